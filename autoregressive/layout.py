@@ -1,0 +1,246 @@
+"""What stands in a sequence and what it predicts, as data: the model runs every use through one forward.
+
+Letters: B batch, T text slots, S image slots, L = T + S, M key slots, K predictions, N raster cells,
+V code vocabulary. A *slot* is a place in the sequence, a *cell* a place in the image. Slot i holds a text
+feature, a code or a mark, stands on a cell (-1 for text) and predicts the code of slot i+1's cell.
+
+Example, 2×2 cells (N = 4), two text slots, cells 1 and 2 edited, V = 64, with marks:
+
+    content     t t | s0 s1 s2 s3 | keep edit edit keep | c1          (c2 is only a target)
+    cells      -1-1 |  0  1  2  3 |  0    1    2    3   |  1
+    next_cells -1 0 |  1  2  3  0 |  1    2    3    1   |  2
+    predicts                                     c1        c2         (num_predictions = 2)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TEXT = -1  # the cell of a slot that stands nowhere in the image
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """One batch of sequences; see the module's legend."""
+
+    token_ids: Tensor
+    """(B, S) int64 in [0, V+2): a code, V for the keep mark, V+1 for the edit mark."""
+    cells: Tensor
+    """(B, L) raster cell each slot stands on, in [0, N); -1 for text."""
+    next_cells: Tensor
+    """(B, L) cell each slot predicts; -1 for none."""
+    key_valid: Tensor
+    """(B, M) bool; False where a key slot is padding."""
+    slots: Tensor
+    """(L,) absolute key slot of each position."""
+    num_predictions: int
+    """The trailing K slots go through the output head."""
+    targets: Tensor | None = None
+    """(B, K) codes to predict."""
+    loss_weight: Tensor | None = None
+    """(B, K) float32; 1 where supervised."""
+    sample_ids: Tensor | None = None
+    """(B, L) for packed rows: attention stays within one sample."""
+    content_index: Tensor | None = None
+    """(B, L) which of [text | image] contents stands in each slot; None for the order as given."""
+
+    def to(self, device: torch.device | str) -> SequenceLayout:
+        """The same layout with its tensors on `device`."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def repeat(self, times: int) -> SequenceLayout:
+        """The rows `times` times over: (all rows, all rows, …); guidance runs two copies."""
+        repeated = self._map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)))
+        return dataclasses.replace(repeated, slots=self.slots)
+
+    def _map(self, change) -> SequenceLayout:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return SequenceLayout(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    def arrange(self, text: Tensor, image: Tensor) -> Tensor:
+        """Puts (B, T, D) text and (B, S, D) image contents into their slots: (B, L, D)."""
+        contents = torch.cat([text, image], dim=1)
+        if self.content_index is None:
+            return contents
+        return contents.gather(1, self.content_index[..., None].expand(-1, -1, contents.shape[-1]))
+
+    def attention_mask(self) -> Tensor:
+        """(B, 1, L, M) bool, True where a slot may look: (causal & key valid & same sample) | itself."""
+        key_slots = torch.arange(self.key_valid.shape[1], device=self.slots.device)
+        allowed = (key_slots <= self.slots[:, None]) & self.key_valid[:, None, :]
+        if self.sample_ids is not None:
+            allowed = allowed & (self.sample_ids[:, :, None] == self.sample_ids[:, None, :])
+        return (allowed | (key_slots == self.slots[:, None]))[:, None]
+
+
+def raster_edit_order(edit_mask: Tensor) -> Tensor:
+    """(B, N) bool → (B, N) cells, the edited ones first, both groups in raster order."""
+    return torch.argsort((~edit_mask).to(torch.uint8), dim=1, stable=True)
+
+
+def random_orders(seeds: list[int], num_cells: int, edit_mask: Tensor | None = None) -> Tensor:
+    """(B, N) uniformly random cell orders, one generator a sample so that a batch never matters.
+
+    Args:
+      seeds: one a sample.
+      edit_mask: (B, N) bool; then the edited cells come first, each group in random order.
+    """
+    generator = torch.Generator()
+    orders = torch.stack([torch.randperm(num_cells, generator=generator.manual_seed(s)) for s in seeds])
+    if edit_mask is None:
+        return orders
+    kept_last = torch.argsort((~edit_mask.gather(1, orders)).to(torch.uint8), dim=1, stable=True)
+    return orders.gather(1, kept_last)
+
+
+def t2i_layout(
+    codes: Tensor, orders: Tensor, text_valid: Tensor, sample_valid: Tensor | None = None
+) -> SequenceLayout:
+    """Text-to-image training: text · codes in `orders`; every cell is predicted.
+
+    Args:
+      codes: (B, N) raster codes.
+      orders: (B, N) cells in generation order.
+      text_valid: (B, T) bool, padding at the left.
+      sample_valid: (B,) bool; False gives a sample no weight.
+    """
+    ordered = codes.gather(1, orders)
+    weight = torch.ones_like(ordered, dtype=torch.float32)
+    return _teacher_forced(ordered, orders, text_valid, codes.shape[1], weight, sample_valid)
+
+
+def editing_layout(
+    source: Tensor,
+    target: Tensor,
+    edit_mask: Tensor,
+    text_valid: Tensor,
+    vocab_size: int,
+    *,
+    marks: bool = True,
+    orders: Tensor | None = None,
+    sample_valid: Tensor | None = None,
+) -> SequenceLayout:
+    """Editing training: text · source codes · marks · edited codes; the edited cells are predicted.
+
+    Full regeneration is an `edit_mask` of all True. Rows with fewer edited cells than the batch's largest
+    number go on with kept cells, which have no weight.
+
+    Args:
+      source, target: (B, N) raster codes before and after the edit.
+      edit_mask: (B, N) bool raster, at least one True a row.
+      text_valid: (B, T) bool, padding at the left.
+      vocab_size: V; the marks are V (keep) and V+1 (edit).
+      marks: False leaves the marks out ("w/o ERC" in the paper).
+      orders: (B, N) cells, edited ones first; raster order by default.
+      sample_valid: (B,) bool; False gives a sample no weight.
+    """
+    orders = raster_edit_order(edit_mask) if orders is None else orders
+    counts = edit_mask.sum(1)
+    num = int(counts.max())
+    ids, cells = _editing_context(source, edit_mask, vocab_size, marks)
+    weight = (torch.arange(num, device=counts.device) < counts[:, None]).float()
+    return _teacher_forced(
+        torch.cat([ids, target.gather(1, orders[:, :num])], dim=1),
+        torch.cat([cells, orders[:, :num]], dim=1),
+        text_valid,
+        num,
+        weight,
+        sample_valid,
+    )
+
+
+def t2i_prompt(orders: Tensor, text_valid: Tensor) -> SequenceLayout:
+    """Text only; the last text slot predicts the first cell of `orders` (B, N)."""
+    empty = orders[:, :0]
+    return _sequence(empty, empty, orders[:, :1], text_valid, 1)
+
+
+def editing_prompt(
+    source: Tensor,
+    edit_mask: Tensor,
+    orders: Tensor,
+    text_valid: Tensor,
+    vocab_size: int,
+    *,
+    marks: bool = True,
+) -> SequenceLayout:
+    """Text · source codes · marks; the last slot predicts the first cell of `orders`. As `editing_layout`."""
+    ids, cells = _editing_context(source, edit_mask, vocab_size, marks)
+    return _sequence(ids, cells, orders[:, :1], text_valid, 1)
+
+
+def infill_prompt(codes: Tensor, edit_mask: Tensor, orders: Tensor, text_valid: Tensor) -> SequenceLayout:
+    """Text · kept codes in raster order; the last slot predicts the first cell of `orders`.
+
+    With a text-to-image model this is zero-shot editing and revision. Rows keep different numbers of cells:
+    all padding goes to the left of the text, so that every row's last slot is its last content.
+
+    Args:
+      codes: (B, N) raster codes; only the kept ones are read.
+      edit_mask: (B, N) bool raster; rows may be all True (then it is text-to-image).
+      orders: (B, N) cells, edited ones first.
+      text_valid: (B, T) bool.
+    """
+    num_kept = (~edit_mask).sum(1)
+    longest = int(num_kept.max())
+    # The raster order of [edited | kept], right-aligned: the last `num_kept` entries of a row are its kept cells.
+    cells = raster_edit_order(edit_mask)[:, edit_mask.shape[1] - longest :]
+    kept = torch.arange(longest, device=cells.device) >= longest - num_kept[:, None]
+    plain = _sequence(codes.gather(1, cells), cells, orders[:, :1], text_valid, 1)
+    valid = torch.cat([text_valid, kept], dim=1)
+    index = torch.argsort(valid.to(torch.uint8), dim=1, stable=True)
+    sorted_cells = plain.cells.gather(1, index)
+    return dataclasses.replace(
+        plain,
+        cells=sorted_cells,
+        next_cells=torch.cat([sorted_cells[:, 1:], orders[:, :1]], dim=1),
+        key_valid=valid.gather(1, index),
+        content_index=index,
+    )
+
+
+def next_step(codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor) -> SequenceLayout:
+    """One decoding step: `codes` (B, 1) just drawn for `cells` (B, 1), now predicting `next_cells` (B, 1).
+
+    Args:
+      key_valid: (B, M) bool; the new slot is the last of the M.
+    """
+    last = torch.full((1,), key_valid.shape[1] - 1, device=codes.device)
+    return SequenceLayout(codes, cells, next_cells, key_valid, last, 1)
+
+
+def _editing_context(
+    source: Tensor, edit_mask: Tensor, vocab_size: int, marks: bool
+) -> tuple[Tensor, Tensor]:
+    raster = torch.arange(source.shape[1], device=source.device).expand_as(source)
+    segments = [source, vocab_size + edit_mask.long()] if marks else [source]
+    return torch.cat(segments, dim=1), torch.cat([raster] * len(segments), dim=1)
+
+
+def _teacher_forced(
+    ids: Tensor, cells: Tensor, text_valid: Tensor, num: int, weight: Tensor, sample_valid: Tensor | None
+) -> SequenceLayout:
+    """A layout that predicts the last `num` of `ids`; the last id of all is only a target."""
+    if sample_valid is not None:
+        weight = weight * sample_valid[:, None].float()
+    layout = _sequence(ids[:, :-1], cells[:, :-1], cells[:, -1:], text_valid, num)
+    return dataclasses.replace(layout, targets=ids[:, -num:], loss_weight=weight)
+
+
+def _sequence(
+    ids: Tensor, cells: Tensor, last_next_cell: Tensor, text_valid: Tensor, num: int
+) -> SequenceLayout:
+    text_cells = torch.full(text_valid.shape, TEXT, dtype=cells.dtype, device=cells.device)
+    all_cells = torch.cat([text_cells, cells], dim=1)
+    return SequenceLayout(
+        token_ids=ids,
+        cells=all_cells,
+        next_cells=torch.cat([all_cells[:, 1:], last_next_cell], dim=1),
+        key_valid=torch.cat([text_valid, torch.ones_like(cells, dtype=torch.bool)], dim=1),
+        slots=torch.arange(all_cells.shape[1], device=cells.device),
+        num_predictions=num,
+    )

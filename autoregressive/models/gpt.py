@@ -1,0 +1,167 @@
+"""The transformer: one class for LlamaGen's raster `GPT-*` and the any-order `R-GPT-*`, one forward for all uses.
+
+Letters: B batch, T text slots, S image slots, L = T + S, K predictions, N cells, V codes, C caption width,
+D model width. Parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoregressive.layout import SequenceLayout
+from autoregressive.models.cache import KVCache, NoCache
+from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that shapes a transformer."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    any_order: bool = True
+    """R-GPT: a target-aware position table, text not rotated. Otherwise LlamaGen's GPT."""
+    mask_in_context: bool = False
+    """Has the two marks, edit and keep."""
+    vocab_size: int = 16384
+    block_size: int = 256
+    """N, the number of cells; a square number."""
+    cls_token_num: int = 120
+    caption_dim: int = 2048
+    token_dropout_p: float = 0.1
+    resid_dropout_p: float = 0.1
+    ffn_dropout_p: float = 0.1
+    attn_dropout_p: float = 0.0
+    drop_path_rate: float = 0.0
+    norm_eps: float = 1e-5
+
+    @property
+    def grid(self) -> int:
+        return round(self.block_size**0.5)
+
+
+_SIZES = {  # name: layers, heads, width; LlamaGen's table, then ours for laptops and tests
+    "B": (12, 12, 768),
+    "L": (24, 16, 1024),
+    "XL": (36, 20, 1280),
+    "XXL": (48, 24, 1536),
+    "XXXL": (48, 40, 2560),
+    "1B": (22, 32, 2048),
+    "3B": (24, 32, 3200),
+    "7B": (32, 32, 4096),
+    "mini": (4, 6, 192),
+    "tiny": (2, 4, 64),
+}
+GPT_MODELS = {
+    f"{prefix}{size}": ModelConfig(dim=dim, n_layer=layers, n_head=heads, any_order=prefix == "R-GPT-")
+    for prefix in ("GPT-", "R-GPT-")
+    for size, (layers, heads, dim) in _SIZES.items()
+}
+GPT_MODELS["GPT-XL-RAR"] = GPT_MODELS["R-GPT-XL"]  # the name in the published 512 px command
+
+
+def build_gpt(name: str, **overrides) -> Transformer:
+    """Builds a model of the registry.
+
+    Args:
+      name: a key of `GPT_MODELS`.
+      overrides: fields of `ModelConfig` to change.
+    """
+    return Transformer(replace(GPT_MODELS[name], **overrides))
+
+
+class Transformer(nn.Module):
+    """Next-slot prediction over a `SequenceLayout`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.grid**2 != config.block_size:
+            raise ValueError(f"block_size {config.block_size} is not a square number of cells")
+        self.cls_embedding = CaptionEmbedder(config.caption_dim, config.dim, config.cls_token_num)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.tok_dropout = nn.Dropout(config.token_dropout_p)
+        last = max(config.n_layer - 1, 1)  # drop-path grows linearly from 0 at the first layer
+        self.layers = nn.ModuleList(
+            TransformerBlock(config, i, config.drop_path_rate * i / last) for i in range(config.n_layer)
+        )
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        # What a model lacks is a table of zeros, not a branch in the forward.
+        self._add_table("target_aware_pos_embed_postfix", config.block_size, config.any_order)
+        self._add_table("unmask_embedding", 1, config.mask_in_context)
+        self._add_table("mask_embedding", 1, config.mask_in_context)
+        head_dim = config.dim // config.n_head
+        self.register_buffer("rotary", rotary_table(config.grid, head_dim, not config.any_order), False)
+        self._initialise()
+
+    def _add_table(self, name: str, rows: int, learned: bool) -> None:
+        table = torch.zeros(1, rows, self.config.dim)
+        if learned:
+            self.register_parameter(name, nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+        else:
+            self.register_buffer(name, table, persistent=False)
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
+        """Scores the codes of the predicted cells.
+
+        Args:
+          layout: what stands where; see `SequenceLayout`.
+          text: (B, T, C) caption features, T = 0 in a decoding step.
+          cache: keys and values of earlier slots; none by default.
+        Returns:
+          (B, K, V) logits.
+        """
+        cache = cache or NoCache()
+        x = self.embed(layout, text)
+        rotary = self.rotary[layout.cells]
+        mask = layout.attention_mask()
+        for layer in self.layers:
+            x = layer(x, rotary, mask, layout.slots, cache)
+        return self.output(self.norm(x[:, x.shape[1] - layout.num_predictions :]))
+
+    def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:
+        """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the next cell's row."""
+        vocab = self.config.vocab_size
+        is_mark = (layout.token_ids >= vocab)[..., None]
+        codes = self.tok_embeddings(layout.token_ids.clamp(max=vocab - 1))
+        marks = torch.where((layout.token_ids > vocab)[..., None], self.mask_embedding, self.unmask_embedding)
+        image = torch.where(is_mark, marks, self.tok_dropout(codes))
+        caption = self.tok_dropout(self.cls_embedding(text).to(image.dtype))
+        table = F.pad(self.target_aware_pos_embed_postfix[0], (0, 0, 0, 1))
+        position = F.embedding(layout.next_cells % table.shape[0], table)  # cell -1 is the zero row
+        return layout.arrange(caption, image) + position
+
+    def unconditional_text(self, text: Tensor) -> Tensor:
+        """(B, T, C) of "no caption" in place of `text`: the last T rows of the fixed embedding."""
+        fixed = self.cls_embedding.uncond_embedding
+        if text.shape[1] > len(fixed):
+            raise ValueError(f"{text.shape[1]} text slots, but the model knows {len(fixed)}")
+        return fixed[len(fixed) - text.shape[1] :].to(text.dtype).expand_as(text)
+
+    def new_cache(self, batch: int, length: int) -> KVCache:
+        """An empty cache of `length` key slots for `batch` rows."""
+        c = self.config
+        return KVCache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, like=self.output.weight)
+
+
+def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:
+    """Sum of the cross-entropies over the supervised slots, in float32; divide by their number for the mean.
+
+    Args:
+      logits: (B, K, V).
+      layout: with `targets` and `loss_weight` (B, K).
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), layout.targets.flatten(), reduction="none")
+    return (losses * layout.loss_weight.flatten()).sum()

@@ -1,0 +1,117 @@
+"""From checkpoint files to transformers: LlamaGen's, RLlamaGen's, NEP's and ours."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
+from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
+from runtime.errors import UserError
+from runtime.logging import get_logger
+
+POSITION_TABLE = "target_aware_pos_embed_postfix"
+MARKS = ("mask_embedding", "unmask_embedding")
+log = get_logger(__name__)
+
+
+def resize_position_table(table: Tensor, num_cells: int) -> Tensor:
+    """Takes a (1, n², D) position table to another square grid, bicubic: (1, num_cells, D)."""
+    old, new = round(table.shape[1] ** 0.5), round(num_cells**0.5)
+    if old == new:
+        return table
+    image = table.float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=(new, new), mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+
+
+def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint, EMA ones where there are, without wrapper prefixes."""
+    state = content.get("ema") or content["model"]
+    return {n.removeprefix("module.").removeprefix("_orig_mod."): t for n, t in state.items()}
+
+
+def initialise_from(model: Transformer, path: str | Path) -> None:
+    """Starts `model` from a checkpoint of this stage or of the one before it.
+
+    What an earlier stage lacks keeps its fresh values: the position table (LlamaGen → R-GPT) and the two
+    marks (RLlamaGen → NEP). A position table of another grid is resized, bicubic.
+
+    Raises:
+      UserError: any other difference, by name.
+    """
+    state = transformer_state(load_checkpoint(path))
+    if POSITION_TABLE in state and model.config.any_order and state[POSITION_TABLE].dim() == 3:
+        before = state[POSITION_TABLE].shape[1]
+        state[POSITION_TABLE] = resize_position_table(state[POSITION_TABLE], model.config.block_size)
+        if before != model.config.block_size:
+            log.info("%s: position table resized from %d to %d cells", path, before, model.config.block_size)
+    absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
+    # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
+    may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
+    load_weights(model, state, source=path, may_miss=may_miss)
+    if absent:
+        log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
+
+
+def model_args(model_name: str, config: ModelConfig) -> dict[str, Any]:
+    """What a checkpoint stores to be rebuilt: the registry name and the full configuration."""
+    return {"gpt_model": model_name, "model_config": asdict(config)}
+
+
+def load_transformer(
+    path: str | Path, *, gpt_model: str | None = None, image_size: int | None = None, downsample: int = 16
+) -> Transformer:
+    """Rebuilds the model that a checkpoint holds, in eval mode on the CPU.
+
+    Our files carry their configuration. For published ones the size comes from `gpt_model`, the rest (cells,
+    codes, caption width, marks) from the shapes of the weights.
+
+    Args:
+      gpt_model: registry name; needed for published files whose args do not name it.
+      image_size: needed for `GPT-*` files, whose weights do not show the number of cells.
+      downsample: pixels per cell side, with `image_size`.
+    """
+    content = load_checkpoint(path)
+    args, state = checkpoint_args(content), transformer_state(content)
+    if "model_config" in args:
+        known = {f.name for f in fields(ModelConfig)}
+        unknown = sorted(set(args["model_config"]) - known)
+        if unknown:
+            raise UserError(f"{path} was written by a newer version: unknown settings {', '.join(unknown)}")
+        config = ModelConfig(**args["model_config"])
+    else:
+        config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), image_size, downsample)
+    model = Transformer(config)
+    load_weights(model, state, source=path)
+    return model.eval()
+
+
+def _config_from_shapes(
+    path: str | Path, state: dict[str, Tensor], name: str | None, image_size: int | None, downsample: int
+) -> ModelConfig:
+    if name not in GPT_MODELS:
+        raise UserError(f"{path} does not say which model it holds; pass --gpt-model, one of {sorted(GPT_MODELS)}")
+    try:
+        vocab_size = state["tok_embeddings.weight"].shape[0]
+        cls_token_num, caption_dim = state["cls_embedding.uncond_embedding"].shape
+    except KeyError as error:
+        raise UserError(f"{path} is no text-conditioned transformer: it lacks {error}") from error
+    if POSITION_TABLE in state:
+        cells = state[POSITION_TABLE].shape[1]
+    elif image_size is not None:
+        cells = (image_size // downsample) ** 2
+    else:
+        raise UserError(f"{path} does not show its image size; pass --image-size")
+    return replace(
+        GPT_MODELS[name],
+        vocab_size=vocab_size,
+        block_size=cells,
+        cls_token_num=cls_token_num,
+        caption_dim=caption_dim,
+        mask_in_context=MARKS[0] in state,
+    )

@@ -1,0 +1,99 @@
+"""Datasets by their published names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataset.records import (
+    read_llamagen_folder,
+    read_t2i_jsonl,
+    read_ultraedit_jsonl,
+    read_ultraedit_parquet,
+)
+from dataset.t2i import T2IDataset
+from dataset.t2i_editing import EditingDataset
+from runtime.errors import UserError
+
+
+def build_dataset(
+    name: str,
+    data_paths: Sequence[str | Path],
+    image_size: int,
+    feature_width: int | None,
+    **options: Any,
+) -> T2IDataset | EditingDataset:
+    """Reads the lists and makes the dataset of that name.
+
+    Args:
+      name: "t2i_cc12m" (jsonl files), "t2i_laion_coco" (a folder of them) or "editing_ultraedit" (jsonl or
+        parquet files).
+      data_paths: files, or the folder.
+      image_size: side of the square images.
+      feature_width: width of the text features to read; None = use the strings.
+      **options: for all, `allow_outside_root` (see `PathRules`); for "t2i_laion_coco" also `t5_feat_path` and
+        `short_t5_feat_path`; for "editing_ultraedit" also `text_field` ("instruction" or "target_caption"),
+        `grid`, and the keyword arguments of `EditingDataset`.
+    Raises:
+      UserError: an unknown name, or lists that cannot be opened.
+    """
+    if name not in _BUILDERS:
+        raise UserError(f"unknown dataset {name!r}; choose one of {', '.join(_BUILDERS)}")
+    if not data_paths:
+        raise UserError(f"dataset {name} needs at least one data path")
+    return _BUILDERS[name](data_paths, image_size, feature_width, **options)
+
+
+def _build_cc12m(
+    data_paths: Sequence[str | Path],
+    image_size: int,
+    feature_width: int | None,
+    *,
+    allow_outside_root: bool = False,
+) -> T2IDataset:
+    return T2IDataset(read_t2i_jsonl(data_paths, allow_outside_root), image_size, feature_width)
+
+
+def _build_laion_coco(
+    data_paths: Sequence[str | Path],
+    image_size: int,
+    feature_width: int | None,
+    *,
+    t5_feat_path: str | Path | None = None,
+    short_t5_feat_path: str | Path | None = None,
+    allow_outside_root: bool = False,
+) -> T2IDataset:
+    if len(data_paths) != 1:
+        raise UserError(f"t2i_laion_coco takes one folder, got {len(data_paths)} data paths")
+    records = read_llamagen_folder(data_paths[0], t5_feat_path, short_t5_feat_path, allow_outside_root)
+    return T2IDataset(records, image_size, feature_width)
+
+
+def _build_ultraedit(
+    data_paths: Sequence[str | Path],
+    image_size: int,
+    feature_width: int | None,
+    *,
+    grid: int,
+    text_field: str = "target_caption",
+    allow_outside_root: bool = False,
+    **options: Any,
+) -> EditingDataset:
+    suffixes = {Path(path).suffix for path in data_paths}
+    if suffixes == {".parquet"}:
+        records = read_ultraedit_parquet(data_paths, text_field)
+    elif suffixes == {".jsonl"}:
+        records = read_ultraedit_jsonl(data_paths, text_field, allow_outside_root)
+    else:
+        named = ", ".join(map(str, data_paths))
+        raise UserError(f"editing data must be all .jsonl or all .parquet files, got {named}")
+    return EditingDataset(records, image_size, grid, feature_width, **options)
+
+
+_BUILDERS = {
+    "t2i_cc12m": _build_cc12m,
+    "t2i_laion_coco": _build_laion_coco,
+    "editing_ultraedit": _build_ultraedit,
+}
+DATASET_NAMES = tuple(_BUILDERS)

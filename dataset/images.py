@@ -1,0 +1,154 @@
+"""Safe image loading: everything that reads a picture from disk goes through here."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from runtime.errors import UserError
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
+
+ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 64_000_000
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageSource(Protocol):
+    """Where an image's bytes are: a `Path`, or a cell of a parquet file. `str()` of it names it in errors."""
+
+    def open(self, mode: str = "rb") -> IO[bytes]: ...
+
+
+def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Reads one image as 8-bit RGB, upright, with transparency laid over white.
+
+    Args:
+      source: a path, or anything else with `open("rb")`.
+      max_pixels: largest width * height accepted, checked on the header, before any pixel is decoded.
+    Returns:
+      A PIL image of mode RGB.
+    Raises:
+      UserError: missing, not an image, truncated, of a format not allowed or too large; names the file.
+    """
+    return _to_rgb(_open_upright(source, max_pixels))
+
+
+def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
+    """Reads a mask whose white pixels are to be edited (the UltraEdit convention).
+
+    Args:
+      source: as for `load_image`; grey or RGB.
+      size: (width, height) of the image it belongs to, or None to accept any size.
+    Returns:
+      (H, W) float32 in [0, 1]; 1 = edit.
+    Raises:
+      UserError: as `load_image`, and for a mask of another size than its image, naming both.
+    """
+    image = load_image(source).convert("L")
+    if size is not None and image.size != tuple(size):
+        raise UserError(
+            f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
+            "save the mask at the image's size"
+        )
+    return torch.from_numpy(np.array(image)).float() / 255
+
+
+def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
+    """Reads a MagicBrush mask: transparent pixels are to be edited.
+
+    Copies that lost their transparency show the region in pure black; they are read that way, with a warning.
+
+    Returns:
+      (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
+    """
+    image = _open_upright(source, MAX_PIXELS)
+    if _has_alpha(image):
+        alpha = np.array(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < 128:
+            return torch.from_numpy(alpha < 128).float()
+    log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
+    black = (np.array(_to_rgb(image)) == 0).all(axis=2)
+    return torch.from_numpy(black).float()
+
+
+def image_from_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`load_image` for bytes already in memory; `name` stands for the file in errors."""
+    return load_image(_Bytes(data, name), max_pixels)
+
+
+class _Bytes:
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data, self.name = data, name
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:
+    """Opens, checks the header, decodes, and applies the EXIF orientation; the mode stays the file's."""
+    stream_source = Path(source) if isinstance(source, str) else source
+    try:
+        with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise UserError(
+                    f"{source}: {image.width}x{image.height} is above the limit of "
+                    f"{max_pixels / 1e6:g} megapixels; make it smaller"
+                )
+            image.load()
+            method = _UPRIGHT.get(_orientation(image))
+            return image.copy() if method is None else image.transpose(method)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{source}: not an image of a known format ({', '.join(ALLOWED_FORMATS)})") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError, struct.error, ...).
+        raise UserError(f"{source}: cannot be read as an image: {error}") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1  # web images often carry broken EXIF blocks around good pixels
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
+        grey = np.clip(np.array(image, dtype=np.int64), 0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if _has_alpha(image):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")

@@ -1,0 +1,198 @@
+"""Reading of jsonl and json files, and the rules for the paths in them.
+
+Opening a jsonl file only finds where its lines start; `records[i]` parses line i. A bad line is a `UserError`
+that names file and line when it is asked for, so that training can skip, count and name it.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class PathRules:
+    """How the paths in a data file become paths on disk.
+
+    Attributes:
+      folder: the data file's folder: where relative paths are looked up, then the working directory.
+      allow_outside_root: accept paths that end outside the folder they were looked up in.
+    """
+
+    folder: Path
+    allow_outside_root: bool = False
+
+    def resolve(self, text: str, origin: str) -> Path:
+        """The path that `text` means; the file itself need not exist.
+
+        Raises:
+          UserError: the path, symbolic links followed, is neither below the folder nor, when found from
+            there, below the working directory.
+        """
+        if "\0" in text:
+            raise UserError(f"{origin}: the path {text!r} holds a zero byte")
+        roots = [self.folder, Path.cwd()]
+        found = next((root for root in roots if (root / text).exists()), self.folder)
+        path = found / text
+        # An absolute path was not looked up anywhere: either root may hold it.
+        allowed = roots if Path(text).is_absolute() else [found]
+        if not self.allow_outside_root and not any(is_inside(path, root) for root in allowed):
+            raise UserError(
+                f"{origin}: the path {text!r} leads outside the data folder {self.folder}; "
+                "move the file below it or pass --allow-outside-root"
+            )
+        return path
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether `path` is below `root`, with the symbolic links of both followed."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+@dataclass(frozen=True)
+class JsonLine:
+    """One parsed line of a jsonl file, with getters whose errors name the line."""
+
+    values: dict[str, Any]
+    file: Path
+    number: int
+    rules: PathRules
+
+    @property
+    def origin(self) -> str:
+        return f"{self.file} line {self.number}"
+
+    def text(self, key: str) -> str:
+        """A required string."""
+        if key not in self.values:
+            present = ", ".join(map(repr, self.values))
+            raise UserError(f"{self.origin}: lacks the key {key!r}; it has {present}")
+        if not isinstance(self.values[key], str) or not self.values[key]:
+            raise UserError(f"{self.origin}: {key!r} must be a non-empty string, got {self.values[key]!r}")
+        return self.values[key]
+
+    def optional_text(self, key: str) -> str | None:
+        """A string, or None where the key is missing or null."""
+        return None if self.values.get(key) is None else self.text(key)
+
+    def path(self, key: str) -> Path:
+        """A required path."""
+        return self.rules.resolve(self.text(key), self.origin)
+
+    def optional_path(self, key: str) -> Path | None:
+        """A path, or None where the key is missing or null."""
+        return None if self.values.get(key) is None else self.path(key)
+
+    def caption(self, key: str) -> str | None:
+        """A string, the first of a list of strings, or None where the key is missing or null."""
+        value = self.values.get(key)
+        if isinstance(value, list):
+            if not value or not isinstance(value[0], str):
+                raise UserError(f"{self.origin}: {key!r} must hold a list of strings, got {value!r}")
+            return value[0]
+        return self.optional_text(key)
+
+
+class JsonlRecords(Sequence):
+    """The records of some jsonl files, one after the other, parsed when they are asked for."""
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        parse: Callable[[JsonLine], Any],
+        allow_outside_root: bool = False,
+    ) -> None:
+        """
+        Args:
+          files: jsonl files; blank lines in them are skipped.
+          parse: makes a record of a line.
+          allow_outside_root: see `PathRules`.
+        Raises:
+          UserError: a file is missing or all of them are empty.
+        """
+        self.files = [Path(file) for file in files]
+        self.parse = parse
+        self.allow_outside_root = allow_outside_root
+        self._lines = [_find_lines(file) for file in self.files]
+        self._ends = list(accumulate(len(starts) for starts, _ in self._lines))
+        if not self._ends or self._ends[-1] == 0:
+            raise UserError(f"no records in {', '.join(map(str, self.files)) or 'an empty list of files'}")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.parse(self._read(*self._locate(index)))
+
+    def origin(self, index: int) -> str:
+        """File and line of a record, also of one that cannot be parsed."""
+        file, _, number = self._locate(index)
+        return f"{file} line {number}"
+
+    def _locate(self, index: int) -> tuple[Path, int, int]:
+        which = bisect_right(self._ends, index)
+        starts, numbers = self._lines[which]
+        within = index - (self._ends[which - 1] if which else 0)
+        return self.files[which], starts[within], numbers[within]
+
+    def _read(self, file: Path, start: int, number: int) -> JsonLine:
+        with file.open("rb") as stream:
+            stream.seek(start)
+            line = stream.readline()
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file} line {number}: not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{file} line {number}: must be an object {{...}}, got {type(values).__name__}")
+        return JsonLine(values, file, number, PathRules(file.parent, self.allow_outside_root))
+
+
+def _find_lines(file: Path) -> tuple[array, array]:
+    """Byte offset and number (from 1) of every line that is not blank."""
+    starts, numbers, position = array("q"), array("q"), 0
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.isspace():
+                    starts.append(position)
+                    numbers.append(number)
+                position += len(line)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    return starts, numbers
+
+
+def read_json(file: str | Path, kind: type) -> Any:
+    """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON: {error}") from None
+    if not isinstance(content, kind):
+        expected = {dict: "an object {...}", list: "a list [...]"}[kind]
+        raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
+    return content
+
+
+def require_files(paths: Iterable[Path], named_in: str | Path) -> None:
+    """Raises one `UserError` naming those of `paths` that do not exist, the first ten of them."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise UserError(f"{named_in}: names {len(missing)} missing file(s): {', '.join(missing[:10])}{more}")

@@ -1,0 +1,98 @@
+"""Images and texts inside parquet files, read row by row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class ParquetImage:
+    """An image held in one cell of a parquet file, as bytes or as the hub's {bytes, path} struct.
+
+    Stands where a `Path` stands: `load_image` takes either.
+    """
+
+    path: Path
+    row: int
+    column: str
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """The image file's bytes as a stream."""
+        group, offset = _row_group_of(self.path, self.row)
+        cell = _read_column(self.path, group, self.column)[offset].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes):
+            raise UserError(f"{self}: no image bytes in this cell")
+        return io.BytesIO(data)
+
+    def __str__(self) -> str:
+        return f"{self.path} row {self.row} {self.column}"
+
+
+def require_columns(path: Path, required: Sequence[str]) -> list[str]:
+    """The names of all columns of a parquet file.
+
+    Raises:
+      UserError: not a parquet file, or a required column is missing; names the file.
+    """
+    with _user_errors(path):
+        names = list(pq.read_schema(path).names)
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; it has {', '.join(names)}")
+    return names
+
+
+def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """Reads the required columns and those of the optional ones that exist; errors as `require_columns`."""
+    names = require_columns(path, required)
+    with _user_errors(path):
+        return pq.read_table(path, columns=[*required, *(name for name in optional if name in names)])
+
+
+@contextmanager
+def _user_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as a parquet file: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _row_group_ends(path: Path) -> list[int]:
+    with _user_errors(path):
+        metadata = pq.read_metadata(path)
+    ends = [0]
+    for group in range(metadata.num_row_groups):
+        ends.append(ends[-1] + metadata.row_group(group).num_rows)
+    return ends[1:]
+
+
+def _row_group_of(path: Path, row: int) -> tuple[int, int]:
+    start = 0
+    for group, end in enumerate(_row_group_ends(path)):
+        if row < end:
+            return group, row - start
+        start = end
+    raise UserError(f"{path}: has {start} rows, row {row} was asked for")
+
+
+# A row group is the smallest piece that parquet can decode. Three columns make one edit, so keep one edit's
+# worth of row groups; no file handle is kept, so that forked loader workers share nothing.
+@lru_cache(maxsize=3)
+def _read_column(path: Path, group: int, column: str) -> pa.ChunkedArray:
+    with _user_errors(path):
+        return pq.ParquetFile(path).read_row_group(group, columns=[column])[column]

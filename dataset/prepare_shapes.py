@@ -1,0 +1,197 @@
+"""Writes the embedded data set of coloured shapes in every format that training and evaluation read.
+
+python dataset/prepare_shapes.py --output-dir data/shapes --num-train 12000 --num-test 500
+
+train/t2i.jsonl                      captioned images (sources and edited images)
+train/editing.jsonl                  UltraEdit list of edit pairs; --write-parquet adds editing.parquet
+test/                                MagicBrush test set of held-out sessions, and shapes.json for the verifier
+test_emu/                            Emu Edit test set, a part of the held-out edits
+preview.png                          what it looks like
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataset.shapes import render
+from dataset.shapes_edits import SETTINGS, ShapesConfig, random_session
+from dataset.shapes_writers import (
+    contact_sheet,
+    draw_test_sessions,
+    encode_png,
+    make_train_folders,
+    merge_train_rows,
+    write_emu,
+    write_magicbrush,
+    write_train_chunk,
+    write_ultraedit_parquet,
+)
+from runtime.checkpoint import write_atomic
+from runtime.config import option, parse
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger, progress
+
+_CHUNK = 250
+_BLOCK = 4096  # bytes a small file takes on common file systems
+_FORMAT_VERSION = 1
+
+log = get_logger("prepare_shapes")
+
+
+@dataclass(frozen=True)
+class PrepareShapesConfig:
+    """Writes the embedded data set of coloured shapes."""
+
+    output_dir: str = option(help="folder to write; a finished set of the same settings is left alone")
+    num_train: int = option(12000, help="training pairs")
+    num_test: int = option(500, help="held-out edits (turns of all sessions together)")
+    num_emu: int = option(100, help="held-out edits also written in the Emu Edit format")
+    image_size: int = option(72, help="side of the images in pixels")
+    seed: int = option(0, help="another seed gives other scenes; the held-out split stays")
+    setting: str = option(
+        "easy",
+        choices=tuple(SETTINGS),
+        help="easy: aligned objects, plain backgrounds, 4 edit kinds; hard: jitter, textures, all 7 kinds",
+    )
+    write_parquet: bool = option(False, help="also write train/editing.parquet")
+    num_workers: int = option(2, help="processes")
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_train", 1),
+            ("num_test", 1),
+            ("num_emu", 0),
+            ("num_workers", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+
+    @property
+    def shapes(self) -> ShapesConfig:
+        return replace(SETTINGS[self.setting], image_size=self.image_size)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the content of the files."""
+        names = ("num_train", "num_test", "num_emu", "image_size", "seed", "setting")
+        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names}
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def _write_manifest(config: PrepareShapesConfig, finished: bool) -> None:
+    content = {"settings": config.identity, "finished": finished}
+    _write_text(Path(config.output_dir) / "shapes_set.json", json.dumps(content, indent=1))
+
+
+def _is_finished(config: PrepareShapesConfig) -> bool:
+    """Looks at what the output folder holds.
+
+    Raises:
+      UserError: another set, or files that are not ours.
+    """
+    folder = Path(config.output_dir)
+    path = folder / "shapes_set.json"
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} holds other files; give an empty or new folder as --output-dir")
+        return False
+    try:
+        content = json.loads(path.read_text())
+        settings, finished = content["settings"], content["finished"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); delete {folder} and run again") from None
+    if settings != config.identity:
+        known = {**dict.fromkeys(config.identity), **settings}
+        differing = [f"{k}={known[k]} instead of {v}" for k, v in config.identity.items() if known[k] != v]
+        raise UserError(
+            f"{folder} holds a set with {', '.join(differing)}; give another --output-dir or delete the folder"
+        )
+    return finished
+
+
+def _check_disk(config: PrepareShapesConfig) -> None:
+    """Logs the space needed, judged from a few encoded images; refuses when it is not there."""
+    samples = [random_session(i, config.shapes)[0].before for i in range(8)]
+    largest = max(len(encode_png(render(scene, config.image_size))) for scene in samples)
+    per_file = -(-largest // _BLOCK) * _BLOCK
+    num_files = 2 * config.num_train + 3 * config.num_test + config.num_emu
+    needed = num_files * per_file + 1000 * config.num_train
+    if config.write_parquet:
+        needed += 3 * largest * config.num_train
+    parent = next(
+        p
+        for p in (Path(config.output_dir).resolve(), *Path(config.output_dir).resolve().parents)
+        if p.exists()
+    )
+    free = shutil.disk_usage(parent).free
+    log.info("about %d files, %.0f MB (free: %.0f MB)", num_files, needed / 1e6, free / 1e6)
+    if needed > free:
+        raise UserError(
+            f"{parent} has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed; free some space"
+        )
+
+
+def _write_train(config: PrepareShapesConfig) -> None:
+    """Writes chunks in parallel; a chunk's rows are stored when all its images are, so a rerun goes on there."""
+    folder = Path(config.output_dir) / "train"
+    make_train_folders(folder)
+    starts = range(0, config.num_train, _CHUNK)
+    parts = {start: folder / "parts" / f"{start:08d}.json" for start in starts}
+    bar = progress(total=config.num_train, desc="training pairs", unit="pair")
+    with bar, ProcessPoolExecutor(config.num_workers) as pool:
+        jobs = {}
+        for start, part in parts.items():
+            indices = range(start, min(start + _CHUNK, config.num_train))
+            if part.exists():
+                bar.update(len(indices))
+            else:
+                job = pool.submit(write_train_chunk, folder, config.shapes, config.seed, indices)
+                jobs[job] = (part, len(indices))
+        for job in as_completed(jobs):
+            part, count = jobs[job]
+            _write_text(part, json.dumps(job.result()))
+            bar.update(count)
+    rows = [row for part in parts.values() for row in json.loads(part.read_text())]
+    for name, lines in merge_train_rows(rows).items():
+        _write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+        log.info("%s: %d lines", folder / name, len(lines))
+    shutil.rmtree(folder / "parts")
+
+
+def prepare_shapes(config: PrepareShapesConfig) -> None:
+    """Writes the whole set, or what an interrupted run left undone.
+
+    Raises:
+      UserError: the folder holds something else, or the disk is too small.
+    """
+    folder = Path(config.output_dir)
+    if _is_finished(config):
+        log.info("%s is finished already with these settings: nothing to write", folder)
+    else:
+        _check_disk(config)
+        _write_manifest(config, finished=False)
+        _write_train(config)
+        sessions = draw_test_sessions(config.shapes, config.seed, config.num_test)
+        edits = [example for session in sessions.values() for example in session]
+        write_magicbrush(folder / "test", sessions, config.image_size)
+        log.info("%s: %d edits in %d sessions", folder / "test", len(edits), len(sessions))
+        write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size)
+        contact_sheet(edits[:18]).save(folder / "preview.png")
+        _write_manifest(config, finished=True)
+    parquet = folder / "train" / "editing.parquet"
+    if config.write_parquet and not parquet.exists():
+        write_atomic(parquet, lambda path: write_ultraedit_parquet(folder / "train", path, config.image_size))
+        log.info("%s written", parquet)
+
+
+if __name__ == "__main__":
+    run_command(lambda: prepare_shapes(parse(PrepareShapesConfig)))

@@ -1,0 +1,103 @@
+"""Stage 2 data: pairs of images, the region that changes between them, and what to do."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.edit_masks import full_mask, pool_edit_mask
+from dataset.images import load_edit_region, load_image
+from dataset.jsonl import JsonlRecords
+from dataset.records import EditRecord, ParquetEditRecords
+from dataset.samples import EditSample, blank_text, load_text
+from dataset.transforms import dilate, joint_transform
+from runtime.errors import UserError
+
+DILATION_PROBABILITY = 0.5
+
+
+class EditingDataset(Dataset[EditSample]):
+    """Map-style and stateless: `dataset[index, seed]` depends on nothing else.
+
+    A record that cannot be used gives a sample with a `problem`, never an exception. One without a mask
+    trains full regeneration: every cell is edited.
+    """
+
+    def __init__(
+        self,
+        records: JsonlRecords | ParquetEditRecords,
+        image_size: int,
+        grid: int,
+        feature_width: int | None,
+        *,
+        mask_rule: str = "published",
+        center_crop: bool = False,
+        random_flip: bool = False,
+        full_mask: bool = False,
+        mask_dilation: int = 0,
+    ) -> None:
+        """
+        Args:
+          records: of `EditRecord`s; errors raised on access become problems.
+          image_size: side of the square images.
+          grid: token cells per side.
+          feature_width: width of the text features to read; None = use the strings.
+          mask_rule: see `pool_edit_mask`.
+          center_crop: crop the middle instead of a random place.
+          random_flip: mirror with probability 0.5.
+          full_mask: edit every cell whatever the mask says (--enforce-fake-masking); masks are not read.
+          mask_dilation: half of the regions are widened by a random 0 to this many pixels, so that the model
+            learns from loose masks too.
+        """
+        self.records = records
+        self.image_size = image_size
+        self.grid = grid
+        self.feature_width = feature_width
+        self.mask_rule = mask_rule
+        self.center_crop = center_crop
+        self.random_flip = random_flip
+        self.full_mask = full_mask
+        self.mask_dilation = mask_dilation
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> EditSample:
+        index, seed = key
+        try:
+            return self._load(self.records[index], seed)
+        except UserError as error:
+            blank = torch.zeros(3, self.image_size, self.image_size)
+            nothing = torch.zeros(self.grid**2, dtype=torch.bool)
+            text, origin = blank_text(self.feature_width), self.records.origin(index)
+            return EditSample(blank, blank, nothing, text, seed, origin, problem=str(error))
+
+    def _load(self, record: EditRecord, seed: int) -> EditSample:
+        rng = np.random.default_rng(seed)
+        text = load_text(record.text, record.text_feature_path, self.feature_width, record.origin)
+        images = load_image(record.source_path), load_image(record.edited_path)
+        region = None
+        if record.mask_path is not None and not self.full_mask:
+            region = load_edit_region(record.mask_path, images[0].size)
+        try:
+            source, edited, region = joint_transform(
+                *images,
+                region,
+                self.image_size,
+                rng,
+                center_crop=self.center_crop,
+                random_flip=self.random_flip,
+            )
+            edit_mask = self._pool(region, rng)
+        except UserError as error:
+            raise UserError(f"{record.origin}: {error}") from None
+        return EditSample(source, edited, edit_mask, text, seed, record.origin)
+
+    def _pool(self, region: Tensor | None, rng: np.random.Generator) -> Tensor:
+        if region is None:
+            return full_mask(self.grid)
+        if self.mask_dilation and rng.random() < DILATION_PROBABILITY:
+            region = dilate(region, int(rng.integers(self.mask_dilation + 1)))
+        return pool_edit_mask(region, self.grid, self.mask_rule)

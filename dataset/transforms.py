@@ -1,0 +1,120 @@
+"""From PIL images to tensors in [-1, 1], as the two published training stages do it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from runtime.errors import UserError
+
+_WHITE = 250
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return pixels.float().div(127.5).sub(1).contiguous()
+
+
+def stage1_transform(image: Image.Image, size: int) -> Tensor:
+    """Stage 1 as published: trim white borders, reduce, centre crop.
+
+    Args:
+      image: RGB, any size.
+      size: side of the result.
+    Returns:
+      (3, size, size) float32 in [-1, 1].
+    Raises:
+      UserError: the short side is below `size`, or the image is all white.
+    """
+    if min(image.size) < size:
+        raise UserError(f"the image is {image.width}x{image.height}, its short side is below {size}")
+    image = _resize_in_halves(trim_white_borders(image), size)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image_to_tensor(image.crop((left, top, left + size, top + size)))
+
+
+def trim_white_borders(image: Image.Image) -> Image.Image:
+    """Cuts the outer rows and columns in which every pixel has all channels above 250."""
+    ink = (np.asarray(image) <= _WHITE).any(axis=2)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if len(rows) == 0:
+        raise UserError(f"the {image.width}x{image.height} image is white all over")
+    return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+
+
+def joint_transform(
+    source: Image.Image,
+    edited: Image.Image,
+    region: Tensor | None,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    center_crop: bool = False,
+    random_flip: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Stage 2: the same resize, crop and flip for the source, the edited image and the mask.
+
+    Args:
+      source: RGB.
+      edited: RGB, the source's size.
+      region: (H, W) float in [0, 1] of the source's size, 1 = edit; or None.
+      size: side of the result; the short side is brought to it, the long side cropped.
+      rng: draws the crop and the flip.
+      center_crop: crop the middle instead of a random place.
+      random_flip: mirror with probability 0.5.
+    Returns:
+      source and edited, (3, size, size) float32 in [-1, 1]; region, (1, size, size) of 0 and 1, or None.
+    Raises:
+      UserError: source, edited and mask differ in size.
+    """
+    sizes = {"edited image": edited.size, "mask": source.size if region is None else region.shape[::-1]}
+    for name, other in sizes.items():
+        if tuple(other) != source.size:
+            raise UserError(
+                f"the {name} is {other[0]}x{other[1]} but the source is {source.width}x{source.height}; "
+                "they must have the same size"
+            )
+    scale = size / min(source.size)
+    width, height = (max(size, int(side * scale)) for side in source.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    if not center_crop:
+        left, top = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
+    flip = random_flip and rng.random() < 0.5
+
+    images = []
+    for image in (source, edited):
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        images.append(image_to_tensor(image.crop((left, top, left + size, top + size))))
+    if region is not None:
+        region = region[None]
+        if region.shape[1:] != (height, width):
+            region = F.interpolate(region[None], (height, width), mode="bilinear", antialias=True)[0]
+        region = (region[:, top : top + size, left : left + size] > 0.5).float()
+        images.append(region)
+    if flip:
+        images = [image.flip(-1) for image in images]
+    return images[0], images[1], images[2] if region is not None else None
+
+
+def dilate(region: Tensor, pixels: int) -> Tensor:
+    """Widens a region by `pixels` on every side (a square brush). (1, H, W) -> (1, H, W)."""
+    if pixels == 0:
+        return region
+    kernel = 2 * pixels + 1
+    # Rows, then columns: the same square at a fraction of its cost.
+    region = F.max_pool2d(region, (1, kernel), stride=1, padding=(0, pixels))
+    return F.max_pool2d(region, (kernel, 1), stride=1, padding=(pixels, 0))
+
+
+def _resize_in_halves(image: Image.Image, size: int) -> Image.Image:
+    """Short side to `size`: halved with a box filter while it is at least twice that, then bicubic."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)

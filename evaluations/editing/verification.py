@@ -1,0 +1,81 @@
+"""Rates of the shapes verifier: was the edit done, and did anything else move?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataset.shapes_edits import EditExample
+from dataset.shapes_verifier import verify_edit
+from evaluations.pairs import Pair, Session
+from runtime.errors import UserError
+
+# Column of the table -> field of the verdict; a field is None where the edit makes no such demand.
+COLUMNS = {
+    "overall": "passed",
+    "color": "color",
+    "shape": "shape",
+    "remove": "removed",
+    "others_unchanged": "others_unchanged",
+}
+
+
+def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, list[EditExample]]:
+    """Reads shapes.json ({id: [{before, after, edit} per turn]}) for the given sessions.
+
+    Raises:
+      UserError: if the file cannot be read, or lacks a session or a turn.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as shapes.json ({error})") from error
+    examples = {}
+    for session in sessions:
+        turns = content.get(session.id) if isinstance(content, dict) else None
+        if not isinstance(turns, list) or len(turns) != len(session.turns):
+            found = len(turns) if isinstance(turns, list) else "none"
+            raise UserError(f"{path}: session {session.id!r} has {len(session.turns)} turns, here {found}")
+        try:
+            examples[session.id] = [EditExample.from_dict(turn) for turn in turns]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: session {session.id!r} is not {{before, after, edit}} ({error!r})") from error
+    return examples
+
+
+def verify_pair(image: np.ndarray, pair: Pair, examples: dict[str, list[EditExample]]) -> dict[str, Any]:
+    """The verdict on (H, W, 3) uint8 `image` as the outcome of the pair's last edit, with the edit's kind.
+
+    In the multi-turn protocol too the last edit is judged: earlier ones are part of its `before` scene, so damage
+    that they left shows in `others_unchanged`.
+    """
+    example = examples[pair.session][pair.turn.number - 1]
+    verdict = verify_edit(image, example.before, example.after, example.edit)
+    return {"kind": example.edit.kind} | dataclasses.asdict(verdict)
+
+
+def verifier_table(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rates over verdicts, overall and by kind of edit.
+
+    Returns:
+      {"overall": share, "color": ..., ..., "counts": {"overall": n, ...}, "by_kind": {kind: the same}}; a rate
+      without a case is None.
+    """
+    kinds = sorted({verdict["kind"] for verdict in verdicts})
+    by_kind = {kind: _rates([verdict for verdict in verdicts if verdict["kind"] == kind]) for kind in kinds}
+    return _rates(verdicts) | {"by_kind": by_kind}
+
+
+def _rates(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rates, counts = {}, {}
+    for column, field in COLUMNS.items():
+        cases = [bool(verdict[field]) for verdict in verdicts if verdict[field] is not None]
+        rates[column] = sum(cases) / len(cases) if cases else None
+        counts[column] = len(cases)
+    return rates | {"counts": counts}

@@ -1,0 +1,258 @@
+"""Writes the text features of captions to disk, so that training need not run the text encoder.
+
+Two kinds of input:
+
+- a folder of jsonl files (LlamaGen's layout): line i (from 0) of `<stem>.jsonl` goes to `<output>/<stem>/<i>.npy`;
+- one jsonl file: the same, and beside the input a list `<stem>_t5.jsonl` is written, the input's lines with the path
+  of the features added. Train with that list.
+
+      python language/extract_t5_feature.py --data-path data/my_images.jsonl --t5-model-path pretrained_models/t5-ckpt
+      torchrun --nproc_per_node 8 language/extract_t5_feature.py --data-path data/ultraedit.jsonl \\
+          --caption-key output_caption
+
+The key that is added is the one the readers look for: `embedding_path` for captions of images, for edit pairs
+`target_caption_t5_path`, or `edit_prompt_t5_path` with --caption-key edit_prompt. To have both for the same pairs, run
+a second time on the list that the first run wrote.
+
+Every run can be stopped and started again: files that are there are kept, each file is whole or absent, and a folder
+made with other settings or other captions is refused instead of mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset.jsonl import JsonLine, JsonlRecords
+from language.t5 import DEFAULT_T5, PRECISIONS, T5Encoder, resolve_t5
+from language.text_features import count_stored_tokens, save_text_features
+from runtime.checkpoint import write_atomic
+from runtime.config import REQUIRED, legacy, option, parse
+from runtime.distributed import Distributed, distributed
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger, progress
+
+# LlamaGen's names for the entries of a line's `text` list.
+CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}
+FEATURE_KEYS = {"edit_prompt": "edit_prompt_t5_path", "output_caption": "target_caption_t5_path",
+                "target_caption": "target_caption_t5_path"}  # fmt: skip
+SETTINGS_FILE = "extraction.json"
+SAMPLE_SIZE = 1000  # captions whose tokens are counted for the disk estimate
+
+
+@dataclass
+class ExtractConfig:
+    """Writes the T5 features of the captions in jsonl files."""
+
+    data_path: str = option(REQUIRED, help="a folder of jsonl files, or one jsonl file")
+    output_dir: str | None = option(
+        None,
+        help="folder for the features; without it: t5_features beside the jsonl file",
+        aliases=("t5_path", "t5_feat_path"),
+    )
+    data_start: int = option(0, help="first jsonl file of a folder, counted from 0 in the order of their names")
+    data_end: int | None = option(None, help="last jsonl file of a folder, included; without it: all")
+    caption_key: str = option(
+        "blip", help="blip, llava or llava_first: entry 0, 1, 2 of `text` (a string counts as blip); else a key"
+    )
+    trunc_caption: bool = option(False, help="keep the caption up to its first full stop only")
+    t5_model_path: str = option("pretrained_models/t5-ckpt", help="folder of text encoders, or one of them")
+    t5_model_type: str = option(DEFAULT_T5, help="the text encoder's folder there, or its name on the hub")
+    precision: str = option("bf16", help="arithmetic of the text encoder", choices=list(PRECISIONS))
+    batch_size: int = option(32, help="captions a step and rank")
+    device: str = option("auto", help="auto, cpu or cuda")
+    global_seed: str | None = legacy("nothing is random here")
+    num_workers: str | None = legacy("reading captions takes no time beside the encoder")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One jsonl file, its captions (line number from 0, caption), and where their features go."""
+
+    file: Path
+    folder: Path
+    captions: JsonlRecords
+
+
+def extract(config: ExtractConfig, process: Distributed) -> None:
+    """Extracts what is missing; see the head of this file.
+
+    Raises:
+      UserError: bad input, no text encoder, other settings in the output folder, or too little disk space.
+    """
+    if config.batch_size < 1:
+        raise UserError(f"--batch-size {config.batch_size}: must be at least 1")
+    sources = find_sources(config)
+    encoder_path = resolve_t5(config.t5_model_path, config.t5_model_type)
+    encoder = T5Encoder(encoder_path, process.device, PRECISIONS[config.precision])
+    if process.is_main:
+        for source in sources:
+            _claim_folder(source, config, encoder_path)
+        _check_disk_space(sources, encoder)
+    process.barrier()
+
+    total = sum(_share_size(len(source.captions), process) for source in sources)
+    with progress(total=total, desc="captions", unit="caption", disable=not process.is_main) as bar:
+        for source in sources:
+            _extract_source(source, encoder, config.batch_size, process, bar)
+    process.barrier()
+    if process.is_main and Path(config.data_path).is_file():
+        _write_list(sources[0], config.caption_key)
+
+
+def find_sources(config: ExtractConfig) -> list[Source]:
+    """The jsonl files to read, in the order of their names."""
+    data = Path(config.data_path)
+    if data.is_file():
+        files = [data]
+        output = Path(config.output_dir) if config.output_dir else data.parent / "t5_features"
+    elif data.is_dir():
+        if config.output_dir is None:
+            raise UserError(f"{data} is a folder: name a folder for its features with --t5-path")
+        end = None if config.data_end is None else config.data_end + 1
+        files, output = sorted(data.glob("*.jsonl"))[config.data_start : end], Path(config.output_dir)
+    else:
+        raise UserError(f"--data-path {data} does not exist; give a jsonl file or a folder of them")
+    if not files:
+        raise UserError(f"no *.jsonl in {data} between --data-start and --data-end")
+    # A single list may hold several texts a line (instruction, caption): each has a folder of its own.
+    suffix = f"_{config.caption_key}" if data.is_file() and config.caption_key in FEATURE_KEYS else ""
+    read = partial(_read_caption, key=config.caption_key, first_sentence=config.trunc_caption)
+    return [Source(file, output / f"{file.stem}{suffix}", JsonlRecords([file], read)) for file in files]
+
+
+def _read_caption(line: JsonLine, key: str, first_sentence: bool) -> tuple[int, str]:
+    value = line.values.get("text" if key in CAPTION_INDEX else key)
+    if key in CAPTION_INDEX and isinstance(value, list):
+        index = CAPTION_INDEX[key]
+        value = value[index] if index < len(value) else None
+    elif CAPTION_INDEX.get(key, 0) > 0:
+        value = None  # a plain string is the only caption there is, not the second or third
+    if not isinstance(value, str):
+        raise UserError(
+            f"{line.origin}: no caption for --caption-key {key}; the line has {', '.join(map(repr, line.values))}"
+        )
+    return line.number - 1, value.split(".")[0] if first_sentence else value
+
+
+def _claim_folder(source: Source, config: ExtractConfig, encoder_path: str) -> None:
+    """Notes how the folder's features are made, or refuses if they were made otherwise."""
+    digest = hashlib.sha256()
+    for number, caption in source.captions:  # also finds every bad line before the long work starts
+        digest.update(f"{number}\0{caption}\0".encode(errors="surrogatepass"))
+    settings = {
+        "captions": digest.hexdigest(),
+        "caption_key": config.caption_key,
+        "trunc_caption": config.trunc_caption,
+        "text_encoder": Path(encoder_path).name,
+        "precision": config.precision,
+    }
+    path = source.folder / SETTINGS_FILE
+    try:
+        found = json.loads(path.read_text()) if path.exists() else settings
+    except ValueError:
+        found = {}
+    if found != settings:
+        different = [key for key in settings if found.get(key) != settings[key]]
+        raise UserError(
+            f"{source.folder} holds features made with other {', '.join(different)} ({path.name} there); "
+            "choose another --output-dir or delete the folder"
+        )
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2) + "\n"))
+
+
+def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
+    """Logs how much the features will take, and refuses to start where that is more than there is."""
+    total = sum(len(source.captions) for source in sources)
+    largest = max(sources, key=lambda source: len(source.captions)).captions
+    step = max(1, len(largest) // SAMPLE_SIZE)
+    counts = encoder.count_tokens([largest[index][1] for index in range(0, len(largest), step)])
+    bytes_each = 4 * encoder.width * sum(counts) / len(counts) + 128  # float32 rows behind a .npy header
+    folder = sources[0].folder.parent
+    present = sum(file.stat().st_size for source in sources for file in source.folder.glob("*.npy"))
+    needed = max(0, total * bytes_each - present) / 1e9
+    free = shutil.disk_usage(folder).free / 1e9
+    get_logger("extract_t5").info("%d captions: about %.2f GB to write, %.2f GB free in %s", total, needed, free, folder)
+    if needed > free:
+        raise UserError(
+            f"{folder}: the features need about {needed:.1f} GB more, {free:.1f} GB are free; "
+            "free space, choose another --output-dir, or train from the captions themselves"
+        )
+
+
+def _share_size(count: int, process: Distributed) -> int:
+    return len(range(process.rank, count, process.world_size))
+
+
+def _extract_source(
+    source: Source, encoder: T5Encoder, batch_size: int, process: Distributed, bar: tqdm
+) -> None:
+    for batch in _missing_batches(source, encoder.width, batch_size, process, bar):
+        features = encoder.encode([caption for _, caption in batch], batch_size)
+        for (path, _), feature in zip(batch, features, strict=True):
+            save_text_features(path, feature)
+        bar.update(len(batch))
+
+
+def _missing_batches(
+    source: Source, width: int, batch_size: int, process: Distributed, bar: tqdm
+) -> Iterator[list[tuple[Path, str]]]:
+    """Batches of (file to write, caption) out of this rank's share; what is done already goes to the bar."""
+    batch: list[tuple[Path, str]] = []
+    for index in range(process.rank, len(source.captions), process.world_size):
+        number, caption = source.captions[index]
+        path = source.folder / f"{number}.npy"
+        if _is_done(path, width):
+            bar.update()
+            continue
+        batch.append((path, caption))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _is_done(path: Path, width: int) -> bool:
+    try:
+        count_stored_tokens(path, width)
+    except UserError:
+        return False
+    return True
+
+
+def _write_list(source: Source, caption_key: str) -> None:
+    """Writes the input's lines with the features' paths added, beside the input, where its image paths hold."""
+    feature_key = FEATURE_KEYS.get(caption_key, "embedding_path")
+    root = source.file.parent.resolve()
+    folder = source.folder.resolve()
+    inside = folder.is_relative_to(root)
+    shown = folder.relative_to(root) if inside else folder
+    target = source.file.with_name(f"{source.file.stem}_t5.jsonl")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            for line in JsonlRecords([source.file], lambda line: line):
+                extended = {**line.values, feature_key: str(shown / f"{line.number - 1}.npy")}
+                file.write(json.dumps(extended, ensure_ascii=False) + "\n")
+
+    write_atomic(target, write)
+    hint = "" if inside else " and --allow-outside-root, for the features are not below its folder"
+    get_logger("extract_t5").info("train with %s%s", target, hint)
+
+
+def main() -> None:
+    config = parse(ExtractConfig)
+    with distributed(config.device) as process:
+        extract(config, process)
+
+
+if __name__ == "__main__":
+    run_command(main)

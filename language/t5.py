@@ -1,0 +1,166 @@
+"""The frozen text encoder: captions in, `TextFeatures` out.
+
+The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the small one of `language.small_t5` takes
+exactly this path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor
+from transformers import AutoTokenizer, T5EncoderModel
+
+from language.caption_cleaning import clean_caption
+from language.text_features import MAX_TOKENS, TextFeatures
+from runtime.errors import UserError
+from runtime.logging import get_logger
+
+DEFAULT_T5 = "flan-t5-xl"
+
+# The choices of the published --precision flag.
+PRECISIONS = {"none": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
+    """Finds a text encoder without the network.
+
+    Args:
+      t5_path: folder that holds model folders, or itself a model folder; None looks in the hub cache only.
+      t5_model_type: name of a folder in `t5_path`, or of a model on the hub ("google/" is put before a bare name).
+    Returns:
+      A model folder, or a hub id whose files are in the user's cache.
+    Raises:
+      UserError: saying which files to put where.
+    """
+    if t5_path is not None:
+        for folder in (Path(t5_path) / t5_model_type, Path(t5_path)):
+            if (folder / "config.json").is_file():
+                return str(folder)
+    hub_id = t5_model_type if "/" in t5_model_type else f"google/{t5_model_type}"
+    if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+        return hub_id
+    target = Path(t5_path or "pretrained_models/t5-ckpt") / t5_model_type
+    raise UserError(
+        f"no text encoder {t5_model_type!r}: {target} holds no config.json, and {hub_id} is not in the hub cache. "
+        f"Run `hf download {hub_id} --local-dir {target}`; without network, copy a folder made that way "
+        "(config.json, the tokenizer's files, *.safetensors) from another machine"
+    )
+
+
+class T5Encoder:
+    """A frozen T5 encoder with its tokenizer and the caption cleaning.
+
+    Attributes:
+      width: feature width C.
+      max_tokens: longest caption in tokens, the final </s> included.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        precision: torch.dtype = torch.float32,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        """
+        Args:
+          path: a model folder, or a hub id in the user's cache; see `resolve_t5`.
+          precision: type of the weights and the arithmetic; features come back as float32 whatever it is.
+        Raises:
+          UserError: the files are missing, damaged, or not a T5's.
+        """
+        self.max_tokens = max_tokens
+        self.device = torch.device(device)
+        self._tokenizer, model = _load(str(path), precision)
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        self.width: int = model.config.d_model
+        self._name = str(path)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of features `encode` gives for each caption, without running the model."""
+        cleaned = [clean_caption(text) for text in texts]
+        return [int(row.sum()) for row in self._tokenize(cleaned)["attention_mask"]] if cleaned else []
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TextFeatures]:
+        """Encodes captions.
+
+        A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty one, or
+        one of which cleaning leaves nothing, has the single token </s>.
+
+        Args:
+          texts: captions as people wrote them; they are cleaned here.
+          batch_size: captions per forward pass; it does not change the result.
+        Returns:
+          One entry per caption: embeddings (n, width) float32 on the encoder's device, all rows valid.
+        """
+        cleaned = [clean_caption(text) for text in texts]
+        features: list[TextFeatures] = []
+        truncated: list[int] = []
+        for start in range(0, len(cleaned), batch_size):
+            batch = cleaned[start : start + batch_size]
+            tokens = self._tokenize(batch)
+            mask = tokens["attention_mask"]
+            hidden = self._model(input_ids=tokens["input_ids"].to(self.device), attention_mask=mask.to(self.device))
+            for text, row, row_mask in zip(batch, hidden.last_hidden_state, mask.bool(), strict=True):
+                features.append(self._valid_rows(text, row.float(), row_mask.to(self.device)))
+                if int(row_mask.sum()) == self.max_tokens:
+                    truncated.append(len(self._tokenizer(text, verbose=False)["input_ids"]))
+        self._notice_truncation([count for count in truncated if count > self.max_tokens])
+        return features
+
+    def _tokenize(self, cleaned: list[str]) -> dict[str, Tensor]:
+        return self._tokenizer(
+            cleaned,
+            padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
+            truncation=True,
+            max_length=self.max_tokens,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+
+    def _valid_rows(self, text: str, rows: Tensor, mask: Tensor) -> TextFeatures:
+        kept = rows[mask]
+        if not torch.isfinite(kept).all():
+            raise UserError(
+                f"{self._name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
+                "use --precision bf16 or none (T5 overflows in fp16)"
+            )
+        return TextFeatures(kept, torch.ones(len(kept), dtype=torch.bool, device=kept.device))
+
+    def _notice_truncation(self, counts: list[int]) -> None:
+        if not counts:
+            return
+        who = "a prompt" if len(counts) == 1 else f"{len(counts)} prompts, the longest"
+        get_logger("t5").warning(
+            "%s of %d tokens: the end was cut, %d tokens are kept", who, max(counts), self.max_tokens
+        )
+
+
+def _load(path: str, precision: torch.dtype) -> tuple:
+    """Tokenizer and model of `path`, from files on this machine only."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        model, report = T5EncoderModel.from_pretrained(
+            path, dtype=precision, local_files_only=True, output_loading_info=True
+        )
+    except Exception as problem:  # transformers, tokenizers and safetensors raise many kinds
+        reason = str(problem).strip().split("\n")[0][:200]
+        raise UserError(
+            f"{path}: not a T5 text encoder that can be loaded ({type(problem).__name__}: {reason}). The folder must "
+            "hold config.json, the tokenizer's files (tokenizer.json or spiece.model) and model.safetensors; "
+            "--t5-path and --t5-model-type name it"
+        ) from problem
+    # Missing weights would be drawn at random, with no more than a warning.
+    broken = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if broken:
+        raise UserError(
+            f"{path}: {len(broken)} weights are missing or misshapen ({', '.join(broken[:4])}); "
+            "download the model again"
+        )
+    return tokenizer, model

@@ -1,0 +1,81 @@
+"""torchrun or a single process, GPUs or CPUs: one object that knows which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process's place among `world_size` ranks, and its device."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums `tensor` over the ranks, in place; returns it."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def distributed(device: str = "auto") -> Iterator[Distributed]:
+    """Joins the process group that torchrun describes (nccl on GPUs, gloo on CPUs), or none without torchrun.
+
+    Args:
+      device: "auto" (a GPU where there is one), "cpu" or "cuda".
+    Raises:
+      UserError: "cuda" without a usable GPU, or more ranks than GPUs on this machine.
+    """
+    rank, world_size, local_rank = (int(os.environ.get(k, d)) for k, d in
+                                    (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {rank} wants GPU {local_rank}, but torch sees {torch.cuda.device_count()} GPU(s); "
+                "lower --nproc_per_node or pass --device cpu"
+            )
+        torch.cuda.set_device(local_rank)
+        where = torch.device("cuda", local_rank)
+    elif device == "cpu":
+        where = torch.device("cpu")
+    else:
+        raise UserError(f"--device {device!r} is not known; use auto, cpu or cuda")
+    # The GPU is not passed to init_process_group: eager NCCL set-up would only slow the single-GPU case.
+    if world_size > 1:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Distributed(rank, world_size, local_rank, where)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()

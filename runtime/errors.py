@@ -1,0 +1,22 @@
+"""Errors meant for the person at the keyboard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake in the input or the call; the message names the file, the value and the fix."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a program: a `UserError` becomes one line on stderr and exit status 2, without a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,71 @@
+"""Console, progress bars and `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class _ThroughTqdm(logging.Handler):
+    """Writes log lines above a running progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The project's logger for `name`; its lines keep progress bars whole."""
+    root = logging.getLogger("nep")
+    if not root.handlers:
+        handler = _ThroughTqdm()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        root.propagate = False
+    return root.getChild(name)
+
+
+def progress(
+    iterable: Iterable | None = None, *, total: int | None = None, desc: str, unit: str, **kwargs: Any
+) -> tqdm:
+    """A progress bar with a rate and an estimate of the end; on a file it prints a line every ten seconds."""
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        iterable, total=total, desc=desc, unit=unit, mininterval=interval, dynamic_ncols=True, **kwargs
+    )
+
+
+class MetricsLog:
+    """Appends one JSON object per logged step to `<results_dir>/metrics.jsonl`."""
+
+    def __init__(self, results_dir: str | Path, enabled: bool = True, resume_step: int = 0) -> None:
+        """
+        Args:
+          results_dir: the run's folder.
+          enabled: False on ranks that do not log.
+          resume_step: lines past this step, left by a run that went further than its last checkpoint,
+            are dropped, so that the file never holds a step twice.
+        """
+        self._path = Path(results_dir) / "metrics.jsonl" if enabled else None
+        if self._path is not None and self._path.exists():
+            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            self._path.write_text("".join(f"{line}\n" for line in lines))
+
+    def write(self, step: int, **numbers: Any) -> None:
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics line; a line torn by a crash counts as infinitely late."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")

@@ -1,0 +1,155 @@
+"""Optimizers and learning-rate schedules shared by the tokenizer and the transformer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+MUON_MOMENTUM = 0.95
+
+
+class Optimizers:
+    """Several torch optimizers that step as one."""
+
+    def __init__(
+        self, members: list[torch.optim.Optimizer], matrix_views: dict[nn.Parameter, nn.Parameter]
+    ) -> None:
+        self._members = members
+        self._matrix_views = matrix_views
+        for group in self.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for member in self._members for group in member.param_groups]
+
+    def scale_lr(self, factor: float) -> None:
+        """Sets every group's rate to `factor` times its initial one."""
+        for group in self.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def step(self) -> None:
+        for parameter, view in self._matrix_views.items():
+            view.grad = None if parameter.grad is None else _as_matrix(parameter.grad, like=parameter)
+        for member in self._members:
+            member.step()
+
+    def zero_grad(self) -> None:
+        for member in self._members:
+            member.zero_grad(set_to_none=True)
+        for parameter in self._matrix_views:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """One optimizer's own state (the published layout), or {"members": [...]} for several."""
+        states = [member.state_dict() for member in self._members]
+        return states[0] if len(states) == 1 else {"members": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        states = state.get("members", [state])
+        if len(states) != len(self._members):
+            raise ValueError(f"the state holds {len(states)} optimizers, this run has {len(self._members)}")
+        for member, member_state in zip(self._members, states, strict=True):
+            member.load_state_dict(member_state)
+
+
+def build_optimizer(
+    module: nn.Module,
+    name: str = "adamw",
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    muon_lr: float = 0.02,
+) -> Optimizers:
+    """AdamW as published, or Muon on the inner matrices with AdamW on the rest.
+
+    AdamW decays parameters of two or more dimensions only. Muon (Jordan et al. 2024, `torch.optim.Muon`)
+    takes the matrices of the trunk, convolution kernels as (out, in·h·w); embeddings, tables, heads and
+    gains stay with AdamW, as its authors advise.
+
+    Args:
+      name: "adamw", "muon", or "sgd" (plain, for tests of exactness).
+      lr: AdamW's rate (also SGD's).
+      muon_lr: Muon's rate.
+    """
+    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    if name == "sgd":
+        return Optimizers([torch.optim.SGD(parameters.values(), lr=lr)], {})
+    matrices = {n: p for n, p in parameters.items() if name == "muon" and _is_trunk_matrix(module, n, p)}
+    rest = [p for n, p in parameters.items() if n not in matrices]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    members: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+    ]
+    views: dict[nn.Parameter, nn.Parameter] = {}
+    if matrices:
+        # torch's Muon takes matrices only; a view shares the kernel's storage: stepping it steps the kernel.
+        views = {p: nn.Parameter(_as_matrix(p.detach(), like=p)) for p in matrices.values() if p.dim() > 2}
+        members.append(
+            torch.optim.Muon(
+                [views.get(p, p) for p in matrices.values()],
+                lr=muon_lr,
+                weight_decay=weight_decay,
+                momentum=MUON_MOMENTUM,
+            )
+        )
+    return Optimizers(members, views)
+
+
+def _as_matrix(kernel: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(out, in, h, w) → (out, in·h·w), columns in the memory order of `like`, so that a parameter in any
+    memory format (channels-last too) gives a view of itself."""
+    columns = sorted(range(1, like.dim()), key=like.stride, reverse=True)
+    return kernel.permute(0, *columns).flatten(1)
+
+
+def _is_trunk_matrix(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    first_or_last = any(part in name for part in ("output.", "conv_in.", "conv_out."))
+    return isinstance(owner, nn.Linear | nn.Conv2d) and parameter.dim() >= 2 and not first_or_last
+
+
+def lr_factor(
+    step: int,
+    total_steps: int,
+    schedule: str = "constant",
+    *,
+    warmup_steps: int = 0,
+    pct_start: float = 0.3,
+    final_div_factor: float = 1e4,
+    annealing: str = "cos",
+) -> float:
+    """The learning rate of a step as a fraction of the peak; pure, so that a resume needs no state.
+
+    Args:
+      step: steps done, from 0.
+      schedule: "constant", "cosine" (to zero), or "onecycle" (Smith & Topin 2017, as `OneCycleLR`: from
+        1/25 of the peak up within `pct_start`, down to 1/25/`final_div_factor`).
+      warmup_steps: linear warm-up, for constant and cosine.
+      annealing: "cos" or "linear", for one-cycle.
+    """
+    if schedule == "onecycle":
+        peak_at = max(pct_start * total_steps - 1, 1)
+        low, floor = 1 / 25, 1 / 25 / final_div_factor
+        if step <= peak_at:
+            return _anneal(low, 1.0, step / peak_at, annealing)
+        return _anneal(1.0, floor, (step - peak_at) / max(total_steps - 1 - peak_at, 1), annealing)
+    warm = min((step + 1) / warmup_steps, 1.0) if warmup_steps else 1.0
+    if schedule == "constant":
+        return warm
+    if schedule == "cosine":
+        done = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+        return warm * _anneal(1.0, 0.0, min(max(done, 0.0), 1.0), "cos")
+    raise ValueError(f"unknown schedule {schedule!r}; use constant, cosine or onecycle")
+
+
+def _anneal(start: float, end: float, fraction: float, shape: str) -> float:
+    fraction = min(fraction, 1.0)
+    return start + (end - start) * ((1 - math.cos(math.pi * fraction)) / 2 if shape == "cos" else fraction)

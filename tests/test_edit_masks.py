@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.edit_masks import EmptyMaskError, cells_to_pixels, full_mask, pool_edit_mask
+from dataset.images import load_edit_region
+from runtime.errors import UserError
+
+REFERENCE = Path(__file__).parent / "reference" / "token_masks"
+EXPECTED = json.loads((REFERENCE / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("grid", [16, 32])
+def test_published_rule_gives_the_recorded_cells(name, grid):
+    mask = load_edit_region(REFERENCE / name)[None]
+    cells = pool_edit_mask(mask, grid, "published").nonzero().flatten().tolist()
+    assert cells == EXPECTED[name][f"{grid}x{grid}"]
+
+
+def table(text: str) -> torch.Tensor:
+    return torch.tensor([[float(c == "#") for c in line] for line in text.split()])
+
+
+# 6x6 pixels on a 3x3 grid: cells of 2x2.
+SIX = table("""
+    ......
+    .#....
+    ......
+    ....##
+    ......
+    ......
+""")
+
+
+def test_exact_rule_by_hand():
+    assert pool_edit_mask(SIX[None], 3, "exact").view(3, 3).tolist() == [
+        [True, False, False],
+        [False, False, True],
+        [False, False, False],
+    ]
+
+
+def test_exact_rule_on_a_grid_that_does_not_divide():
+    # 5 rows on 2 cells: the edge is at round(2.5) = 2; 7 columns: round(3.5) = 4.
+    mask = table("....... .......  ...#... ....... .......")
+    assert pool_edit_mask(mask[None], 2, "exact").tolist() == [False, False, True, False]
+    covered = cells_to_pixels(torch.tensor([False, False, True, False]), 2, 5, 7)
+    assert torch.equal(covered, table("....... ....... ####... ####... ####...").bool())
+
+
+def test_published_rule_uses_overlapping_cells_where_512_is_not_a_multiple():
+    # Grid 3 at 512: adaptive windows are rows 0-170, 170-341, 341-511; pixel row 170 is in the first two.
+    mask = torch.zeros(1, 512, 512)
+    mask[0, 170, 0] = 1
+    assert pool_edit_mask(mask, 3).nonzero().flatten().tolist() == [0, 3]
+
+
+def test_exact_cells_cover_the_region_and_published_contains_exact():
+    torch.manual_seed(0)
+    for _ in range(20):
+        mask = torch.zeros(1, 72, 72)
+        top, left, height, width = torch.randint(1, 30, (4,)).tolist()
+        mask[:, top : top + height, left : left + width] = 1
+        exact = pool_edit_mask(mask, 9, "exact")
+        assert (cells_to_pixels(exact, 9, 72, 72) >= mask[0].bool()).all()
+        assert (pool_edit_mask(mask, 9) >= exact).all()
+
+
+def test_threshold_comes_before_the_bicubic_step():
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :32] = 0.5
+    with pytest.raises(EmptyMaskError, match="64x64 mask marks no pixel"):
+        pool_edit_mask(mask, 4)
+    mask[0, 40, 40] = 0.51
+    assert pool_edit_mask(mask, 4).nonzero().flatten().tolist() == [10]
+
+
+@pytest.mark.parametrize("rule", ["published", "exact"])
+def test_empty_mask_and_unknown_rule(rule):
+    with pytest.raises(EmptyMaskError):
+        pool_edit_mask(torch.zeros(1, 8, 8), 2, rule)
+    with pytest.raises(UserError, match="unknown mask rule 'nearest'"):
+        pool_edit_mask(torch.ones(1, 8, 8), 2, "nearest")
+    assert torch.equal(pool_edit_mask(torch.ones(1, 8, 8), 2, rule), full_mask(2))

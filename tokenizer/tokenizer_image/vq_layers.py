@@ -1,0 +1,180 @@
+"""The convolutional parts of the image tokenizer: residual blocks, attention, encoder and decoder.
+
+Absent parts (a shortcut, attention, a resampling) are `nn.Identity`, which has no parameters: so the names in
+a checkpoint are LlamaGen's while no forward has a branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Everything that fixes the shape of a tokenizer; the defaults are those of VQ-16.
+
+    Attributes:
+      channel_mult: width of each level in units of `width`, finest level first.
+      num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
+      stem_stride: 1 convolves pixels as published; 2 or 4 fold s x s pixels into channels first, which
+        takes the levels that cost most on a CPU away.
+      norm_groups: groups of every GroupNorm. It must stay well below `width`: one channel a group would
+        remove each channel's mean, which is the colour of a flat image.
+      attention: self-attention at the coarsest level and in the middle.
+    """
+
+    codebook_size: int = 16384
+    codebook_embed_dim: int = 8
+    width: int = 128
+    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    stem_stride: int = 1
+    norm_groups: int = 32
+    attention: bool = True
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per cell along one side."""
+        return self.stem_stride * 2 ** (len(self.channel_mult) - 1)
+
+
+def group_norm(channels: int, config: VQConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: VQConfig):
+        super().__init__()
+        self.norm1 = group_norm(in_channels, config)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, config)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.nin_shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv1(F.silu(self.norm1(x)))
+        residual = self.conv2(F.silu(self.norm2(residual)))
+        return self.nin_shortcut(x) + residual
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int, config: VQConfig):
+        super().__init__()
+        self.norm = group_norm(channels, config)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        q, k, v = (proj(normed).flatten(2).mT.contiguous() for proj in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(attended.mT.reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution; pads at the right and the bottom only, as published."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest x2, then a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, attention after each if asked, then an optional resampling."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attend: bool, config: VQConfig):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * num_blocks
+        self.res = nn.ModuleList(ResBlock(a, b, config) for a, b in zip(widths, widths[1:], strict=False))
+        attn = (AttnBlock(out_channels, config) if attend else nn.Identity() for _ in range(num_blocks))
+        self.attn = nn.ModuleList(attn)
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for res, attn in zip(self.res, self.attn, strict=True):
+            x = attn(res(x))
+        return self.upsample(self.downsample(x))
+
+
+def middle(channels: int, config: VQConfig) -> nn.ModuleList:
+    between = AttnBlock(channels, config) if config.attention else nn.Identity()
+    return nn.ModuleList(
+        [ResBlock(channels, channels, config), between, ResBlock(channels, channels, config)]
+    )
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) pixels -> (B, z_channels, h, w)."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.stem_stride = config.stem_stride
+        widths = [config.width * m for m in config.channel_mult]
+        self.conv_in = nn.Conv2d(3 * config.stem_stride**2, config.width, 3, padding=1)
+        self.conv_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([config.width, *widths], widths, strict=False)):
+            last = i == len(widths) - 1
+            level = Level(before, width, config.num_res_blocks, last and config.attention, config)
+            if not last:
+                level.downsample = Downsample(width)
+            self.conv_blocks.append(level)
+        self.mid = middle(widths[-1], config)
+        self.norm_out = group_norm(widths[-1], config)
+        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(F.pixel_unshuffle(x, self.stem_stride))
+        for block in (*self.conv_blocks, *self.mid):
+            x = block(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """(B, z_channels, h, w) -> (B, 3, H, W) pixels; the encoder mirrored, coarsest level first."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.stem_stride = config.stem_stride
+        widths = [config.width * m for m in reversed(config.channel_mult)]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.mid = middle(widths[0], config)
+        self.conv_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            level = Level(before, width, config.num_res_blocks + 1, i == 0 and config.attention, config)
+            if i < len(widths) - 1:
+                level.upsample = Upsample(width)
+            self.conv_blocks.append(level)
+        self.norm_out = group_norm(widths[-1], config)
+        self.conv_out = nn.Conv2d(widths[-1], 3 * config.stem_stride**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.conv_in(z)
+        for block in (*self.mid, *self.conv_blocks):
+            x = block(x)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.stem_stride)
