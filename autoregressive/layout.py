@@ -140,7 +140,7 @@ def editing_layout(
     """
     orders = raster_edit_order(edit_mask) if orders is None else orders
     counts = edit_mask.sum(1)
-    num = int(counts.max())
+    num = max(int(counts.max()), 1)  # a batch of nothing but bad samples still needs a shape
     ids, cells = _editing_context(source, edit_mask, vocab_size, marks)
     weight = (torch.arange(num, device=counts.device) < counts[:, None]).float()
     return _teacher_forced(
@@ -187,7 +187,7 @@ def infill_prompt(codes: Tensor, edit_mask: Tensor, orders: Tensor, text_valid: 
     """
     num_kept = (~edit_mask).sum(1)
     longest = int(num_kept.max())
-    # The raster order of [edited | kept], right-aligned: the last `num_kept` entries of a row are its kept cells.
+    # Raster order of [edited | kept]: the last `num_kept` entries of a row are its kept cells.
     cells = raster_edit_order(edit_mask)[:, edit_mask.shape[1] - longest :]
     kept = torch.arange(longest, device=cells.device) >= longest - num_kept[:, None]
     plain = _sequence(codes.gather(1, cells), cells, orders[:, :1], text_valid, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,7 +44,7 @@ def pool_edit_mask(mask: Tensor, grid: int, rule: str = "published") -> Tensor:
     if rule == "exact":
         return _pool_exact(region[0], grid)
     if rule == "published":
-        return _pool_published(region, grid)
+        return _pool_published(region[0], grid)
     raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
 
 
@@ -71,12 +73,33 @@ def full_mask(grid: int) -> Tensor:
 
 def _pool_published(region: Tensor, grid: int) -> Tensor:
     side = _PUBLISHED_SIDE
-    large = F.interpolate(region[None].float(), size=(side, side), mode="bicubic", align_corners=False)
+    large = region.float() if region.shape == (side, side) else _enlarge(region)
     if side % grid == 0:
-        cells = F.max_pool2d(large, kernel_size=side // grid)
+        cells = F.max_pool2d(large[None], kernel_size=side // grid)
     else:
-        cells = F.adaptive_max_pool2d(large, grid)
+        cells = F.adaptive_max_pool2d(large[None], grid)
     return cells.flatten() > 0
+
+
+def _enlarge(region: Tensor) -> Tensor:
+    """`F.interpolate(bicubic, align_corners=False)` to 512x512, as two matrix products over the marked box.
+
+    Several times faster than the general kernel for the usual small region. Only signs matter to the caller,
+    and double precision keeps them.
+    """
+    rows, columns = region.any(dim=1).nonzero().flatten(), region.any(dim=0).nonzero().flatten()
+    tall, wide = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    vertical = _bicubic_weights(region.shape[0])[:, tall]
+    horizontal = _bicubic_weights(region.shape[1])[:, wide]
+    return (vertical @ region[tall, wide].double() @ horizontal.T).float()
+
+
+@lru_cache(maxsize=8)
+def _bicubic_weights(length: int) -> Tensor:
+    """(512, length) float64: what each of `length` pixels adds to each of 512."""
+    pixels = torch.eye(length)[None, None]
+    enlarged = F.interpolate(pixels, size=(_PUBLISHED_SIDE, length), mode="bicubic", align_corners=False)
+    return enlarged[0, 0].double()
 
 
 def _pool_exact(region: Tensor, grid: int) -> Tensor:

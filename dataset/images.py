@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -86,22 +85,6 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
     black = (np.array(_to_rgb(image)) == 0).all(axis=2)
     return torch.from_numpy(black).float()
-
-
-def image_from_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """`load_image` for bytes already in memory; `name` stands for the file in errors."""
-    return load_image(_Bytes(data, name), max_pixels)
-
-
-class _Bytes:
-    def __init__(self, data: bytes, name: str) -> None:
-        self.data, self.name = data, name
-
-    def open(self, mode: str = "rb") -> IO[bytes]:
-        return io.BytesIO(self.data)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:

@@ -37,14 +37,16 @@ class PathRules:
           UserError: the path, symbolic links followed, is neither below the folder nor, when found from
             there, below the working directory.
         """
-        if "\0" in text:
-            raise UserError(f"{origin}: the path {text!r} holds a zero byte")
         roots = [self.folder, Path.cwd()]
-        found = next((root for root in roots if (root / text).exists()), self.folder)
-        path = found / text
-        # An absolute path was not looked up anywhere: either root may hold it.
-        allowed = roots if Path(text).is_absolute() else [found]
-        if not self.allow_outside_root and not any(is_inside(path, root) for root in allowed):
+        try:
+            found = next((root for root in roots if (root / text).exists()), self.folder)
+            path = found / text
+            # An absolute path was not looked up anywhere: either root may hold it.
+            allowed = roots if Path(text).is_absolute() else [found]
+            inside = self.allow_outside_root or any(is_inside(path, root) for root in allowed)
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+            raise UserError(f"{origin}: the path {text!r} cannot be used: {error}") from None
+        if not inside:
             raise UserError(
                 f"{origin}: the path {text!r} leads outside the data folder {self.folder}; "
                 "move the file below it or pass --allow-outside-root"
@@ -149,11 +151,12 @@ class JsonlRecords(Sequence):
         return self.files[which], starts[within], numbers[within]
 
     def _read(self, file: Path, start: int, number: int) -> JsonLine:
-        with file.open("rb") as stream:
-            stream.seek(start)
-            line = stream.readline()
         try:
-            values = json.loads(line)
+            with file.open("rb") as stream:
+                stream.seek(start)
+                values = json.loads(stream.readline())
+        except OSError as error:
+            raise UserError(f"{file} line {number}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{file} line {number}: not JSON: {error}") from None
         if not isinstance(values, dict):

@@ -4,7 +4,7 @@ python dataset/prepare_shapes.py --output-dir data/shapes --num-train 12000 --nu
 
 train/t2i.jsonl                      captioned images (sources and edited images)
 train/editing.jsonl                  UltraEdit list of edit pairs; --write-parquet adds editing.parquet
-test/                                MagicBrush test set of held-out sessions, and shapes.json for the verifier
+test/                                MagicBrush test set of held-out sessions; shapes.json is for the verifier
 test_emu/                            Emu Edit test set, a part of the held-out edits
 preview.png                          what it looks like
 """
@@ -113,7 +113,7 @@ def _is_finished(config: PrepareShapesConfig) -> bool:
         known = {**dict.fromkeys(config.identity), **settings}
         differing = [f"{k}={known[k]} instead of {v}" for k, v in config.identity.items() if known[k] != v]
         raise UserError(
-            f"{folder} holds a set with {', '.join(differing)}; give another --output-dir or delete the folder"
+            f"{folder} holds a set with {', '.join(differing)}; delete it or give another --output-dir"
         )
     return finished
 
@@ -141,7 +141,7 @@ def _check_disk(config: PrepareShapesConfig) -> None:
 
 
 def _write_train(config: PrepareShapesConfig) -> None:
-    """Writes chunks in parallel; a chunk's rows are stored when all its images are, so a rerun goes on there."""
+    """Writes chunks in parallel; a chunk's rows are stored once its images are, so a rerun goes on there."""
     folder = Path(config.output_dir) / "train"
     make_train_folders(folder)
     starts = range(0, config.num_train, _CHUNK)
@@ -156,15 +156,17 @@ def _write_train(config: PrepareShapesConfig) -> None:
             else:
                 job = pool.submit(write_train_chunk, folder, config.shapes, config.seed, indices)
                 jobs[job] = (part, len(indices))
-        for job in as_completed(jobs):
-            part, count = jobs[job]
-            _write_text(part, json.dumps(job.result()))
-            bar.update(count)
+        try:
+            for job in as_completed(jobs):
+                part, count = jobs[job]
+                _write_text(part, json.dumps(job.result()))
+                bar.update(count)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not write the rest first
     rows = [row for part in parts.values() for row in json.loads(part.read_text())]
     for name, lines in merge_train_rows(rows).items():
         _write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
         log.info("%s: %d lines", folder / name, len(lines))
-    shutil.rmtree(folder / "parts")
 
 
 def prepare_shapes(config: PrepareShapesConfig) -> None:
@@ -187,6 +189,7 @@ def prepare_shapes(config: PrepareShapesConfig) -> None:
         write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size)
         contact_sheet(edits[:18]).save(folder / "preview.png")
         _write_manifest(config, finished=True)
+        shutil.rmtree(folder / "train" / "parts")
     parquet = folder / "train" / "editing.parquet"
     if config.write_parquet and not parquet.exists():
         write_atomic(parquet, lambda path: write_ultraedit_parquet(folder / "train", path, config.image_size))

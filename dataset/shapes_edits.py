@@ -1,4 +1,4 @@
-"""The embedded data set, part 2: settings, random scenes, and edits with instruction, region and exact target.
+"""The embedded data set, part 2: settings, random scenes, edits with instruction, region and target.
 
 Every example is a function of (settings, seed); nothing is remembered between calls.
 """

@@ -1,10 +1,11 @@
-"""The embedded data set, part 4: examples written in the published formats, so that the usual readers serve."""
+"""The embedded data set, part 4: examples written in the published formats."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset.shapes import Scene, render
+from dataset.shapes import render
 from dataset.shapes_edits import EditExample, ShapesConfig, random_session
 from runtime.errors import UserError
 
@@ -55,8 +56,8 @@ def write_train_chunk(folder: Path, config: ShapesConfig, seed: int, indices: ra
     """Writes the images and masks of the training pairs `indices`; the same whatever the division in chunks.
 
     Returns:
-      One row a pair: {"edit": its line of `editing.jsonl`, "t2i": its two lines of `t2i.jsonl`, "digests": of the
-      two images' pixels}.
+      One row a pair: {"edit": its line of `editing.jsonl`, "t2i": its two lines of `t2i.jsonl`,
+      "digests": of the two images' pixels}.
     """
     rows = []
     for index in indices:
@@ -89,7 +90,10 @@ def _write_shared_mask(folder: Path, example: EditExample, image_size: int) -> s
     rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
     name = f"masks/{columns[0]}_{rows[0]}_{columns[-1] + 1}_{rows[-1] + 1}.png"
     if not (folder / name).exists():
-        _save_png(folder / name, region)
+        # Renamed into place: another process may want the same file now, and a torn one would stay.
+        temporary = folder / f"{name}.{os.getpid()}"
+        _save_png(temporary, region)
+        os.replace(temporary, folder / name)
     return name
 
 
@@ -106,7 +110,7 @@ def merge_train_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str,
 
 
 def draw_test_sessions(config: ShapesConfig, seed: int, num_edits: int) -> dict[str, list[EditExample]]:
-    """Held-out sessions of 1, 2 and 3 turns in rotation, `num_edits` different turns in all, by session id."""
+    """Held-out sessions of 1, 2 and 3 turns in rotation, `num_edits` different turns in all, by id."""
     sessions: dict[str, list[EditExample]] = {}
     seen: set[tuple[str, str]] = set()
     attempt = 0
@@ -213,18 +217,17 @@ def contact_sheet(examples: Sequence[EditExample], columns: int = 3, tile: int =
     gap, line = 8, 24
     width, height = 3 * tile + 4 * gap, tile + line + gap
     rows = -(-len(examples) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height + gap), "white")
+    sheet = Image.new("RGB", (columns * width, rows * height + gap), (225, 228, 232))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for number, example in enumerate(examples):
         left, top = number % columns * width + gap, number // columns * height + gap
         draw.text((left, top), example.edit.instruction, fill="black", font=font)
-        for position, pixels in enumerate(_triple(example.before, example, example.after, tile)):
+        for position, pixels in enumerate(_triple(example, tile)):
             sheet.paste(Image.fromarray(pixels), (left + position * (tile + gap), top + line - gap // 2))
     return sheet
 
 
-def _triple(before: Scene, example: EditExample, after: Scene, size: int) -> list[np.ndarray]:
+def _triple(example: EditExample, size: int) -> list[np.ndarray]:
     region = np.repeat(_white_region(example, size)[..., None], 3, axis=2)
-    # A gray mat: a white region must show on the white sheet.
-    return [render(before, size), np.where(region > 0, region, np.uint8(90)), render(after, size)]
+    return [render(example.before, size), region, render(example.after, size)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from dataset.transforms import dilate, joint_transform
 from runtime.errors import UserError
 
 DILATION_PROBABILITY = 0.5
+_DILATION = 1  # first word of the entropy: the crop's random stream is another
 
 
 class EditingDataset(Dataset[EditSample]):
@@ -66,38 +69,51 @@ class EditingDataset(Dataset[EditSample]):
 
     def __getitem__(self, key: tuple[int, int]) -> EditSample:
         index, seed = key
+        sample, region = self.load_unpooled(index, seed)
+        return sample if sample.problem is not None else self.pool(sample, region)
+
+    def load_unpooled(self, index: int, seed: int = 0) -> tuple[EditSample, Tensor | None]:
+        """Reads a sample up to its pixel region.
+
+        Returns:
+          The sample with an `edit_mask` of all False, and its region (1, S, S) in [0, 1], None for no mask.
+        """
+        nothing = torch.zeros(self.grid**2, dtype=torch.bool)
         try:
-            return self._load(self.records[index], seed)
+            record = self.records[index]
+            text = load_text(record.text, record.text_feature_path, self.feature_width, record.origin)
+            source, edited, region = self._load_images(record, seed)
+            return EditSample(source, edited, nothing, text, seed, record.origin), region
         except UserError as error:
             blank = torch.zeros(3, self.image_size, self.image_size)
-            nothing = torch.zeros(self.grid**2, dtype=torch.bool)
             text, origin = blank_text(self.feature_width), self.records.origin(index)
-            return EditSample(blank, blank, nothing, text, seed, origin, problem=str(error))
+            return EditSample(blank, blank, nothing, text, seed, origin, problem=str(error)), None
 
-    def _load(self, record: EditRecord, seed: int) -> EditSample:
-        rng = np.random.default_rng(seed)
-        text = load_text(record.text, record.text_feature_path, self.feature_width, record.origin)
+    def pool(self, sample: EditSample, region: Tensor | None) -> EditSample:
+        """The sample with its token mask: `region` widened if the dice say so, then pooled."""
+        if region is None:
+            return replace(sample, edit_mask=full_mask(self.grid))
+        rng = np.random.default_rng([_DILATION, sample.seed])
+        if self.mask_dilation and rng.random() < DILATION_PROBABILITY:
+            region = dilate(region, int(rng.integers(self.mask_dilation + 1)))
+        try:
+            return replace(sample, edit_mask=pool_edit_mask(region, self.grid, self.mask_rule))
+        except UserError as error:
+            return replace(sample, problem=f"{sample.origin}: {error}")
+
+    def _load_images(self, record: EditRecord, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
         images = load_image(record.source_path), load_image(record.edited_path)
         region = None
         if record.mask_path is not None and not self.full_mask:
             region = load_edit_region(record.mask_path, images[0].size)
         try:
-            source, edited, region = joint_transform(
+            return joint_transform(
                 *images,
                 region,
                 self.image_size,
-                rng,
+                np.random.default_rng(seed),
                 center_crop=self.center_crop,
                 random_flip=self.random_flip,
             )
-            edit_mask = self._pool(region, rng)
         except UserError as error:
             raise UserError(f"{record.origin}: {error}") from None
-        return EditSample(source, edited, edit_mask, text, seed, record.origin)
-
-    def _pool(self, region: Tensor | None, rng: np.random.Generator) -> Tensor:
-        if region is None:
-            return full_mask(self.grid)
-        if self.mask_dilation and rng.random() < DILATION_PROBABILITY:
-            region = dilate(region, int(rng.integers(self.mask_dilation + 1)))
-        return pool_edit_mask(region, self.grid, self.mask_rule)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dataset.images import MAX_PIXELS
 from runtime.errors import UserError
 
 _WHITE = 250
@@ -78,8 +79,7 @@ def joint_transform(
                 f"the {name} is {other[0]}x{other[1]} but the source is {source.width}x{source.height}; "
                 "they must have the same size"
             )
-    scale = size / min(source.size)
-    width, height = (max(size, int(side * scale)) for side in source.size)
+    width, height = _size_with_short_side(source, size)
     left, top = (width - size) // 2, (height - size) // 2
     if not center_crop:
         left, top = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
@@ -115,6 +115,11 @@ def _resize_in_halves(image: Image.Image, size: int) -> Image.Image:
     """Short side to `size`: halved with a box filter while it is at least twice that, then bicubic."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize(_size_with_short_side(image, size), Image.Resampling.BICUBIC)
+
+
+def _size_with_short_side(image: Image.Image, size: int) -> tuple[int, int]:
+    width, height = (round(side * size / min(image.size)) for side in image.size)
+    if width * height > MAX_PIXELS:  # a strip one pixel wide would become gigabytes
+        raise UserError(f"the image is {image.width}x{image.height}, too long and thin to enlarge to {size}")
+    return width, height

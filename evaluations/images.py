@@ -14,7 +14,7 @@ def load_rgb(path: str | Path) -> np.ndarray:
     """Reads an 8-bit image of any mode as (H, W, 3) uint8 RGB (PIL's conversion).
 
     Raises:
-      UserError: if the file is missing, truncated, not an image, past PIL's pixel limit, or deeper than 8 bits.
+      UserError: if the file is missing, damaged, not an image, past PIL's pixel limit, or deeper than 8 bits.
     """
     image = _open(path)
     if image.mode.startswith(("I", "F")):
@@ -31,12 +31,14 @@ def load_region(path: str | Path) -> np.ndarray:
     """
     image = _open(path)
     if "A" in image.getbands() or "transparency" in image.info:
-        raise UserError(f"{path}: a region is a greyscale image (255 = may change), this one has transparency")
+        raise UserError(
+            f"{path}: a region is a greyscale image (255 = may change), this one has transparency"
+        )
     return np.asarray(image.convert("L")) >= 128
 
 
 def resize_rgb(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes (H, W, 3) uint8 to (height, width, 3) by PIL's default, bicubic, as MagicBrush's evaluator does."""
+    """Resizes (H, W, 3) uint8 to (height, width, 3), bicubic (PIL's), as MagicBrush's evaluator."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,8 +1,8 @@
 """Image metrics of one pair, and their mean over pairs.
 
-A metric is an entry of `METRICS`: a name, what it needs beyond the two images, and a function of `PairImages` that
-returns one or several named numbers. Metrics that hold weights (CLIP-I, DINO, CLIP-T, LPIPS) join the same way:
-a `Metric` whose `measure` closes over the loaded model.
+A metric is an entry of `METRICS`: a name, what it needs beyond the two images, and a function of `PairImages`
+that returns one or several named numbers. Metrics that hold weights (CLIP-I, DINO, CLIP-T, LPIPS) join the
+same way: a `Metric` whose `measure` closes over the loaded model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AWAITED = {
 
 @dataclass(frozen=True)
 class EditStep:
-    """One edit at its own resolution: (H, W, 3) uint8 before and after, and the (H, W) bool region of the change."""
+    """One edit at its own resolution: (H, W, 3) uint8 after and before, (H, W) bool where it may change."""
 
     generated: np.ndarray
     input: np.ndarray
@@ -49,9 +49,9 @@ class EditStep:
 class PairImages:
     """What a metric may look at.
 
-    `generated` (resized to the target's size) and `target` are (3, H, W) float32 in [0, 1]; `region` is (H, W) bool,
-    True where the edits were allowed to change something; `steps` are the edits that led to `generated`. Region and
-    steps are empty when no regions were given.
+    `generated` (resized to the target's size) and `target` are (3, H, W) float32 in [0, 1]; `region` is
+    (H, W) bool, True where the edits were allowed to change something; `steps` are the edits that led to
+    `generated`. Region and steps are empty when no regions were given.
     """
 
     generated: Tensor
@@ -73,7 +73,7 @@ class Metric:
 def to_tensor(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 to (3, H, W) float32 in [0, 1], contiguous.
 
-    Layout and precision are MagicBrush's: a mean in float64 or over (H, W, 3) differs from its figures by 1e-8.
+    Layout and precision are MagicBrush's: a mean in float64 or over (H, W, 3) is off by 1e-8.
     """
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
@@ -97,8 +97,8 @@ def psnr(generated: Tensor, target: Tensor, where: Tensor | None = None) -> floa
 def ssim(generated: Tensor, target: Tensor, where: Tensor | None = None) -> float:
     """Structural similarity (Wang et al. 2004: Gaussian window 11, sigma 1.5, K1 0.01, K2 0.03).
 
-    The mean of the map over pixels and channels, borders reflected. With `where`, the mean over those pixels; the
-    windows of pixels near the border of the region see its other side too.
+    The mean of the map over pixels and channels, borders reflected. With `where`, the mean over those pixels;
+    the windows of pixels near the border of the region see its other side too.
     """
     return _mean(ssim_map(generated, target), where)
 
@@ -123,8 +123,7 @@ def unchanged_pixel_share(step: EditStep) -> float | None:
 
     An image of another size than its input has kept no pixel: 0.
     """
-    if step.region.shape != step.generated.shape[:2]:
-        raise ValueError(f"region {step.region.shape} for an image of {step.generated.shape[:2]}")
+    assert step.region.shape == step.generated.shape[:2]
     outside = ~step.region
     if not outside.any():
         return None
@@ -145,7 +144,9 @@ def select_metrics(names: Sequence[str], provided: Collection[str]) -> list[Metr
     for name in names:
         available = f"available: {', '.join(METRICS)}"
         if name in _AWAITED:
-            raise UserError(f"metric {name!r} is not available yet: it needs {_AWAITED[name]} weights; {available}")
+            raise UserError(
+                f"metric {name!r} is not available yet: it needs {_AWAITED[name]} weights; {available}"
+            )
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r}; {available}")
         for need in METRICS[name].needs:
@@ -192,7 +193,7 @@ def _measure_unchanged(images: PairImages) -> dict[str, float | None]:
 
 
 def _blur(images: Tensor, window: Tensor) -> Tensor:
-    """Convolves (C, 1, H, W) with the separable `window`; replicated where an image is too small to reflect."""
+    """Convolves (C, 1, H, W) with the separable `window`; small images are replicated, not reflected."""
     half = len(window) // 2
     mode = "reflect" if min(images.shape[-2:]) > half else "replicate"
     padded = F.pad(images, (half, half, half, half), mode=mode)

@@ -1,12 +1,14 @@
 """Which generated image is compared with which ground-truth image (MagicBrush naming).
 
-Ground truth:  <gt>/<id>/<id>-input.png, <id>-outputK.png
-Generated:     <generated>/<id>/<id>_1.png        turn 1
-                               <id>_inde_K.png    turn K >= 2, from the ground truth of turn K - 1 (single-turn)
-                               <id>_iter_K.png    turn K >= 2, from the generated image of turn K - 1 (multi-turn)
+Ground truth, <gt>/<id>/:
+  <id>-input.png, <id>-outputK.png
+Generated, <generated>/<id>/:
+  <id>_1.png        turn 1
+  <id>_inde_K.png   turn K >= 2, an edit of the ground truth of turn K - 1 (single-turn)
+  <id>_iter_K.png   turn K >= 2, an edit of the generated image of turn K - 1 (multi-turn)
 
-Sessions come from a JSON file, so the result cannot depend on the order in which a file system lists a folder,
-nor on "iter_10" sorting before "iter_2". Listings serve one purpose: naming the files that nothing asks for.
+Sessions come from a JSON file, so the result cannot depend on the order in which a file system lists a
+folder, nor on "iter_10" sorting before "iter_2". Listings serve one purpose: naming superfluous files.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Edit:
 class Pair:
     """A generated image, the ground truth it is compared with, and how it came about.
 
-    `edits` are the edits between `source` and `generated`: one in the single-turn protocol, all the turns of the
-    session in the multi-turn protocol. `source` is the image that "copy the source" would hand in.
+    `edits` are the edits between `source` and `generated`: one in the single-turn protocol, all the turns of
+    the session in the multi-turn protocol. `source` is the image that "copy the source" would hand in.
     """
 
     protocol: str
@@ -81,7 +83,7 @@ class Pair:
 
 
 def load_sessions(path: str | Path) -> list[Session]:
-    """Reads edit_sessions.json ({id: [{input, output, ...}]}) or local_descriptions.json ({id: {file: text}}).
+    """Reads edit_sessions.json ({id: [{input, output}]}) or local_descriptions.json ({id: {file: text}}).
 
     Sessions keep the order of the file; turns are in numeric order.
 
@@ -92,8 +94,9 @@ def load_sessions(path: str | Path) -> list[Session]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give edit_sessions.json or "
-                        "local_descriptions.json") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give edit_sessions.json or local_descriptions.json"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(content, dict) or not content:
@@ -113,8 +116,8 @@ def find_pairs(
       sessions: what `load_sessions` returned.
       generated_path: folder of generated images.
       gt_path: folder of ground-truth images; sessions it holds beyond `sessions` are not evaluated.
-      protocols: "final_turn" (multi-turn: the last image of every session) and/or "all_turn" (single-turn: every
-        edit from its ground-truth input).
+      protocols: "final_turn" (multi-turn: the last image of every session) and/or "all_turn" (single-turn:
+        every edit from its ground-truth input).
     Raises:
       UserError: naming every generated or ground-truth file that is missing, and every generated file, or
         ground-truth output of a listed session, that the JSON does not mention.
@@ -149,7 +152,9 @@ def _all_turn_pairs(session: Session, generated: Path, gt: Path) -> list[Pair]:
     for turn in session.turns:
         image = generated / single_turn_name(session.id, turn.number)
         source = gt / turn.input
-        pairs.append(Pair(ALL_TURN, session.id, turn, image, gt / turn.output, source, (Edit(image, source),)))
+        pairs.append(
+            Pair(ALL_TURN, session.id, turn, image, gt / turn.output, source, (Edit(image, source),))
+        )
     return pairs
 
 
@@ -174,7 +179,8 @@ def _check_generated_files(sessions: Sequence[Session], folder: Path, protocols:
                 if protocol in protocols:
                     required.add(name)
     present = {
-        str(file.relative_to(folder).as_posix()) for file in folder.rglob("*")
+        str(file.relative_to(folder).as_posix())
+        for file in folder.rglob("*")
         if file.suffix.lower() in _IMAGE_SUFFIXES
     }
     missing, extra = required - present, present - known
@@ -212,7 +218,9 @@ def _parse_session(path: Path, session_id: str, content: object) -> Session:
     if not _is_plain_name(session_id):
         raise UserError(f"{where}: an id must be a plain folder name")
     if isinstance(content, list) and content:
-        turns = [_parse_turn(where, session_id, number, entry) for number, entry in enumerate(content, start=1)]
+        turns = [
+            _parse_turn(where, session_id, number, entry) for number, entry in enumerate(content, start=1)
+        ]
     elif isinstance(content, dict) and content:
         turns = _parse_descriptions(where, session_id, content)
     else:
@@ -225,10 +233,14 @@ def _parse_turn(where: str, session_id: str, number: int, entry: object) -> Turn
         raise UserError(f"{where}, turn {number}: expected an object with input and output, got {entry!r}")
     for key in ("input", "output"):
         if not _is_plain_name(entry.get(key)):
-            raise UserError(f"{where}, turn {number}: {key} must be a plain file name, got {entry.get(key)!r}")
+            raise UserError(
+                f"{where}, turn {number}: {key} must be a plain file name, got {entry.get(key)!r}"
+            )
     if _output_number(session_id, entry["output"]) != number:
-        raise UserError(f"{where}, turn {number}: output is {entry['output']!r}, expected "
-                        f"'{session_id}-output{number}.png'")
+        raise UserError(
+            f"{where}, turn {number}: output is {entry['output']!r}, expected "
+            f"'{session_id}-output{number}.png'"
+        )
     return Turn(number, entry["input"], entry["output"], instruction=entry.get("instruction"))
 
 

@@ -1,9 +1,9 @@
 """Caption cleaning as DeepFloyd IF and PixArt do it, which the published text features were made with.
 
-Captions scraped from the web carry links, handles, file names, product codes and markup. The rules below take them
-out. They are rules of thumb with odd corners ("page 12" and "png" vanish from any caption, "a,b" becomes "a, b"),
-but a model must be given the text it was trained on, so the corners are kept: same rules, same order, applied twice.
-The first pass can uncover what only the second one catches (an entity inside an entity, a dash behind a quote).
+Captions scraped from the web carry links, handles, file names, product codes and markup. The rules below take
+them out. They are rules of thumb with odd corners ("page 12" and "png" vanish from any caption, "a,b" becomes
+"a, b"), but a model must be given the text it was trained on, so the corners are kept: same rules, same
+order, applied twice: the first pass can uncover what only the second one catches, like a dash behind a quote.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ AFTER_REPAIR = (
     _rule(rf"\b{FILE_TYPES}(?:\simages?)?", "", "file types"),
     _rule(r"\bpage\s+\d+\b", "", "page numbers"),
     _rule(r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " ", "codes such as j2d1a2a"),
-    _rule(r"\b\d+\.?\d*[x\u0445\u00d7]\d+\.?\d*\b", "", "sizes such as 640x480, also with Cyrillic x or times"),
+    _rule(r"\b\d+\.?\d*[x\u0445\u00d7]\d+\.?\d*\b", "", "sizes such as 640x480, also with a Cyrillic x"),
     _rule(r"\b\s+:\s+", ": ", "a colon belongs to the word before it"),
     _rule(r"(\D[,./])\b", r"\1 ", "a space after comma, full stop and slash"),
     _rule(r"\s+", " ", "one space between words"),

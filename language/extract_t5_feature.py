@@ -2,26 +2,28 @@
 
 Two kinds of input:
 
-- a folder of jsonl files (LlamaGen's layout): line i (from 0) of `<stem>.jsonl` goes to `<output>/<stem>/<i>.npy`;
-- one jsonl file: the same, and beside the input a list `<stem>_t5.jsonl` is written, the input's lines with the path
-  of the features added. Train with that list.
+- a folder of jsonl files (LlamaGen's layout): line i (from 0) of `<stem>.jsonl` goes to
+  `<output>/<stem>/<i>.npy`;
+- one jsonl file: the same, and beside the input a list `<stem>_t5.jsonl` is written, the input's lines with
+  the path of the features added. Train with that list.
 
-      python language/extract_t5_feature.py --data-path data/my_images.jsonl --t5-model-path pretrained_models/t5-ckpt
+      python language/extract_t5_feature.py --data-path data/my_images.jsonl
       torchrun --nproc_per_node 8 language/extract_t5_feature.py --data-path data/ultraedit.jsonl \\
           --caption-key output_caption
 
 The key that is added is the one the readers look for: `embedding_path` for captions of images, for edit pairs
-`target_caption_t5_path`, or `edit_prompt_t5_path` with --caption-key edit_prompt. To have both for the same pairs, run
-a second time on the list that the first run wrote.
+`target_caption_t5_path`, or `edit_prompt_t5_path` with --caption-key edit_prompt. To have both for the same
+pairs, run a second time on the list that the first run wrote.
 
-Every run can be stopped and started again: files that are there are kept, each file is whole or absent, and a folder
-made with other settings or other captions is refused instead of mixed.
+Every run can be stopped and started again: files that are there are kept, each file is whole or absent, and a
+folder made with other settings or other captions is refused instead of mixed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,8 +43,8 @@ from runtime.logging import get_logger, progress
 
 # LlamaGen's names for the entries of a line's `text` list.
 CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}
-FEATURE_KEYS = {"edit_prompt": "edit_prompt_t5_path", "output_caption": "target_caption_t5_path",
-                "target_caption": "target_caption_t5_path"}  # fmt: skip
+# What the readers call the features of a text; of any other text: embedding_path.
+FEATURE_KEYS = {"edit_prompt": "edit_prompt_t5_path", "output_caption": "target_caption_t5_path"}
 SETTINGS_FILE = "extraction.json"
 SAMPLE_SIZE = 1000  # captions whose tokens are counted for the disk estimate
 
@@ -57,10 +59,11 @@ class ExtractConfig:
         help="folder for the features; without it: t5_features beside the jsonl file",
         aliases=("t5_path", "t5_feat_path"),
     )
-    data_start: int = option(0, help="first jsonl file of a folder, counted from 0 in the order of their names")
+    data_start: int = option(0, help="first jsonl file of a folder, from 0, in the order of their names")
     data_end: int | None = option(None, help="last jsonl file of a folder, included; without it: all")
     caption_key: str = option(
-        "blip", help="blip, llava or llava_first: entry 0, 1, 2 of `text` (a string counts as blip); else a key"
+        "blip",
+        help="blip, llava or llava_first: entry 0, 1, 2 of `text` (a string counts as blip); else a key",
     )
     trunc_caption: bool = option(False, help="keep the caption up to its first full stop only")
     t5_model_path: str = option("pretrained_models/t5-ckpt", help="folder of text encoders, or one of them")
@@ -90,11 +93,10 @@ def extract(config: ExtractConfig, process: Distributed) -> None:
     if config.batch_size < 1:
         raise UserError(f"--batch-size {config.batch_size}: must be at least 1")
     sources = find_sources(config)
-    encoder_path = resolve_t5(config.t5_model_path, config.t5_model_type)
-    encoder = T5Encoder(encoder_path, process.device, PRECISIONS[config.precision])
+    model = resolve_t5(config.t5_model_path, config.t5_model_type)
+    encoder = T5Encoder(model, process.device, PRECISIONS[config.precision])
     if process.is_main:
-        for source in sources:
-            _claim_folder(source, config, encoder_path)
+        _claim_folders(sources, config, encoder)
         _check_disk_space(sources, encoder)
     process.barrier()
 
@@ -137,28 +139,33 @@ def _read_caption(line: JsonLine, key: str, first_sentence: bool) -> tuple[int, 
         value = None  # a plain string is the only caption there is, not the second or third
     if not isinstance(value, str):
         raise UserError(
-            f"{line.origin}: no caption for --caption-key {key}; the line has {', '.join(map(repr, line.values))}"
+            f"{line.origin}: no caption for --caption-key {key}; "
+            f"the line has {', '.join(map(repr, line.values))}"
         )
     return line.number - 1, value.split(".")[0] if first_sentence else value
 
 
-def _claim_folder(source: Source, config: ExtractConfig, encoder_path: str) -> None:
+def _claim_folders(sources: list[Source], config: ExtractConfig, encoder: T5Encoder) -> None:
+    """Reads every caption once, so that a bad line shows before the long work, and claims the folders."""
+    common = {"precision": config.precision, "text_encoder": encoder.fingerprint()}
+    total = sum(len(source.captions) for source in sources)
+    with progress(total=total, desc="reading", unit="caption") as bar:
+        for source in sources:
+            digest = hashlib.sha256()
+            for number, caption in source.captions:
+                digest.update(f"{number}\0{caption}\0".encode(errors="surrogatepass"))
+                bar.update()
+            _claim_folder(source, {"captions": digest.hexdigest(), **common})
+
+
+def _claim_folder(source: Source, settings: dict[str, str]) -> None:
     """Notes how the folder's features are made, or refuses if they were made otherwise."""
-    digest = hashlib.sha256()
-    for number, caption in source.captions:  # also finds every bad line before the long work starts
-        digest.update(f"{number}\0{caption}\0".encode(errors="surrogatepass"))
-    settings = {
-        "captions": digest.hexdigest(),
-        "caption_key": config.caption_key,
-        "trunc_caption": config.trunc_caption,
-        "text_encoder": Path(encoder_path).name,
-        "precision": config.precision,
-    }
     path = source.folder / SETTINGS_FILE
     try:
         found = json.loads(path.read_text()) if path.exists() else settings
     except ValueError:
-        found = {}
+        found = None
+    found = found if isinstance(found, dict) else {}
     if found != settings:
         different = [key for key in settings if found.get(key) != settings[key]]
         raise UserError(
@@ -169,7 +176,7 @@ def _claim_folder(source: Source, config: ExtractConfig, encoder_path: str) -> N
 
 
 def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
-    """Logs how much the features will take, and refuses to start where that is more than there is."""
+    """Logs how much space the features take, and refuses to start where there is less."""
     total = sum(len(source.captions) for source in sources)
     largest = max(sources, key=lambda source: len(source.captions)).captions
     step = max(1, len(largest) // SAMPLE_SIZE)
@@ -179,7 +186,11 @@ def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
     present = sum(file.stat().st_size for source in sources for file in source.folder.glob("*.npy"))
     needed = max(0, total * bytes_each - present) / 1e9
     free = shutil.disk_usage(folder).free / 1e9
-    get_logger("extract_t5").info("%d captions: about %.2f GB to write, %.2f GB free in %s", total, needed, free, folder)
+    get_logger("extract_t5").info(
+        "%d captions, %.1f%% of them at the limit of %d tokens: about %.2f GB to write, %.2f GB free in %s",
+        *(total, 100 * counts.count(encoder.max_tokens) / len(counts), encoder.max_tokens),
+        *(needed, free, folder),
+    )
     if needed > free:
         raise UserError(
             f"{folder}: the features need about {needed:.1f} GB more, {free:.1f} GB are free; "
@@ -229,7 +240,7 @@ def _is_done(path: Path, width: int) -> bool:
 
 
 def _write_list(source: Source, caption_key: str) -> None:
-    """Writes the input's lines with the features' paths added, beside the input, where its image paths hold."""
+    """Writes the input's lines with the features' paths added; beside the input, where its paths hold."""
     feature_key = FEATURE_KEYS.get(caption_key, "embedding_path")
     root = source.file.parent.resolve()
     folder = source.folder.resolve()
@@ -250,6 +261,7 @@ def _write_list(source: Source, caption_key: str) -> None:
 
 def main() -> None:
     config = parse(ExtractConfig)
+    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
     with distributed(config.device) as process:
         extract(config, process)
 

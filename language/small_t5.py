@@ -1,22 +1,23 @@
 """A small text encoder for the embedded data set, made on the spot and never trained.
 
-It is a T5 like any other (config, tokenizer, safetensors) and is loaded by `language.t5.T5Encoder`, so that the
-quickstart runs the same code as FLAN-T5-XL does. Its weights are chosen, not drawn blindly: at equal training time an
-image model learns more from frozen random word vectors than from a randomly initialised T5, whose attention averages
-all words into every row. But word vectors alone do not say which words belong together, and the image model gives
-text no positions: it could not tell "a red circle, a blue square" from "a blue circle, a red square" by content.
+It is a T5 like any other (config, tokenizer, safetensors) and is loaded by `language.t5.T5Encoder`, so that
+the quickstart runs the same code as FLAN-T5-XL does. Its weights are chosen, not drawn blindly: at equal
+training time an image model learns more from frozen random word vectors than from a randomly initialised T5,
+whose attention averages all words into every row. But word vectors alone do not say which words belong
+together: "a red circle, a blue square" and "a blue circle, a red square" have the same rows in another order,
+and the image model gives text no positions, so it would have to learn the binding from the causal mask alone.
 
 So the one layer here is an n-gram extractor:
 
 - words: orthogonal vectors of unit variance (exactly orthogonal up to `width` words, nearly so beyond);
-- attention: queries and keys are zero, which leaves T5's relative position bias to decide alone; head k looks at one
-  neighbour, at offset -4..4 without 0, and at the word itself where a sentence has no such neighbour;
-- values and outputs: a random rotation per head, of strength below 1, so that neighbours are added to a word's vector
-  without hiding it, and each offset keeps its own directions;
+- attention: queries and keys are zero, which leaves T5's relative position bias to decide alone; head k looks
+  at one neighbour, at offset -4..4 without 0, and at the word itself where a sentence has no such neighbour;
+- values and outputs: a random rotation per head, of strength below 1, so that neighbours are added to a
+  word's vector without hiding it, and each offset keeps its own directions;
 - feed-forward: zero.
 
-The row of "circle" in "a red circle at the top left" thus is its own vector plus a rotated "red" and, further on,
-"top" and "left". The final T5 norm brings every row to unit mean square.
+The row of "circle" in "a red circle at the top left" thus is its own vector plus a rotated "red" and, further
+on, "top" and "left". The final T5 norm brings every row to unit mean square.
 
     python language/small_t5.py --texts data/shapes/train/t2i.jsonl data/shapes/train/editing.jsonl \\
         --output-dir data/shapes/t5
@@ -43,7 +44,8 @@ from runtime.logging import get_logger
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in every T5
 OFFSETS = (-1, 1, -2, 2, -3, 3, -4, 4)  # the neighbour each head looks at
 NEIGHBOUR_STRENGTH = 0.5  # against 1 of the word itself
-FALLBACK_BIAS, OTHER_BIAS = -20.0, -40.0  # exp(-20) is 2e-9: the next choice counts only where the first is absent
+# exp(-20) is 2e-9: the own word counts only where the neighbour is absent, the others never.
+FALLBACK_BIAS, OTHER_BIAS = -20.0, -40.0
 TEXT_KEYS = (
     "text",
     "edit_prompt",
@@ -84,7 +86,8 @@ def read_captions(files: Sequence[str | Path]) -> set[str]:
     for line in JsonlRecords(files, parse=lambda line: line):
         for key in TEXT_KEYS:
             value = line.values.get(key)
-            captions.update(text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
+            texts = value if isinstance(value, list) else [value]
+            captions.update(text for text in texts if isinstance(text, str))
     return captions
 
 
@@ -140,7 +143,7 @@ def _build_model(vocab_size: int, width: int, generator: torch.Generator) -> T5E
 
 
 def _offset_biases(attention: nn.Module) -> Tensor:
-    """Bias (buckets, heads) by which head h attends to `OFFSETS[h]` alone, and to its own word at the edges."""
+    """Biases (buckets, heads): head h attends to `OFFSETS[h]` alone, at the edges to its own word."""
 
     def bucket(offset: int) -> int:
         return int(
@@ -154,7 +157,7 @@ def _offset_biases(attention: nn.Module) -> Tensor:
 
     farthest = max(map(abs, OFFSETS)) + 1
     buckets = [bucket(offset) for offset in range(-farthest, farthest + 1)]
-    assert len(set(buckets)) == len(buckets), "offsets share a position bucket: heads could not tell them apart"
+    assert len(set(buckets)) == len(buckets), "offsets share a position bucket"
     biases = torch.full((attention.relative_attention_num_buckets, len(OFFSETS)), OTHER_BIAS)
     for head, offset in enumerate(OFFSETS):
         biases[bucket(0), head] = FALLBACK_BIAS

@@ -1,18 +1,19 @@
 """The frozen text encoder: captions in, `TextFeatures` out.
 
-The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the small one of `language.small_t5` takes
-exactly this path.
+The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the small one of
+`language.small_t5` takes exactly this path.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
 
 from language.caption_cleaning import clean_caption
 from language.text_features import MAX_TOKENS, TextFeatures
@@ -30,7 +31,8 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
 
     Args:
       t5_path: folder that holds model folders, or itself a model folder; None looks in the hub cache only.
-      t5_model_type: name of a folder in `t5_path`, or of a model on the hub ("google/" is put before a bare name).
+      t5_model_type: name of a folder in `t5_path`, or of a model on the hub ("google/" is put before a bare
+        name).
     Returns:
       A model folder, or a hub id whose files are in the user's cache.
     Raises:
@@ -45,7 +47,8 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
         return hub_id
     target = Path(t5_path or "pretrained_models/t5-ckpt") / t5_model_type
     raise UserError(
-        f"no text encoder {t5_model_type!r}: {target} holds no config.json, and {hub_id} is not in the hub cache. "
+        f"no text encoder {t5_model_type!r}: {target} holds no config.json, "
+        f"and {hub_id} is not in the hub cache. "
         f"Run `hf download {hub_id} --local-dir {target}`; without network, copy a folder made that way "
         "(config.json, the tokenizer's files, *.safetensors) from another machine"
     )
@@ -89,8 +92,8 @@ class T5Encoder:
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TextFeatures]:
         """Encodes captions.
 
-        A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty one, or
-        one of which cleaning leaves nothing, has the single token </s>.
+        A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty
+        one, or one of which cleaning leaves nothing, has the single token </s>.
 
         Args:
           texts: captions as people wrote them; they are cleaned here.
@@ -103,17 +106,25 @@ class T5Encoder:
         truncated: list[int] = []
         for start in range(0, len(cleaned), batch_size):
             batch = cleaned[start : start + batch_size]
-            tokens = self._tokenize(batch)
-            mask = tokens["attention_mask"]
-            hidden = self._model(input_ids=tokens["input_ids"].to(self.device), attention_mask=mask.to(self.device))
-            for text, row, row_mask in zip(batch, hidden.last_hidden_state, mask.bool(), strict=True):
-                features.append(self._valid_rows(text, row.float(), row_mask.to(self.device)))
-                if int(row_mask.sum()) == self.max_tokens:
+            tokens = self._tokenize(batch).to(self.device)
+            mask = tokens["attention_mask"].bool()
+            hidden = self._model(**tokens).last_hidden_state.float()
+            for text, rows, kept in zip(batch, hidden, mask, strict=True):
+                features.append(self._text_features(text, rows[kept]))
+                if len(features[-1].valid) == self.max_tokens:
                     truncated.append(len(self._tokenizer(text, verbose=False)["input_ids"]))
         self._notice_truncation([count for count in truncated if count > self.max_tokens])
         return features
 
-    def _tokenize(self, cleaned: list[str]) -> dict[str, Tensor]:
+    def fingerprint(self) -> str:
+        """Tells encoders apart: a hash of the vocabulary and of a sample of every weight, as loaded."""
+        digest = hashlib.sha256(repr(sorted(self._tokenizer.get_vocab().items())).encode())
+        for name, weight in self._model.state_dict().items():
+            sample = weight.flatten()[:: max(1, weight.numel() // 1024)].float().cpu()
+            digest.update(f"{name} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _tokenize(self, cleaned: list[str]) -> BatchEncoding:
         return self._tokenizer(
             cleaned,
             padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
@@ -121,17 +132,17 @@ class T5Encoder:
             max_length=self.max_tokens,
             add_special_tokens=True,
             return_attention_mask=True,
+            return_token_type_ids=False,
             return_tensors="pt",
         )
 
-    def _valid_rows(self, text: str, rows: Tensor, mask: Tensor) -> TextFeatures:
-        kept = rows[mask]
-        if not torch.isfinite(kept).all():
+    def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
+        if not torch.isfinite(rows).all():
             raise UserError(
                 f"{self._name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
                 "use --precision bf16 or none (T5 overflows in fp16)"
             )
-        return TextFeatures(kept, torch.ones(len(kept), dtype=torch.bool, device=kept.device))
+        return TextFeatures(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
 
     def _notice_truncation(self, counts: list[int]) -> None:
         if not counts:
@@ -142,7 +153,7 @@ class T5Encoder:
         )
 
 
-def _load(path: str, precision: torch.dtype) -> tuple:
+def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """Tokenizer and model of `path`, from files on this machine only."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -152,9 +163,9 @@ def _load(path: str, precision: torch.dtype) -> tuple:
     except Exception as problem:  # transformers, tokenizers and safetensors raise many kinds
         reason = str(problem).strip().split("\n")[0][:200]
         raise UserError(
-            f"{path}: not a T5 text encoder that can be loaded ({type(problem).__name__}: {reason}). The folder must "
-            "hold config.json, the tokenizer's files (tokenizer.json or spiece.model) and model.safetensors; "
-            "--t5-path and --t5-model-type name it"
+            f"{path}: not a T5 text encoder that can be loaded ({type(problem).__name__}: {reason}). "
+            "The folder must hold config.json, the tokenizer's files (tokenizer.json or spiece.model) "
+            "and model.safetensors; --t5-path and --t5-model-type name it"
         ) from problem
     # Missing weights would be drawn at random, with no more than a warning.
     broken = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

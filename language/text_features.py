@@ -1,7 +1,7 @@
-"""Caption features: the one type the model consumes, its one file format, and the project's only padding code.
+"""Caption features: the type the model consumes, its file format, and the project's only padding code.
 
-A caption is a (T, C) matrix: one row per token of the text encoder, C its width (2048 for FLAN-T5-XL). On disk it
-is the published layout, a .npy of float32 (1, n, C) that holds the n valid rows and no padding.
+A caption is a (T, C) matrix: one row per token of the text encoder, C its width (2048 for FLAN-T5-XL). On
+disk it is the published layout, a .npy of float32 (1, n, C) that holds the n valid rows and no padding.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class TextFeatures:
     embeddings: Tensor
     valid: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assert self.embeddings.ndim == 2, f"embeddings must be (T, C), not {tuple(self.embeddings.shape)}"
-        assert self.valid.shape == self.embeddings.shape[:1], "valid must have one entry per row of embeddings"
+        assert self.valid.shape == self.embeddings.shape[:1], "valid must have one entry per row"
         assert self.valid.dtype == torch.bool, f"valid must be bool, not {self.valid.dtype}"
 
     def rows(self) -> Tensor:
@@ -49,8 +49,8 @@ class TextFeatures:
 def stack_text_features(features: Sequence[TextFeatures], length: int | None = None) -> tuple[Tensor, Tensor]:
     """Stacks captions of different lengths into one batch, padded with zeros at the left.
 
-    Left, because the last text slot predicts the first image cell: with the padding in front, that slot is the same
-    one in every row of the batch.
+    Left, because the last text slot predicts the first image cell: with the padding in front, that slot is
+    the same one in every row of the batch.
 
     Args:
       features: at least one, all of one width C; padding they already hold is dropped first.
@@ -81,9 +81,10 @@ def stack_text_features(features: Sequence[TextFeatures], length: int | None = N
 def load_text_features(path: str | Path, width: int, max_tokens: int = MAX_TOKENS) -> TextFeatures:
     """Reads one caption's features.
 
-    A file with more than `max_tokens` rows is cut to its first `max_tokens` rows. (The encoder's own truncation keeps
-    the end-of-sentence token; cutting a file afterwards loses it.) Only those rows are read, and only after the shape
-    in the header was found to agree with the size of the file, so a lying header costs no memory.
+    A file with more than `max_tokens` rows is cut to its first `max_tokens` rows. (The encoder's own
+    truncation keeps the end-of-sentence token; cutting a file afterwards loses it.) Only those rows are read,
+    and only after the shape in the header was found to agree with the size of the file, so a lying header
+    costs no memory.
 
     Args:
       path: .npy of a floating-point array (1, n, width) of valid rows.
@@ -110,7 +111,7 @@ def load_text_features(path: str | Path, width: int, max_tokens: int = MAX_TOKEN
 
 
 def count_stored_tokens(path: str | Path, width: int) -> int:
-    """Number of tokens n in a feature file, from its header and size alone; the errors of `load_text_features`."""
+    """Number of tokens in a feature file, from its header and size; errors as `load_text_features`."""
     path = Path(path)
     with _readable(path) as file:
         return _read_header(file, path, width)[0]

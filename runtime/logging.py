@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from runtime.errors import UserError
 
 
 class _ThroughTqdm(logging.Handler):
@@ -61,6 +64,40 @@ class MetricsLog:
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+class WandbRun:
+    """Weights & Biases, when asked for; without a key it logs offline."""
+
+    def __init__(self, project: str | None, folder: str | Path, config: dict[str, Any]) -> None:
+        """
+        Args:
+          project: None logs nothing.
+          folder: where the run's files go.
+          config: shown beside the run.
+        """
+        self._run = None
+        if project is None:
+            return
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("--wandb-project needs the wandb package: pip install wandb") from error
+        mode = None if wandb.api.api_key or "WANDB_MODE" in os.environ else "offline"
+        self._wandb = wandb
+        self._run = wandb.init(project=project, dir=str(folder), config=config, mode=mode)
+
+    def log(self, step: int, **numbers: float) -> None:
+        if self._run is not None:
+            self._run.log(numbers, step=step)
+
+    def picture(self, step: int, path: str | Path) -> None:
+        if self._run is not None:
+            self._run.log({"preview": self._wandb.Image(str(path))}, step=step)
+
+    def finish(self) -> None:
+        if self._run is not None:
+            self._run.finish()
 
 
 def _step_of(line: str) -> float:

@@ -17,42 +17,43 @@ class Optimizers:
     def __init__(
         self, members: list[torch.optim.Optimizer], matrix_views: dict[nn.Parameter, nn.Parameter]
     ) -> None:
-        self._members = members
+        self.members = members
         self._matrix_views = matrix_views
         for group in self.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for member in self._members for group in member.param_groups]
+        return [group for member in self.members for group in member.param_groups]
 
     def scale_lr(self, factor: float) -> None:
         """Sets every group's rate to `factor` times its initial one."""
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    def step(self) -> None:
+    def step(self, scaler: torch.amp.GradScaler) -> None:
+        """Steps every member through `scaler`, which may be disabled."""
         for parameter, view in self._matrix_views.items():
             view.grad = None if parameter.grad is None else _as_matrix(parameter.grad, like=parameter)
-        for member in self._members:
-            member.step()
+        for member in self.members:
+            scaler.step(member)
 
     def zero_grad(self) -> None:
-        for member in self._members:
+        for member in self.members:
             member.zero_grad(set_to_none=True)
         for parameter in self._matrix_views:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """One optimizer's own state (the published layout), or {"members": [...]} for several."""
-        states = [member.state_dict() for member in self._members]
+        states = [member.state_dict() for member in self.members]
         return states[0] if len(states) == 1 else {"members": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         states = state.get("members", [state])
-        if len(states) != len(self._members):
-            raise ValueError(f"the state holds {len(states)} optimizers, this run has {len(self._members)}")
-        for member, member_state in zip(self._members, states, strict=True):
+        if len(states) != len(self.members):
+            raise ValueError(f"the state holds {len(states)} optimizers, this run has {len(self.members)}")
+        for member, member_state in zip(self.members, states, strict=True):
             member.load_state_dict(member_state)
 
 

@@ -99,7 +99,9 @@ def gradient_rows(prefix: str, model: Transformer, tensors: dict[str, Tensor]) -
     for name, parameter in model.named_parameters():
         recorded = tensors.get(f"{prefix}.grad_norm.{name}")
         if recorded is not None:
-            yield Row(f"{prefix}.grad_norm.{name}", relative(parameter.grad.norm(), recorded), GRADIENT, "relative")
+            yield Row(
+                f"{prefix}.grad_norm.{name}", relative(parameter.grad.norm(), recorded), GRADIENT, "relative"
+            )
 
 
 def greedy(model: Transformer, prompt, tensors: dict, orders: Tensor, scale: float) -> Tensor:
@@ -211,7 +213,9 @@ def tokenizer_rows(metadata: dict[str, str], tensors: dict[str, Tensor]) -> Iter
         image, recorded = tensors["image"], tensors["indices"]
         latents = model.encode(image)
         yield Row("pre_quant", max_abs(latents, tensors["pre_quant"]), 1e-4)
-        yield mismatches("indices", model.encode_ids(image), recorded, allowed=max(recorded.numel() // 128, 1))
+        yield mismatches(
+            "indices", model.encode_ids(image), recorded, allowed=max(recorded.numel() // 128, 1)
+        )
         reconstruction = model.decode_ids(recorded)
         yield Row("reconstruction", max_abs(reconstruction, tensors["reconstruction"]), 1e-4)
         quantized = model.quantize(latents)[0]
@@ -261,7 +265,9 @@ def safetensors_rows(path: Path, full: bool) -> Iterator[Row]:
 
 def caption_rows(items: list[dict[str, str]]) -> Iterator[Row]:
     wrong = [i["text"] for i in items if clean_caption(i["text"]) != i["cleaned"]]
-    yield Row(f"captions cleaned{f', not {wrong[0]!r}' if wrong else ''}", len(wrong), 0, f"wrong of {len(items)}")
+    yield Row(
+        f"captions cleaned{f', not {wrong[0]!r}' if wrong else ''}", len(wrong), 0, f"wrong of {len(items)}"
+    )
 
 
 def manifest_rows(manifests: dict[str, dict[str, list[int]]]) -> Iterator[Row]:
@@ -316,7 +322,9 @@ def check(folder: Path, full: bool) -> bool:
     """Prints the table; True if every row is within its tolerance."""
     paths = sorted(folder.rglob("*.safetensors")) + sorted(folder.rglob("*.json"))
     if not paths:
-        raise UserError(f"{folder} holds no .safetensors and no .json; give the folder of recorded references")
+        raise UserError(
+            f"{folder} holds no .safetensors and no .json; give the folder of recorded references"
+        )
     print(f"{'file':40} {'quantity':52} {'error':>10} {'tolerance':>10}  measure        ok")
     bad = total = 0
     for path in paths:

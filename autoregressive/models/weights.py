@@ -95,7 +95,9 @@ def _config_from_shapes(
     path: str | Path, state: dict[str, Tensor], name: str | None, image_size: int | None, downsample: int
 ) -> ModelConfig:
     if name not in GPT_MODELS:
-        raise UserError(f"{path} does not say which model it holds; pass --gpt-model, one of {sorted(GPT_MODELS)}")
+        raise UserError(
+            f"{path} does not say which model it holds; pass --gpt-model, one of {sorted(GPT_MODELS)}"
+        )
     try:
         vocab_size = state["tok_embeddings.weight"].shape[0]
         cls_token_num, caption_dim = state["cls_embedding.uncond_embedding"].shape

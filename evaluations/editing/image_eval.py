@@ -3,7 +3,7 @@
     python evaluations/editing/image_eval.py --generated_path results/images --gt_path data/test/images \\
         --caption_path data/test/local_descriptions.json --save_path results/scores
 
-Reads images only, never a model. Under torchrun the pairs are shared out among the ranks, with the same result.
+Reads images only, never a model. Under torchrun the ranks share the pairs, with the same result.
 """
 
 from __future__ import annotations
@@ -43,14 +43,24 @@ class ImageEvalConfig:
     gt_path: str = option(help="folder with <id>/<id>-input.png, <id>-outputK.png")
     caption_path: str | None = option(None, help="local_descriptions.json (or edit_sessions.json)")
     metric: str = option("l1,l2", help="comma-separated; region and unchanged join with --regions-path")
-    save_path: str | None = option(None, help="folder for the scores (default: scores, beside generated_path)")
+    save_path: str | None = option(
+        None, help="folder for the scores (default: scores, beside generated_path)"
+    )
     device: str | None = legacy("the metrics available so far run on the CPU")
     num_workers: int = option(2, help="threads that read and compare images")
-    sessions_json: str | None = option(None, help="edit_sessions.json, for the turns' inputs and instructions")
+    sessions_json: str | None = option(
+        None, help="edit_sessions.json, for the turns' inputs and instructions"
+    )
     regions_path: str | None = option(None, help="folder with <id>/<file>.png, 255 where the edit may change")
-    samples_json: str | None = option(None, help="the sampler's samples.json: which image each edit started from")
-    shapes_json: str | None = option(None, help="shapes.json of the embedded data set: adds the verifier's rates")
-    ceiling_path: str | None = option(None, help="folder with <id>/<id>-outputK.png passed through the tokenizer")
+    samples_json: str | None = option(
+        None, help="the sampler's samples.json: which image each edit started from"
+    )
+    shapes_json: str | None = option(
+        None, help="shapes.json of the embedded data set: adds the verifier's rates"
+    )
+    ceiling_path: str | None = option(
+        None, help="folder with <id>/<id>-outputK.png passed through the tokenizer"
+    )
     protocols: list[str] = option(list(PROTOCOLS), choices=PROTOCOLS, help="which turns to score")
 
 
@@ -61,9 +71,9 @@ def evaluate_run(config: ImageEvalConfig, world: Distributed | None = None) -> d
       config: what the command line takes.
       world: the ranks that share the work; None = this process alone.
     Returns:
-      The content of `evaluation_metrics.json`: {"final_turn": {"l1": ...}, "all_turn": {...}} for the results,
-      "copy_source" and (with a ceiling folder) "tokenizer_ceiling" -> the same, "verifier" -> row -> protocol ->
-      rates (with a shapes file), and "info". A number that is undefined for every pair is None.
+      The content of `evaluation_metrics.json`: {"final_turn": {"l1": ...}, "all_turn": {...}} for the
+      results, "copy_source" and (with a ceiling folder) "tokenizer_ceiling" -> the same, (with a shapes file)
+      "verifier" -> row -> protocol -> rates, and "info". A number that no pair defines is None.
     Raises:
       UserError: for missing, extra or unreadable files, unknown metrics, and non-finite numbers.
     """
@@ -83,7 +93,9 @@ def evaluate_run(config: ImageEvalConfig, world: Distributed | None = None) -> d
 def format_tables(result: dict[str, Any]) -> str:
     """The result of `evaluate_run` as text: the scores, the verifier's rates, and these by kind of edit."""
     info = result["info"]
-    scores = {GENERATED: result} | {row: result[row] for row in (COPY_SOURCE, TOKENIZER_CEILING) if row in result}
+    scores = {GENERATED: result} | {
+        row: result[row] for row in (COPY_SOURCE, TOKENIZER_CEILING) if row in result
+    }
     parts = [f"{info['num_sessions']} sessions, {info['num_edits']} edits: {info['gt_path']}"]
     parts.append(_format_table({
         f"{row} {protocol}": by_protocol[protocol]
@@ -100,7 +112,9 @@ def format_tables(result: dict[str, Any]) -> str:
         }))  # fmt: skip
         protocol = ALL_TURN if ALL_TURN in verifier[GENERATED] else next(iter(verifier[GENERATED]))
         kinds = verifier[GENERATED][protocol]["by_kind"]
-        parts.append(_format_table({f"{kind} ({protocol})": _with_count(table) for kind, table in kinds.items()}))
+        parts.append(
+            _format_table({f"{kind} ({protocol})": _with_count(table) for kind, table in kinds.items()})
+        )
     return "\n\n".join(parts)
 
 
@@ -115,7 +129,9 @@ def main() -> None:
 def _read_sessions(config: ImageEvalConfig) -> list[Session]:
     """The sessions of the caption file; inputs and instructions of the sessions file where there are both."""
     if not config.caption_path and not config.sessions_json:
-        raise UserError("give --caption_path (local_descriptions.json) or --sessions-json (edit_sessions.json)")
+        raise UserError(
+            "give --caption_path (local_descriptions.json) or --sessions-json (edit_sessions.json)"
+        )
     described = load_sessions(config.caption_path or config.sessions_json)
     if not (config.caption_path and config.sessions_json):
         return described
@@ -125,8 +141,8 @@ def _read_sessions(config: ImageEvalConfig) -> list[Session]:
         turns = instructed.get(session.id, ())
         if len(turns) != len(session.turns):
             raise UserError(
-                f"{config.sessions_json}: session {session.id!r} has {len(turns)} turns, but {len(session.turns)} "
-                f"in {config.caption_path}"
+                f"{config.sessions_json}: session {session.id!r} has {len(turns)} turns, "
+                f"but {len(session.turns)} in {config.caption_path}"
             )
         both = zip(turns, session.turns, strict=True)
         turns = tuple(dataclasses.replace(turn, caption=named.caption) for turn, named in both)
@@ -165,13 +181,8 @@ def _measure_all(
     rank, world_size = (world.rank, world.world_size) if world else (0, 1)
     mine = pairs[rank::world_size]
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        measured = pool.map(lambda pair: measure_rows(pair, sources), mine)
-        bar = progress(measured, total=len(mine), desc="evaluate", unit="pair", disable=rank > 0)
-        try:
-            measured = list(bar)
-        except UserError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        results = pool.map(lambda pair: measure_rows(pair, sources), mine)
+        measured = list(progress(results, total=len(mine), desc="evaluate", unit="pair", disable=rank > 0))
     if world is None:
         return measured
     shares = world.gather_objects(measured)
@@ -183,7 +194,9 @@ def _summarise(items: list[dict[str, Any]]) -> dict[str, Any]:
     if from_verdicts:
         from evaluations.editing.verification import verifier_table
     result, verifier = {}, {}
-    for row, protocol in dict.fromkeys((item["row"], item["protocol"]) for item in items):
+    groups = dict.fromkeys((item["row"], item["protocol"]) for item in items)
+    # The published keys, those of the generated row, stand first in the file.
+    for row, protocol in sorted(groups, key=lambda group: group[0] != GENERATED):
         chosen = [item for item in items if (item["row"], item["protocol"]) == (row, protocol)]
         scores = result if row == GENERATED else result.setdefault(row, {})
         scores[protocol] = mean_over_pairs([item["metrics"] for item in chosen])

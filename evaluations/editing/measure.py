@@ -49,7 +49,9 @@ def load_edit_inputs(path: str | Path) -> dict[str, Path]:
         edits = json.loads(path.read_text(encoding="utf-8"))["edits"]
         inputs = {name: Path(edit["input"]) for name, edit in edits.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a samples.json, {{edits: {{file: {{input: path}}}}}} ({error!r})") from error
+        raise UserError(
+            f"{path}: not a samples.json, {{edits: {{file: {{input: path}}}}}} ({error!r})"
+        ) from error
     return {
         name: beside if (beside := path.parent / recorded).exists() else recorded
         for name, recorded in inputs.items()
@@ -60,8 +62,8 @@ def measure_rows(pair: Pair, sources: Sources) -> list[dict[str, Any]]:
     """Measures the generated image, the copied source and, with a ceiling folder, the reconstructed target.
 
     Returns:
-      One item per row: {"row", "protocol", "session", "turn", "instruction", "caption", "generated", "target",
-      "metrics": {name: number or None}} and, with shapes examples, "verdict".
+      One item per row: {"row", "protocol", "session", "turn", "instruction", "caption", "generated",
+      "target", "metrics": {name: number or None}} and, with shapes examples, "verdict".
     """
     target = load_rgb(pair.target)
     source = load_rgb(pair.source)
@@ -77,7 +79,11 @@ def measure_rows(pair: Pair, sources: Sources) -> list[dict[str, Any]]:
     for row, (path, image) in images.items():
         steps = ()
         if regions:
-            steps = _edit_steps(pair, regions, sources) if row == GENERATED else (_whole_step(image, source, regions),)
+            steps = (
+                _edit_steps(pair, regions, sources)
+                if row == GENERATED
+                else (_whole_step(image, source, regions),)
+            )
         values = measure_pair(
             sources.metrics,
             PairImages(
@@ -122,8 +128,8 @@ def _edit_steps(pair: Pair, regions: list[np.ndarray], sources: Sources) -> tupl
         generated = load_rgb(edit.generated)
         if region.shape != generated.shape[:2]:
             raise UserError(
-                f"{sources.regions_path / edit.name}: {region.shape[1]}x{region.shape[0]}, but {edit.generated} is "
-                f"{generated.shape[1]}x{generated.shape[0]}; write regions at the output's size"
+                f"{sources.regions_path / edit.name}: {region.shape[1]}x{region.shape[0]}, but "
+                f"{edit.generated} is {generated.shape[1]}x{generated.shape[0]}; write regions at that size"
             )
         steps.append(EditStep(generated, load_rgb(_edit_input(edit, sources)), region))
     return tuple(steps)

@@ -20,6 +20,7 @@ COLUMNS = {
     "overall": "passed",
     "color": "color",
     "shape": "shape",
+    "size": "size",
     "remove": "removed",
     "others_unchanged": "others_unchanged",
 }
@@ -45,27 +46,32 @@ def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, li
         try:
             examples[session.id] = [EditExample.from_dict(turn) for turn in turns]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: session {session.id!r} is not {{before, after, edit}} ({error!r})") from error
+            raise UserError(
+                f"{path}: session {session.id!r} is not {{before, after, edit}} ({error!r})"
+            ) from error
     return examples
 
 
 def verify_pair(image: np.ndarray, pair: Pair, examples: dict[str, list[EditExample]]) -> dict[str, Any]:
     """The verdict on (H, W, 3) uint8 `image` as the outcome of the pair's last edit, with the edit's kind.
 
-    In the multi-turn protocol too the last edit is judged: earlier ones are part of its `before` scene, so damage
-    that they left shows in `others_unchanged`.
+    In the multi-turn protocol too the last edit is judged: earlier ones are part of its `before` scene, so
+    damage that they left shows in `others_unchanged`.
     """
     example = examples[pair.session][pair.turn.number - 1]
     verdict = verify_edit(image, example.before, example.after, example.edit)
-    return {"kind": example.edit.kind} | dataclasses.asdict(verdict)
+    fields = dataclasses.asdict(verdict).items()
+    return {"kind": example.edit.kind} | {
+        key: None if value is None else bool(value) for key, value in fields
+    }
 
 
 def verifier_table(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rates over verdicts, overall and by kind of edit.
 
     Returns:
-      {"overall": share, "color": ..., ..., "counts": {"overall": n, ...}, "by_kind": {kind: the same}}; a rate
-      without a case is None.
+      {"overall": share, "color": ..., ..., "counts": {"overall": n, ...}, "by_kind": {kind: the same}}; a
+      rate without a case is None.
     """
     kinds = sorted({verdict["kind"] for verdict in verdicts})
     by_kind = {kind: _rates([verdict for verdict in verdicts if verdict["kind"] == kind]) for kind in kinds}

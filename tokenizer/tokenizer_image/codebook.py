@@ -1,4 +1,4 @@
-"""Keeping a small codebook in use: a k-means start and re-seeding of codes that never occur."""
+"""Keeping a small codebook in use: a k-means start, and re-seeding of codes that never occur."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.tokenizer_image.vq_model import VectorQuantizer
+
+class CodeCounts:
+    """How often each code occurred since the last reset.
+
+    Attributes:
+      counts: (V,) int64.
+    """
+
+    def __init__(self, codebook_size: int, device: torch.device | str = "cpu") -> None:
+        self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+
+    def add(self, ids: Tensor) -> None:
+        """Counts codes of any shape."""
+        self.counts += torch.bincount(ids.flatten(), minlength=len(self.counts))
+
+    def reset(self) -> None:
+        self.counts.zero_()
 
 
 @torch.no_grad()
@@ -15,59 +31,45 @@ def spherical_kmeans(
 ) -> Tensor:
     """Clusters (n, E) unit vectors by angle.
 
-    Centres start from vectors drawn without replacement as far as they go; a cluster that runs empty gets a
-    fresh random vector.
+    Centres start as vectors drawn without replacement as far as they go; a cluster that runs empty starts
+    again from a random vector.
 
     Returns:
-      (num_centres, E) unit centres.
+      (num_centres, E) unit centres, float32.
     """
     unit = unit.float()
-    centres = draw(unit, num_centres, generator)
+    centres = draw_rows(unit, num_centres, generator)
     for _ in range(iterations):
         nearest = (unit @ centres.T).argmax(dim=-1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, unit)
         empty = torch.bincount(nearest, minlength=num_centres) == 0
-        sums[empty] = draw(unit, int(empty.sum()), generator)
+        sums[empty] = draw_rows(unit, int(empty.sum()), generator)
         centres = F.normalize(sums, dim=-1)
     return centres
 
 
-def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draws `count` of the (n, E) rows, each at most ceil(count / n) times; `generator` lives on the CPU."""
-    rounds = -(-count // len(rows))
-    picks = [torch.randperm(len(rows), generator=generator) for _ in range(max(rounds, 1))]
-    return rows[torch.cat(picks)[:count].to(rows.device)]
+@torch.no_grad()
+def reseed_unused(codebook: Tensor, counts: Tensor, latents: Tensor, generator: torch.Generator) -> int:
+    """Replaces the codebook rows that never occurred by latents of the current batch, in place.
 
+    Unused rows get no gradient and would stay unused; latents are where rows are needed (as in Jukebox,
+    arXiv 2005.00341, section 3.1).
 
-class DeadCodes:
-    """Counts how often each code occurs and replaces those that never do.
-
-    Unused rows get no gradient, so they would stay unused; latents of the current batch are where codes are
-    needed (as in Jukebox, arXiv 2005.00341, section 3.1).
+    Args:
+      codebook: (V, E).
+      counts: (V,) occurrences.
+      latents: (n, E) unit vectors.
+      generator: on the CPU.
+    Returns:
+      how many rows were replaced.
     """
+    unused = counts == 0
+    codebook[unused] = draw_rows(latents.float(), int(unused.sum()), generator)
+    return int(unused.sum())
 
-    def __init__(self, quantize: VectorQuantizer):
-        self.quantize = quantize
-        self.counts = torch.zeros(len(quantize.embedding.weight), dtype=torch.int64)
-        self.counts = self.counts.to(quantize.embedding.weight.device)
 
-    def count(self, ids: Tensor) -> None:
-        """Adds codes of any shape to the counts."""
-        self.counts += torch.bincount(ids.flatten(), minlength=len(self.counts))
-
-    @property
-    def usage(self) -> float:
-        """Share of the codebook seen since the last reset, in [0, 1]."""
-        return (self.counts > 0).float().mean().item()
-
-    @torch.no_grad()
-    def reseed(self, latents: Tensor, generator: torch.Generator) -> int:
-        """Replaces every code unseen since the last reset by one of the (n, E) unit latents, then resets.
-
-        Returns:
-          how many codes were replaced.
-        """
-        dead = self.counts == 0
-        self.quantize.embedding.weight[dead] = draw(latents.float(), int(dead.sum()), generator)
-        self.counts.zero_()
-        return int(dead.sum())
+def draw_rows(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws `count` of the (n, E) rows, each at most ceil(count / n) times; `generator` is on the CPU."""
+    rounds = max(-(-count // len(rows)), 1)
+    picks = [torch.randperm(len(rows), generator=generator) for _ in range(rounds)]
+    return rows[torch.cat(picks)[:count].to(rows.device)]

@@ -138,7 +138,7 @@ class VQModel(nn.Module):
         return self.decode(rows.unflatten(1, (grid, grid)).movedim(-1, 1))
 
     def forward(self, images: Tensor, quantize: bool = True) -> VQOutput:
-        """Reconstructs (B, 3, H, W) images in [-1, 1], from unquantised unit latents if `quantize` is False."""
+        """Reconstructs (B, 3, H, W) images in [-1, 1]; `quantize=False` skips the rounding to codes."""
         z = self.encode(images)
         code_vectors, ids, codebook_loss, commitment_loss = self.quantize(z)
         unit = normalize_latents(z)

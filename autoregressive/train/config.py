@@ -1,0 +1,122 @@
+"""The flags of both training stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.models.gpt import GPT_MODELS
+from dataset.build import DATASET_NAMES
+from dataset.edit_masks import RULES
+from language.t5 import DEFAULT_T5
+from runtime.config import legacy, option
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Flags that the two stages share."""
+
+    results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
+    data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
+    vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
+    vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
+    codebook_size: int | None = option(None, help="tokenizer codes, for files that do not hold the number")
+    codebook_embed_dim: int | None = option(None, help="code width, for files that do not hold it")
+    gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
+    gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
+    init_gpt_ckpt: str | None = option(None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours")
+    image_size: int = option(256, help="side of the square images, pixels")
+    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
+    vocab_size: int | None = option(None, help="codes; must be the tokenizer's")
+    cls_token_num: int = option(120, help="most text tokens", aliases=["t5_feature_max_len"])
+    dropout_p: float = option(0.1, help="residual and feed-forward dropout")
+    token_dropout_p: float = option(0.1, help="embedding dropout")
+    drop_path: float = option(0.0, help="drop-path rate of the last layer", aliases=["drop_path_rate"])
+    class_dropout_p: float = option(0.1, help="share of captions dropped for guidance")
+
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    t5_feature_dim: int | None = option(
+        None, help="width of ready-made text features; given, no text encoder is loaded"
+    )
+    allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
+    cache_codes: bool = option(
+        False, help="encode every image and text once, before training, and keep the result in memory"
+    )
+
+    epochs: int = option(1, help="passes over the data")
+    max_steps: int | None = option(None, help="stop after this many steps", aliases=["early_stop"])
+    global_batch_size: int = option(256, help="samples a step, over all ranks")
+    gradient_accumulation_steps: int = option(1, help="forward passes a step")
+    global_seed: int = option(0, help="of the data order and of every random choice")
+    num_workers: int = option(4, help="loader processes a rank")
+    optimizer: str = option("adamw", help="muon: Muon on the matrices", choices=["adamw", "muon", "sgd"])
+    lr: float = option(1e-4, help="peak learning rate (AdamW, SGD)")
+    muon_lr: float = option(0.02, help="peak learning rate of Muon's matrices")
+    weight_decay: float = option(5e-2, help="of parameters with two or more dimensions")
+    beta1: float = option(0.9, help="AdamW")
+    beta2: float = option(0.95, help="AdamW")
+    max_grad_norm: float = option(1.0, help="gradient clipping; 0 for none")
+    lr_scheduler: str = option("constant", help="schedule", choices=["constant", "cosine", "onecycle"])
+    lr_scheduler_annealing: str = option("cos", help="one-cycle shape", choices=["cos", "linear"])
+    warmup_steps: int = option(0, help="linear warm-up, for constant and cosine")
+    pct_start: float = option(0.3, help="one-cycle: share of the steps spent rising")
+    final_div_factor: float = option(1e4, help="one-cycle: start rate over final rate")
+    mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+    ema_decay: float = option(0.0, help="keep an average of the weights with this decay; 0 for none")
+
+    log_every: int = option(100, help="steps between log lines")
+    ckpt_every: int = option(5000, help="steps between checkpoints")
+    max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")
+    no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
+    preview_every: int = option(0, help="steps between preview pictures; 0 for none")
+    bad_sample_budget: float = option(0.01, help="share of unusable samples past which training stops")
+    wandb_project: str | None = option(
+        None, help="log to this Weights & Biases project (offline without a key)"
+    )
+    device: str = option("auto", help="auto, cpu or cuda")
+
+    no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
+    cloud_save_path: str = legacy("checkpoints always go to --results-dir")
+    gpt_type: str = legacy("one transformer serves every kind of conditioning")
+    num_classes: str = legacy("there is no class-conditional model")
+
+    def __post_init__(self) -> None:
+        if not self.data_path:
+            raise UserError("--data-path is missing: give a .jsonl list (or several)")
+        if not self.vq_ckpt:
+            raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
+        if self.gpt_ckpt and self.init_gpt_ckpt:
+            raise UserError(
+                "--gpt-ckpt goes on with a run, --init-gpt-ckpt starts one: give only one of them"
+            )
+        if self.optimizer == "muon" and self.mixed_precision == "fp16":
+            raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+
+
+@dataclass(frozen=True)
+class T2IConfig(TrainConfig):
+    """Stage 1: trains a text-to-image transformer, any-order for R-GPT models."""
+
+    dataset: str = option(
+        "t2i_cc12m", help="format of the data", choices=[n for n in DATASET_NAMES if "t2i" in n]
+    )
+    t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
+    short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
+
+
+@dataclass(frozen=True)
+class EditingConfig(TrainConfig):
+    """Stage 2: fine-tunes for editing."""
+
+    dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
+    mask_in_context: bool = option(False, help="give the model the row of edit/keep marks")
+    text_field: str = option(
+        "target_caption", help="what the model is told", choices=["instruction", "target_caption"]
+    )
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_dilation: int = option(0, help="widen half of the masks by 0 to this many pixels")
+    full_mask_share: float = option(0.0, help="share of samples that train full regeneration instead")
+    enforce_fake_masking: bool = option(False, help="every sample trains full regeneration")
+    center_crop: bool = option(False, help="crop the middle instead of a random place")
+    random_flip: bool = option(False, help="mirror half of the samples")

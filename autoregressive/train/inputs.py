@@ -1,0 +1,103 @@
+"""From batches of images and captions to layouts and text: the only thing in which the two stages differ.
+
+Letters: B batch, N cells, T text slots, C caption width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoregressive.layout import SequenceLayout, editing_layout, random_orders, t2i_layout
+from autoregressive.models.gpt import Transformer
+from autoregressive.train.config import EditingConfig, T2IConfig
+from dataset.samples import EditBatch, T2IBatch, Text
+from language.t5 import T5Encoder
+from language.text_features import TextFeatures, stack_text_features
+from tokenizer.tokenizer_image.vq_model import VQModel
+
+MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
+
+# Second word of the entropy beside a sample's seed, so that its choices use different random streams.
+CAPTION_DROP, FULL_MASK = 2, 3
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The frozen models that turn images and captions into what the transformer reads."""
+
+    tokenizer: VQModel
+    text_encoder: T5Encoder | None
+    """None where all texts come as features."""
+
+    def codes(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) images → (B, N) codes; what is codes already passes through."""
+        if images.dim() == 2:
+            return images.long()
+        device = self.tokenizer.post_quant_conv.weight.device
+        return self.tokenizer.encode_ids(images.to(device)).cpu()
+
+    def features(self, texts: list[Text]) -> list[TextFeatures]:
+        """Features of each text; those that are features already pass through."""
+        words = [text for text in texts if isinstance(text, str)]
+        encoded = iter(self.text_encoder.encode(words) if words else [])
+        return [next(encoded) if isinstance(text, str) else text for text in texts]
+
+    def text(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
+        """(B, T, C) left-padded features and (B, T) which of them are valid."""
+        return stack_text_features(self.features(texts))
+
+
+def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:
+    """Puts "no caption" in place of whole captions, each with probability `rate`, drawn per sample."""
+    dropped = [np.random.default_rng([CAPTION_DROP, seed]).random() < rate for seed in seeds]
+    return torch.where(
+        torch.tensor(dropped)[:, None, None].to(text.device), model.unconditional_text(text), text
+    )
+
+
+def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
+    """Stage 1: a fresh random order for every sample (raster order for `GPT-*`)."""
+
+    def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+        codes = encoders.codes(batch.image)
+        text, text_valid = encoders.text(batch.texts)
+        num_cells = model.config.block_size
+        orders = random_orders(batch.seeds, num_cells)
+        if not model.config.any_order:
+            orders = torch.arange(num_cells).expand_as(orders)
+        layout = t2i_layout(codes, orders, text_valid.cpu(), batch.valid)
+        text = drop_captions(model, text.to(device), batch.seeds, config.class_dropout_p)
+        return layout.to(device), text
+
+    return make
+
+
+def editing_inputs(
+    model: Transformer, encoders: Encoders, config: EditingConfig, device: torch.device
+) -> MakeInputs:
+    """Stage 2: source codes, marks if the model has them, edited codes in raster order."""
+
+    def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+        source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
+        text, text_valid = encoders.text(batch.texts)
+        # One coin a step, not one a sample: a single full mask makes every row of its batch long.
+        coin = np.random.default_rng([FULL_MASK, config.global_seed, step]).random()
+        full = coin < config.full_mask_share
+        layout = editing_layout(
+            source,
+            edited,
+            batch.edit_mask | (full & batch.valid[:, None]),
+            text_valid.cpu(),
+            model.config.vocab_size,
+            marks=model.config.mask_in_context,
+            sample_valid=batch.valid,
+        )
+        text = drop_captions(model, text.to(device), batch.seeds, config.class_dropout_p)
+        return layout.to(device), text
+
+    return make

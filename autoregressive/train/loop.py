@@ -1,0 +1,227 @@
+"""The training loop of both stages: global batches, exact resume, equal results on any number of ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from autoregressive.models.gpt import Transformer, layout_loss
+from autoregressive.train.config import TrainConfig
+from autoregressive.train.inputs import MakeInputs
+from autoregressive.train.state import TrainState, new_state, save
+from dataset.sampler import ResumableBatchSampler
+from dataset.samples import EditBatch, T2IBatch, collate_samples
+from runtime.distributed import Distributed
+from runtime.errors import UserError
+from runtime.logging import MetricsLog, WandbRun, get_logger, progress
+from runtime.optim import lr_factor
+
+log = get_logger(__name__)
+AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_SKIPPED_STEPS = 10
+
+Preview = Callable[[int], Path]
+
+
+def fit(
+    model: Transformer,
+    dataset: Dataset,
+    make_inputs: MakeInputs,
+    config: TrainConfig,
+    ranks: Distributed,
+    preview: Preview | None = None,
+) -> TrainState:
+    """Trains `model` to the last step; saves at the intervals asked for and at the end.
+
+    Args:
+      model: on the rank's device.
+      dataset: map-style, keyed by (index, seed).
+      make_inputs: turns a micro-batch and the step into (layout, text); all that differs between the stages.
+      preview: draws a picture of the model's work at a step and returns its path.
+    """
+    sampler = ResumableBatchSampler(
+        len(dataset),
+        config.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        config.global_seed,
+        micro_batches=config.gradient_accumulation_steps,
+        num_epochs=config.epochs,
+    )
+    state = new_state(model, sampler, config, ranks)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate_samples,
+        num_workers=config.num_workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    all_steps = config.epochs * sampler.batches_per_epoch
+    total_steps = min(all_steps, config.max_steps or all_steps)
+    network: nn.Module = model
+    if ranks.world_size > 1:
+        device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+        network = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    meter = _Meter(state, total_steps, config, ranks)
+    model.train()
+    batches = iter(loader)
+    while state.step < total_steps:
+        micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        inputs = [make_inputs(batch, state.step) for batch in micro_batches]
+        loss = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
+        norm = _update(state, total_steps, config)
+        state.step += 1
+        epoch = sampler.epoch
+        sampler.advance()
+        if sampler.epoch > epoch:
+            state.num_bad = 0
+        meter.update(loss, norm)
+        last = state.step == total_steps
+        epoch_save = sampler.epoch > epoch and not config.no_epoch_save
+        if last or epoch_save or state.step % config.ckpt_every == 0:
+            save(state, config, ranks)
+        if preview and config.preview_every and (last or state.step % config.preview_every == 0):
+            if ranks.is_main:
+                meter.picture(preview(state.step))
+            model.train()
+    meter.close()
+    return state
+
+
+def _count_bad(micro_batches: list[T2IBatch | EditBatch]) -> int:
+    """Names the samples that cannot be used; returns their number."""
+    problems = [p for batch in micro_batches for p in batch.problems if p is not None]
+    for problem in problems:
+        log.warning("sample left out: %s", problem)
+    return len(problems)
+
+
+def _backward(
+    network: nn.Module,
+    inputs: list[tuple],
+    num_bad: int,
+    state: TrainState,
+    config: TrainConfig,
+    ranks: Distributed,
+) -> Tensor:
+    """Accumulates the gradient of a global batch; returns this rank's part of the mean loss."""
+    # The loss is a mean over the supervised slots of the global batch, so their number comes first.
+    supervised = torch.stack([layout.loss_weight.sum() for layout, _ in inputs]).sum()
+    counts = ranks.all_reduce_sum(torch.stack([supervised, supervised.new_tensor(num_bad)]))
+    state.num_bad += int(counts[1])
+    num_samples = state.sampler.num_samples
+    if state.num_bad > config.bad_sample_budget * num_samples:
+        raise UserError(
+            f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
+            f"{config.bad_sample_budget} of {num_samples}; they are named above. Mend the data or raise it"
+        )
+    dtype = AUTOCAST[config.mixed_precision]
+    loss_sum = torch.zeros((), device=ranks.device)
+    for i, (layout, text) in enumerate(inputs):
+        several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
+        with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
+            with torch.autocast(ranks.device.type, dtype=dtype, enabled=dtype is not None):
+                loss = layout_loss(network(layout, text), layout) / counts[0].clamp(min=1)
+            # DDP averages over the ranks; a sum is wanted.
+            state.scaler.scale(loss * ranks.world_size).backward()
+        loss_sum += loss.detach()
+    return loss_sum
+
+
+def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
+    """Clips, steps, averages; skips the step if the gradient is not finite. Returns the gradient norm."""
+    for member in state.optimizers.members:
+        state.scaler.unscale_(member)
+    limit = config.max_grad_norm if config.max_grad_norm > 0 else math.inf
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+    factor = lr_factor(
+        state.step,
+        total_steps,
+        config.lr_scheduler,
+        warmup_steps=config.warmup_steps,
+        pct_start=config.pct_start,
+        final_div_factor=config.final_div_factor,
+        annealing=config.lr_scheduler_annealing,
+    )
+    state.optimizers.scale_lr(factor)
+    # The gradient is reduced by now: all ranks see the same norm and decide alike. A loss scaler finds its
+    # scale by meeting infinities and skips them itself.
+    if state.scaler.is_enabled() or torch.isfinite(norm):
+        state.optimizers.step(state.scaler)
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+    else:
+        state.num_skipped += 1
+        log.warning("step %d skipped: the gradient norm is %s", state.step + 1, norm.item())
+        if state.num_skipped > MAX_SKIPPED_STEPS:
+            raise UserError(
+                f"{state.num_skipped} steps had a gradient that is not finite; lower --lr or check the data"
+            )
+    state.scaler.update()
+    state.optimizers.zero_grad()
+    return norm
+
+
+class _Meter:
+    """Progress bar, console line, metrics.jsonl and wandb; waits for the device once per log line only."""
+
+    def __init__(self, state: TrainState, total_steps: int, config: TrainConfig, ranks: Distributed) -> None:
+        self.state, self.total_steps, self.config, self.ranks = state, total_steps, config, ranks
+        self.file = MetricsLog(config.results_dir, ranks.is_main, state.step)
+        project = config.wandb_project if ranks.is_main else None
+        self.wandb = WandbRun(project, config.results_dir, asdict(config))
+        self.bar = progress(
+            total=total_steps, initial=state.step, desc="training", unit="step", disable=not ranks.is_main
+        )
+        self._restart()
+
+    def _restart(self) -> None:
+        self.losses: list[Tensor] = []
+        self.start = time.perf_counter()
+
+    def update(self, loss: Tensor, norm: Tensor) -> None:
+        """Takes in one step: this rank's part of its loss, and its gradient norm."""
+        self.losses.append(loss)
+        self.bar.update()
+        step = self.state.step
+        if step % self.config.log_every and step < self.total_steps:
+            return
+        numbers = self._numbers(norm)
+        self.file.write(step, **numbers)
+        self.wandb.log(step, **numbers)
+        if self.ranks.is_main:
+            minutes, seconds = divmod(round(numbers["seconds_left"]), 60)
+            log.info(
+                f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  gradient {numbers['grad_norm']:.3f}  "
+                f"{numbers['samples_per_second']:.1f} samples/s  ends in {minutes}:{seconds:02d}"
+            )
+        self._restart()
+
+    def _numbers(self, norm: Tensor) -> dict[str, float]:
+        steps = len(self.losses)
+        loss = self.ranks.all_reduce_sum(torch.stack(self.losses).mean()).item()
+        seconds = time.perf_counter() - self.start
+        return {
+            "loss": loss,
+            "grad_norm": norm.item(),
+            "lr": self.state.optimizers.param_groups[0]["lr"],
+            "samples_per_second": steps * self.config.global_batch_size / seconds,
+            "seconds_left": (self.total_steps - self.state.step) * seconds / steps,
+            "epoch": self.state.sampler.epoch,
+        }
+
+    def picture(self, path: Path) -> None:
+        self.wandb.picture(self.state.step, path)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.wandb.finish()

@@ -1,0 +1,283 @@
+"""The embedded data set, part 3: a verifier that reads pixels and says what stands where.
+
+It works at 72 x 72 (24 pixels a place), to which other sizes are resampled. An object is found in three
+steps: pixels far from the background's colour are foreground; the palette colour nearest to the foreground's
+core is the object's colour; the foreground's opacity in that colour is compared with templates of every shape
+and size. Only the pixels and the background's name are used, so that results of any method are judged alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from PIL import Image
+
+from dataset.shapes import (
+    BACKGROUNDS,
+    COLORS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    box_to_pixels,
+    coverage,
+    place_box,
+)
+from dataset.shapes_edits import Edit
+from runtime.errors import UserError
+
+_CELL = 24
+_CANVAS = 3 * _CELL
+_FOREGROUND_DISTANCE = 60.0  # RGB levels; textures stay within 35, palette colours are at least 100 away
+_FOREIGN_DISTANCE = 70.0  # a pixel further than this from the line background - colour is neither
+_LEAST_AREA = 14  # pixels; the smallest object, a small star, covers 47
+_LEAST_OVERLAP = 0.65  # opacity overlap below which nothing is recognised
+_MAX_SHIFT = 4  # pixels between a template's middle and its place's; jitter stays within 3.4
+_SIZE_TOLERANCE = 0.055  # of a place; half the step from small to large
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """What the pixels of one place show.
+
+    Attributes:
+      color: nearest palette colour, or None when the foreground has no single palette colour.
+      shape: best template, or None when none fits.
+      size: size of the best template.
+      overlap: opacity overlap with the best template, in [0, 1].
+      area: foreground pixels at 72 x 72.
+    """
+
+    color: str | None
+    shape: str | None
+    size: str
+    overlap: float
+    area: int
+
+    def is_nearer_in_size_to(self, wanted: SceneObject, other: SceneObject) -> bool:
+        """True if the measured size is nearer to the first object's than to the second's."""
+        measured = SIZES[self.size]
+        return abs(measured - SIZES[wanted.size]) < abs(measured - SIZES[other.size])
+
+    def matches(self, thing: SceneObject) -> bool:
+        """True if colour, shape and (within half a size class) size are the object's."""
+        same_size = abs(SIZES[self.size] - SIZES[thing.size]) < _SIZE_TOLERANCE
+        return self.color == thing.color and self.shape == thing.shape and same_size
+
+
+@dataclass(frozen=True)
+class EditVerdict:
+    """Whether an edit was done; None where the edit does not ask the question.
+
+    Attributes:
+      passed: everything the edit asks for is there.
+      color: the edited object (or the background) has the wanted colour.
+      shape: the edited object has the wanted shape.
+      size: the resized object has the wanted size.
+      removed: nothing stands at the place any more.
+      others_unchanged: every other place holds what it should, and (unless edited) so does the background.
+    """
+
+    passed: bool
+    color: bool | None
+    shape: bool | None
+    size: bool | None
+    removed: bool | None
+    others_unchanged: bool
+
+
+@dataclass(frozen=True)
+class SceneVerdict:
+    """How an image agrees with a scene; `color` and `shape` hold one answer an object, in its order.
+
+    `passed` means that all objects have colour, shape and size right, no other place holds anything, and the
+    background's colour is right.
+    """
+
+    passed: bool
+    color: tuple[bool, ...]
+    shape: tuple[bool, ...]
+    nothing_else: bool
+    background: bool
+
+
+def _to_canvas(image: np.ndarray) -> np.ndarray:
+    """Brings an image to (72, 72, 3) float32."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1] or image.dtype != np.uint8:
+        raise UserError(
+            f"the shapes verifier reads square (H, H, 3) uint8 images, not {image.shape} {image.dtype}"
+        )
+    if image.shape[0] != _CANVAS:
+        # PIL's bilinear filter widens when it shrinks, so that downsampling does not alias.
+        resized = Image.fromarray(image).resize((_CANVAS, _CANVAS), Image.Resampling.BILINEAR)
+        image = np.asarray(resized)
+    return image.astype(np.float32)
+
+
+def _place_pixels(canvas: np.ndarray, place: str) -> np.ndarray:
+    left, top, right, bottom = box_to_pixels(place_box(place), _CANVAS)
+    return canvas[top:bottom, left:right]
+
+
+def _sharpened(opacity: np.ndarray) -> np.ndarray:
+    """Stretches the middle half of opacity to [0, 1]: texture below it and shading above it do not count."""
+    return np.clip(2.0 * opacity - 0.5, 0.0, 1.0)
+
+
+def _centroid(opacity: np.ndarray) -> np.ndarray:
+    """(..., 24, 24) -> (..., 2): mean (x, y) in pixels."""
+    steps = np.arange(_CELL) + 0.5
+    weights = opacity.sum(axis=(-2, -1)) + 1e-6
+    x = (opacity.sum(axis=-2) * steps).sum(axis=-1) / weights
+    y = (opacity.sum(axis=-1) * steps).sum(axis=-1) / weights
+    return np.stack([x, y], axis=-1)
+
+
+def _softened(opacity: np.ndarray) -> np.ndarray:
+    """Blurs by about one pixel (binomial weights 1 4 6 4 1), as a lossy tokenizer does."""
+    weights = np.array([1, 4, 6, 4, 1], np.float32) / 16
+    padded = np.pad(opacity, 2)
+    rows = sum(w * padded[i : i + _CELL] for i, w in enumerate(weights))
+    return sum(w * rows[:, i : i + _CELL] for i, w in enumerate(weights))
+
+
+@lru_cache(maxsize=1)
+def _templates() -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """Opacities (T, 24, 24), crisp and soft; their centroids (T, 2); the (shape, size) of each."""
+    opacities, kinds = [], []
+    shifts = [_CELL / 2 + shift for shift in range(-_MAX_SHIFT, _MAX_SHIFT + 1)]
+    for shape, size, y, x in product(SHAPES, SIZES, shifts, shifts):
+        drawn = coverage(shape, round(SIZES[size] * _CELL, 4), x, y, _CELL)
+        opacities += [_sharpened(drawn), _sharpened(_softened(drawn))]
+        kinds += [(shape, size)] * 2
+    stacked = np.stack(opacities)
+    return stacked, _centroid(stacked), kinds
+
+
+def _nearest_name(palette: dict[str, tuple[int, int, int]], color: np.ndarray) -> tuple[str, float]:
+    distances = {name: float(np.linalg.norm(color - value)) for name, value in palette.items()}
+    name = min(distances, key=lambda key: distances[key])
+    return name, distances[name]
+
+
+def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
+    """Looks at one place's (24, 24, 3) pixels."""
+    behind = np.array(BACKGROUNDS[background], np.float32)
+    distance = np.linalg.norm(pixels - behind, axis=-1)
+    foreground = distance > _FOREGROUND_DISTANCE
+    area = int(foreground.sum())
+    if area < _LEAST_AREA:
+        return None
+    core = foreground & (distance >= 0.7 * np.percentile(distance[foreground], 90))
+    color, mismatch = _nearest_name(COLORS, np.median(pixels[core], axis=0))
+
+    direction = np.array(COLORS[color], np.float32) - behind
+    opacity = (pixels - behind) @ direction / (direction @ direction)
+    residual = np.linalg.norm(pixels - behind - opacity[..., None] * direction, axis=-1)
+    foreign = foreground & ((residual > _FOREIGN_DISTANCE) | (opacity < 0))
+    opacity = _sharpened(np.where(foreign, 0.0, opacity))
+
+    templates, centroids, kinds = _templates()
+    shift = np.abs(centroids - _centroid(opacity)).max(axis=-1)
+    (near,) = np.nonzero(shift <= max(1.2, shift.min()))
+    common = np.minimum(templates[near], opacity).sum(axis=(1, 2))
+    either = np.maximum(templates[near], opacity).sum(axis=(1, 2)) + foreign.sum()
+    overlap = common / either
+    best = int(overlap.argmax())
+    shape, size = kinds[near[best]]
+    return FoundObject(
+        color=color if mismatch <= _FOREIGN_DISTANCE else None,
+        shape=shape if overlap[best] >= _LEAST_OVERLAP else None,
+        size=size,
+        overlap=float(overlap[best]),
+        area=area,
+    )
+
+
+def inspect_place(image: np.ndarray, place: str, background: str) -> FoundObject | None:
+    """Says what stands at a place.
+
+    Args:
+      image: (H, H, 3) uint8.
+      place: one of `PLACES`.
+      background: colour name behind the objects.
+    Returns:
+      The object, or None where only background is seen.
+    """
+    return _find(_place_pixels(_to_canvas(image), place), background)
+
+
+def background_color(image: np.ndarray, scene: Scene) -> str | None:
+    """Names the background's colour from the pixels of the places that the scene leaves empty.
+
+    Returns:
+      The nearest name, or None when the colour is far from all of them.
+    """
+    canvas = _to_canvas(image)
+    empty = [place for place in PLACES if scene.at(place) is None]
+    pixels = np.concatenate([_place_pixels(canvas, place).reshape(-1, 3) for place in empty])
+    name, mismatch = _nearest_name(BACKGROUNDS, np.median(pixels, axis=0))
+    return name if mismatch <= _FOREGROUND_DISTANCE / 2 else None
+
+
+def _place_is_right(canvas: np.ndarray, place: str, scene: Scene) -> bool:
+    found = _find(_place_pixels(canvas, place), scene.background.color)
+    expected = scene.at(place)
+    return found is None if expected is None else found is not None and found.matches(expected)
+
+
+def verify_edit(image: np.ndarray, before: Scene, after: Scene, edit: Edit) -> EditVerdict:
+    """Says from the pixels alone whether an edit was done, and whether all else stayed.
+
+    Recolour, reshape, replace, add: colour and shape of the edited object; resize: its size too; remove:
+    nothing left; background: its colour. An unchanged source never passes.
+
+    Args:
+      image: (H, H, 3) uint8, the result to judge.
+      before: the scene that was edited.
+      after: the scene to reach.
+      edit: what was asked for.
+    """
+    canvas = _to_canvas(image)
+    background_right = background_color(image, after) == after.background.color
+    others = all(_place_is_right(canvas, place, after) for place in PLACES if place != edit.place)
+    if edit.place is None:
+        return EditVerdict(background_right, background_right, None, None, None, others)
+    others = others and background_right
+    found = _find(_place_pixels(canvas, edit.place), after.background.color)
+    wanted = after.at(edit.place)
+    if wanted is None:
+        return EditVerdict(found is None, None, None, None, found is None, others)
+    color = found is not None and found.color == wanted.color
+    shape = found is not None and found.shape == wanted.shape
+    size = None
+    if edit.kind == "resize":
+        size = found is not None and found.is_nearer_in_size_to(wanted, before.at(edit.place))
+    return EditVerdict(color and shape and size is not False, color, shape, size, None, others)
+
+
+def verify_scene(image: np.ndarray, scene: Scene) -> SceneVerdict:
+    """Says whether an image shows a scene (text to image).
+
+    Args:
+      image: (H, H, 3) uint8.
+      scene: what was asked for.
+    """
+    canvas = _to_canvas(image)
+    found = [_find(_place_pixels(canvas, t.place), scene.background.color) for t in scene.objects]
+    pairs = list(zip(found, scene.objects, strict=True))
+    empty = [place for place in PLACES if scene.at(place) is None]
+    nothing_else = all(_place_is_right(canvas, place, scene) for place in empty)
+    background = background_color(image, scene) == scene.background.color
+    complete = all(seen is not None and seen.matches(wanted) for seen, wanted in pairs)
+    return SceneVerdict(
+        passed=complete and nothing_else and background,
+        color=tuple(seen is not None and seen.color == wanted.color for seen, wanted in pairs),
+        shape=tuple(seen is not None and seen.shape == wanted.shape for seen, wanted in pairs),
+        nothing_else=nothing_else,
+        background=background,
+    )

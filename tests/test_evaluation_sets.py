@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
+from dataset.images import load_image
+from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
+from runtime.errors import UserError
+
+SIZE = 16
+
+
+def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (size, size, 3), dtype=np.uint8))
+
+
+def square_mask(size: int = SIZE) -> Image.Image:
+    mask = np.zeros((size, size), dtype=np.uint8)
+    mask[:4, 4:8] = 255
+    return Image.fromarray(mask)
+
+
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def magicbrush(root: Path, turns: dict[str, int]) -> None:
+    sessions, descriptions = {}, {}
+    for session_id, count in turns.items():
+        folder = root / "images" / session_id
+        folder.mkdir(parents=True)
+        picture().save(folder / f"{session_id}-input.png")
+        edits = []
+        for k in range(1, count + 1):
+            before = f"{session_id}-output{k - 1}.png" if k > 1 else f"{session_id}-input.png"
+            edit = {
+                "input": before,
+                "mask": f"{session_id}-mask{k}.png",
+                "output": f"{session_id}-output{k}.png",
+            }
+            square_mask().save(folder / edit["mask"])
+            picture(k).save(folder / edit["output"])
+            edits.append({**edit, "instruction": f"do {k}"})
+        sessions[session_id] = edits
+        descriptions[session_id] = {edit["output"]: f"after {edit['instruction']}" for edit in edits}
+    (root / "edit_sessions.json").write_text(json.dumps(sessions))
+    (root / "local_descriptions.json").write_text(json.dumps(descriptions))
+
+
+def test_magicbrush_sessions(tmp_path):
+    magicbrush(tmp_path, {"7": 12, "3": 1})
+    sessions = read_sessions(tmp_path)
+    assert list(sessions) == ["7", "3"] and [turn.number for turn in sessions["7"]] == list(range(1, 13))
+    turns = list(iterate_turns(sessions))
+    assert len(turns) == 13 and turns[9].output_path == tmp_path / "images" / "7" / "7-output10.png"
+    assert turns[9].instruction == "do 10" and turns[9].input_path.name == "7-output9.png"
+    assert read_descriptions(tmp_path, "local")["7"]["7-output10.png"] == "after do 10"
+
+    (tmp_path / "images" / "7" / "7-mask11.png").unlink()
+    (tmp_path / "images" / "3" / "3-input.png").unlink()
+    with pytest.raises(UserError, match="2 missing file.*7-mask11.png.*3-input.png"):
+        read_sessions(tmp_path)
+
+
+def test_magicbrush_with_features(tmp_path):
+    magicbrush(tmp_path, {"7": 2})
+    sessions = json.loads((tmp_path / "edit_sessions.json").read_text())
+    for k, edit in enumerate(sessions["7"], start=1):
+        edit["instruction"] = f"t5/7_{k}.npy"
+    file = tmp_path / "edit_sessions_with_instruction_t5.json"
+    file.write_text(json.dumps(sessions))
+    with pytest.raises(UserError, match="missing file.*7_1.npy"):
+        read_sessions(tmp_path, with_features=True)
+    (tmp_path / "t5").mkdir()
+    for k in (1, 2):
+        np.save(tmp_path / "t5" / f"7_{k}.npy", np.zeros((1, 1, 8), dtype=np.float32))
+    turn = read_sessions(tmp_path, with_features=True)["7"][1]
+    assert turn.text_feature_path == tmp_path / "t5" / "7_2.npy" and turn.instruction == "do 2"
+    (tmp_path / "edit_sessions.json").unlink()
+    assert read_sessions(tmp_path, with_features=True)["7"][1].instruction is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be an object"),
+        ('{"7": []}', "session '7' must be a non-empty list"),
+        ('{"7": [{"input": "x.png"}]}', "session '7' turn 1: needs a string under the key 'mask'"),
+        ('{"7": ["x"]}', "turn 1: needs a string under the key 'input'"),
+        (
+            '{"7": [{"input": "../../../x", "mask": "m", "output": "o", "instruction": "i"}]}',
+            "leads outside the data folder",
+        ),
+    ],
+)
+def test_bad_magicbrush_files(tmp_path, content, reason):
+    (tmp_path / "edit_sessions.json").write_text(content)
+    with pytest.raises(UserError, match=f"edit_sessions.json.*{reason}"):
+        read_sessions(tmp_path)
+
+
+def emu_entry(idx: int) -> dict:
+    return {"idx": idx, "input_caption": "a", "output_caption": "b", "edit_instruction": f"edit {idx}"}
+
+
+def test_emu_edit_prepared_and_parquet(tmp_path):
+    listing = tmp_path / "valid.json"
+    listing.write_text(json.dumps([emu_entry(5), emu_entry(2)]))
+    with pytest.raises(UserError, match="2 missing file.*5.png.*2.png"):
+        read_emu_prepared(tmp_path, listing)
+    for name in ("images/5.png", "images_valid/2_gt.png"):
+        (tmp_path / name).parent.mkdir()
+        picture().save(tmp_path / name)
+    items = read_emu_prepared(tmp_path, listing)
+    assert [(item.idx, item.instruction) for item in items] == [(5, "edit 5"), (2, "edit 2")]
+    assert items[1].source_path == tmp_path / "images_valid" / "2_gt.png"
+
+    rows = [
+        {
+            "instruction": f"hub {idx}",
+            "image": {"bytes": png(picture(idx)), "path": None},
+            "task": "color",
+            "split": "test",
+            "idx": idx,
+            "hash": "h",
+            "input_caption": "a",
+            "output_caption": "b",
+        }
+        for idx in (1, 2, 5)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    assert [item.instruction for item in read_emu_parquet([tmp_path / "test.parquet"])] == [
+        "hub 1",
+        "hub 2",
+        "hub 5",
+    ]
+    chosen = read_emu_parquet([tmp_path / "test.parquet"], listing)
+    assert [(item.idx, item.instruction, item.task) for item in chosen] == [
+        (5, "edit 5", "color"),
+        (2, "edit 2", "color"),
+    ]
+    assert np.array_equal(np.asarray(load_image(chosen[0].source_path)), np.asarray(picture(5)))
+    listing.write_text(json.dumps([emu_entry(9)]))
+    with pytest.raises(UserError, match=r"1 of its items are not in the parquet files: idx \[9\]"):
+        read_emu_parquet([tmp_path / "test.parquet"], listing)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({}, "must be a list"),
+        ([{"idx": "5"}], "item 1: needs a whole number"),
+        ([emu_entry(1), emu_entry(1)], "item 2: idx 1 is there twice"),
+        ([{**emu_entry(1), "edit_instruction": None}], "idx 1.*'edit_instruction'"),
+    ],
+)
+def test_bad_emu_lists(tmp_path, entries, reason):
+    (tmp_path / "valid.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match=f"valid.json.*{reason}"):
+        read_valid_list(tmp_path / "valid.json")

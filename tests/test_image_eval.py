@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.shapes import render
+from dataset.shapes_edits import ShapesConfig, random_session
+from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run, format_tables, main
+from runtime.config import parse
+from runtime.errors import UserError
+
+REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"
+TURNS = (1, 3)
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def run(tmp_path) -> dict[str, Path]:
+    """A perfect run on shapes scenes, one session of one turn and one of three, with every side file."""
+    shapes, captions, instructions, samples = {}, {}, {}, {}
+    for index, turns in enumerate(TURNS):
+        name = str(index + 1)
+        session = random_session((5, index), ShapesConfig(), turns)
+        shapes[name] = [example.to_dict() for example in session]
+        captions[name], instructions[name] = {}, []
+        gt, generated, regions = (tmp_path / folder / name for folder in ("gt", "out/images", "out/regions"))
+        save(gt / f"{name}-input.png", render(session[0].before, 72))
+        previous, previous_generated = f"{name}-input.png", gt / f"{name}-input.png"
+        for k, example in enumerate(session, start=1):
+            target = render(example.after, 72)
+            save(gt / f"{name}-output{k}.png", target)
+            save(tmp_path / "ceiling" / name / f"{name}-output{k}.png", target)
+            for kind in ("inde", "iter"):
+                file = f"{name}_1.png" if k == 1 else f"{name}_{kind}_{k}.png"
+                save(generated / file, target)
+                save(regions / file, example.edit.region(72))
+                edited = gt / previous if kind == "inde" else previous_generated
+                samples[f"{name}/{file}"] = {"input": str(edited), "tokens": 9, "seconds": 0.1}
+            captions[name][f"{name}-output{k}.png"] = example.edit.local_description
+            instructions[name].append({"input": previous, "mask": f"{name}-mask{k}.png",
+                                       "output": f"{name}-output{k}.png",
+                                       "instruction": example.edit.instruction})  # fmt: skip
+            previous, previous_generated = f"{name}-output{k}.png", generated / file
+    side_files = {
+        "shapes.json": shapes,
+        "local_descriptions.json": captions,
+        "edit_sessions.json": instructions,
+        "out/samples.json": {"edits": samples},
+    }
+    for file, content in side_files.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    return tmp_path
+
+
+def config(root: Path, **changes) -> ImageEvalConfig:
+    settings = {
+        "generated_path": root / "out" / "images",
+        "gt_path": root / "gt",
+        "caption_path": root / "local_descriptions.json",
+        "sessions_json": root / "edit_sessions.json",
+        "regions_path": root / "out" / "regions",
+        "samples_json": root / "out" / "samples.json",
+        "shapes_json": root / "shapes.json",
+        "ceiling_path": root / "ceiling",
+        "save_path": root / "scores",
+    } | changes
+    return ImageEvalConfig(**{key: value and str(value) for key, value in settings.items()})
+
+
+def reference_config(tmp_path: Path, **changes) -> ImageEvalConfig:
+    return ImageEvalConfig(
+        generated_path=str(REFERENCE / "generated"),
+        gt_path=str(REFERENCE / "gt"),
+        caption_path=str(REFERENCE / "local_descriptions.json"),
+        save_path=str(tmp_path / "scores"),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_recorded_scores(tmp_path, num_workers):
+    expected = json.loads((REFERENCE / "expected.json").read_text())
+    evaluate_run(reference_config(tmp_path, num_workers=num_workers))
+    written = json.loads((tmp_path / "scores" / "evaluation_metrics.json").read_text())
+    for protocol, key in (("all_turn", "single_turn"), ("final_turn", "multi_turn")):
+        assert written[protocol] == pytest.approx(expected[key], abs=1e-9, rel=0)
+    assert set(written) == {"final_turn", "all_turn", "copy_source", "info"}
+    assert list(written)[:2] == ["final_turn", "all_turn"]
+    assert written["info"]["num_edits"] == 6 and written["info"]["num_sessions"] == 3
+
+
+def test_perfect_run(run):
+    result = evaluate_run(config(run))
+    for protocol in ("all_turn", "final_turn"):
+        scores, copied = result[protocol], result["copy_source"][protocol]
+        assert scores["l1"] == scores["l2"] == 0
+        assert scores["unchanged_pixel_share"] == 1
+        assert copied["l1"] > 0 and copied["inside_l1"] > 0 and copied["outside_l1"] == 0
+        assert result["tokenizer_ceiling"][protocol]["l1"] == 0
+        assert result["verifier"]["generated"][protocol]["overall"] == 1
+        assert result["verifier"]["tokenizer_ceiling"][protocol]["overall"] == 1
+    verifier = result["verifier"]["generated"]["all_turn"]
+    assert verifier["counts"]["overall"] == sum(TURNS)
+    assert sum(table["counts"]["overall"] for table in verifier["by_kind"].values()) == sum(TURNS)
+    assert result["verifier"]["copy_source"]["all_turn"]["overall"] == 0
+    items = json.loads((run / "scores" / "evaluation_items.json").read_text())
+    assert len(items) == 3 * (sum(TURNS) + len(TURNS))
+    assert all(item["instruction"] and item["caption"] and item["verdict"]["kind"] for item in items)
+    tables = format_tables(result)
+    assert "tokenizer_ceiling final_turn" in tables and "unchanged_pixel_share" in tables
+
+
+def test_one_pixel_of_an_intermediate_turn_shows_in_the_final_share(run):
+    path = run / "out" / "images" / "2" / "2_iter_2.png"
+    image = np.asarray(Image.open(path)).copy()
+    region = np.asarray(Image.open(run / "out" / "regions" / "2" / "2_iter_2.png")).astype(bool)
+    row, column = np.argwhere(~region)[0]
+    image[row, column] ^= 1
+    save(path, image)
+    result = evaluate_run(config(run))
+    assert result["all_turn"]["unchanged_pixel_share"] == 1
+    assert result["final_turn"]["unchanged_pixel_share"] < 1
+
+
+def test_samples_json_says_what_was_edited(run):
+    path = run / "out" / "samples.json"
+    samples = json.loads(path.read_text())
+    samples["edits"]["2/2_inde_3.png"]["input"] = "black.png"
+    save(run / "out" / "black.png", np.zeros((72, 72, 3), np.uint8))
+    path.write_text(json.dumps(samples))
+    assert evaluate_run(config(run))["all_turn"]["unchanged_pixel_share"] == pytest.approx(3 / 4)
+    assert evaluate_run(config(run, samples_json=None))["all_turn"]["unchanged_pixel_share"] == 1
+    del samples["edits"]["2/2_inde_3.png"]
+    path.write_text(json.dumps(samples))
+    with pytest.raises(UserError, match="2/2_inde_3.png"):
+        evaluate_run(config(run))
+    path.write_text("[]")
+    with pytest.raises(UserError, match="samples.json"):
+        evaluate_run(config(run))
+
+
+def test_failed_edit_counts(run):
+    save(run / "out" / "images" / "1" / "1_1.png", np.asarray(Image.open(run / "gt" / "1" / "1-input.png")))
+    result = evaluate_run(config(run))
+    assert result["verifier"]["generated"]["all_turn"]["overall"] == 3 / 4
+    assert result["verifier"]["generated"]["final_turn"]["overall"] == 1 / 2
+
+
+def test_region_everywhere_and_nowhere(run):
+    for path in (run / "out" / "regions").rglob("*.png"):
+        save(path, np.ones((72, 72), bool))
+    result = evaluate_run(config(run))
+    assert result["all_turn"]["unchanged_pixel_share"] is None and result["all_turn"]["outside_l1"] is None
+    assert result["info"]["num_pairs_defined"]["all_turn"]["unchanged_pixel_share"] == 0
+    for path in (run / "out" / "regions").rglob("*.png"):
+        save(path, np.zeros((72, 72), bool))
+    result = evaluate_run(config(run))
+    assert result["all_turn"]["inside_l1"] is None and result["all_turn"]["unchanged_pixel_share"] < 1
+
+
+def test_generated_at_another_size(run):
+    path = run / "out" / "images" / "1" / "1_1.png"
+    target = Image.open(run / "gt" / "1" / "1-output1.png")
+    generated = target.resize((40, 40))
+    generated.save(path)
+    with pytest.raises(UserError, match="1_1.png: 72x72"):
+        evaluate_run(config(run))
+    items = evaluate_and_read(run, regions_path=None)
+    back = np.asarray(generated.resize((72, 72)), np.float64)
+    expected = np.abs(back - np.asarray(target)).mean() / 255
+    assert items["generated", "all_turn", "1", 1]["metrics"]["l1"] == pytest.approx(expected, abs=1e-7)
+
+
+def evaluate_and_read(run: Path, **changes) -> dict:
+    evaluate_run(config(run, **changes))
+    items = json.loads((run / "scores" / "evaluation_items.json").read_text())
+    return {(item["row"], item["protocol"], item["session"], item["turn"]): item for item in items}
+
+
+def test_copied_source_starts_at_the_turn_or_at_the_session(run):
+    items = evaluate_and_read(run)
+    assert items["copy_source", "all_turn", "2", 3]["generated"].endswith("2-output2.png")
+    assert items["copy_source", "final_turn", "2", 3]["generated"].endswith("2-input.png")
+
+
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        ("out/images/2/2_iter_3.png", "missing"),
+        ("out/images/2/2_inde_2.png", "truncated"),
+        ("out/regions/2/2_iter_2.png", "missing"),
+        ("gt/1/1-output1.png", "truncated"),
+        ("ceiling/2/2-output3.png", "missing"),
+        ("out/images/2/2_iter_4.png", "extra"),
+    ],
+)
+def test_bad_files_are_named_and_nothing_is_written(run, victim, damage):
+    path = run / victim
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        save(path, np.zeros((72, 72, 3), np.uint8))
+    with pytest.raises(UserError, match=path.name):
+        evaluate_run(config(run))
+    assert not (run / "scores").exists()
+
+
+def test_side_files_must_describe_the_same_sessions(run):
+    sessions = json.loads((run / "edit_sessions.json").read_text())
+    sessions["2"].pop()
+    (run / "edit_sessions.json").write_text(json.dumps(sessions))
+    with pytest.raises(UserError, match="edit_sessions.json.*'2'"):
+        evaluate_run(config(run))
+    shapes = json.loads((run / "shapes.json").read_text())
+    del shapes["1"]
+    (run / "shapes.json").write_text(json.dumps(shapes))
+    with pytest.raises(UserError, match="shapes.json.*'1'"):
+        evaluate_run(config(run, sessions_json=None))
+
+
+def test_needs_are_checked_before_any_image_is_read(tmp_path):
+    for metric, message in (
+        ("clip-i", "not available yet"),
+        ("region", "regions-path"),
+        (",", "names no metric"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_run(reference_config(tmp_path, metric=metric))
+    with pytest.raises(UserError, match="caption_path"):
+        evaluate_run(ImageEvalConfig(generated_path="a", gt_path="b"))
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    words = ["--generated_path", str(REFERENCE / "generated"), "--gt_path", str(REFERENCE / "gt"),
+             "--caption_path", str(REFERENCE / "local_descriptions.json"), "--metric", "l1,l2",
+             "--save_path", str(tmp_path), "--device", "cuda", "--num_workers", "1"]  # fmt: skip
+    kebab = [word.replace("_", "-") if word.startswith("--") else word for word in words]
+    assert parse(ImageEvalConfig, words) == parse(ImageEvalConfig, kebab)
+    monkeypatch.setattr("sys.argv", ["image_eval.py", *words])
+    capsys.readouterr()
+    main()
+    output = capsys.readouterr()
+    assert ["generated", "final_turn", "0.2922", "0.1347"] in [
+        line.split() for line in output.out.splitlines()
+    ]
+    assert "--device has no effect" in output.err
+    assert (tmp_path / "evaluation_metrics.json").exists()

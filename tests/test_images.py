@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.images import load_edit_region, load_image, load_magicbrush_mask
+from runtime.errors import UserError
+
+SIZE = 16
+
+
+def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (size, size, 3), dtype=np.uint8))
+
+
+def square_mask(size: int = SIZE) -> Image.Image:
+    mask = np.zeros((size, size), dtype=np.uint8)
+    mask[:4, 4:8] = 255
+    return Image.fromarray(mask)
+
+
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_modes_become_rgb(tmp_path):
+    rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    rgba.putpixel((1, 0), (255, 0, 0, 255))
+    rgba.save(tmp_path / "rgba.png")
+    rgba.quantize(4).save(tmp_path / "palette.png")
+    rgba.save(tmp_path / "alpha.gif")
+    Image.fromarray(np.array([[0, 32896, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    for name in ("rgba.png", "palette.png", "alpha.gif"):
+        image = load_image(tmp_path / name)
+        assert image.mode == "RGB"
+        assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)], name
+    assert [p[0] for p in np.asarray(load_image(tmp_path / "deep.png"))[0].tolist()] == [0, 128, 255]
+    assert np.abs(np.asarray(load_image(str(tmp_path / "cmyk.jpg"))).astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture().crop((0, 0, 6, 4)).save(tmp_path / "x.png", exif=exif)
+    upright = load_image(tmp_path / "x.png")
+    corner = {1: (0, 0), 2: (5, 0), 3: (5, 3), 4: (0, 3), 5: (0, 0), 6: (0, 3), 7: (5, 3), 8: (5, 0)}
+    assert upright.size == ((6, 4) if orientation < 5 else (4, 6))
+    assert upright.getpixel((0, 0)) == picture().getpixel(corner[orientation])
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG header that promises width x height pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+BAD_IMAGES = {
+    "truncated.png": (lambda: png(picture(size=64))[:2000], "cannot be read as an image"),
+    "text.png": (lambda: b"hello", "not an image"),
+    "empty.png": (lambda: b"", "not an image"),
+    "picture.ppm": (lambda: b"P6 1 1 255\n\0\0\0", "not an image"),
+    "bomb.png": (lambda: bomb(8001, 8000), "8001x8000 is above the limit of 64 megapixels"),
+    "huge.png": (lambda: bomb(100_000, 100_000), "exceeds limit"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_named(tmp_path, name):
+    content, reason = BAD_IMAGES[name]
+    (tmp_path / name).write_bytes(content())
+    with pytest.raises(UserError, match=rf"{name}: .*{reason}"):
+        load_image(tmp_path / name)
+
+
+def test_missing_image_and_own_limit(tmp_path):
+    picture().save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="none.png: no such file"):
+        load_image(tmp_path / "none.png")
+    with pytest.raises(UserError, match="is a directory|cannot be read"):
+        load_image(tmp_path)
+    with pytest.raises(UserError, match="a.png: 16x16 is above the limit"):
+        load_image(tmp_path / "a.png", max_pixels=255)
+
+
+def test_edit_region_is_white(tmp_path):
+    square_mask().save(tmp_path / "mask.png")
+    square_mask(8).save(tmp_path / "small.png")
+    region = load_edit_region(tmp_path / "mask.png", (SIZE, SIZE))
+    assert region.nonzero().unique(dim=0).shape == (16, 2) and region[:4, 4:8].all()
+    with pytest.raises(UserError, match="small.png: the mask is 8x8 but its image is 16x16"):
+        load_edit_region(tmp_path / "small.png", (SIZE, SIZE))
+
+
+def test_magicbrush_mask_is_transparent_or_black(tmp_path, capsys):
+    image = picture().convert("RGBA")
+    image.putalpha(Image.fromarray(255 - np.array(square_mask())))
+    image.save(tmp_path / "alpha.png")
+    expected = torch.from_numpy(np.array(square_mask()) > 0).float()
+    assert torch.equal(load_magicbrush_mask(tmp_path / "alpha.png"), expected)
+    assert "black" not in capsys.readouterr().err
+
+    black = np.array(picture()) | 1
+    black[np.array(square_mask()) > 0] = 0
+    for mode in ("RGB", "RGBA"):
+        Image.fromarray(black).convert(mode).save(tmp_path / f"{mode}.png")
+        assert torch.equal(load_magicbrush_mask(tmp_path / f"{mode}.png"), expected)
+        assert f"{mode}.png has no transparent pixels; taking pure black" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""The verifier of the embedded data set: exact, damaged, copied and wrong results."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from dataset.shapes import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    Background,
+    Scene,
+    SceneObject,
+    place_box,
+    render,
+)
+from dataset.shapes_edits import SETTINGS, Edit, EditExample, ShapesConfig, random_session
+from dataset.shapes_verifier import inspect_place, verify_edit, verify_scene
+from runtime.errors import UserError
+
+BOTH_SETTINGS = pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())
+
+
+def draw_examples(config: ShapesConfig, count: int, held_out: bool = False) -> list[EditExample]:
+    return [random_session([7, i], config, held_out=held_out)[0] for i in range(count)]
+
+
+def lossy(pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Slight blur and noise, about 35 dB."""
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.45)), np.float64)
+    noisy = blurred + np.random.default_rng(seed).normal(0, 4, blurred.shape)
+    return np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+
+
+def jpeg(pixels: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    return np.asarray(Image.open(stream))
+
+
+def verdict(pixels: np.ndarray, example: EditExample):
+    return verify_edit(pixels, example.before, example.after, example.edit)
+
+
+def red_circle_and_blue_square() -> Scene:
+    things = (
+        SceneObject("square", "blue", "regular", "center"),
+        SceneObject("circle", "red", "regular", "top left"),
+    )
+    return Scene(things, Background("gray"))
+
+
+def at_center(scene: Scene, **changes: str) -> Scene:
+    return Scene((scene.at("top left"), replace(scene.at("center"), **changes)), scene.background)
+
+
+def center_edit(kind: str) -> Edit:
+    return Edit(kind, "center", place_box("center"), "", "")
+
+
+@BOTH_SETTINGS
+@pytest.mark.parametrize("size", [72, 64, 128])
+def test_exact_targets_pass_and_copied_sources_fail(config, size):
+    for example in draw_examples(config, 200 if size == 72 else 60):
+        target, copy = (verdict(render(scene, size), example) for scene in (example.after, example.before))
+        assert target.passed and target.others_unchanged, example
+        assert not copy.passed, example
+        kind = example.edit.kind
+        assert copy.color is (None if kind == "remove" else kind in ("reshape", "resize"))
+        assert copy.shape is (None if kind in ("remove", "background") else kind in ("recolor", "resize"))
+        assert copy.size is (False if kind == "resize" else None)
+        assert copy.removed is (False if kind == "remove" else None)
+        assert copy.others_unchanged or kind == "background"
+        assert verify_scene(render(example.after, size), example.after).passed
+        assert not verify_scene(render(example.before, size), example.after).passed
+
+
+@BOTH_SETTINGS
+@pytest.mark.parametrize("damage", [lossy, lambda pixels, seed: jpeg(pixels)], ids=["blur and noise", "jpeg"])
+def test_lossy_targets_pass(config, damage):
+    examples = draw_examples(config, 300)
+    verdicts = [verdict(damage(render(e.after, 72), i), e) for i, e in enumerate(examples)]
+    assert np.mean([v.passed for v in verdicts]) >= 0.99
+    assert np.mean([v.others_unchanged for v in verdicts]) >= 0.99
+
+
+def test_wrong_colour_wrong_shape_and_leftovers_fail():
+    before = red_circle_and_blue_square()
+    wanted = at_center(before, color="green")
+    edit = center_edit("recolor")
+    wrong_color = verify_edit(render(at_center(before, color="purple"), 72), before, wanted, edit)
+    assert (wrong_color.passed, wrong_color.color, wrong_color.shape) == (False, False, True)
+    wrong_shape = verify_edit(render(at_center(wanted, shape="star"), 72), before, wanted, edit)
+    assert (wrong_shape.passed, wrong_shape.color, wrong_shape.shape) == (False, True, False)
+    gone = verify_edit(render(Scene((before.at("top left"),), before.background), 72), before, wanted, edit)
+    assert (gone.passed, gone.color, gone.shape, gone.removed) == (False, False, False, None)
+
+    empty = Scene((before.at("top left"),), before.background)
+    left = verify_edit(render(before, 72), before, empty, center_edit("remove"))
+    assert (left.passed, left.removed, left.color) == (False, False, None)
+    half = render(before, 72)
+    half[24:36, 24:48] = BACKGROUNDS["gray"]
+    assert not verify_edit(half, before, empty, center_edit("remove")).removed
+
+
+def test_an_object_half_recoloured_fails():
+    before = red_circle_and_blue_square()
+    wanted = at_center(before, color="green")
+    half = render(wanted, 72)
+    half[:, :36] = render(before, 72)[:, :36]
+    assert not verify_edit(half, before, wanted, center_edit("recolor")).passed
+
+
+def test_changes_elsewhere_are_noticed():
+    before = red_circle_and_blue_square()
+    wanted = at_center(before, color="green")
+    good = render(wanted, 72)
+    assert verify_edit(good, before, wanted, center_edit("recolor")).others_unchanged
+    moved = Scene((wanted.at("center"), replace(wanted.at("top left"), place="top")), wanted.background)
+    recolored = Scene((wanted.at("center"), replace(wanted.at("top left"), color="black")), wanted.background)
+    extra = Scene((*wanted.objects, SceneObject("star", "red", "small", "bottom")), wanted.background)
+    repainted = replace(wanted, background=Background("lavender"))
+    for other in (moved, recolored, extra, repainted):
+        result = verify_edit(render(other, 72), before, wanted, center_edit("recolor"))
+        assert result.passed and not result.others_unchanged
+
+
+def test_inspect_place_names_every_object():
+    for shape in SHAPES:
+        for color in COLORS:
+            for size in SIZES:
+                thing = SceneObject(shape, color, size, "bottom left")
+                found = inspect_place(render(Scene((thing,), Background("pink")), 72), "bottom left", "pink")
+                assert (found.shape, found.color, found.size) == (shape, color, size)
+    assert inspect_place(render(Scene((), Background("pink")), 72), "top", "pink") is None
+
+
+def test_blots_are_not_recognised_as_objects():
+    pixels = render(Scene((), Background("white")), 72)
+    pixels[24:27, 24:48] = COLORS["red"]
+    pixels[45:48, 24:48] = COLORS["red"]
+    found = inspect_place(pixels, "center", "white")
+    assert found.color == "red" and found.shape is None
+
+
+def test_verify_scene_answers_for_each_object():
+    scene = red_circle_and_blue_square()
+    seen = verify_scene(render(at_center(scene, color="green", shape="star"), 72), scene)
+    assert (seen.passed, seen.color, seen.shape) == (False, (True, False), (True, False))
+    assert seen.nothing_else and seen.background
+
+
+def test_the_verifier_refuses_images_it_cannot_read():
+    scene = red_circle_and_blue_square()
+    for bad in (np.zeros((72, 60, 3), np.uint8), np.zeros((72, 72, 3), np.float32)):
+        with pytest.raises(UserError, match="verifier"):
+            verify_scene(bad, scene)

@@ -1,0 +1,219 @@
+"""Tokenizer training: the loss terms, a run from the command line, exact resume, two ranks as one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.image_folder import ImageDataset, list_images
+from runtime.checkpoint import load_checkpoint
+from runtime.errors import UserError
+from tokenizer.tokenizer_image import reconstruction_eval, vq_train
+from tokenizer.tokenizer_image.losses import (
+    LPIPS,
+    PatchDiscriminator,
+    gradient_l1,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    psnr,
+)
+from tokenizer.tokenizer_image.vq_config import VQTrainConfig
+from tokenizer.tokenizer_image.vq_layers import VQConfig
+from tokenizer.tokenizer_image.vq_model import VQ_MODELS, load_vq_model
+
+ROOT = Path(__file__).parents[1]
+TINY = VQConfig(
+    codebook_size=16,
+    width=8,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    z_channels=8,
+    stem_stride=8,
+    norm_groups=2,
+    attention=False,
+)
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.setitem(VQ_MODELS, "VQ-tiny", TINY)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        pixels = np.zeros((32, 32, 3), np.uint8) + rng.integers(0, 256, 3, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def run(images, results, *more: str) -> dict:
+    flags = (
+        f"--data-path {images} --results-dir {results} --image-size 32 --no-augment --cache-images".split()
+    )
+    flags += "--global-batch-size 4 --num-workers 0 --device cpu --lr 1e-3 --perceptual-weight 0".split()
+    flags += ["--disc-weight", "0", "--mixed-precision", "none", "--log-every", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        choices = {**VQTrainConfig.__dataclass_fields__["vq_model"].metadata, "choices": tuple(VQ_MODELS)}
+        patch.setattr(VQTrainConfig.__dataclass_fields__["vq_model"], "metadata", choices)
+        vq_train.main([*flags, "--vq-model", "VQ-tiny", *more])
+    newest = max((results / "checkpoints").glob("*.pt"))
+    return load_checkpoint(newest)
+
+
+def lines(results) -> list[dict]:
+    return [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pixel_losses_in_closed_form():
+    ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+    assert gradient_l1(ramp, torch.zeros_like(ramp)) == pytest.approx(1.0)
+    flat = torch.full((2, 3, 4, 4), 0.2)
+    torch.testing.assert_close(psnr(flat, torch.zeros_like(flat)), torch.full((2,), 20.0))
+
+
+def test_hinge_losses_in_closed_form():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 1.0])
+    assert hinge_discriminator_loss(real, fake) == pytest.approx(0.5 * (0.25 + 1.0))
+    assert hinge_generator_loss(fake) == pytest.approx(1.0)
+    assert PatchDiscriminator(4)(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 6, 6)
+
+
+def test_lpips_reads_the_usual_files_and_names_what_is_wrong(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    convs, position, channels = {}, 0, 3
+    for i, widths in enumerate(LPIPS.STAGES):
+        position += i > 0
+        for width in widths:
+            weight = torch.randn(width, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
+            convs |= {f"features.{position}.weight": weight, f"features.{position}.bias": torch.zeros(width)}
+            position, channels = position + 2, width
+    linear = {f"lin{i}.model.1.weight": torch.ones(1, w[-1], 1, 1) for i, w in enumerate(LPIPS.STAGES)}
+    torch.save(convs, tmp_path / "vgg16.pth")
+    torch.save(linear, tmp_path / "vgg.pth")
+    lpips = LPIPS(tmp_path / "vgg16.pth", tmp_path / "vgg.pth")
+    a = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    b = torch.stack([a[0], -a[1]])
+    distance = lpips(a, b)
+    # Unit vectors at unit weights differ by at most 2 at each of the five stages.
+    assert distance[0] == 0 and 0 < distance[1] <= 10
+    assert "features.28.weight" in convs
+    with pytest.raises(UserError, match="lin0.model.1.weight"):
+        LPIPS(tmp_path / "vgg16.pth", tmp_path / "vgg16.pth")
+
+
+def test_a_run_learns_logs_and_writes_what_loads(images, tmp_path):
+    results = tmp_path / "run"
+    tricks = "--quantize-after 20 --reseed-every 10 --l1-weight 1 --gradient-weight 1 --lr-schedule cosine"
+    checkpoint = run(images, results, "--steps", "60", "--optimizer", "muon", *tricks.split())
+    logged = lines(results)
+    assert [line["step"] for line in logged] == list(range(1, 61))
+    assert logged[-1]["psnr"] > logged[0]["psnr"] + 5
+    assert 0 < logged[-1]["codebook_usage"] <= 1 and logged[-1]["eta_seconds"] == 0
+    assert checkpoint["steps"] == 60 and (results / "previews" / "0000060.png").is_file()
+    assert load_vq_model(results / "checkpoints" / "0000060.pt").config == TINY
+
+
+def test_the_discriminator_joins_at_its_step_and_averages_are_kept(images, tmp_path):
+    big = images.parent / "big"
+    big.mkdir()
+    for path in images.iterdir():
+        Image.open(path).resize((40, 40)).save(big / path.name)
+    adversarial = "--steps 3 --disc-weight 0.5 --disc-start 2 --ema --ema-decay 0.5 --mixed-precision bf16"
+    checkpoint = run(big, tmp_path / "run", *adversarial.split())
+    logged = lines(tmp_path / "run")
+    assert "discriminator" not in logged[1] and logged[2]["discriminator"] > 0
+    ema, model = checkpoint["ema"], checkpoint["model"]
+    assert not torch.equal(ema["encoder.conv_in.weight"], model["encoder.conv_in.weight"])
+    loaded = load_vq_model(tmp_path / "run" / "checkpoints" / "0000003.pt")
+    assert torch.equal(loaded.encoder.conv_in.weight, ema["encoder.conv_in.weight"])
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(images, tmp_path, stop):
+    tricks = "--quantize-after 3 --reseed-every 2 --reseed-until 1 --steps 7 --optimizer muon --ema".split()
+    whole = run(images, tmp_path / "whole", *tricks, "--ckpt-every", str(stop), "--max-checkpoints", "0")
+    middle = tmp_path / "whole" / "checkpoints" / f"{stop:07d}.pt"
+    resumed = run(images, tmp_path / "part", *tricks, "--vq-ckpt", str(middle))
+    for part in ("model", "ema"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, resumed[part][name]), (part, name)
+    assert whole["data"] == resumed["data"]
+
+
+def test_two_ranks_give_the_weights_of_one(images, tmp_path):
+    flags = f"--data-path {images} --image-size 32 --no-augment --cache-images --global-batch-size 4".split()
+    flags += "--num-workers 0 --device cpu --lr 1e-4 --perceptual-weight 0 --disc-weight 0 --steps 2".split()
+    flags += "--mixed-precision none --vq-model VQ-8-small --max-grad-norm 0".split()
+    vq_train.main([*flags, "--results-dir", str(tmp_path / "one")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(ROOT / "tokenizer/tokenizer_image/vq_train.py")
+    command = [*launch, script, *flags, "--results-dir", str(tmp_path / "two")]
+    subprocess.run(command, check=True, cwd=ROOT, env=None, timeout=120, capture_output=True)
+    one, two = (load_checkpoint(tmp_path / n / "checkpoints" / "0000002.pt")["model"] for n in ("one", "two"))
+    for name in one:
+        # AdamW's first steps are lr times the gradient's sign: rounding flips those of size 0.
+        assert (one[name] - two[name]).abs().mean() < 1e-6, name
+
+
+def test_settings_that_cannot_work_are_explained(images, tmp_path):
+    with pytest.raises(UserError, match="--perceptual-weight 0"):
+        run(images, tmp_path / "a", "--perceptual-weight", "1")
+    with pytest.raises(UserError, match="--no-augment"):
+        run(images, tmp_path / "b", "--augment")
+    with pytest.raises(UserError, match="cannot be resumed"):
+        torch.save({"model": run(images, tmp_path / "c", "--steps", "1")["model"]}, tmp_path / "w.pt")
+        run(images, tmp_path / "d", "--vq-ckpt", str(tmp_path / "w.pt"))
+
+
+def test_images_are_read_from_folders_and_jsonl_and_bad_ones_are_named(images, tmp_path):
+    listing = tmp_path / "list.jsonl"
+    listing.write_text("".join(json.dumps({"image_path": f"images/{i}.png"}) + "\n" for i in (3, 1)))
+    assert [path.name for path in list_images(listing)] == ["3.png", "1.png"]
+    (images / "1.png").write_bytes(b"no image")
+    dataset = ImageDataset(list_images(listing), 16, augment=False)
+    sample = dataset[1, 0]
+    assert "1.png" in sample.problems[0] and torch.equal(sample.image, dataset[0, 0].image)
+    with pytest.raises(UserError, match="holds no images"):
+        list_images(tmp_path / "images" / "..").clear() or (tmp_path / "empty").mkdir()
+        list_images(tmp_path / "empty")
+
+
+def test_augmentation_depends_on_the_seed_alone(images):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(
+        images / "0.png"
+    )
+    dataset = ImageDataset([images / "0.png"], 16, augment=True)
+    assert torch.equal(dataset[0, 5].image, dataset[0, 5].image)
+    assert not torch.equal(dataset[0, 5].image, dataset[0, 6].image)
+
+
+def test_reconstruction_evaluation_reports_a_perfect_and_a_real_tokenizer(images, tmp_path):
+    run(images, tmp_path / "run", "--steps", "1")
+    checkpoint = tmp_path / "run" / "checkpoints" / "0000001.pt"
+    out = tmp_path / "out"
+    flags = [
+        "--vq-ckpt",
+        str(checkpoint),
+        "--data-path",
+        str(images),
+        "--image-size",
+        "32",
+        "--output-dir",
+        str(out),
+    ]
+    reconstruction_eval.main([*flags, "--device", "cpu", "--num-images", "10", "--batch-size", "4"])
+    report = json.loads((out / "reconstruction.json").read_text())
+    assert report["num_images"] == 10 and report["fid"] is None
+    model = load_vq_model(checkpoint)
+    batch = torch.stack([ImageDataset(list_images(images), 32, False)[i, 0].image for i in range(10)])
+    expected = psnr(model.decode_ids(model.encode_ids(batch)), batch).mean().item()
+    assert report["psnr"] == pytest.approx(expected, abs=1e-3)
+    assert -1 <= report["ssim"] <= 1 and 0 < report["codebook_usage"] <= 1
+    assert (out / "reconstruction.png").is_file()

@@ -1,0 +1,29 @@
+"""A picture of originals beside their reconstructions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from runtime.checkpoint import write_atomic
+
+_GAP = 2
+_PAIRS_PER_ROW = 4
+
+
+def save_pairs(path: str | Path, images: Tensor, reconstructions: Tensor) -> None:
+    """Writes original | reconstruction pairs as a PNG, four pairs a row on white.
+
+    Args:
+      images, reconstructions: (B, 3, H, W) in [-1, 1].
+    """
+    pairs = torch.cat([images, reconstructions], dim=3).float().clamp(-1, 1)
+    pairs = torch.nn.functional.pad(pairs, (_GAP, _GAP, _GAP, _GAP), value=1.0)
+    pairs = torch.cat([pairs, pairs.new_ones(-len(pairs) % _PAIRS_PER_ROW, *pairs.shape[1:])])
+    rows = [torch.cat(list(row), dim=2) for row in pairs.split(_PAIRS_PER_ROW)]
+    pixels = ((torch.cat(rows, dim=1) + 1) * 127.5).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -1,0 +1,77 @@
+"""The command line of tokenizer training; the defaults are LlamaGen's for VQ-16 and VQ-8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.config import option
+from runtime.errors import UserError
+from tokenizer.tokenizer_image.vq_model import VQ_MODELS
+
+
+@dataclass
+class VQTrainConfig:
+    """Train an image tokenizer."""
+
+    data_path: str = option(help="folder of images, or a jsonl file with image_path on each line")
+    image_size: int = option(256, help="side of the square training images in pixels")
+    max_images: int | None = option(None, help="use only the first so many images")
+    augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")
+    cache_images: bool = option(False, help="decode every image once and keep it (needs --no-augment)")
+    num_workers: int = option(2, help="image loading processes; 0 loads in the training process")
+    vq_model: str = option("VQ-16", help="tokenizer configuration", choices=tuple(VQ_MODELS))
+    codebook_size: int | None = option(None, help="number of codes, instead of the configuration's")
+    codebook_embed_dim: int | None = option(None, help="width of a code, instead of the configuration's")
+    results_dir: str = option("results/tokenizer", help="folder for checkpoints, previews and metrics.jsonl")
+
+    steps: int = option(400_000, help="optimizer steps in all")
+    global_batch_size: int = option(128, help="images in a step, over all ranks")
+    global_seed: int = option(0, help="seed of weights, data order and augmentation")
+    optimizer: str = option(
+        "adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=("adamw", "muon")
+    )
+    lr: float = option(1e-4, help="AdamW's peak learning rate")
+    muon_lr: float = option(0.02, help="Muon's peak learning rate")
+    beta1: float = option(0.9, help="AdamW's first decay")
+    beta2: float = option(0.95, help="AdamW's second decay")
+    weight_decay: float = option(0.05, help="decoupled weight decay of the matrices")
+    max_grad_norm: float = option(1.0, help="gradients are clipped to this norm; 0 leaves them")
+    lr_schedule: str = option("constant", help="learning rate over the run", choices=("constant", "cosine"))
+    warmup_steps: int = option(0, help="steps of linear warm-up")
+    mixed_precision: str = option("bf16", help="autocast precision", choices=("bf16", "fp16", "none"))
+    ema: bool = option(False, help="keep an average of the weights; it is what gets used afterwards")
+    ema_decay: float = option(0.9999, help="decay of that average")
+
+    reconstruction_weight: float = option(1.0, help="weight of the squared pixel error")
+    l1_weight: float = option(0.0, help="weight of the absolute pixel error")
+    gradient_weight: float = option(0.0, help="weight of the absolute error of pixel differences (edges)")
+    codebook_weight: float = option(1.0, help="weight of the codebook and commitment losses")
+    commit_loss_beta: float = option(0.25, help="weight of the commitment loss within them")
+    perceptual_weight: float = option(1.0, help="weight of LPIPS; 0 needs no weight files")
+    vgg_ckpt: str | None = option(None, help="torchvision's VGG16 weights (.pth), for LPIPS")
+    lpips_ckpt: str | None = option(None, help="LPIPS's linear layers for VGG16 (vgg.pth)")
+    disc_weight: float = option(0.5, help="weight of the adversarial loss; 0 trains no discriminator")
+    disc_start: int = option(20_000, help="first step with the discriminator")
+
+    quantize_after: int = option(0, help="train unquantised for so many steps, then start codes by k-means")
+    reseed_every: int = option(0, help="replace unused codes every so many steps; 0 never does")
+    reseed_until: float = option(0.7, help="fraction of the run after which codes stay")
+
+    vq_ckpt: str | None = option(None, help="checkpoint to go on from", aliases=("resume",))
+    finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
+    log_every: int = option(100, help="steps between lines in metrics.jsonl")
+    ckpt_every: int = option(5000, help="steps between checkpoints and previews; the last step always saves")
+    max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
+    device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
+
+    def check(self) -> None:
+        """Raises UserError for settings that cannot work together."""
+        if self.perceptual_weight and not (self.vgg_ckpt and self.lpips_ckpt):
+            raise UserError(
+                "the perceptual loss needs --vgg-ckpt (torchvision's VGG16) and --lpips-ckpt (vgg.pth of LPIPS); "
+                "without these files train with --perceptual-weight 0"
+            )
+        if self.cache_images and self.augment:
+            raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
+        if self.finetune and not self.vq_ckpt:
+            raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")

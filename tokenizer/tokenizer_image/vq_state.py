@@ -1,0 +1,115 @@
+"""Everything that a tokenizer training run changes, and how it is saved and resumed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime.checkpoint import load_checkpoint, load_weights
+from runtime.errors import UserError
+from runtime.optim import build_optimizer
+from tokenizer.tokenizer_image.codebook import CodeCounts
+from tokenizer.tokenizer_image.losses import PatchDiscriminator
+from tokenizer.tokenizer_image.vq_config import VQTrainConfig
+from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model
+
+
+class VQTrainState:
+    """Weights, optimizers, averages, code counts and the step of a run; `step` counts finished steps."""
+
+    def __init__(self, config: VQTrainConfig, device: torch.device) -> None:
+        overrides = {
+            name: value
+            for name in ("codebook_size", "codebook_embed_dim")
+            if (value := getattr(config, name)) is not None
+        }
+        torch.manual_seed(config.global_seed)
+        self.config = config
+        self.device = device
+        # Convolutions are fastest with channels last, on CPUs in bf16 by half again.
+        self.model: VQModel = build_vq_model(config.vq_model, **overrides).to(
+            device, memory_format=torch.channels_last
+        )
+        self.discriminator = PatchDiscriminator().to(device) if config.disc_weight else None
+        self.averaged: VQModel | None = (
+            copy.deepcopy(self.model).requires_grad_(False) if config.ema else None
+        )
+        settings = {
+            "lr": config.lr,
+            "weight_decay": config.weight_decay,
+            "betas": (config.beta1, config.beta2),
+        }
+        self.optimizer = build_optimizer(self.model, config.optimizer, muon_lr=config.muon_lr, **settings)
+        self.disc_optimizer = self.discriminator and build_optimizer(self.discriminator, "adamw", **settings)
+        codebook_size = self.model.config.codebook_size
+        self.unused_counts = CodeCounts(codebook_size, device)
+        self.step = 0
+
+    @property
+    def final_model(self) -> VQModel:
+        """The weights to use after training."""
+        return self.averaged or self.model
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the averaged weights towards the current ones."""
+        if self.averaged is not None:
+            for average, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                average.lerp_(current, 1 - self.config.ema_decay)
+
+    def checkpoint(self, data: dict[str, int]) -> dict[str, Any]:
+        """A checkpoint with the published keys; `args` also holds what `load_vq_model` rebuilds from.
+
+        Args:
+          data: the state of the batch sampler.
+        """
+        args = dataclasses.asdict(self.config) | {"vq_config": dataclasses.asdict(self.model.config)}
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.step,
+            "args": args,
+            "data": data,
+            "code_counts": self.unused_counts.counts,
+        }
+        if self.averaged is not None:
+            content["ema"] = self.averaged.state_dict()
+        if self.discriminator is not None:
+            content["discriminator"] = self.discriminator.state_dict()
+            content["optimizer_disc"] = self.disc_optimizer.state_dict()
+        return content
+
+    def load_weights(self, path: str | Path) -> None:
+        """Starts from the weights of any tokenizer checkpoint of this size."""
+        checkpoint = load_checkpoint(path)
+        load_weights(self.model, checkpoint["model"], path)
+        if self.averaged is not None:
+            load_weights(self.averaged, checkpoint.get("ema", checkpoint["model"]), path)
+        if self.discriminator is not None and "discriminator" in checkpoint:
+            load_weights(self.discriminator, checkpoint["discriminator"], path)
+
+    def resume(self, path: str | Path) -> dict[str, int]:
+        """Goes on exactly where one of our checkpoints was written.
+
+        Returns:
+          the state of the batch sampler.
+        """
+        checkpoint = load_checkpoint(path)
+        wanted = {"data", "code_counts", "optimizer"}
+        wanted |= {"ema"} if self.averaged is not None else set()
+        wanted |= {"discriminator", "optimizer_disc"} if self.discriminator is not None else set()
+        if missing := sorted(wanted - set(checkpoint)):
+            raise UserError(
+                f"{path} cannot be resumed, it lacks {', '.join(missing)}; add --finetune to start from it"
+            )
+        self.load_weights(path)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.disc_optimizer is not None:
+            self.disc_optimizer.load_state_dict(checkpoint["optimizer_disc"])
+        self.unused_counts.counts.copy_(checkpoint["code_counts"])
+        self.step = checkpoint["steps"]
+        return checkpoint["data"]
