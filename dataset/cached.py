@@ -40,7 +40,8 @@ class CachedT2I(Dataset[T2ISample]):
             codes = encode_images(torch.stack([s.image for s in samples]))
             texts = encode_texts([s.text for s in samples])
             self._samples += [
-                replace(s, image=c.to(torch.int32), text=t) for s, c, t in zip(samples, codes, texts, strict=True)
+                replace(s, image=c.to(torch.int32), text=t)
+                for s, c, t in zip(samples, codes, texts, strict=True)
             ]
 
     def __len__(self) -> int:
@@ -65,7 +66,9 @@ class CachedEdits(Dataset[EditSample]):
           encode_texts: strings or features → features.
         """
         if dataset.random_flip or not dataset.center_crop:
-            raise UserError("--cache-codes encodes each image once: it needs --center-crop and no --random-flip")
+            raise UserError(
+                "--cache-codes encodes each image once: it needs --center-crop and no --random-flip"
+            )
         self._dataset = dataset
         self._samples: list[EditSample] = []
         self._regions: list[np.ndarray | None] = []
@@ -74,7 +77,9 @@ class CachedEdits(Dataset[EditSample]):
             source = encode_images(torch.stack([s.source for s in samples]))
             edited = encode_images(torch.stack([s.edited for s in samples]))
             texts = encode_texts([s.text for s in samples])
-            for (sample, region), codes, text in zip(loaded, zip(source, edited, strict=True), texts, strict=True):
+            for (sample, region), codes, text in zip(
+                loaded, zip(source, edited, strict=True), texts, strict=True
+            ):
                 before, after = (c.to(torch.int32) for c in codes)
                 self._samples.append(replace(sample, source=before, edited=after, text=text))
                 self._regions.append(None if region is None else np.packbits(region.numpy() > 0.5))

@@ -99,7 +99,8 @@ class EditingDataset(Dataset[EditSample]):
         try:
             return replace(sample, edit_mask=pool_edit_mask(region, self.grid, self.mask_rule))
         except UserError as error:
-            return replace(sample, problem=f"{sample.origin}: {error}")
+            blank = torch.zeros_like(sample.source)
+            return replace(sample, source=blank, edited=blank, problem=f"{sample.origin}: {error}")
 
     def _load_images(self, record: EditRecord, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
         images = load_image(record.source_path), load_image(record.edited_path)

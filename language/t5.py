@@ -153,6 +153,19 @@ class T5Encoder:
         )
 
 
+def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures]) -> list[TextFeatures]:
+    """Features of each text; those that are features already pass through.
+
+    Raises:
+      UserError: strings, but no encoder.
+    """
+    words = [text for text in texts if isinstance(text, str)]
+    if words and encoder is None:
+        raise UserError(f"no text encoder is loaded for {words[0][:80]!r}: give --t5-path, or text features")
+    encoded = iter(encoder.encode(words) if words else [])
+    return [next(encoded) if isinstance(text, str) else text for text in texts]
+
+
 def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """Tokenizer and model of `path`, from files on this machine only."""
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything, refused by name when they differ."""
+"""Checkpoints: written whole or not at all, read without executing anything, refused where they differ."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def load_weights(
     ]
     if problems:
         raise UserError(
-            f"{source} does not fit this model: {'; '.join(problems)}. Check the model name and the image size"
+            f"{source} does not fit this model: {'; '.join(problems)}. "
+            "Check the model name and the image size"
         )
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
 

@@ -56,7 +56,10 @@ class MetricsLog:
             are dropped, so that the file never holds a step twice.
         """
         self._path = Path(results_dir) / "metrics.jsonl" if enabled else None
-        if self._path is not None and self._path.exists():
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
             self._path.write_text("".join(f"{line}\n" for line in lines))
 

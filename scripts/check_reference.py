@@ -332,8 +332,8 @@ def check(folder: Path, full: bool) -> bool:
         for row in rows:
             total, bad = total + 1, bad + (not row.ok)
             print(
-                f"{str(path.relative_to(folder)):40} {row.quantity:52} {row.error:10.2e} {row.tolerance:10.2e}  "
-                f"{row.measure:14} {'ok' if row.ok else 'WRONG'}",
+                f"{str(path.relative_to(folder)):40} {row.quantity:52} {row.error:10.2e} "
+                f"{row.tolerance:10.2e}  {row.measure:14} {'ok' if row.ok else 'WRONG'}",
                 flush=True,
             )
     print(f"{total - bad} of {total} quantities agree")

@@ -60,6 +60,24 @@ def test_published_rule_uses_overlapping_cells_where_512_is_not_a_multiple():
     assert pool_edit_mask(mask, 3).nonzero().flatten().tolist() == [0, 3]
 
 
+def test_published_rule_spreads_one_pixel_by_hand():
+    # One pixel per cell. The cubic kernel is positive up to 1 pixel away and negative from 1 to 2, so what is
+    # 1 to 2 away in both directions is a product of two negatives: positive again.
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 3, 3] = 1
+    expected = table("""
+        ........
+        .##.##..
+        .#####..
+        ..###...
+        .#####..
+        .##.##..
+        ........
+        ........
+    """)
+    assert torch.equal(pool_edit_mask(mask, 8).view(8, 8), expected.bool())
+
+
 def test_exact_cells_cover_the_region_and_published_contains_exact():
     torch.manual_seed(0)
     for _ in range(20):

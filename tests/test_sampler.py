@@ -34,7 +34,8 @@ def test_an_epoch_is_a_partition_and_epochs_differ():
     for epoch in (batches[:3], batches[3:]):
         indices = [index for batch in epoch for index, _ in batch]
         assert len(indices) == len(set(indices)) == 24 and set(indices) <= set(range(30))
-    assert batches[0] != batches[3]
+    orders = [[index for batch in epoch for index, _ in batch] for epoch in (batches[:3], batches[3:])]
+    assert orders[0] != orders[1] and all(order != sorted(order) for order in orders)
 
 
 def test_sample_seeds_depend_on_index_and_epoch():

@@ -110,8 +110,8 @@ def test_lpips_reads_the_usual_files_and_names_what_is_wrong(tmp_path):
 
 def test_a_run_learns_logs_and_writes_what_loads(images, tmp_path):
     results = tmp_path / "run"
-    tricks = "--quantize-after 20 --reseed-every 10 --l1-weight 1 --gradient-weight 1 --lr-schedule cosine"
-    checkpoint = run(images, results, "--steps", "60", "--optimizer", "muon", *tricks.split())
+    tricks = "--quantize-after 20 --reseed-every 10 --l1-weight 1 --lr-schedule cosine"
+    checkpoint = run(images, results, "--steps", "60", "--optimizer", "muon", "--lr", "1e-2", *tricks.split())
     logged = lines(results)
     assert [line["step"] for line in logged] == list(range(1, 61))
     assert logged[-1]["psnr"] > logged[0]["psnr"] + 5

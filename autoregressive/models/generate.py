@@ -28,7 +28,7 @@ def generate(
     Args:
       prompt: what is given; its last slot predicts `orders[:, 0]`.
       text: (B, T, C) caption features.
-      orders: (B, K) cells to generate. Rows may be of different use: the caller ignores what it does not need.
+      orders: (B, K) cells to generate; a row that needs fewer ignores its last ones, see `place`.
       uniforms: (B, ≥ K) numbers in [0, 1) that decide the draws.
       sampling: guidance and truncation.
       on_code: called with (number of the code, (B,) codes) after each draw.

@@ -1,4 +1,4 @@
-"""The transformer: one class for LlamaGen's raster `GPT-*` and the any-order `R-GPT-*`, one forward for all uses.
+"""The transformer: one class for LlamaGen's raster `GPT-*` and the any-order `R-GPT-*`, one forward for all.
 
 Letters: B batch, T text slots, S image slots, L = T + S, K predictions, N cells, V codes, C caption width,
 D model width. Parameter names are those of the published checkpoints.

@@ -20,8 +20,8 @@ class TrainConfig:
     data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
     vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
     vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
-    codebook_size: int | None = option(None, help="tokenizer codes, for files that do not hold the number")
-    codebook_embed_dim: int | None = option(None, help="code width, for files that do not hold it")
+    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
     gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
     gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
     init_gpt_ckpt: str | None = option(None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours")
@@ -70,6 +70,11 @@ class TrainConfig:
     max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
     preview_every: int = option(0, help="steps between preview pictures; 0 for none")
+    cfg_scale: float = option(7.5, help="guidance of previews")
+    cfg_interval: int = option(-1, help="last step with guidance in previews; -1 for all")
+    temperature: float = option(1.0, help="of previews")
+    top_k: int = option(1000, help="of previews; 0 for all codes")
+    top_p: float = option(1.0, help="of previews")
     bad_sample_budget: float = option(0.01, help="share of unusable samples past which training stops")
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"

@@ -16,7 +16,7 @@ from autoregressive.layout import SequenceLayout, editing_layout, random_orders,
 from autoregressive.models.gpt import Transformer
 from autoregressive.train.config import EditingConfig, T2IConfig
 from dataset.samples import EditBatch, T2IBatch, Text
-from language.t5 import T5Encoder
+from language.t5 import T5Encoder, encode_texts
 from language.text_features import TextFeatures, stack_text_features
 from tokenizer.tokenizer_image.vq_model import VQModel
 
@@ -42,10 +42,8 @@ class Encoders:
         return self.tokenizer.encode_ids(images.to(device)).cpu()
 
     def features(self, texts: list[Text]) -> list[TextFeatures]:
-        """Features of each text; those that are features already pass through."""
-        words = [text for text in texts if isinstance(text, str)]
-        encoded = iter(self.text_encoder.encode(words) if words else [])
-        return [next(encoded) if isinstance(text, str) else text for text in texts]
+        """Features of each text, string or features already."""
+        return encode_texts(self.text_encoder, texts)
 
     def text(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
         """(B, T, C) left-padded features and (B, T) which of them are valid."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -201,8 +201,9 @@ class _Meter:
         if self.ranks.is_main:
             minutes, seconds = divmod(round(numbers["seconds_left"]), 60)
             log.info(
-                f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  gradient {numbers['grad_norm']:.3f}  "
-                f"{numbers['samples_per_second']:.1f} samples/s  ends in {minutes}:{seconds:02d}"
+                f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  "
+                f"gradient {numbers['grad_norm']:.3f}  {numbers['samples_per_second']:.1f} samples/s  "
+                f"ends in {minutes}:{seconds:02d}"
             )
         self._restart()
 

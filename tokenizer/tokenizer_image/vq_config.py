@@ -68,7 +68,7 @@ class VQTrainConfig:
         """Raises UserError for settings that cannot work together."""
         if self.perceptual_weight and not (self.vgg_ckpt and self.lpips_ckpt):
             raise UserError(
-                "the perceptual loss needs --vgg-ckpt (torchvision's VGG16) and --lpips-ckpt (vgg.pth of LPIPS); "
+                "LPIPS needs --vgg-ckpt (torchvision's VGG16) and --lpips-ckpt (its vgg.pth); "
                 "without these files train with --perceptual-weight 0"
             )
         if self.cache_images and self.augment:

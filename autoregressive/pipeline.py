@@ -1,0 +1,350 @@
+"""Images and words in, images out: what users import.
+
+    pipeline = EditingPipeline.load(vq_ckpt="vq.pt", gpt_ckpt="nep.pt", t5_path="t5")
+    result = pipeline.edit(image, "make the circle blue", mask)[0]
+    result.image.save("edited.png")
+
+Letters: B batch, N cells, T text slots, C caption width, S side of the model's images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from autoregressive.layout import (
+    editing_prompt,
+    infill_prompt,
+    random_orders,
+    raster_edit_order,
+    t2i_prompt,
+)
+from autoregressive.models.generate import generate, place
+from autoregressive.models.gpt import Transformer
+from autoregressive.models.sampling import Sampling, seeded_uniforms
+from autoregressive.models.weights import load_transformer
+from dataset.edit_masks import cells_to_pixels, full_mask, pool_edit_mask
+from dataset.samples import Text
+from dataset.transforms import image_to_tensor
+from language.t5 import T5Encoder, encode_texts, resolve_t5
+from language.text_features import stack_text_features
+from runtime.errors import UserError
+from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
+
+MODES = ("marks", "no_marks", "zero_shot")
+COMPOSITES = ("cells", "mask", "none", "published")
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """One edit.
+
+    Attributes:
+      image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
+      codes: (N,) int64 raster codes after the edit.
+      edit_mask: (N,) bool raster, the cells that were generated.
+      region: (H, W) bool, the pixels that were free to change.
+      timings: seconds of the batch's "encode", "generate" and "decode".
+    """
+
+    image: Image.Image
+    codes: Tensor
+    edit_mask: Tensor
+    region: Tensor
+    timings: dict[str, float]
+
+
+class EditingPipeline:
+    """Tokenizer, transformer and text encoder as one; edits, infills zero-shot and draws from text."""
+
+    def __init__(self, tokenizer: VQModel, transformer: Transformer, text_encoder: T5Encoder | None) -> None:
+        """
+        Args:
+          text_encoder: None if every text comes as features.
+        """
+        self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
+        self.grid = transformer.config.grid
+        self.image_size = self.grid * tokenizer.config.downsampling
+        if transformer.config.vocab_size != tokenizer.config.codebook_size:
+            raise UserError(
+                f"the transformer knows {transformer.config.vocab_size} codes, the tokenizer has "
+                f"{tokenizer.config.codebook_size}: they were not trained together"
+            )
+        if text_encoder is not None and text_encoder.width != transformer.config.caption_dim:
+            raise UserError(
+                f"the transformer reads text features of width {transformer.config.caption_dim}, the text "
+                f"encoder gives {text_encoder.width}; check --t5-path"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        vq_ckpt: str | Path,
+        gpt_ckpt: str | Path,
+        t5_path: str | Path | None = None,
+        t5_model_type: str = "flan-t5-xl",
+        *,
+        vq_model: str | None = None,
+        gpt_model: str | None = None,
+        image_size: int | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> EditingPipeline:
+        """Loads checkpoints, ours or published.
+
+        Args:
+          vq_model, gpt_model, image_size: for published files, which do not hold them.
+          dtype: of the transformer's weights.
+        """
+        tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
+        transformer = load_transformer(
+            gpt_ckpt, gpt_model=gpt_model, image_size=image_size, downsample=tokenizer.config.downsampling
+        )
+        max_tokens = transformer.config.cls_token_num
+        text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
+        return cls(tokenizer, transformer.to(device, dtype), text_encoder)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.output.weight.device
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        images: Sequence[Image.Image] | Image.Image,
+        prompts: Sequence[Text] | str,
+        masks: Sequence[np.ndarray | None] | np.ndarray | None = None,
+        *,
+        seeds: Sequence[int] | int = 0,
+        sampling: Sampling | None = None,
+        mode: str | None = None,
+        mask_rule: str = "published",
+        random_order: bool = False,
+        composite: str = "cells",
+    ) -> list[EditResult]:
+        """Regenerates the masked cells of each image.
+
+        Args:
+          images: RGB, any size; the model sees them resized to a square.
+          prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
+          masks: (H, W) arrays of the image's size, above 0.5 = edit; None regenerates everything.
+          seeds: one an image; the same seed gives the same result in any batch.
+          sampling: see `Sampling`.
+          mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
+            text-to-image model that sees the kept cells). Default: by whether the model has marks.
+          mask_rule: pixel mask to cells, "published" or "exact".
+          random_order: draw the cells in random order instead of raster order.
+          composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked
+            pixels), "none" (all), "published" (wherever the upsampled token mask is not 0).
+        Raises:
+          UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
+        """
+        images = [images] if isinstance(images, Image.Image) else list(images)
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        masks = [masks] if masks is None or isinstance(masks, np.ndarray) else list(masks)
+        masks = masks * len(images) if masks == [None] else masks
+        seeds = [seeds + i for i in range(len(images))] if isinstance(seeds, int) else list(seeds)
+        if not len(images) == len(prompts) == len(masks) == len(seeds):
+            raise UserError(
+                f"{len(images)} images, {len(prompts)} prompts, {len(masks)} masks and {len(seeds)} seeds: "
+                "give as many of each"
+            )
+        if composite not in COMPOSITES:
+            raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
+        pixel_masks = [_check_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
+        edit_mask = torch.stack(
+            [full_mask(self.grid) if m is None else pool_edit_mask(m[None].float(), self.grid, mask_rule)
+             for m in pixel_masks]
+        )  # fmt: skip
+        timings: dict[str, float] = {}
+        with _timed(timings, "encode", self.device):
+            source = self.encode(images)
+            text, text_valid = self.encode_texts(prompts)
+        with _timed(timings, "generate", self.device):
+            codes = self.edit_codes(
+                source,
+                edit_mask,
+                text,
+                text_valid,
+                seeds,
+                sampling or Sampling(),
+                mode,
+                random_order=random_order,
+            )
+        with _timed(timings, "decode", self.device):
+            decoded = self.decode(codes)
+        results = []
+        for i, image in enumerate(images):
+            region = _region(composite, edit_mask[i], pixel_masks[i], self.grid, image.size)
+            results.append(
+                EditResult(_compose(image, decoded[i], region), codes[i].cpu(), edit_mask[i], region, timings)
+            )
+        return results
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        prompts: Sequence[Text] | str,
+        *,
+        seeds: Sequence[int] | int = 0,
+        sampling: Sampling | None = None,
+        orders: Tensor | None = None,
+    ) -> list[Image.Image]:
+        """Text to image.
+
+        Args:
+          orders: (B, N) cells in generation order; raster order by default.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = [seeds + i for i in range(len(prompts))] if isinstance(seeds, int) else list(seeds)
+        text, text_valid = self.encode_texts(prompts)
+        raster = torch.arange(self.grid**2).expand(len(prompts), -1)
+        orders = raster if orders is None else orders
+        prompt = t2i_prompt(orders, text_valid)
+        drawn = self._generate(prompt, orders, text, seeds, sampling or Sampling())
+        return self.decode(torch.zeros_like(drawn).scatter(1, orders.to(drawn.device), drawn))
+
+    def edit_codes(
+        self,
+        source: Tensor,
+        edit_mask: Tensor,
+        text: Tensor,
+        text_valid: Tensor,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        mode: str | None = None,
+        *,
+        random_order: bool = False,
+    ) -> Tensor:
+        """The token level of `edit`: (B, N) source codes → (B, N) codes, kept cells unchanged.
+
+        Args:
+          edit_mask: (B, N) bool, at least one True a row.
+          text, text_valid: (B, T, C) and (B, T), left-padded.
+        """
+        marked = self.transformer.config.mask_in_context
+        mode = mode or ("marks" if marked else "zero_shot")
+        if mode not in MODES:
+            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
+        if marked != (mode == "marks"):
+            has = "has" if marked else "has no"
+            raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
+        source, edit_mask = source.cpu(), edit_mask.cpu()
+        counts = edit_mask.sum(1)
+        longest = int(counts.max())
+        num_cells = self.grid**2
+        orders = (
+            random_orders(list(seeds), num_cells, edit_mask) if random_order else raster_edit_order(edit_mask)
+        )
+        orders = orders[:, :longest]
+        if mode == "zero_shot":
+            prompt = infill_prompt(source, edit_mask, orders, text_valid)
+        else:
+            vocab = self.transformer.config.vocab_size
+            prompt = editing_prompt(source, edit_mask, orders, text_valid, vocab, marks=marked)
+        codes = self._generate(prompt, orders, text, seeds, sampling)
+        return place(codes.cpu(), orders, counts, source)
+
+    def _generate(
+        self, prompt, orders: Tensor, text: Tensor, seeds: Sequence[int], sampling: Sampling
+    ) -> Tensor:
+        weight = self.transformer.output.weight
+        uniforms = seeded_uniforms(list(seeds), self.grid**2)
+        training = self.transformer.training
+        self.transformer.eval()
+        try:
+            return generate(
+                self.transformer,
+                prompt.to(weight.device),
+                text.to(weight),
+                orders.to(weight.device),
+                uniforms.to(weight.device),
+                sampling,
+            )
+        finally:
+            self.transformer.train(training)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB images of any size → (B, N) codes."""
+        side = self.image_size
+        tensors = [
+            image_to_tensor(i if i.size == (side, side) else i.resize((side, side), Image.Resampling.BICUBIC))
+            for i in (image.convert("RGB") for image in images)
+        ]
+        return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
+
+    def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
+        """Strings or features → (B, T, C) and (B, T), left-padded."""
+        text, valid = stack_text_features(encode_texts(self.text_encoder, texts))
+        return text, valid.cpu()
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> list[Image.Image]:
+        """(B, N) codes → RGB images of the model's size."""
+        pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
+        pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+class _timed:
+    """Writes the seconds of a block into a dict, with the device's work included."""
+
+    def __init__(self, timings: dict[str, float], name: str, device: torch.device) -> None:
+        self.timings, self.name, self.device = timings, name, device
+
+    def __enter__(self) -> None:
+        self.start = self._now()
+
+    def __exit__(self, *_) -> None:
+        self.timings[self.name] = self._now() - self.start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _check_mask(mask: np.ndarray | None, image: Image.Image) -> Tensor | None:
+    """(H, W) bool tensor, or None."""
+    if mask is None:
+        return None
+    tensor = torch.as_tensor(np.asarray(mask)).float()
+    if tensor.shape != (image.height, image.width):
+        raise UserError(
+            f"the mask has the shape {tuple(tensor.shape)}, the image is {image.width}x{image.height}: "
+            f"the mask must be ({image.height}, {image.width})"
+        )
+    return tensor > 0.5
+
+
+def _region(
+    composite: str, edit_mask: Tensor, pixel_mask: Tensor | None, grid: int, size: tuple[int, int]
+) -> Tensor:
+    """(H, W) bool: which pixels come from the decoder."""
+    width, height = size
+    if composite == "none":
+        return torch.ones(height, width, dtype=torch.bool)
+    if composite == "mask" and pixel_mask is not None:
+        return pixel_mask
+    if composite == "published":
+        coarse = edit_mask.view(1, 1, grid, grid).float()
+        return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0, 0] != 0
+    return cells_to_pixels(edit_mask, grid, height, width)
+
+
+def _compose(source: Image.Image, decoded: Image.Image, region: Tensor) -> Image.Image:
+    if decoded.size != source.size:
+        decoded = decoded.resize(source.size, Image.Resampling.BICUBIC)
+    pixels = np.array(source.convert("RGB"))
+    chosen = region.numpy()
+    pixels[chosen] = np.asarray(decoded)[chosen]
+    return Image.fromarray(pixels)

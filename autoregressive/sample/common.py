@@ -1,0 +1,72 @@
+"""Flags and loading shared by the sampling programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import COMPOSITES, MODES, EditingPipeline
+from dataset.edit_masks import RULES
+from language.t5 import DEFAULT_T5
+from runtime.config import REQUIRED, option
+
+PRECISIONS = {"none": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Flags of every sampling program."""
+
+    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
+    gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    gpt_model: str | None = option(
+        None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
+    )
+    image_size: int | None = option(None, help="side of the model's images, for files that do not hold it")
+    device: str = option("auto", help="auto, cpu or cuda")
+    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISIONS))
+    seed: int = option(0, help="of the draws", aliases=["global_seed"])
+    batch_size: int = option(32, help="images at a time", aliases=["per_proc_batch_size"])
+    cfg_scale: float = option(7.5, help="guidance; 1 for none (small models want 1 to 1.5)")
+    cfg_interval: int = option(-1, help="k: guidance in the first k+1 decoding steps only; -1 for all")
+    temperature: float = option(1.0, help="of the draws")
+    top_k: int = option(1000, help="likeliest codes kept; 0 for all")
+    top_p: float = option(1.0, help="share of probability kept")
+    greedy: bool = option(False, help="always take the likeliest code")
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
+        )
+
+    def load_pipeline(self, device: torch.device) -> EditingPipeline:
+        return EditingPipeline.load(
+            self.vq_ckpt,
+            self.gpt_ckpt,
+            self.t5_path,
+            self.t5_model_type,
+            vq_model=self.vq_model,
+            gpt_model=self.gpt_model,
+            image_size=self.image_size,
+            device=device,
+            dtype=PRECISIONS[self.precision],
+        )
+
+
+@dataclass(frozen=True)
+class EditSampleConfig(SampleConfig):
+    """Flags of the editing programs."""
+
+    mode: str | None = option(
+        None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
+    )
+    full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    random_order: bool = option(False, help="draw the edited cells in random order")
+    composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)

@@ -1,0 +1,143 @@
+"""Edits one image, or a list of them.
+
+python autoregressive/sample/sample_editing.py --vq-ckpt vq.pt --gpt-ckpt nep.pt --t5-path t5 \
+    --image cat.png --mask region.png --prompt "give the cat a hat" --output edited.png
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from autoregressive.pipeline import EditingPipeline, EditResult
+from autoregressive.sample.common import EditSampleConfig
+from dataset.images import load_edit_region, load_image
+from runtime.checkpoint import write_atomic
+from runtime.config import option, parse
+from runtime.distributed import distributed
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger, progress
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SampleEditing(EditSampleConfig):
+    """Edits one image (--image --mask --prompt --output), or a list of them (--list)."""
+
+    image: str | None = option(None, help="image to edit")
+    mask: str | None = option(None, help="region, white = edit; none regenerates the whole image")
+    prompt: str | None = option(None, help="what to do (zero-shot: what the result shows)")
+    output: str = option("edited.png", help="where the result goes")
+    comparison: str | None = option(None, help="also write source, region and result side by side here")
+    list: str | None = option(
+        None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
+    )
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """One line of work."""
+
+    image: Path
+    mask: Path | None
+    prompt: str
+    output: Path
+
+
+def read_jobs(config: SampleEditing) -> list[EditJob]:
+    """The edits that the flags ask for."""
+    if config.list is None:
+        if config.image is None or config.prompt is None:
+            raise UserError("give --image and --prompt for one edit, or --list for many")
+        mask = None if config.mask is None else Path(config.mask)
+        return [EditJob(Path(config.image), mask, config.prompt, Path(config.output))]
+    path = Path(config.list)
+    if not path.is_file():
+        raise UserError(f"--list {path} does not exist")
+    jobs = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+            image, prompt, output = (str(item[key]) for key in ("image", "prompt", "output"))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number}: needs a JSON object with the keys image, prompt, output ({error!r})"
+            ) from error
+        mask = path.parent / item["mask"] if item.get("mask") else None
+        jobs.append(EditJob(path.parent / image, mask, prompt, path.parent / output))
+    return jobs
+
+
+def edit_files(
+    pipeline: EditingPipeline, jobs: Sequence[EditJob], config: EditSampleConfig, seeds: Sequence[int]
+) -> list[EditResult]:
+    """Edits one batch of files; results are not written."""
+    images = [load_image(job.image) for job in jobs]
+    masks: list[np.ndarray | None] = [
+        None if job.mask is None or config.full_mask else load_edit_region(job.mask, image.size)
+        for job, image in zip(jobs, images, strict=True)
+    ]
+    return pipeline.edit(
+        images,
+        [job.prompt for job in jobs],
+        masks,
+        seeds=seeds,
+        sampling=config.sampling(),
+        mode=config.mode,
+        mask_rule=config.mask_rule,
+        random_order=config.random_order,
+        composite=config.composite,
+    )
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Writes a PNG whole or not at all."""
+    write_atomic(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+def comparison(source: Image.Image, result: EditResult) -> Image.Image:
+    """Source, source with the untouched part faded, and result in a row."""
+    pixels = np.asarray(source.convert("RGB"))
+    faded = np.where(result.region.numpy()[..., None], pixels, (pixels.astype(int) + 2 * 255) // 3)
+    row = np.concatenate([pixels, faded.astype(np.uint8), np.asarray(result.image)], axis=1)
+    return Image.fromarray(row)
+
+
+def main() -> None:
+    config = parse(SampleEditing)
+    jobs = read_jobs(config)
+    with distributed(config.device) as ranks:
+        pipeline = config.load_pipeline(ranks.device)
+        mine = list(enumerate(jobs))[ranks.rank :: ranks.world_size]
+        bar = progress(total=len(mine), desc="editing", unit="image", disable=not ranks.is_main)
+        for start in range(0, len(mine), config.batch_size):
+            numbered = mine[start : start + config.batch_size]
+            batch = [job for _, job in numbered]
+            results = edit_files(pipeline, batch, config, [config.seed + number for number, _ in numbered])
+            for job, result in zip(batch, results, strict=True):
+                save_png(result.image, job.output)
+                if config.comparison and len(jobs) == 1:
+                    save_png(comparison(load_image(job.image), result), Path(config.comparison))
+            bar.update(len(batch))
+        bar.close()
+    if len(jobs) == 1:
+        seconds = ", ".join(f"{name} {value:.2f} s" for name, value in results[0].timings.items())
+        log.info(
+            "%s: %d of %d cells, %s",
+            config.output,
+            results[0].edit_mask.sum(),
+            len(results[0].codes),
+            seconds,
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

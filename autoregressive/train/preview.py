@@ -1,0 +1,82 @@
+"""Pictures of a model's work while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.train.config import EditingConfig, T2IConfig
+from dataset.samples import collate_samples
+
+NUM_PREVIEWS = 8
+GAP = 4
+
+
+def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) -> Callable[[int], Path]:
+    """A row of training images above a row drawn from their captions."""
+
+    def draw(step: int) -> Path:
+        batch = _first_samples(dataset)
+        drawn = pipeline.draw(batch.texts, sampling=_sampling(config))
+        return _save_rows([_images(pipeline, batch.image), drawn], config.results_dir, step)
+
+    return draw
+
+
+def editing_preview(
+    pipeline: EditingPipeline, dataset: Dataset, config: EditingConfig
+) -> Callable[[int], Path]:
+    """Rows of sources, of edited images as they should be, and of the model's edits."""
+
+    def draw(step: int) -> Path:
+        batch = _first_samples(dataset)
+        source = _codes(pipeline, batch.source)
+        text, text_valid = pipeline.encode_texts(batch.texts)
+        mode = "marks" if config.mask_in_context else "no_marks"
+        seeds = list(range(len(source)))
+        edit_mask = (
+            batch.edit_mask | ~batch.valid[:, None]
+        )  # an unusable sample still needs something to edit
+        codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, _sampling(config), mode)
+        rows = [_images(pipeline, batch.source), _images(pipeline, batch.edited), pipeline.decode(codes)]
+        return _save_rows(rows, config.results_dir, step)
+
+    return draw
+
+
+def _sampling(config: T2IConfig | EditingConfig) -> Sampling:
+    return Sampling(config.cfg_scale, config.cfg_interval, config.temperature, config.top_k, config.top_p)
+
+
+def _first_samples(dataset: Dataset):
+    return collate_samples([dataset[index, 0] for index in range(min(NUM_PREVIEWS, len(dataset)))])
+
+
+def _codes(pipeline: EditingPipeline, images: Tensor) -> Tensor:
+    """Codes of a batch that holds images, or codes already."""
+    return images.long() if images.dim() == 2 else pipeline.tokenizer.encode_ids(images.to(pipeline.device))
+
+
+def _images(pipeline: EditingPipeline, images: Tensor) -> list[Image.Image]:
+    return pipeline.decode(_codes(pipeline, images))
+
+
+def _save_rows(rows: list[list[Image.Image]], results_dir: str, step: int) -> Path:
+    """Writes the rows as one PNG, `previews/<step>.png`."""
+    side = rows[0][0].width + GAP
+    sheet = np.full((len(rows) * side + GAP, len(rows[0]) * side + GAP, 3), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            top, left = GAP + r * side, GAP + c * side
+            sheet[top : top + image.height, left : left + image.width] = np.asarray(image)
+    path = Path(results_dir) / "previews" / f"{step:07d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
+    return path

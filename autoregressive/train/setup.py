@@ -1,0 +1,95 @@
+"""What both training programs do before the loop: encoders, model, dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch.utils.data import Dataset
+
+from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.weights import initialise_from
+from autoregressive.train.config import TrainConfig
+from autoregressive.train.inputs import Encoders
+from dataset.build import build_dataset
+from dataset.cached import CachedEdits, CachedT2I
+from dataset.t2i import T2IDataset
+from language.t5 import T5Encoder, resolve_t5
+from runtime.errors import UserError
+from runtime.logging import get_logger
+from tokenizer.tokenizer_image.vq_model import load_vq_model
+
+log = get_logger(__name__)
+PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
+
+
+def load_encoders(config: TrainConfig, device: torch.device) -> Encoders:
+    """The frozen tokenizer, and the text encoder unless all texts come as features."""
+    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
+    for flag, asked, actual in (
+        ("--downsample-size", config.downsample_size, tokenizer.config.downsampling),
+        ("--vocab-size", config.vocab_size, tokenizer.config.codebook_size),
+        ("--codebook-size", config.codebook_size, tokenizer.config.codebook_size),
+        ("--codebook-embed-dim", config.codebook_embed_dim, tokenizer.config.codebook_embed_dim),
+    ):
+        if asked not in (None, actual):
+            raise UserError(f"{flag} {asked} contradicts the tokenizer {config.vq_ckpt}, which has {actual}")
+    if config.image_size % tokenizer.config.downsampling:
+        raise UserError(
+            f"--image-size {config.image_size} is not a multiple of {tokenizer.config.downsampling}, "
+            "the tokenizer's pixels per cell side"
+        )
+    text_encoder = None
+    if config.t5_feature_dim is None:
+        path = resolve_t5(config.t5_path, config.t5_model_type)
+        text_encoder = T5Encoder(path, device=device, max_tokens=config.cls_token_num)
+    return Encoders(tokenizer, text_encoder)
+
+
+def build_model(
+    config: TrainConfig, encoders: Encoders, device: torch.device, *, mask_in_context: bool
+) -> Transformer:
+    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given."""
+    grid = config.image_size // encoders.tokenizer.config.downsampling
+    text_width = config.t5_feature_dim or encoders.text_encoder.width
+    model = Transformer(
+        replace(
+            GPT_MODELS[config.gpt_model],
+            mask_in_context=mask_in_context,
+            vocab_size=encoders.tokenizer.config.codebook_size,
+            block_size=grid**2,
+            cls_token_num=config.cls_token_num,
+            caption_dim=text_width,
+            token_dropout_p=config.token_dropout_p,
+            resid_dropout_p=config.dropout_p,
+            ffn_dropout_p=config.dropout_p,
+            drop_path_rate=config.drop_path,
+        )
+    )
+    if config.init_gpt_ckpt:
+        initialise_from(model, config.init_gpt_ckpt)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    log.info(
+        "%s: %.2f M parameters, %d cells, %d codes",
+        config.gpt_model,
+        millions,
+        grid**2,
+        model.config.vocab_size,
+    )
+    return model.to(device)
+
+
+def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
+    """The dataset that the flags name; with `--cache-codes` encoded and held in memory."""
+    dataset = build_dataset(
+        config.dataset,
+        config.data_path,
+        config.image_size,
+        config.t5_feature_dim,
+        allow_outside_root=config.allow_outside_root,
+        **options,
+    )
+    if not config.cache_codes:
+        return dataset
+    cached = CachedT2I if isinstance(dataset, T2IDataset) else CachedEdits
+    return cached(dataset, encoders.codes, encoders.features)

@@ -1,0 +1,45 @@
+"""Stage 2: fine-tunes a text-to-image transformer for editing. `python … --help` lists the flags."""
+
+from __future__ import annotations
+
+import torch
+
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.train.config import EditingConfig
+from autoregressive.train.inputs import editing_inputs
+from autoregressive.train.loop import fit
+from autoregressive.train.preview import editing_preview
+from autoregressive.train.setup import build_model, load_dataset, load_encoders
+from runtime.config import parse
+from runtime.distributed import Distributed, distributed
+from runtime.errors import run_command
+
+
+def train(config: EditingConfig, ranks: Distributed) -> None:
+    torch.manual_seed(config.global_seed + ranks.rank)
+    encoders = load_encoders(config, ranks.device)
+    dataset = load_dataset(
+        config,
+        encoders,
+        grid=config.image_size // encoders.tokenizer.config.downsampling,
+        text_field=config.text_field,
+        mask_rule=config.mask_rule,
+        mask_dilation=config.mask_dilation,
+        full_mask=config.enforce_fake_masking,
+        center_crop=config.center_crop,
+        random_flip=config.random_flip,
+    )
+    model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
+    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    preview = editing_preview(pipeline, dataset, config)
+    fit(model, dataset, editing_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+
+
+def main() -> None:
+    config = parse(EditingConfig)
+    with distributed(config.device) as ranks:
+        train(config, ranks)
+
+
+if __name__ == "__main__":
+    run_command(main)

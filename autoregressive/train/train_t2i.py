@@ -1,0 +1,38 @@
+"""Stage 1: text-to-image training, any-order for R-GPT models. `python … --help` lists the flags."""
+
+from __future__ import annotations
+
+import torch
+
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.train.config import T2IConfig
+from autoregressive.train.inputs import t2i_inputs
+from autoregressive.train.loop import fit
+from autoregressive.train.preview import t2i_preview
+from autoregressive.train.setup import build_model, load_dataset, load_encoders
+from runtime.config import parse
+from runtime.distributed import Distributed, distributed
+from runtime.errors import run_command
+
+
+def train(config: T2IConfig, ranks: Distributed) -> None:
+    torch.manual_seed(config.global_seed + ranks.rank)
+    encoders = load_encoders(config, ranks.device)
+    options = {}
+    if config.dataset == "t2i_laion_coco":
+        options = {"t5_feat_path": config.t5_feat_path, "short_t5_feat_path": config.short_t5_feat_path}
+    dataset = load_dataset(config, encoders, **options)
+    model = build_model(config, encoders, ranks.device, mask_in_context=False)
+    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    preview = t2i_preview(pipeline, dataset, config)
+    fit(model, dataset, t2i_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+
+
+def main() -> None:
+    config = parse(T2IConfig)
+    with distributed(config.device) as ranks:
+        train(config, ranks)
+
+
+if __name__ == "__main__":
+    run_command(main)
