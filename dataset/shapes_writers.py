@@ -130,7 +130,10 @@ def draw_test_sessions(config: ShapesConfig, seed: int, num_edits: int) -> dict[
 
 
 def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image_size: int) -> None:
-    """Writes sessions as the MagicBrush test set, plus `shapes.json` with the scenes for the verifier."""
+    """Writes sessions as the MagicBrush test set, plus two files of our own.
+
+    `shapes.json` holds the scenes for the verifier, `t2i.jsonl` lists all images with their captions.
+    """
     listings: dict[str, dict] = {
         name: {} for name in ("edit_sessions", "global_descriptions", "local_descriptions", "shapes")
     }
@@ -157,6 +160,12 @@ def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image
         listings["global_descriptions"][identity] = descriptions
         listings["local_descriptions"][identity] = local
         listings["shapes"][identity] = [example.to_dict() for example in session]
+    lines = [
+        json.dumps({"image_path": f"images/{identity}/{file}", "text": text})
+        for identity, texts in listings["global_descriptions"].items()
+        for file, text in texts.items()
+    ]
+    (folder / "t2i.jsonl").write_text("".join(f"{line}\n" for line in lines))
     for name, listing in listings.items():
         (folder / f"{name}.json").write_text(json.dumps(listing, indent=1))
 

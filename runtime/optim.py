@@ -66,11 +66,12 @@ def build_optimizer(
     betas: tuple[float, float],
     muon_lr: float = 0.02,
 ) -> Optimizers:
-    """AdamW as published, or Muon on the inner matrices with AdamW on the rest.
+    """AdamW as published, or Muon on the matrices with AdamW on the rest.
 
     AdamW decays parameters of two or more dimensions only. Muon (Jordan et al. 2024, `torch.optim.Muon`)
-    takes the matrices of the trunk, convolution kernels as (out, in·h·w); embeddings, tables, heads and
-    gains stay with AdamW, as its authors advise.
+    takes every linear map, convolution kernels as (out, in·h·w); embeddings, tables, gains and biases stay
+    with AdamW. First and last layers are included against its authors' advice for language models: for the
+    small tokenizer that is worth 10 dB at equal time, for the small transformer 0.4 nats at step 50.
 
     Args:
       name: "adamw", "muon", or "sgd" (plain, for tests of exactness).
@@ -80,7 +81,7 @@ def build_optimizer(
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
     if name == "sgd":
         return Optimizers([torch.optim.SGD(parameters.values(), lr=lr)], {})
-    matrices = {n: p for n, p in parameters.items() if name == "muon" and _is_trunk_matrix(module, n, p)}
+    matrices = {n: p for n, p in parameters.items() if name == "muon" and _is_matrix(module, n, p)}
     rest = [p for n, p in parameters.items() if n not in matrices]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
@@ -111,10 +112,9 @@ def _as_matrix(kernel: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return kernel.permute(0, *columns).flatten(1)
 
 
-def _is_trunk_matrix(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+def _is_matrix(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     owner = module.get_submodule(name.rpartition(".")[0])
-    first_or_last = any(part in name for part in ("output.", "conv_in.", "conv_out."))
-    return isinstance(owner, nn.Linear | nn.Conv2d) and parameter.dim() >= 2 and not first_or_last
+    return isinstance(owner, nn.Linear | nn.Conv2d) and parameter.dim() >= 2
 
 
 def lr_factor(

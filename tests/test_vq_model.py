@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from runtime.errors import UserError
-from tokenizer.tokenizer_image.codebook import DeadCodes, spherical_kmeans
+from tokenizer.tokenizer_image.codebook import CodeCounts, reseed_unused, spherical_kmeans
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, build_vq_model, codebook_usage, load_vq_model
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -80,7 +80,7 @@ def test_small_model_has_nine_cells_a_side_at_72_pixels():
     assert model(images).reconstruction.shape == (2, 3, 72, 72)
 
 
-@pytest.mark.parametrize("overrides", [{"stem_stride": 4, "channel_mult": (1, 2)}, {"attention": True}])
+@pytest.mark.parametrize("overrides", [{"stem_stride": 2, "channel_mult": (1, 2, 4)}, {"attention": True}])
 def test_configurations_keep_their_downsampling(overrides):
     model = build_vq_model("VQ-8-small", **{**TINY, **overrides})
     ids = model.encode_ids(torch.rand(1, 3, 16, 16))
@@ -167,11 +167,13 @@ def test_kmeans_finds_the_directions_of_separate_groups():
 def test_codes_that_never_occur_are_reseeded_from_latents():
     quantize = tiny_model().quantize
     before = quantize.codebook().detach().clone()
-    dead = DeadCodes(quantize)
-    dead.count(torch.tensor([0, 3, 3]))
+    counts = CodeCounts(16)
+    counts.add(torch.tensor([0, 3, 3]))
     latents = F.normalize(torch.randn(64, 8), dim=-1)
-    assert dead.reseed(latents, torch.Generator().manual_seed(0)) == 14
+    generator = torch.Generator().manual_seed(0)
+    assert reseed_unused(quantize.embedding.weight.data, counts.counts, latents, generator) == 14
     after = quantize.codebook().detach()
     torch.testing.assert_close(after[[0, 3]], before[[0, 3]])
     assert (after[1:3] @ latents.T).amax(-1).min() > 0.99
-    assert dead.counts.sum() == 0
+    counts.reset()
+    assert counts.counts.sum() == 0

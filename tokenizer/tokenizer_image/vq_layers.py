@@ -19,8 +19,8 @@ class VQConfig:
     Attributes:
       channel_mult: width of each level in units of `width`, finest level first.
       num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
-      stem_stride: 1 convolves pixels as published; 2 or 4 fold s x s pixels into channels first, which
-        takes the levels that cost most on a CPU away.
+      stem_stride: 1 convolves pixels as published; s > 1 folds s x s pixels into channels first, which takes
+        the levels away that cost most on a CPU.
       norm_groups: groups of every GroupNorm. It must stay well below `width`: one channel a group would
         remove each channel's mean, which is the colour of a flat image.
       attention: self-attention at the coarsest level and in the middle.

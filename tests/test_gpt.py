@@ -1,0 +1,206 @@
+"""The transformer: fast paths against slow twins, published names, the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from autoregressive.layout import (
+    editing_layout,
+    editing_prompt,
+    infill_prompt,
+    random_orders,
+    raster_edit_order,
+    t2i_layout,
+    t2i_prompt,
+)
+from autoregressive.models.generate import generate, place
+from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
+from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
+
+V, N, C, T = 32, 16, 8, 5
+GREEDY = Sampling(cfg_scale=1, sample_logits=False)
+
+
+def tiny(name: str = "R-GPT-tiny", **overrides):
+    torch.manual_seed(0)
+    model = build_gpt(name, vocab_size=V, block_size=N, caption_dim=C, cls_token_num=8, **overrides).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.2)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(1)
+    text = torch.randn(8, T, C)
+    text_valid = torch.arange(T) >= torch.tensor([0, 1, 2, 3, 4, 0, 2, 4])[:, None]
+    edit_mask = torch.rand(8, N) < torch.linspace(0.1, 1.1, 8)[:, None]
+    edit_mask[0] = False
+    edit_mask[0, 3] = True
+    return {
+        "text": text, "text_valid": text_valid, "edit_mask": edit_mask,
+        "codes": torch.randint(V, (8, N)), "target": torch.randint(V, (8, N)),
+    }  # fmt: skip
+
+
+def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs):
+    model = tiny(mask_in_context=True)
+    mask, codes = inputs["edit_mask"], inputs["codes"]
+    orders = raster_edit_order(mask)
+    longest = int(mask.sum(1).max())
+    prompt = editing_prompt(codes, mask, orders, inputs["text_valid"], V)
+    seen = []
+    hook = model.output.register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, -1]))
+    drawn = generate(model, prompt, inputs["text"], orders[:, :longest], torch.zeros(8, N), GREEDY)
+    hook.remove()
+    everything = torch.full((8,), longest)
+    target = place(drawn, orders[:, :longest], everything, codes)
+    layout = editing_layout(codes, target, mask, inputs["text_valid"], V)
+    torch.testing.assert_close(torch.stack(seen, 1), model(layout, inputs["text"]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("mode", ["marks", "no_marks", "zero_shot"])
+def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale):
+    model = tiny(mask_in_context=mode == "marks")
+    sampling = dataclasses.replace(GREEDY, cfg_scale=scale)
+
+    def edit(rows: slice):
+        mask, codes, valid = (inputs[k][rows] for k in ("edit_mask", "codes", "text_valid"))
+        counts = mask.sum(1)
+        orders = raster_edit_order(mask)[:, : int(counts.max())]
+        if mode == "zero_shot":
+            prompt = infill_prompt(codes, mask, orders, valid)
+        else:
+            prompt = editing_prompt(codes, mask, orders, valid, V, marks=mode == "marks")
+        drawn = generate(model, prompt, inputs["text"][rows], orders, torch.zeros(len(mask), N), sampling)
+        return place(drawn, orders, counts, codes)
+
+    together = edit(slice(0, 8))
+    for i in range(8):
+        assert torch.equal(together[i : i + 1], edit(slice(i, i + 1)))
+    kept = ~inputs["edit_mask"]
+    assert torch.equal(together[kept], inputs["codes"][kept])
+
+
+def test_leaving_out_the_text_padding_changes_nothing(inputs):
+    model = tiny()
+    orders = random_orders(list(range(8)), N)
+    short, valid = inputs["text"], inputs["text_valid"]
+    padding = torch.full((8, 3, C), 7.0)
+    long, long_valid = torch.cat([padding, short], 1), torch.cat([torch.zeros(8, 3).bool(), valid], 1)
+    a = model(t2i_layout(inputs["codes"], orders, valid), short)
+    b = model(t2i_layout(inputs["codes"], orders, long_valid), long)
+    torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
+    guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
+    a = generate(model, t2i_prompt(orders, valid), short, orders, torch.zeros(8, N), guided)
+    b = generate(model, t2i_prompt(orders, long_valid), long, orders, torch.zeros(8, N), guided)
+    assert torch.equal(a, b)
+
+
+def test_two_samples_packed_into_one_row_give_their_own_logits(inputs):
+    """Text slots in the middle of a row: what packed training needs of the layout."""
+    model = tiny()
+    orders = random_orders([0, 1], N)
+    codes, text = inputs["codes"][:2], inputs["text"][:2]
+    single = t2i_layout(codes, orders, torch.ones(2, T, dtype=torch.bool))
+    wanted = model(single, text)
+    length = single.cells.shape[1]
+    text_index = torch.arange(2 * T).view(2, T)
+    image_index = 2 * T + torch.arange(2 * (N - 1)).view(2, N - 1)
+    packed = dataclasses.replace(
+        single,
+        token_ids=single.token_ids.reshape(1, -1),
+        cells=single.cells.reshape(1, -1),
+        next_cells=single.next_cells.reshape(1, -1),
+        key_valid=single.key_valid.reshape(1, -1),
+        slots=torch.arange(2 * length),
+        num_predictions=2 * length,
+        sample_ids=torch.arange(2).repeat_interleave(length)[None],
+        content_index=torch.cat([text_index, image_index], 1).reshape(1, -1),
+    )
+    logits = model(packed, text.reshape(1, -1, C)).view(2, length, V)[:, -N:]
+    torch.testing.assert_close(logits, wanted, atol=2e-5, rtol=0)
+
+
+def test_a_seed_gives_the_same_draws_in_any_batch(inputs):
+    model = tiny()
+    sampling = Sampling(cfg_scale=1.0, temperature=1.5)
+    orders = random_orders(list(range(8)), N)
+
+    def sample(rows: slice):
+        seeds = list(range(8))[rows]
+        prompt = t2i_prompt(orders[rows], inputs["text_valid"][rows])
+        return generate(model, prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling)
+
+    together = sample(slice(0, 8))
+    assert torch.equal(together[5:6], sample(slice(5, 6)))
+    assert not torch.equal(together, generate(
+        model, t2i_prompt(orders, inputs["text_valid"]), inputs["text"], orders,
+        seeded_uniforms(list(range(8, 16)), N), sampling,
+    ))  # fmt: skip
+
+
+def test_guidance_interval_ends_guidance(inputs):
+    """Interval 0: the prefill and the first decoding step are guided, the others are not."""
+    model = tiny()
+    orders = random_orders(list(range(8)), N)
+    prompt = t2i_prompt(orders, inputs["text_valid"])
+
+    def run(**settings):
+        sampling = Sampling(sample_logits=False, **settings)
+        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), sampling)
+
+    guided, interval = run(cfg_scale=4.0), run(cfg_scale=4.0, cfg_interval=0)
+    assert torch.equal(guided[:, :2], interval[:, :2])
+    assert not torch.equal(guided, interval)
+    assert torch.equal(run(cfg_scale=4.0, cfg_interval=N), guided)
+
+
+def test_loss_is_a_sum_over_the_supervised_slots(inputs):
+    model = tiny()
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    half = dataclasses.replace(layout, loss_weight=layout.loss_weight * 0.5)
+    logits = model(layout, inputs["text"])
+    torch.testing.assert_close(layout_loss(logits, half) * 2, layout_loss(logits, layout))
+
+
+def test_raster_models_and_any_order_models_differ_in_data_only():
+    raster, any_order = tiny("GPT-tiny"), tiny()
+    assert type(raster) is type(any_order)
+    names = set(any_order.state_dict()) - set(raster.state_dict())
+    assert names == {"target_aware_pos_embed_postfix"}
+    assert raster.rotary[-1].abs().sum() == 0 and any_order.rotary[-1, :, 0].eq(1).all()
+
+
+def test_registry_holds_every_size_in_both_kinds():
+    assert GPT_MODELS["GPT-XL-RAR"] is GPT_MODELS["R-GPT-XL"]
+    for size in ("B", "L", "XL", "XXL", "XXXL", "1B", "3B", "7B"):
+        assert {f"GPT-{size}", f"R-GPT-{size}"} <= set(GPT_MODELS)
+
+
+def test_draw_follows_the_probabilities():
+    probabilities = torch.tensor([[0.5, 0.0, 0.25, 0.25]])
+    wanted = {0.0: 0, 0.49: 0, 0.51: 2, 0.74: 2, 0.76: 3, 0.9999999: 3}
+    for uniform, code in wanted.items():
+        assert draw(probabilities, torch.tensor([uniform], dtype=torch.float64)).item() == code
+    uniforms = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = draw(probabilities.expand(20000, -1), uniforms).bincount(minlength=4) / 20000
+    torch.testing.assert_close(shares, probabilities[0], atol=0.02, rtol=0)
+
+
+def test_filters_and_guidance_in_closed_form():
+    logits = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
+    torch.testing.assert_close(
+        filtered_probabilities(logits, 1.0, 2, 1.0), torch.tensor([[4 / 7, 3 / 7, 0, 0]])
+    )
+    torch.testing.assert_close(
+        filtered_probabilities(logits, 1.0, 0, 0.5), torch.tensor([[4 / 7, 3 / 7, 0, 0]])
+    )
+    both = torch.tensor([[2.0], [1.0]])
+    assert guide(both, 3.0).item() == 4.0 and guide(both, 1.0).item() == 2.0

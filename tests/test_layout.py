@@ -1,0 +1,124 @@
+"""Layouts against tables written by hand. Cells of a 2×2 grid: 0 1 / 2 3."""
+
+from __future__ import annotations
+
+import torch
+
+from autoregressive.layout import (
+    editing_layout,
+    editing_prompt,
+    infill_prompt,
+    next_step,
+    random_orders,
+    raster_edit_order,
+    t2i_layout,
+    t2i_prompt,
+)
+
+V = 64
+KEEP, EDIT = V, V + 1
+CODES = torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]])
+TARGET = CODES + 30
+TEXT = torch.tensor([[False, True], [True, True]])
+MASK = torch.tensor([[False, True, True, False], [False, False, False, True]])
+
+
+def test_t2i_in_any_order():
+    orders = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
+    layout = t2i_layout(CODES, orders, TEXT, torch.tensor([True, False]))
+    assert layout.token_ids.tolist() == [[12, 10, 13], [20, 21, 22]]
+    assert layout.cells.tolist() == [[-1, -1, 2, 0, 3], [-1, -1, 0, 1, 2]]
+    assert layout.next_cells.tolist() == [[-1, 2, 0, 3, 1], [-1, 0, 1, 2, 3]]
+    assert layout.targets.tolist() == [[12, 10, 13, 11], [20, 21, 22, 23]]
+    assert layout.loss_weight.tolist() == [[1, 1, 1, 1], [0, 0, 0, 0]]
+    assert layout.key_valid.tolist() == [[False, True, True, True, True], [True] * 5]
+    assert layout.num_predictions == 4
+
+
+def test_editing_with_marks():
+    layout = editing_layout(CODES, TARGET, MASK, TEXT, V)
+    assert layout.token_ids.tolist() == [
+        [10, 11, 12, 13, KEEP, EDIT, EDIT, KEEP, 41],
+        [20, 21, 22, 23, KEEP, KEEP, KEEP, EDIT, 53],
+    ]
+    assert layout.cells.tolist() == [
+        [-1, -1, 0, 1, 2, 3, 0, 1, 2, 3, 1],
+        [-1, -1, 0, 1, 2, 3, 0, 1, 2, 3, 3],
+    ]
+    assert layout.next_cells.tolist() == [
+        [-1, 0, 1, 2, 3, 0, 1, 2, 3, 1, 2],
+        [-1, 0, 1, 2, 3, 0, 1, 2, 3, 3, 0],  # past its own count a row goes on with kept cells
+    ]
+    assert layout.targets.tolist() == [[41, 42], [53, 50]]
+    assert layout.loss_weight.tolist() == [[1, 1], [1, 0]]
+
+
+def test_editing_without_marks_and_full_regeneration():
+    layout = editing_layout(CODES, TARGET, torch.ones_like(MASK), TEXT, V, marks=False)
+    assert layout.token_ids.tolist()[0] == [10, 11, 12, 13, 40, 41, 42]
+    assert layout.next_cells.tolist()[0] == [-1, 0, 1, 2, 3, 0, 1, 2, 3]
+    assert layout.targets.tolist() == TARGET.tolist()
+
+
+def test_editing_layout_of_unusable_samples_only_has_no_weight():
+    nothing = torch.zeros_like(MASK)
+    layout = editing_layout(CODES, TARGET, nothing, TEXT, V, sample_valid=torch.zeros(2, dtype=torch.bool))
+    assert layout.num_predictions == 1 and layout.loss_weight.sum() == 0
+
+
+def test_prompts_are_the_training_sequences_cut_short():
+    orders = raster_edit_order(MASK)
+    prompt = editing_prompt(CODES, MASK, orders[:, :2], TEXT, V)
+    trained = editing_layout(CODES, TARGET, MASK, TEXT, V)
+    length = prompt.cells.shape[1]
+    assert torch.equal(prompt.cells, trained.cells[:, :length])
+    assert torch.equal(prompt.next_cells, trained.next_cells[:, :length])
+    assert t2i_prompt(orders, TEXT).next_cells.tolist() == [[-1, 1], [-1, 3]]
+
+
+def test_infill_aligns_rows_at_the_right():
+    """Row 0 keeps two cells, row 1 three; all padding goes to the left of the text."""
+    orders = raster_edit_order(MASK)[:, :2]
+    layout = infill_prompt(CODES, MASK, orders, TEXT)
+    assert layout.key_valid.tolist() == [[False, False, True, True, True], [True] * 5]
+    contents = layout.arrange(torch.tensor([[[-7.0], [-8]], [[-7], [-8]]]), layout.token_ids[..., None].float())
+    assert contents[0, 2:, 0].tolist() == [-8, 10, 13]
+    assert contents[1, :, 0].tolist() == [-7, -8, 20, 21, 22]
+    assert layout.cells[0, 2:].tolist() == [-1, 0, 3] and layout.next_cells[0, 2:].tolist() == [0, 3, 1]
+    assert layout.next_cells[1].tolist() == [-1, 0, 1, 2, 3]
+
+
+def test_infill_of_a_whole_image_beside_a_small_one():
+    mask = torch.tensor([[True] * 4, [False, False, False, True]])
+    layout = infill_prompt(CODES, mask, raster_edit_order(mask), TEXT)
+    assert layout.key_valid[0].tolist() == [False] * 4 + [True]  # one text slot, at the very end
+    assert layout.next_cells[0, -1] == 0 and layout.cells[0, -1] == -1
+
+
+def test_attention_is_causal_valid_or_itself():
+    mask = t2i_prompt(raster_edit_order(MASK), TEXT).attention_mask()[:, 0]
+    assert mask[0].tolist() == [[True, False], [False, True]]  # padding sees itself only
+    assert mask[1].tolist() == [[True, False], [True, True]]
+
+
+def test_packed_samples_do_not_see_each_other():
+    import dataclasses
+
+    layout = t2i_prompt(raster_edit_order(MASK), torch.ones(1, 4, dtype=torch.bool).expand(2, 4))
+    packed = dataclasses.replace(layout, sample_ids=torch.tensor([[0, 0, 1, 1]] * 2))
+    assert packed.attention_mask()[0, 0].int().tolist() == [
+        [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1],
+    ]  # fmt: skip
+
+
+def test_next_step_stands_on_the_last_slot():
+    layout = next_step(CODES[:, :1], CODES[:, :1] * 0, CODES[:, :1] * 0 + 1, torch.ones(2, 6, dtype=torch.bool))
+    assert layout.slots.tolist() == [5] and layout.attention_mask().shape == (2, 1, 1, 6)
+
+
+def test_random_orders_hang_on_the_seed_alone():
+    together = random_orders([3, 4], 9)
+    assert torch.equal(together[1:], random_orders([4], 9))
+    assert sorted(together[0].tolist()) == list(range(9))
+    edited_first = random_orders([3, 4], 4, MASK)
+    assert sorted(edited_first[0, :2].tolist()) == [1, 2] and edited_first[1, 0] == 3
