@@ -120,7 +120,7 @@ class EditingPipeline:
     def edit(
         self,
         images: Sequence[Image.Image] | Image.Image,
-        prompts: Sequence[Text] | str,
+        prompts: Sequence[Text] | Text,
         masks: Sequence[np.ndarray | None] | np.ndarray | None = None,
         *,
         seeds: Sequence[int] | int = 0,
@@ -133,7 +133,8 @@ class EditingPipeline:
         """Regenerates the masked cells of each image.
 
         Args:
-          images: RGB, any size; the model sees them resized to a square.
+          images: RGB, any size; the model sees them resized to a square. One image, with one prompt and one
+            mask, or as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays of the image's size, above 0.5 = edit; None regenerates everything.
           seeds: one an image; the same seed gives the same result in any batch.
@@ -147,10 +148,10 @@ class EditingPipeline:
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
         """
-        images = [images] if isinstance(images, Image.Image) else list(images)
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        masks = [masks] if masks is None or isinstance(masks, np.ndarray) else list(masks)
-        masks = masks * len(images) if masks == [None] else masks
+        if isinstance(images, Image.Image):
+            images, prompts, masks = [images], [prompts], [masks]
+        images, prompts = list(images), list(prompts)
+        masks = [None] * len(images) if masks is None else list(masks)
         seeds = [seeds + i for i in range(len(images))] if isinstance(seeds, int) else list(seeds)
         if not len(images) == len(prompts) == len(masks) == len(seeds):
             raise UserError(

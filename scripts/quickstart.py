@@ -34,7 +34,7 @@ from runtime.logging import get_logger
 log = get_logger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = 72
-STEPS = {"tokenizer": 700, "stage1": 600, "stage2": 500}
+STEPS = {"tokenizer": 600, "stage1": 400, "stage2": 450}
 MODES = {
     "masked": ["--text", "instruction", "--write-ceiling"],
     "zero_shot": ["--text", "global", "--turns", "single"],
@@ -49,7 +49,7 @@ class Quickstart:
 
     results_dir: str = option("results/quickstart", help="everything goes here")
     steps_scale: float = option(1.0, help="multiplies the steps of the three trainings")
-    num_train: int = option(12000, help="training edits")
+    num_train: int = option(8000, help="training edits")
     num_test: int = option(500, help="held-out edits")
     seed: int = option(0, help="of data, trainings and draws")
 
@@ -122,7 +122,7 @@ def train_and_edit(config: Quickstart, runner: Runner) -> None:
         ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", "VQ-8-small"]
         + ["--data-path", lists["t2i"], "--image-size", str(IMAGE_SIZE), "--max-images", "6000"]
         + ["--results-dir", str(tokenizer), "--steps", str(steps["tokenizer"])]
-        + ["--global-batch-size", "16", "--optimizer", "muon", "--lr", "4e-3", "--muon-lr", "0.02"]
+        + ["--global-batch-size", "16", "--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02"]
         + ["--weight-decay", "0", "--lr-schedule", "cosine", "--perceptual-weight", "0", "--disc-weight", "0"]
         + ["--reconstruction-weight", "2", "--l1-weight", "1", "--gradient-weight", "1"]
         + ["--quantize-after", str(min(100, steps["tokenizer"] // 2)), "--reseed-every", "50"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.prepare_shapes import PrepareShapesConfig, prepare
+from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions
 from runtime.checkpoint import save_checkpoint
 from tokenizer.tokenizer_image.vq_model import build_vq_model
@@ -41,7 +41,7 @@ def shapes(tmp_path_factory) -> Path:
     config = PrepareShapesConfig(
         output_dir=str(folder), num_train=24, num_test=7, num_emu=2, image_size=IMAGE_SIZE, num_workers=1
     )
-    prepare(config)
+    prepare_shapes(config)
     return folder
 
 

@@ -66,7 +66,7 @@ def test_reproduces_the_recorded_outputs(name, file):
 
 @pytest.mark.parametrize("name", ["VQ-16", "VQ-8"])
 def test_parameter_names_and_shapes_are_the_published_ones(name):
-    manifest = json.loads((REFERENCE / "vq_manifests.json").read_text())[name]
+    manifest = json.loads((REFERENCE / "manifests.json").read_text())[name]
     with torch.device("meta"):
         model = build_vq_model(name)
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == manifest

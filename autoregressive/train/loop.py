@@ -48,6 +48,7 @@ def fit(
       make_inputs: turns a micro-batch and the step into (layout, text); all that differs between the stages.
       preview: draws a picture of the model's work at a step and returns its path.
     """
+    torch.manual_seed(config.global_seed + ranks.rank)  # of the dropouts
     sampler = ResumableBatchSampler(
         len(dataset),
         config.global_batch_size,
@@ -64,6 +65,8 @@ def fit(
         collate_fn=collate_samples,
         num_workers=config.num_workers,
         pin_memory=ranks.device.type == "cuda",
+        # Its own: starting to iterate draws a number, which must not come from the dropouts' generator.
+        generator=torch.Generator(),
     )
     all_steps = config.epochs * sampler.batches_per_epoch
     total_steps = min(all_steps, config.max_steps or all_steps)

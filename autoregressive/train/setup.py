@@ -52,6 +52,7 @@ def build_model(
     """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given."""
     grid = config.image_size // encoders.tokenizer.config.downsampling
     text_width = config.t5_feature_dim or encoders.text_encoder.width
+    torch.manual_seed(config.global_seed)  # the same weights and buffers on every rank
     model = Transformer(
         replace(
             GPT_MODELS[config.gpt_model],

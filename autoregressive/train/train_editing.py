@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.inputs import editing_inputs
@@ -16,7 +14,6 @@ from runtime.errors import run_command
 
 
 def train(config: EditingConfig, ranks: Distributed) -> None:
-    torch.manual_seed(config.global_seed + ranks.rank)
     encoders = load_encoders(config, ranks.device)
     dataset = load_dataset(
         config,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import T2IConfig
 from autoregressive.train.inputs import t2i_inputs
@@ -16,7 +14,6 @@ from runtime.errors import run_command
 
 
 def train(config: T2IConfig, ranks: Distributed) -> None:
-    torch.manual_seed(config.global_seed + ranks.rank)
     encoders = load_encoders(config, ranks.device)
     options = {}
     if config.dataset == "t2i_laion_coco":

@@ -1,0 +1,135 @@
+"""Checkpoints: whole or absent, nothing executed, differences by name; published files become our models."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.weights import initialise_from, load_transformer, model_args
+from runtime.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_atomic
+from runtime.errors import UserError
+
+TINY = {"vocab_size": 8, "block_size": 16, "caption_dim": 4, "cls_token_num": 6}
+
+
+def tiny(name: str = "R-GPT-tiny", **overrides) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(replace(GPT_MODELS[name], **{**TINY, **overrides}))
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Bomb()}))
+    torch.save({"model": {}, "args": Bomb()}, tmp_path / "zip.pt")
+    for name in ("plain.pt", "zip.pt"):
+        with pytest.raises(UserError, match=f"{name} is not a checkpoint"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_garbage_is_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "code.py").write_text("print('hello')\n")
+    save_checkpoint(tmp_path / "whole.pt", {"model": {"a": torch.zeros(1000)}})
+    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:1500])
+    (tmp_path / "empty.pt").touch()
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as file:
+        file.writestr("x", "y")
+    for name in ("code.py", "half.pt", "empty.pt", "other.pt"):
+        with pytest.raises(UserError, match=f"{name} is not a checkpoint"):
+            load_checkpoint(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="holds a list"):
+        load_checkpoint(tmp_path / "list.pt")
+    torch.save({"weights": 1}, tmp_path / "keys.pt")
+    with pytest.raises(UserError, match=r"has the keys \['weights'\]"):
+        load_checkpoint(tmp_path / "keys.pt")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="cannot write .*No space left"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_step_checkpoints_are_listed_in_order(tmp_path):
+    for name in ("0000020.pt", "0000003.pt", "other.pt", ".0000100.pt.1.tmp"):
+        (tmp_path / name).touch()
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["0000003.pt", "0000020.pt"]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_llamagen_to_rllamagen_to_nep(suffix, tmp_path):
+    """The files of one stage start the next; what it adds is all that may be absent."""
+
+    def save(model, name):
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "pt":
+            args = argparse.Namespace(gpt_model="GPT-tiny", epochs=1)
+            torch.save({"model": model.state_dict(), "optimizer": {}, "steps": 7, "args": args}, path)
+        else:
+            save_file(model.state_dict(), path)
+        return path
+
+    llamagen, stage1, stage2 = tiny("GPT-tiny"), tiny(), tiny(mask_in_context=True)
+    before = stage1.target_aware_pos_embed_postfix.clone()
+    initialise_from(stage1, save(llamagen, "llamagen"))
+    assert torch.equal(stage1.tok_embeddings.weight, llamagen.tok_embeddings.weight)
+    assert torch.equal(stage1.target_aware_pos_embed_postfix, before)
+    initialise_from(stage2, save(stage1, "stage1"))
+    larger = tiny(mask_in_context=True, block_size=64)
+    initialise_from(larger, save(stage2, "stage2"))
+    assert torch.equal(larger.mask_embedding, stage2.mask_embedding)
+    with pytest.raises(UserError, match="2 unexpected: .*unmask_embedding"):
+        initialise_from(tiny(), tmp_path / f"stage2.{suffix}")
+    with pytest.raises(UserError, match="misshapen: tok_embeddings.weight .file .8, 64., model .9, 64.."):
+        initialise_from(tiny(vocab_size=9), tmp_path / f"stage1.{suffix}")
+    half = {n: t for n, t in stage2.state_dict().items() if n != "mask_embedding"}
+    save_checkpoint(tmp_path / "half.pt", {"model": half})
+    with pytest.raises(UserError, match="1 missing: mask_embedding"):
+        initialise_from(tiny(mask_in_context=True), tmp_path / "half.pt")
+
+
+def test_a_published_file_is_rebuilt_from_its_shapes(tmp_path):
+    model = tiny(mask_in_context=True)
+    args = argparse.Namespace(gpt_model="R-GPT-tiny")
+    torch.save({"model": model.state_dict(), "args": args}, tmp_path / "nep.pt")
+    assert load_transformer(tmp_path / "nep.pt").config == model.config
+    raster = tiny("GPT-tiny")
+    torch.save({"model": raster.state_dict()}, tmp_path / "gpt.pt")
+    with pytest.raises(UserError, match="pass --gpt-model"):
+        load_transformer(tmp_path / "gpt.pt")
+    with pytest.raises(UserError, match="pass --image-size"):
+        load_transformer(tmp_path / "gpt.pt", gpt_model="GPT-tiny")
+    loaded = load_transformer(tmp_path / "gpt.pt", gpt_model="GPT-tiny", image_size=64)
+    assert loaded.config.block_size == 16 and not loaded.training
+
+
+def test_our_own_file_carries_its_configuration_and_averaged_weights(tmp_path):
+    model, average = tiny(), tiny()
+    average.output.weight.data.fill_(5)
+    content = {"model": model.state_dict(), "ema": average.state_dict()}
+    save_checkpoint(tmp_path / "a.pt", {**content, "args": model_args("R-GPT-tiny", model.config)})
+    loaded = load_transformer(tmp_path / "a.pt")
+    assert loaded.config == model.config and loaded.output.weight.eq(5).all()

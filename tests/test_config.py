@@ -1,0 +1,98 @@
+"""The command line: both spellings, no abbreviations, unknown flags, legacy flags; the list of flags is frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.config import argument, build_parser, legacy, option, parse
+
+FROZEN = Path(__file__).parent / "frozen_flags.json"
+COMMANDS = {
+    "train_t2i": ("autoregressive.train.config", "T2IConfig"),
+    "train_editing": ("autoregressive.train.config", "EditingConfig"),
+    "sample_editing": ("autoregressive.sample.sample_editing", "SampleEditing"),
+    "sample_magicbrush": ("autoregressive.sample.sample_magicbrush", "SampleMagicBrush"),
+    "sample_t2i": ("autoregressive.sample.sample_t2i", "SampleT2I"),
+    "vq_train": ("tokenizer.tokenizer_image.vq_config", "VQTrainConfig"),
+    "extract_t5_feature": ("language.extract_t5_feature", "ExtractConfig"),
+    "image_eval": ("evaluations.editing.image_eval", "ImageEvalConfig"),
+    "prepare_shapes": ("dataset.prepare_shapes", "PrepareShapesConfig"),
+}
+STAGE_1 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-paths a.jsonl b.jsonl
+ --init-gpt-ckpt pretrained_models/t2i_XL_stage1_256.pt --results-dir R --ckpt-every 10000 --max_checkpoints 3
+ --image-size 256 --gpt-model R-GPT-XL --global-batch-size 360 --epochs 2 --lr 1e-4"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An example."""
+
+    folder: str = argument("a folder")
+    num_things: int = option(3, help="how many")
+    share: float | None = option(None, help="100 % or less", aliases=["portion"])
+    names: list[str] | None = option(None, help="names")
+    fast: bool = option(False, help="hurry")
+    careful: bool = option(True, help="look twice")
+    kind: str = option("a", help="which", choices=["a", "b"])
+    old_flag: str = legacy("nothing is stored there any more")
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_both_spellings(dash):
+    words = ["f", f"--num{dash}things", "7", "--portion", "0.5", "--names", "x", "y", "--fast", "--no-careful"]
+    config = parse(Example, words)
+    assert config == Example("f", 7, 0.5, ["x", "y"], True, False, "a")
+
+
+@pytest.mark.parametrize("words", [["--num", "7"], ["--unknown", "1"], ["--kind", "c"], ["--num-things", "x"]])
+def test_abbreviations_unknown_flags_and_bad_values_end_the_program(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(Example, ["f", *words])
+    assert stopped.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_a_legacy_flag_says_why_it_has_no_effect(capsys):
+    parse(Example, ["f", "--old_flag", "gs://bucket"])
+    assert "--old-flag has no effect: nothing is stored there any more" in capsys.readouterr().err
+
+
+def test_the_published_stage_one_command_parses():
+    from autoregressive.train.config import T2IConfig
+
+    config = parse(T2IConfig, STAGE_1.split())
+    assert config.data_path == ["a.jsonl", "b.jsonl"] and config.max_checkpoints == 3
+
+
+def test_missing_inputs_are_named():
+    from autoregressive.train.config import T2IConfig
+    from runtime.errors import UserError
+
+    with pytest.raises(UserError, match="--data-path is missing"):
+        parse(T2IConfig, [])
+
+
+def test_the_command_lines_are_frozen():
+    """A flag that goes or changes its default breaks somebody's script: change the file on purpose.
+
+    `python tests/test_config.py` writes it anew.
+    """
+    assert current_flags() == json.loads(FROZEN.read_text())
+
+
+def current_flags() -> dict[str, dict[str, str]]:
+    flags = {}
+    for command, (module, name) in COMMANDS.items():
+        parser = build_parser(getattr(importlib.import_module(module), name))
+        flags[command] = {
+            " ".join(a.option_strings): repr(a.default) for a in parser._actions if a.option_strings
+        }
+    return flags
+
+
+if __name__ == "__main__":
+    FROZEN.write_text(json.dumps(current_flags(), indent=1) + "\n")

@@ -1,0 +1,62 @@
+"""Who may import whom: the arrows of the architecture, checked from the source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer")
+# A module may import itself, what stands here for the longest prefix of its name, and nothing else of ours.
+ALLOWED = {
+    "runtime": [],
+    "tokenizer": ["runtime"],
+    "language": ["runtime"],
+    # The verifier of the shapes set shares the renderer's palette; neither knows a model.
+    "evaluations": ["runtime", "dataset.shapes", "dataset.shapes_edits", "dataset.shapes_verifier"],
+    "dataset": ["runtime", "language.text_features"],
+    "autoregressive.layout": [],
+    "autoregressive.models": ["autoregressive.layout", "runtime"],
+    "autoregressive.pipeline": ["autoregressive.layout", "autoregressive.models", "tokenizer", "language",
+                                "dataset", "runtime"],
+    "autoregressive.sample": ["autoregressive", "tokenizer", "language", "dataset", "runtime"],
+    "autoregressive.train": ["autoregressive", "tokenizer", "language", "dataset", "evaluations", "runtime"],
+}  # fmt: skip
+# Programs stand at the edge and may use the readers too.
+PROGRAMS = {
+    "tokenizer.tokenizer_image.vq_train", "tokenizer.tokenizer_image.vq_trainer",
+    "tokenizer.tokenizer_image.reconstruction_eval", "language.extract_t5_feature", "language.small_t5",
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_import_directions(module):
+    rule = max((prefix for prefix in ALLOWED if within(module, prefix)), key=len)
+    allowed = [rule, *ALLOWED[rule], *(["dataset"] if module in PROGRAMS else [])]
+    for name in imports_of(MODULES[module]):
+        assert any(within(name, prefix) for prefix in allowed), f"{module} must not import {name}"

@@ -1,0 +1,174 @@
+"""The pipeline and the sampling programs: pixels outside the cells, sizes, errors, formats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_program
+from PIL import Image
+
+from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.sampling import Sampling
+from autoregressive.models.weights import model_args
+from autoregressive.pipeline import EditingPipeline
+from dataset.edit_masks import EmptyMaskError
+from runtime.checkpoint import save_checkpoint
+from runtime.errors import UserError
+
+PLAIN = Sampling(cfg_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def gpt_ckpts(tmp_path_factory):
+    """An untrained text-to-image model and an untrained editor."""
+    folder, paths = tmp_path_factory.mktemp("gpt"), {}
+    for name, marks in (("t2i", False), ("edit", True)):
+        torch.manual_seed(0)
+        config = replace(
+            GPT_MODELS["R-GPT-tiny"], vocab_size=16, block_size=9, caption_dim=16, mask_in_context=marks
+        )
+        model = Transformer(config)
+        torch.nn.init.normal_(model.output.weight)
+        paths[name] = folder / f"{name}.pt"
+        save_checkpoint(paths[name], {"model": model.state_dict(), "args": model_args("R-GPT-tiny", config)})
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pipelines(gpt_ckpts, vq_ckpt, t5_dir):
+    return {name: EditingPipeline.load(vq_ckpt, path, t5_dir) for name, path in gpt_ckpts.items()}
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def box(width: int, height: int) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    mask[height // 3 : height // 2, width // 5 : width // 3] = True
+    return mask
+
+
+@pytest.mark.parametrize("size", [(24, 24), (61, 47), (100, 30), (17, 90)])
+@pytest.mark.parametrize(("name", "composite"), [("edit", "cells"), ("edit", "mask"), ("t2i", "cells")])
+def test_pixels_outside_the_region_are_the_sources_bit_for_bit(pipelines, name, composite, size):
+    source, mask = noise(*size), box(*size)
+    result = pipelines[name].edit(source, "x", mask, sampling=PLAIN, composite=composite, mask_rule="exact")[0]
+    before, after, region = np.asarray(source), np.asarray(result.image), result.region.numpy()
+    assert after.shape == before.shape
+    assert (after[~region] == before[~region]).all()
+    assert (after[region] != before[region]).any()
+    assert region[mask].all()  # nothing that was asked for is left out
+    if composite == "mask":
+        assert (region == mask).all()
+    assert set(result.timings) == {"encode", "generate", "decode"}
+
+
+def test_composite_none_decodes_everything_and_published_leaves_a_ring(pipelines):
+    source, mask = noise(24, 24), box(24, 24)
+    edit = pipelines["edit"].edit
+    everything = edit(source, "x", mask, sampling=PLAIN, composite="none")[0]
+    assert everything.region.all()
+    cells = edit(source, "x", mask, sampling=PLAIN, composite="cells", mask_rule="exact")[0]
+    published = edit(source, "x", mask, sampling=PLAIN, composite="published", mask_rule="exact")[0]
+    assert (published.region | ~cells.region).all() and published.region.sum() > cells.region.sum()
+
+
+def test_kept_codes_are_the_sources(pipelines):
+    source, mask = noise(24, 24), box(24, 24)
+    for pipeline in pipelines.values():
+        result = pipeline.edit(source, "x", mask, sampling=PLAIN, mask_rule="exact")[0]
+        kept = ~result.edit_mask
+        assert torch.equal(result.codes[kept], pipeline.encode([source])[0][kept])
+
+
+def test_a_batch_gives_what_single_calls_give(pipelines):
+    sources = [noise(24, 24, seed) for seed in range(4)]
+    masks = [box(24, 24), None, np.eye(24) > 0, box(24, 24).T]
+    prompts = ["a red circle", "make the blue square green at the top left", "x", "remove it"]
+    for pipeline in pipelines.values():
+        for order in (False, True):
+            settings = {"sampling": PLAIN, "mask_rule": "exact", "random_order": order}
+            together = pipeline.edit(sources, prompts, masks, seeds=[5, 6, 7, 8], **settings)
+            for i, result in enumerate(together):
+                alone = pipeline.edit(sources[i], prompts[i], masks[i], seeds=[5 + i], **settings)[0]
+                assert torch.equal(result.codes, alone.codes)
+
+
+def test_errors_name_the_value(pipelines):
+    edit = pipelines["edit"].edit
+    with pytest.raises(UserError, match=r"the mask has the shape \(10, 10\), the image is 24x24"):
+        edit(noise(24, 24), "x", np.ones((10, 10)))
+    with pytest.raises(EmptyMaskError, match="marks no pixel"):
+        edit(noise(24, 24), "x", np.zeros((24, 24)))
+    with pytest.raises(UserError, match="1 images, 2 prompts"):
+        edit([noise(24, 24)], ["x", "y"])
+    with pytest.raises(UserError, match="has edit/keep marks"):
+        edit(noise(24, 24), "x", mode="zero_shot")
+    with pytest.raises(UserError, match="composite 'best' is not known"):
+        edit(noise(24, 24), "x", composite="best")
+
+
+def test_a_prompt_of_a_thousand_words_is_truncated_with_a_notice(pipelines, capfd):
+    pipelines["edit"].edit(noise(24, 24), "red circle " * 500, box(24, 24), sampling=PLAIN)
+    assert "the end was cut, 120 tokens are kept" in capfd.readouterr().err
+
+
+def test_text_to_image_in_any_order(pipelines):
+    orders = torch.randperm(9, generator=torch.Generator().manual_seed(1))[None].expand(2, -1)
+    images = pipelines["t2i"].draw(["a red circle"] * 2, seeds=[1, 1], sampling=PLAIN, orders=orders)
+    assert images[0].size == (24, 24) and (np.asarray(images[0]) == np.asarray(images[1])).all()
+
+
+def test_mismatched_parts_are_refused(pipelines, vq_ckpt, gpt_ckpts, tmp_path):
+    from language.small_t5 import make_small_t5
+
+    make_small_t5(["a b"], tmp_path / "wide", 32)
+    with pytest.raises(UserError, match="width 16, the text encoder gives 32"):
+        EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], tmp_path / "wide")
+
+
+def test_programs_edit_one_image_a_list_and_a_test_set(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
+    common = ["--vq-ckpt", vq_ckpt, "--t5-path", t5_dir, "--device", "cpu", "--cfg-scale", "1"]
+    edit = [*common, "--gpt-ckpt", gpt_ckpts["edit"]]
+    noise(40, 30).save(tmp_path / "in.png")
+    Image.fromarray(box(40, 30)).save(tmp_path / "mask.png")
+    program = "autoregressive/sample/sample_editing.py"
+    one = ["--image", tmp_path / "in.png", "--mask", tmp_path / "mask.png", "--prompt", "make it red"]
+    one += ["--output", tmp_path / "out.png", "--comparison", tmp_path / "both.png"]
+    done = run_program(program, *edit, *one)
+    assert "cells" in done.stderr
+    assert Image.open(tmp_path / "out.png").size == (40, 30)
+    assert Image.open(tmp_path / "both.png").size == (120, 30)
+
+    line = {"image": "in.png", "mask": "mask.png", "prompt": "make it red", "output": "listed.png"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    run_program(program, *edit, "--list", tmp_path / "list.jsonl")
+    assert (tmp_path / "listed.png").read_bytes() == (tmp_path / "out.png").read_bytes()
+
+    (tmp_path / "bad.jsonl").write_text(json.dumps(line) + "\n{oops")
+    failed = run_program(program, *edit, "--list", tmp_path / "bad.jsonl", check=False)
+    assert failed.returncode == 2 and "bad.jsonl line 2" in failed.stderr
+
+    program = "autoregressive/sample/sample_magicbrush.py"
+    for ranks in (1, 2):
+        flags = ["--magicbrush-path", shapes / "test", "--output-dir", tmp_path / f"ranks{ranks}"]
+        run_program(program, *edit, *flags, "--write-ceiling", ranks=ranks)
+    samples = json.loads((tmp_path / "ranks1" / "samples.json").read_text())["edits"]
+    two = json.loads((tmp_path / "ranks2" / "samples.json").read_text())["edits"]
+    assert samples.keys() == two.keys()
+    for key in samples:
+        images = [(tmp_path / f"ranks{ranks}" / "images" / key).read_bytes() for ranks in (1, 2)]
+        assert images[0] == images[1]
+    again = run_program(program, *edit, "--magicbrush-path", shapes / "test", "--output-dir", tmp_path / "ranks1",
+                        "--write-ceiling")  # fmt: skip
+    assert "already" in again.stderr
+
+    run_program("autoregressive/sample/sample_t2i.py", *common, "--gpt-ckpt", gpt_ckpts["t2i"], "--prompts",
+                "a red circle", "a blue star", "--output-dir", tmp_path / "drawn", "--order", "random")  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["0000.png", "0001.png"]

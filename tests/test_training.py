@@ -1,0 +1,185 @@
+"""Training: one batch overfits, a stopped run goes on exactly, ranks change nothing, bad samples are counted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import read_metrics, run_program
+
+from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.train_editing import train as train_editing
+from autoregressive.train.train_t2i import train as train_t2i
+from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.config import parse
+from runtime.distributed import distributed
+from runtime.errors import UserError
+
+STAGES = ["t2i", "editing"]
+
+
+def run_stage(stage: str, flags: list, results) -> dict:
+    """Trains in this process; returns the newest checkpoint."""
+    config_class, train = {"t2i": (T2IConfig, train_t2i), "editing": (EditingConfig, train_editing)}[stage]
+    config = parse(config_class, [*map(str, flags), "--results-dir", str(results)])
+    with distributed("cpu") as ranks:
+        train(config, ranks)
+    return load_checkpoint(sorted((results / "checkpoints").glob("*.pt"))[-1])
+
+
+def stage_flags(stage: str, shapes, train_flags) -> list[str]:
+    flags = [*train_flags, "--data-path", str(shapes / "train" / f"{stage}.jsonl")]
+    return flags + (["--mask_in_context"] if stage == "editing" else [])
+
+
+def same(a, b) -> bool:
+    """Bit for bit, through nested dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_batch_overfits(stage, shapes, train_flags, tmp_path):
+    lines = (shapes / "train" / f"{stage}.jsonl").read_text().splitlines()[:4]
+    (shapes / "train" / f"four_{stage}.jsonl").write_text("\n".join(lines))
+    flags = [*train_flags, "--data-path", shapes / "train" / f"four_{stage}.jsonl", "--cache-codes"]
+    flags += ["--max-steps", "200", "--epochs", "1000", "--lr-scheduler", "cosine", "--class-dropout-p", "0"]
+    flags += ["--optimizer", "muon", "--lr", "3e-3", "--muon-lr", "0.01", "--weight-decay", "0"]
+    flags += ["--mask_in_context", "--center-crop"] if stage == "editing" else []
+    run_stage(stage, flags, tmp_path)
+    assert read_metrics(tmp_path)[-1]["loss"] < 0.05
+
+
+@pytest.mark.parametrize("extra", [[], ["--optimizer", "muon", "--ema-decay", "0.9", "--dropout-p", "0.1"]])
+@pytest.mark.parametrize("stage", STAGES)
+def test_twenty_steps_are_ten_and_a_resume_and_ten(stage, extra, shapes, train_flags, tmp_path):
+    flags = stage_flags(stage, shapes, train_flags) + extra
+    flags += ["--max-steps", "20", "--ckpt-every", "10", "--lr-scheduler", "cosine"]
+    whole = run_stage(stage, flags, tmp_path / "whole")
+    half = tmp_path / "whole" / "checkpoints" / "0000010.pt"
+    torch.manual_seed(123)  # whatever the state of the generator, the checkpoint's counts
+    resumed = run_stage(stage, [*flags, "--gpt-ckpt", half], tmp_path / "resumed")
+    for key in ("model", "optimizer", "sampler", "rng", "steps", *(["ema"] if "ema" in whole else [])):
+        assert same(whole[key], resumed[key]), key
+    losses = [line["loss"] for line in read_metrics(tmp_path / "whole")]
+    assert [line["loss"] for line in read_metrics(tmp_path / "resumed")] == losses[10:]
+    assert len(set(losses)) == 20
+
+
+@pytest.mark.parametrize(("optimizer", "stage"), [("sgd", "t2i"), ("adamw", "editing")])
+def test_two_ranks_train_as_one(optimizer, stage, shapes, train_flags, tmp_path):
+    flags = stage_flags(stage, shapes, train_flags)
+    flags += ["--optimizer", optimizer, "--max-steps", "5", "--gradient-accumulation-steps", "2"]
+    flags += ["--lr", "0.1" if optimizer == "sgd" else "1e-3"]
+    one = run_stage(stage, flags, tmp_path / "one")
+    program = f"autoregressive/train/train_{stage}.py"
+    run_program(program, *flags, "--results-dir", tmp_path / "two", ranks=2)
+    two = load_checkpoint(tmp_path / "two" / "checkpoints" / "0000005.pt")
+    pairs = zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True)
+    assert all(abs(a["loss"] - b["loss"]) < 1e-6 * max(1, a["loss"]) for a, b in pairs)
+    if optimizer == "sgd":
+        for name, weight in one["model"].items():
+            torch.testing.assert_close(weight, two["model"][name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_cached_codes_train_as_images(stage, shapes, train_flags, tmp_path):
+    flags = stage_flags(stage, shapes, train_flags) + ["--max-steps", "3"]
+    flags += ["--center-crop", "--mask-dilation", "2"] if stage == "editing" else []
+    run_stage(stage, flags, tmp_path / "images")
+    run_stage(stage, [*flags, "--cache-codes"], tmp_path / "codes")
+    for a, b in zip(read_metrics(tmp_path / "images"), read_metrics(tmp_path / "codes"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-6
+
+
+def spoiled_list(shapes, name: str, **changes) -> str:
+    """The editing list with one line changed (None deletes the key)."""
+    lines = [json.loads(line) for line in (shapes / "train" / "editing.jsonl").read_text().splitlines()]
+    lines[3] = {k: v for k, v in (lines[3] | changes).items() if v is not None}
+    path = shapes / "train" / f"{name}.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.parametrize("cache", [[], ["--cache-codes", "--center-crop"]])
+def test_a_bad_sample_is_counted_named_and_left_out(cache, shapes, train_flags, tmp_path, capfd):
+    path = spoiled_list(shapes, "missing", edited_image="nowhere.png")
+    flags = [*train_flags, "--data-path", path, "--max-steps", "12", *cache]
+    content = run_stage("editing", [*flags, "--bad-sample-budget", "0.1"], tmp_path / "a")
+    assert content["steps"] == 12
+    assert "nowhere.png" in capfd.readouterr().err
+    with pytest.raises(UserError, match="bad-sample-budget 0.01 of 24"):
+        run_stage("editing", flags, tmp_path / "b")
+
+
+def test_an_empty_mask_is_skipped_and_a_missing_one_trains_full_regeneration(
+    shapes, train_flags, tmp_path, capfd
+):
+    from PIL import Image
+
+    Image.new("L", (24, 24)).save(shapes / "train" / "empty.png")
+    flags = [*train_flags, "--max-steps", "6", "--mask_in_context", "--bad-sample-budget", "0.1"]
+    empty = spoiled_list(shapes, "empty_mask", mask_image="empty.png")
+    run_stage("editing", [*flags, "--data-path", empty], tmp_path / "empty")
+    assert "line 4" in (said := capfd.readouterr().err) and "marks no pixel" in said
+    none = spoiled_list(shapes, "no_mask", mask_image="NONE")
+    run_stage("editing", [*flags, "--data-path", none], tmp_path / "none")
+    assert "left out" not in capfd.readouterr().err
+
+
+def test_a_checkpoint_keeps_the_published_keys_and_is_pruned(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("editing", shapes, train_flags), "--max-steps", "5", "--ckpt-every", "2"]
+    content = run_stage("editing", [*flags, "--max_checkpoints", "2"], tmp_path)
+    assert {"model", "optimizer", "steps", "args"} <= content.keys() and content["steps"] == 5
+    assert isinstance(content["args"], dict)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["0000004.pt", "0000005.pt"]
+
+
+def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "1"]
+    run_stage("t2i", flags, tmp_path / "one")
+    ckpt = tmp_path / "one" / "checkpoints" / "0000001.pt"
+    editing = [*stage_flags("editing", shapes, train_flags), "--max-steps", "1"]
+    run_stage("editing", [*editing, "--init-gpt-ckpt", ckpt], tmp_path / "two")
+    with pytest.raises(UserError, match="misshapen.*layers.0"):
+        wider = [f if f != "R-GPT-tiny" else "R-GPT-mini" for f in editing]
+        run_stage("editing", [*wider, "--init-gpt-ckpt", ckpt], tmp_path / "x")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        run_stage("editing", [*editing, "--init-gpt-ckpt", __file__], tmp_path / "x")
+    with pytest.raises(UserError, match="lacks optimizer"):
+        weights = tmp_path / "weights.pt"
+        save_checkpoint(weights, {"model": load_checkpoint(ckpt)["model"]})
+        run_stage("t2i", [*flags, "--gpt-ckpt", weights], tmp_path / "x")
+
+
+def test_previews_are_written(shapes, train_flags, tmp_path):
+    for stage in STAGES:
+        flags = [*stage_flags(stage, shapes, train_flags), "--max-steps", "1", "--preview-every", "1"]
+        run_stage(stage, flags, tmp_path / stage)
+        assert (tmp_path / stage / "previews" / "0000001.png").stat().st_size > 500
+
+
+def test_a_batch_that_does_not_divide_is_an_error(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--gradient-accumulation-steps", "3"]
+    with pytest.raises(UserError, match="multiple of 3"):
+        run_stage("t2i", flags, tmp_path)
+
+
+def test_ready_made_text_features_of_the_wrong_width_are_named(shapes, train_flags, tmp_path):
+    import numpy as np
+
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    np.save(tmp_path / "train" / "wide.npy", np.zeros((1, 3, 20), np.float32))
+    line = json.loads((tmp_path / "train" / "t2i.jsonl").read_text().splitlines()[0])
+    line = {"image_path": line["image_path"], "embedding_path": "wide.npy"}
+    (tmp_path / "train" / "wide.jsonl").write_text("\n".join([json.dumps(line)] * 4))
+    flags = [*train_flags, "--data-path", str(tmp_path / "train" / "wide.jsonl"), "--max-steps", "1"]
+    with pytest.raises(UserError, match="bad-sample-budget"):
+        run_stage("t2i", [*flags, "--t5-feature-dim", "16"], tmp_path / "r")
