@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from autoregressive.composite import COMPOSITES, changed_region, check_mask, compose
 from autoregressive.layout import (
     editing_prompt,
     infill_prompt,
@@ -31,7 +31,7 @@ from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
-from dataset.edit_masks import cells_to_pixels, full_mask, pool_edit_mask
+from dataset.edit_masks import full_mask, pool_edit_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
 from language.t5 import T5Encoder, encode_texts, resolve_t5
@@ -40,7 +40,6 @@ from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
 
 MODES = ("marks", "no_marks", "zero_shot")
-COMPOSITES = ("cells", "mask", "none", "published")
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class EditingPipeline:
             )
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
-        pixel_masks = [_check_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
+        pixel_masks = [check_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
         edit_mask = torch.stack(
             [full_mask(self.grid) if m is None else pool_edit_mask(m[None].float(), self.grid, mask_rule)
              for m in pixel_masks]
@@ -184,9 +183,9 @@ class EditingPipeline:
             decoded = self.decode(codes)
         results = []
         for i, image in enumerate(images):
-            region = _region(composite, edit_mask[i], pixel_masks[i], self.grid, image.size)
+            region = changed_region(composite, edit_mask[i], pixel_masks[i], self.grid, image.size)
             results.append(
-                EditResult(_compose(image, decoded[i], region), codes[i].cpu(), edit_mask[i], region, timings)
+                EditResult(compose(image, decoded[i], region), codes[i].cpu(), edit_mask[i], region, timings)
             )
         return results
 
@@ -312,40 +311,3 @@ class _timed:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def _check_mask(mask: np.ndarray | None, image: Image.Image) -> Tensor | None:
-    """(H, W) bool tensor, or None."""
-    if mask is None:
-        return None
-    tensor = torch.as_tensor(np.asarray(mask)).float()
-    if tensor.shape != (image.height, image.width):
-        raise UserError(
-            f"the mask has the shape {tuple(tensor.shape)}, the image is {image.width}x{image.height}: "
-            f"the mask must be ({image.height}, {image.width})"
-        )
-    return tensor > 0.5
-
-
-def _region(
-    composite: str, edit_mask: Tensor, pixel_mask: Tensor | None, grid: int, size: tuple[int, int]
-) -> Tensor:
-    """(H, W) bool: which pixels come from the decoder."""
-    width, height = size
-    if composite == "none":
-        return torch.ones(height, width, dtype=torch.bool)
-    if composite == "mask" and pixel_mask is not None:
-        return pixel_mask
-    if composite == "published":
-        coarse = edit_mask.view(1, 1, grid, grid).float()
-        return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0, 0] != 0
-    return cells_to_pixels(edit_mask, grid, height, width)
-
-
-def _compose(source: Image.Image, decoded: Image.Image, region: Tensor) -> Image.Image:
-    if decoded.size != source.size:
-        decoded = decoded.resize(source.size, Image.Resampling.BICUBIC)
-    pixels = np.array(source.convert("RGB"))
-    chosen = region.numpy()
-    pixels[chosen] = np.asarray(decoded)[chosen]
-    return Image.fromarray(pixels)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from autoregressive.models.sampling import Sampling, filtered_probabilities
 from autoregressive.models.weights import resize_position_table
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
-from evaluations.editing.image_eval import evaluate_run
+from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run
 from language.caption_cleaning import clean_caption
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
@@ -295,12 +296,15 @@ def mask_rows(folder: Path, expected: dict[str, dict[str, list[int]]]) -> Iterat
 
 
 def magicbrush_rows(folder: Path, expected: dict) -> Iterator[Row]:
-    ours = evaluate_run(
-        generated_path=folder / "generated",
-        gt_path=folder / "gt",
-        caption_path=folder / "local_descriptions.json",
-        metrics=["l1", "l2"],
-    )
+    with tempfile.TemporaryDirectory() as scores:
+        ours = evaluate_run(
+            ImageEvalConfig(
+                generated_path=str(folder / "generated"),
+                gt_path=str(folder / "gt"),
+                caption_path=str(folder / "local_descriptions.json"),
+                save_path=scores,
+            )
+        )
     for recorded_key, key in (("single_turn", "all_turn"), ("multi_turn", "final_turn")):
         for metric, value in expected[recorded_key].items():
             yield Row(f"{key}.{metric}", abs(ours[key][metric] - value), 1e-9)

@@ -45,7 +45,7 @@ NUM_SHOWN = 24
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Trains a tokenizer, a text-to-image model and an editor on synthetic scenes, edits, evaluates, reports."""
+    """Trains a tokenizer, a text-to-image model and an editor on synthetic scenes; edits, evaluates, reports."""
 
     results_dir: str = option("results/quickstart", help="everything goes here")
     steps_scale: float = option(1.0, help="multiplies the steps of the three trainings")
@@ -258,16 +258,16 @@ def report_sections(runner: Runner, summary: dict) -> list[Section]:
     return [
         TextSection(
             "What this is",
-            "Every picture below shows a scene that no training saw. The editor is told the instruction and the "
-            "region; it predicts only the tokens of the cells inside the region, and every other pixel is the "
+            "Every picture below shows a scene that no training saw. The editor is told the instruction and "
+            "the region; it predicts only the tokens of the cells inside, and every other pixel is the "
             "source's. Objects stand in the middle of their places, on plain backgrounds: the easy setting.",
         ),
         TableSection(
             "Held-out edits",
             ["", "verifier: overall", "colour", "shape", "remove", "L1"],
             rows,
-            note=f"{summary['num_edits']} edits. Copying the source must score 0; the ceiling is the true result "
-            "passed through the tokenizer.",
+            note=f"{summary['num_edits']} edits. Copying the source must score 0; the ceiling is the true "
+            "result passed through the tokenizer.",
         ),
         EditGridSection("Edits in the masked region", edit_items(root, "masked")),
         EditGridSection(

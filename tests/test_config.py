@@ -1,4 +1,4 @@
-"""The command line: both spellings, no abbreviations, unknown flags, legacy flags; the list of flags is frozen."""
+"""The command line: both spellings, no abbreviations, unknown flags, legacy flags; the list is frozen."""
 
 from __future__ import annotations
 
@@ -44,12 +44,25 @@ class Example:
 
 @pytest.mark.parametrize("dash", ["-", "_"])
 def test_both_spellings(dash):
-    words = ["f", f"--num{dash}things", "7", "--portion", "0.5", "--names", "x", "y", "--fast", "--no-careful"]
+    words = [
+        "f",
+        f"--num{dash}things",
+        "7",
+        "--portion",
+        "0.5",
+        "--names",
+        "x",
+        "y",
+        "--fast",
+        "--no-careful",
+    ]
     config = parse(Example, words)
     assert config == Example("f", 7, 0.5, ["x", "y"], True, False, "a")
 
 
-@pytest.mark.parametrize("words", [["--num", "7"], ["--unknown", "1"], ["--kind", "c"], ["--num-things", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--num", "7"], ["--unknown", "1"], ["--kind", "c"], ["--num-things", "x"]]
+)
 def test_abbreviations_unknown_flags_and_bad_values_end_the_program(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(Example, ["f", *words])

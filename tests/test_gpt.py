@@ -136,7 +136,9 @@ def test_a_seed_gives_the_same_draws_in_any_batch(inputs):
     def sample(rows: slice):
         seeds = list(range(8))[rows]
         prompt = t2i_prompt(orders[rows], inputs["text_valid"][rows])
-        return generate(model, prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling)
+        return generate(
+            model, prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling
+        )
 
     together = sample(slice(0, 8))
     assert torch.equal(together[5:6], sample(slice(5, 6)))

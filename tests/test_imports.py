@@ -19,8 +19,9 @@ ALLOWED = {
     "dataset": ["runtime", "language.text_features"],
     "autoregressive.layout": [],
     "autoregressive.models": ["autoregressive.layout", "runtime"],
-    "autoregressive.pipeline": ["autoregressive.layout", "autoregressive.models", "tokenizer", "language",
-                                "dataset", "runtime"],
+    "autoregressive.composite": ["dataset", "runtime"],
+    "autoregressive.pipeline": ["autoregressive.composite", "autoregressive.layout", "autoregressive.models",
+                                "tokenizer", "language", "dataset", "runtime"],
     "autoregressive.sample": ["autoregressive", "tokenizer", "language", "dataset", "runtime"],
     "autoregressive.train": ["autoregressive", "tokenizer", "language", "dataset", "evaluations", "runtime"],
 }  # fmt: skip

@@ -81,7 +81,9 @@ def test_infill_aligns_rows_at_the_right():
     orders = raster_edit_order(MASK)[:, :2]
     layout = infill_prompt(CODES, MASK, orders, TEXT)
     assert layout.key_valid.tolist() == [[False, False, True, True, True], [True] * 5]
-    contents = layout.arrange(torch.tensor([[[-7.0], [-8]], [[-7], [-8]]]), layout.token_ids[..., None].float())
+    contents = layout.arrange(
+        torch.tensor([[[-7.0], [-8]], [[-7], [-8]]]), layout.token_ids[..., None].float()
+    )
     assert contents[0, 2:, 0].tolist() == [-8, 10, 13]
     assert contents[1, :, 0].tolist() == [-7, -8, 20, 21, 22]
     assert layout.cells[0, 2:].tolist() == [-1, 0, 3] and layout.next_cells[0, 2:].tolist() == [0, 3, 1]
@@ -112,7 +114,9 @@ def test_packed_samples_do_not_see_each_other():
 
 
 def test_next_step_stands_on_the_last_slot():
-    layout = next_step(CODES[:, :1], CODES[:, :1] * 0, CODES[:, :1] * 0 + 1, torch.ones(2, 6, dtype=torch.bool))
+    layout = next_step(
+        CODES[:, :1], CODES[:, :1] * 0, CODES[:, :1] * 0 + 1, torch.ones(2, 6, dtype=torch.bool)
+    )
     assert layout.slots.tolist() == [5] and layout.attention_mask().shape == (2, 1, 1, 6)
 
 

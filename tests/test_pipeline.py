@@ -58,7 +58,9 @@ def box(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize(("name", "composite"), [("edit", "cells"), ("edit", "mask"), ("t2i", "cells")])
 def test_pixels_outside_the_region_are_the_sources_bit_for_bit(pipelines, name, composite, size):
     source, mask = noise(*size), box(*size)
-    result = pipelines[name].edit(source, "x", mask, sampling=PLAIN, composite=composite, mask_rule="exact")[0]
+    result = pipelines[name].edit(source, "x", mask, sampling=PLAIN, composite=composite, mask_rule="exact")[
+        0
+    ]
     before, after, region = np.asarray(source), np.asarray(result.image), result.region.numpy()
     assert after.shape == before.shape
     assert (after[~region] == before[~region]).all()
@@ -165,10 +167,10 @@ def test_programs_edit_one_image_a_list_and_a_test_set(shapes, vq_ckpt, gpt_ckpt
     for key in samples:
         images = [(tmp_path / f"ranks{ranks}" / "images" / key).read_bytes() for ranks in (1, 2)]
         assert images[0] == images[1]
-    again = run_program(program, *edit, "--magicbrush-path", shapes / "test", "--output-dir", tmp_path / "ranks1",
-                        "--write-ceiling")  # fmt: skip
+    flags = ["--magicbrush-path", shapes / "test", "--output-dir", tmp_path / "ranks1", "--write-ceiling"]
+    again = run_program(program, *edit, *flags)
     assert "already" in again.stderr
 
-    run_program("autoregressive/sample/sample_t2i.py", *common, "--gpt-ckpt", gpt_ckpts["t2i"], "--prompts",
-                "a red circle", "a blue star", "--output-dir", tmp_path / "drawn", "--order", "random")  # fmt: skip
+    draw = [*common, "--gpt-ckpt", gpt_ckpts["t2i"], "--output-dir", tmp_path / "drawn", "--order", "random"]
+    run_program("autoregressive/sample/sample_t2i.py", *draw, "--prompts", "a red circle", "a blue star")
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["0000.png", "0001.png"]

@@ -1,4 +1,4 @@
-"""Training: one batch overfits, a stopped run goes on exactly, ranks change nothing, bad samples are counted."""
+"""Training: one batch overfits, a stopped run goes on exactly, ranks change nothing, bad samples count."""
 
 from __future__ import annotations
 

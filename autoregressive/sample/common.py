@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from autoregressive.composite import COMPOSITES
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import COMPOSITES, MODES, EditingPipeline
+from autoregressive.pipeline import MODES, EditingPipeline
 from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5
 from runtime.config import REQUIRED, option
