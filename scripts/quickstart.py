@@ -45,7 +45,7 @@ NUM_SHOWN = 24
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Trains a tokenizer, a text-to-image model and an editor on synthetic scenes; edits, evaluates, reports."""
+    """Trains three small models on synthetic scenes, edits held-out ones, evaluates, reports."""
 
     results_dir: str = option("results/quickstart", help="everything goes here")
     steps_scale: float = option(1.0, help="multiplies the steps of the three trainings")

@@ -26,7 +26,7 @@ def test_every_recorded_quantity_agrees(checker, capsys):
     assert checker.check(REFERENCE, full=False)
     table = capsys.readouterr().out
     for kind in ("t2i.logits", "edit.grad_norm", "zero_shot.greedy.cfg3", "pre_quant", "probs.k1000.p0.5",
-                 "table_16x16", "captions cleaned", "mask4.png 32x32", "all_turn.l2", "R-GPT-XL@512"):  # fmt: skip
+                 "table_16x16", "captions", "mask4.png 32x32", "all_turn.l2", "GPT-7B@256"):  # fmt: skip
         assert kind in table
 
 

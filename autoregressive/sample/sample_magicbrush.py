@@ -25,7 +25,7 @@ from autoregressive.sample.sample_editing import save_png
 from dataset.images import load_image, load_magicbrush_mask
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from dataset.samples import Text, load_text
-from runtime.checkpoint import write_atomic
+from runtime.checkpoint import file_sha256, write_atomic
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
@@ -167,8 +167,7 @@ def settings_of(config: SampleMagicBrush) -> tuple[dict, str]:
     """What the results depend on, with hashes of the weights; and a hash of all that."""
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_SETTINGS}
     for name in ("vq_ckpt", "gpt_ckpt"):
-        with open(getattr(config, name), "rb") as file:
-            settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        settings[f"{name}_sha256"] = file_sha256(getattr(config, name))
     return settings, hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

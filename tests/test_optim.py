@@ -1,0 +1,91 @@
+"""Optimizer groups, Muon on kernels, schedules against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from runtime.optim import build_optimizer, lr_factor
+
+OFF = torch.amp.GradScaler("cpu", enabled=False)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 4, 5))
+
+
+def test_adamw_decays_matrices_only():
+    groups = build_optimizer(network(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95)).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert all(p.dim() >= 2 for p in groups[0]["params"]) and all(p.dim() < 2 for p in groups[1]["params"])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_the_kernel_it_views(memory_format):
+    """One step is orthogonal: the update's singular values are near each other, for kernels as matrices."""
+    model = network().to(memory_format=memory_format)
+    kernel = model[0].weight
+    before = kernel.detach().clone()
+    optimizer = build_optimizer(model, "muon", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.95), muon_lr=0.02)
+    model(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    optimizer.step(OFF)
+    change = (kernel.detach() - before).flatten(1)
+    values = torch.linalg.svdvals(change.float())
+    assert values.min() > 0.5 * values.max() > 0
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_state_round_trip_goes_on_alike():
+    def run(steps, model, optimizer):
+        for i in range(steps):
+            torch.manual_seed(i + optimizer_steps[0])
+            model(torch.randn(2, 3, 4, 4)).square().sum().backward()
+            optimizer.step(OFF)
+            optimizer.zero_grad()
+        optimizer_steps[0] += steps
+
+    settings = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    optimizer_steps = [0]
+    model = network()
+    optimizer = build_optimizer(model, "muon", **settings)
+    run(2, model, optimizer)
+    weights, state = {k: v.clone() for k, v in model.state_dict().items()}, optimizer.state_dict()
+    other = network()
+    other.load_state_dict(weights)
+    resumed = build_optimizer(other, "muon", **settings)
+    import copy
+
+    resumed.load_state_dict(copy.deepcopy(state))
+    run(2, model, optimizer)
+    optimizer_steps[0] = 2
+    run(2, other, resumed)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="holds 2 optimizers"):
+        build_optimizer(other, "adamw", **settings).load_state_dict(state)
+
+
+@pytest.mark.parametrize("annealing", ["cos", "linear"])
+def test_one_cycle_is_torchs(annealing):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=50, pct_start=0.2, final_div_factor=100, anneal_strategy=annealing
+    )
+    for step in range(50):
+        ours = lr_factor(step, 50, "onecycle", pct_start=0.2, final_div_factor=100, annealing=annealing)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        if step < 49:
+            schedule.step()
+
+
+def test_constant_cosine_and_warm_up():
+    assert lr_factor(7, 10) == 1
+    assert lr_factor(0, 10, warmup_steps=4) == 0.25
+    assert lr_factor(5, 10, "cosine") == pytest.approx(0.5)
+    assert lr_factor(0, 10, "cosine") == 1 and lr_factor(10, 10, "cosine") == pytest.approx(0)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        lr_factor(0, 10, "exponential")
