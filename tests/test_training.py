@@ -20,11 +20,11 @@ from runtime.errors import UserError
 STAGES = ["t2i", "editing"]
 
 
-def run_stage(stage: str, flags: list, results) -> dict:
+def run_stage(stage: str, flags: list, results, device: str = "cpu") -> dict:
     """Trains in this process; returns the newest checkpoint."""
     config_class, train = {"t2i": (T2IConfig, train_t2i), "editing": (EditingConfig, train_editing)}[stage]
     config = parse(config_class, [*map(str, flags), "--results-dir", str(results)])
-    with distributed("cpu") as ranks:
+    with distributed(device) as ranks:
         train(config, ranks)
     return load_checkpoint(sorted((results / "checkpoints").glob("*.pt"))[-1])
 

@@ -1,0 +1,60 @@
+"""On an accelerator: the numbers of the CPU, and a training step of each stage. Skipped without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_training import read_metrics, run_stage, stage_flags
+
+from autoregressive.layout import editing_layout, editing_prompt, raster_edit_order, t2i_layout, t2i_prompt
+from autoregressive.models.generate import generate
+from autoregressive.models.gpt import build_gpt
+from autoregressive.models.sampling import Sampling
+
+pytestmark = pytest.mark.gpu
+V, N = 32, 16
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = build_gpt("R-GPT-tiny", vocab_size=V, block_size=N, caption_dim=8, mask_in_context=True).eval()
+    torch.nn.init.normal_(model.output.weight)
+    return model
+
+
+def test_logits_and_greedy_tokens_are_the_cpus(model):
+    torch.manual_seed(1)
+    text, text_valid = torch.randn(4, 6, 8), torch.ones(4, 6, dtype=torch.bool)
+    codes, mask = torch.randint(V, (4, N)), torch.rand(4, N) < 0.5
+    mask[:, 0] = True
+    orders = raster_edit_order(mask)[:, : int(mask.sum(1).max())]
+    layouts = [t2i_layout(codes, raster_edit_order(mask), text_valid)]
+    layouts.append(editing_layout(codes, codes, mask, text_valid, V))
+    prompts = [t2i_prompt(orders, text_valid), editing_prompt(codes, mask, orders, text_valid, V)]
+    sampling = Sampling(cfg_scale=2.0, sample_logits=False)
+    zeros, results = torch.zeros(4, N), {}
+    for device in ("cpu", "cuda"):
+        model.to(device)
+        logits = [model(layout.to(device), text.to(device)).cpu() for layout in layouts]
+        drawn = [
+            generate(
+                model, p.to(device), text.to(device), orders.to(device), zeros.to(device), sampling
+            ).cpu()
+            for p in prompts
+        ]
+        results[device] = logits, drawn
+    for a, b in zip(results["cpu"][0], results["cuda"][0], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    for a, b in zip(results["cpu"][1], results["cuda"][1], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", ["t2i", "editing"])
+def test_training_on_the_gpu(stage, precision, shapes, train_flags, tmp_path):
+    flags = stage_flags(stage, shapes, train_flags)
+    flags[flags.index("--device") + 1] = "cuda"
+    flags[flags.index("--mixed-precision") + 1] = precision
+    content = run_stage(stage, [*flags, "--max-steps", "3", "--preview-every", "3"], tmp_path, device="cuda")
+    assert content["steps"] == 3 and all(line["loss"] < 10 for line in read_metrics(tmp_path))
