@@ -34,7 +34,7 @@ from runtime.logging import get_logger
 log = get_logger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = 72
-STEPS = {"tokenizer": 600, "stage1": 400, "stage2": 450}
+STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}
 MODES = {
     "masked": ["--text", "instruction", "--write-ceiling"],
     "zero_shot": ["--text", "global", "--turns", "single"],

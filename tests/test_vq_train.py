@@ -111,13 +111,14 @@ def test_lpips_reads_the_usual_files_and_names_what_is_wrong(tmp_path):
 def test_a_run_learns_logs_and_writes_what_loads(images, tmp_path):
     results = tmp_path / "run"
     tricks = "--quantize-after 20 --reseed-every 10 --l1-weight 1 --lr-schedule cosine"
-    checkpoint = run(images, results, "--steps", "60", "--optimizer", "muon", "--lr", "1e-2", *tricks.split())
+    checkpoint = run(images, results, "--steps", "200", "--optimizer", "muon", "--lr", "1e-2", *tricks.split())
     logged = lines(results)
-    assert [line["step"] for line in logged] == list(range(1, 61))
-    assert logged[-1]["psnr"] > logged[0]["psnr"] + 5
+    assert [line["step"] for line in logged] == list(range(1, 201))
+    first, last = (np.mean([line["psnr"] for line in part]) for part in (logged[:10], logged[-10:]))
+    assert last > first + 4
     assert 0 < logged[-1]["codebook_usage"] <= 1 and logged[-1]["eta_seconds"] == 0
-    assert checkpoint["steps"] == 60 and (results / "previews" / "0000060.png").is_file()
-    assert load_vq_model(results / "checkpoints" / "0000060.pt").config == TINY
+    assert checkpoint["steps"] == 200 and (results / "previews" / "0000200.png").is_file()
+    assert load_vq_model(results / "checkpoints" / "0000200.pt").config == TINY
 
 
 def test_the_discriminator_joins_at_its_step_and_averages_are_kept(images, tmp_path):
