@@ -52,21 +52,26 @@ def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
     """Reads a mask whose white pixels are to be edited (the UltraEdit convention).
 
+    In a mask with transparent pixels these are to be edited (MagicBrush's), whatever their colour.
+
     Args:
-      source: as for `load_image`; grey or RGB.
+      source: as for `load_image`.
       size: (width, height) of the image it belongs to, or None to accept any size.
     Returns:
       (H, W) float32 in [0, 1]; 1 = edit.
     Raises:
       UserError: as `load_image`, and for a mask of another size than its image, naming both.
     """
-    image = load_image(source).convert("L")
+    image = _open_upright(source, MAX_PIXELS)
     if size is not None and image.size != tuple(size):
         raise UserError(
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
             "save the mask at the image's size"
         )
-    return torch.from_numpy(np.array(image)).float() / 255
+    transparent = _transparent_region(image)
+    if transparent is not None:
+        return transparent
+    return torch.from_numpy(np.array(_to_rgb(image).convert("L"))).float() / 255
 
 
 def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
@@ -78,13 +83,20 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
       (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
     """
     image = _open_upright(source, MAX_PIXELS)
-    if _has_alpha(image):
-        alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 128:
-            return torch.from_numpy(alpha < 128).float()
+    transparent = _transparent_region(image)
+    if transparent is not None:
+        return transparent
     log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
     black = (np.array(_to_rgb(image)) == 0).all(axis=2)
     return torch.from_numpy(black).float()
+
+
+def _transparent_region(image: Image.Image) -> Tensor | None:
+    """(H, W) float32, 1 where `image` is transparent; None if it is so nowhere."""
+    if not _has_alpha(image):
+        return None
+    transparent = np.array(image.convert("RGBA").getchannel("A")) < 128
+    return torch.from_numpy(transparent).float() if transparent.any() else None
 
 
 def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:

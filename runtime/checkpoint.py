@@ -69,7 +69,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
-        reason = str(error).split("\n")[0][:200]
+        reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(
             f"{path} is not a checkpoint that can be read safely ({type(error).__name__}: {reason}); "
             "expected a .pt file written by torch.save, or .safetensors, holding tensors and plain values"

@@ -111,7 +111,9 @@ def test_lpips_reads_the_usual_files_and_names_what_is_wrong(tmp_path):
 def test_a_run_learns_logs_and_writes_what_loads(images, tmp_path):
     results = tmp_path / "run"
     tricks = "--quantize-after 20 --reseed-every 10 --l1-weight 1 --lr-schedule cosine"
-    checkpoint = run(images, results, "--steps", "200", "--optimizer", "muon", "--lr", "1e-2", *tricks.split())
+    checkpoint = run(
+        images, results, "--steps", "200", "--optimizer", "muon", "--lr", "1e-2", *tricks.split()
+    )
     logged = lines(results)
     assert [line["step"] for line in logged] == list(range(1, 201))
     first, last = (np.mean([line["psnr"] for line in part]) for part in (logged[:10], logged[-10:]))

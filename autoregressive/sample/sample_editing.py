@@ -117,26 +117,25 @@ def main() -> None:
     with distributed(config.device) as ranks:
         pipeline = config.load_pipeline(ranks.device)
         mine = list(enumerate(jobs))[ranks.rank :: ranks.world_size]
-        bar = progress(total=len(mine), desc="editing", unit="image", disable=not ranks.is_main)
-        for start in range(0, len(mine), config.batch_size):
-            numbered = mine[start : start + config.batch_size]
-            batch = [job for _, job in numbered]
-            results = edit_files(pipeline, batch, config, [config.seed + number for number, _ in numbered])
-            for job, result in zip(batch, results, strict=True):
-                save_png(result.image, job.output)
-                if config.comparison and len(jobs) == 1:
-                    save_png(comparison(load_image(job.image), result), Path(config.comparison))
-            bar.update(len(batch))
-        bar.close()
-    if len(jobs) == 1:
-        seconds = ", ".join(f"{name} {value:.2f} s" for name, value in results[0].timings.items())
-        log.info(
-            "%s: %d of %d cells, %s",
-            config.output,
-            results[0].edit_mask.sum(),
-            len(results[0].codes),
-            seconds,
-        )
+        with progress(total=len(mine), desc="editing", unit="image", disable=not ranks.is_main) as bar:
+            for start in range(0, len(mine), config.batch_size):
+                numbered = mine[start : start + config.batch_size]
+                batch = [job for _, job in numbered]
+                results = edit_files(
+                    pipeline, batch, config, [config.seed + number for number, _ in numbered]
+                )
+                for job, result in zip(batch, results, strict=True):
+                    save_png(result.image, job.output)
+                    if config.comparison and len(jobs) == 1:
+                        save_png(comparison(load_image(job.image), result), Path(config.comparison))
+                bar.update(len(batch))
+                if len(jobs) == 1:
+                    _report(jobs[0], results[0])
+
+
+def _report(job: EditJob, result: EditResult) -> None:
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
+    log.info("%s: %d of %d cells, %s", job.output, result.edit_mask.sum(), len(result.codes), seconds)
 
 
 if __name__ == "__main__":

@@ -51,19 +51,18 @@ def main() -> None:
         pipeline = config.load_pipeline(ranks.device)
         num_cells = pipeline.grid**2
         mine = range(ranks.rank, len(prompts), ranks.world_size)
-        bar = progress(total=len(mine), desc="drawing", unit="image", disable=not ranks.is_main)
-        for start in range(0, len(mine), config.batch_size):
-            numbers = mine[start : start + config.batch_size]
-            seeds = [config.seed + number for number in numbers]
-            orders = torch.arange(num_cells).expand(len(seeds), -1)
-            if config.order == "random":
-                orders = random_orders(seeds, num_cells)
-            texts = [prompts[number] for number in numbers]
-            images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
-            for number, image in zip(numbers, images, strict=True):
-                save_png(image, Path(config.output_dir) / f"{number:04d}.png")
-            bar.update(len(numbers))
-        bar.close()
+        with progress(total=len(mine), desc="drawing", unit="image", disable=not ranks.is_main) as bar:
+            for start in range(0, len(mine), config.batch_size):
+                numbers = mine[start : start + config.batch_size]
+                seeds = [config.seed + number for number in numbers]
+                orders = torch.arange(num_cells).expand(len(seeds), -1)
+                if config.order == "random":
+                    orders = random_orders(seeds, num_cells)
+                texts = [prompts[number] for number in numbers]
+                images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
+                for number, image in zip(numbers, images, strict=True):
+                    save_png(image, Path(config.output_dir) / f"{number:04d}.png")
+                bar.update(len(numbers))
     log.info("%d images in %s", len(prompts), config.output_dir)
 
 

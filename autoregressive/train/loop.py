@@ -59,7 +59,35 @@ def fit(
         num_epochs=config.epochs,
     )
     state = new_state(model, sampler, config, ranks)
-    loader = DataLoader(
+    all_steps = config.epochs * sampler.batches_per_epoch
+    total_steps = min(all_steps, config.max_steps or all_steps)
+    if state.step >= total_steps:
+        log.info("step %d is the last: nothing left to train", state.step)
+    network = _parallel(model, ranks)
+    batches = iter(_loader(dataset, sampler, config, ranks))
+    model.train()
+    with _Meter(state, total_steps, config, ranks) as meter:
+        while state.step < total_steps:
+            micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+            inputs = [make_inputs(batch, state.step) for batch in micro_batches]
+            loss = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
+            norm = _update(state, total_steps, config)
+            state.step += 1
+            epoch_ends = _advance(state)
+            meter.update(loss, norm)
+            last = state.step == total_steps
+            if last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0:
+                save(state, config, ranks)
+            if preview and config.preview_every and (last or state.step % config.preview_every == 0):
+                if ranks.is_main:
+                    meter.picture(preview(state.step))
+    return state
+
+
+def _loader(
+    dataset: Dataset, sampler: ResumableBatchSampler, config: TrainConfig, ranks: Distributed
+) -> DataLoader:
+    return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate_samples,
@@ -68,36 +96,22 @@ def fit(
         # Its own: starting to iterate draws a number, which must not come from the dropouts' generator.
         generator=torch.Generator(),
     )
-    all_steps = config.epochs * sampler.batches_per_epoch
-    total_steps = min(all_steps, config.max_steps or all_steps)
-    network: nn.Module = model
-    if ranks.world_size > 1:
-        device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-        network = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-    meter = _Meter(state, total_steps, config, ranks)
-    model.train()
-    batches = iter(loader)
-    while state.step < total_steps:
-        micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        inputs = [make_inputs(batch, state.step) for batch in micro_batches]
-        loss = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
-        norm = _update(state, total_steps, config)
-        state.step += 1
-        epoch = sampler.epoch
-        sampler.advance()
-        if sampler.epoch > epoch:
-            state.num_bad = 0
-        meter.update(loss, norm)
-        last = state.step == total_steps
-        epoch_save = sampler.epoch > epoch and not config.no_epoch_save
-        if last or epoch_save or state.step % config.ckpt_every == 0:
-            save(state, config, ranks)
-        if preview and config.preview_every and (last or state.step % config.preview_every == 0):
-            if ranks.is_main:
-                meter.picture(preview(state.step))
-            model.train()
-    meter.close()
-    return state
+
+
+def _parallel(model: Transformer, ranks: Distributed) -> nn.Module:
+    if ranks.world_size == 1:
+        return model
+    device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def _advance(state: TrainState) -> bool:
+    """Counts a global batch as trained on; True if it ended an epoch."""
+    epoch = state.sampler.epoch
+    state.sampler.advance()
+    if state.sampler.epoch > epoch:
+        state.num_bad = 0
+    return state.sampler.epoch > epoch
 
 
 def _count_bad(micro_batches: list[T2IBatch | EditBatch]) -> int:
@@ -226,6 +240,9 @@ class _Meter:
     def picture(self, path: Path) -> None:
         self.wandb.picture(self.state.step, path)
 
-    def close(self) -> None:
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_) -> None:
         self.bar.close()
         self.wandb.finish()
