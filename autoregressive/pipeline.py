@@ -94,6 +94,7 @@ class EditingPipeline:
         vq_model: str | None = None,
         gpt_model: str | None = None,
         image_size: int | None = None,
+        with_text_encoder: bool = True,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> EditingPipeline:
@@ -101,6 +102,7 @@ class EditingPipeline:
 
         Args:
           vq_model, gpt_model, image_size: for published files, which do not hold them.
+          with_text_encoder: False if every text will come as features.
           dtype: of the transformer's weights.
         """
         tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
@@ -108,7 +110,9 @@ class EditingPipeline:
             gpt_ckpt, gpt_model=gpt_model, image_size=image_size, downsample=tokenizer.config.downsampling
         )
         max_tokens = transformer.config.cls_token_num
-        text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
+        text_encoder = None
+        if with_text_encoder:
+            text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
         return cls(tokenizer, transformer.to(device, dtype), text_encoder)
 
     @property

@@ -12,6 +12,8 @@ from conftest import read_metrics, run_program
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.train_editing import train as train_editing
 from autoregressive.train.train_t2i import train as train_t2i
+from language.t5 import T5Encoder
+from language.text_features import save_text_features
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.config import parse
 from runtime.distributed import distributed
@@ -170,6 +172,26 @@ def test_a_batch_that_does_not_divide_is_an_error(shapes, train_flags, tmp_path)
     flags = [*stage_flags("t2i", shapes, train_flags), "--gradient-accumulation-steps", "3"]
     with pytest.raises(UserError, match="multiple of 3"):
         run_stage("t2i", flags, tmp_path)
+
+
+def test_ready_made_text_features_train_as_the_strings_they_were_made_of(
+    shapes, train_flags, t5_dir, tmp_path
+):
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    encoder = T5Encoder(t5_dir)
+    lines = [json.loads(line) for line in (shapes / "train" / "t2i.jsonl").read_text().splitlines()]
+    for i, line in enumerate(lines):
+        save_text_features(tmp_path / "train" / f"{i}.npy", encoder.encode([line.pop("text")])[0])
+        line["embedding_path"] = f"{i}.npy"
+    (tmp_path / "train" / "features.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run_stage("t2i", [*stage_flags("t2i", shapes, train_flags), "--max-steps", "3"], tmp_path / "strings")
+    flags = list(train_flags)
+    at = flags.index("--t5-path")
+    flags[at : at + 2] = ["--t5-feature-dim", "16"]
+    flags += ["--data-path", tmp_path / "train" / "features.jsonl", "--max-steps", "3"]
+    run_stage("t2i", flags, tmp_path / "features")
+    for a, b in zip(read_metrics(tmp_path / "strings"), read_metrics(tmp_path / "features"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-5
 
 
 def test_ready_made_text_features_of_the_wrong_width_are_named(shapes, train_flags, tmp_path):

@@ -46,7 +46,7 @@ class SampleConfig:
             self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
         )
 
-    def load_pipeline(self, device: torch.device) -> EditingPipeline:
+    def load_pipeline(self, device: torch.device, *, with_text_encoder: bool = True) -> EditingPipeline:
         return EditingPipeline.load(
             self.vq_ckpt,
             self.gpt_ckpt,
@@ -55,6 +55,7 @@ class SampleConfig:
             vq_model=self.vq_model,
             gpt_model=self.gpt_model,
             image_size=self.image_size,
+            with_text_encoder=with_text_encoder,
             device=device,
             dtype=PRECISIONS[self.precision],
         )

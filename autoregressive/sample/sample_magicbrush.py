@@ -192,7 +192,8 @@ def sample(config: SampleMagicBrush, ranks: Distributed) -> None:
     if already_done(root / "samples.json", settings_hash, keys):
         log.info("%s holds these %d edits with these settings already", root, len(keys))
         return
-    sampler = Sampler(config.load_pipeline(ranks.device), config)
+    from_features = config.with_t5_prompt and config.text == "instruction"
+    sampler = Sampler(config.load_pipeline(ranks.device, with_text_encoder=not from_features), config)
     mine = {i: sessions[i] for i in list(sessions)[ranks.rank :: ranks.world_size]}
     rounds = list(plan(mine, config.turns, root / "images")) if mine else []
     entries: dict[str, dict] = {}

@@ -11,6 +11,8 @@ from language.t5 import DEFAULT_T5
 from runtime.config import legacy, option
 from runtime.errors import UserError
 
+PUBLISHED_TEXT_WIDTH = 2048  # FLAN-T5-XL's
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -34,10 +36,15 @@ class TrainConfig:
     drop_path: float = option(0.0, help="drop-path rate of the last layer", aliases=["drop_path_rate"])
     class_dropout_p: float = option(0.1, help="share of captions dropped for guidance")
 
-    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
-    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    t5_path: str | None = option(
+        None, help="folder of the text encoder, or of several; encodes text on the fly"
+    )
+    t5_model_type: str | None = option(
+        None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
+    )
     t5_feature_dim: int | None = option(
-        None, help="width of ready-made text features; given, no text encoder is loaded"
+        None,
+        help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
     )
     allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
     cache_codes: bool = option(
@@ -108,6 +115,11 @@ class T2IConfig(TrainConfig):
     )
     t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_codes and self.short_t5_feat_path:
+            raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Encoders:
     tokenizer: VQModel
     text_encoder: T5Encoder | None
     """None where all texts come as features."""
+    text_width: int
+    """C, of encoded texts and of ready-made features alike."""
 
     def codes(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images → (B, N) codes; what is codes already passes through."""

@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import initialise_from
-from autoregressive.train.config import TrainConfig
+from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.t2i import T2IDataset
-from language.t5 import T5Encoder, resolve_t5
+from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from tokenizer.tokenizer_image.vq_model import load_vq_model
@@ -24,7 +24,7 @@ PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so,
 
 
 def load_encoders(config: TrainConfig, device: torch.device) -> Encoders:
-    """The frozen tokenizer, and the text encoder unless all texts come as features."""
+    """The frozen tokenizer, and the text encoder if the flags name one; else all texts must be features."""
     tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
     for flag, asked, actual in (
         ("--downsample-size", config.downsample_size, tokenizer.config.downsampling),
@@ -39,11 +39,16 @@ def load_encoders(config: TrainConfig, device: torch.device) -> Encoders:
             f"--image-size {config.image_size} is not a multiple of {tokenizer.config.downsampling}, "
             "the tokenizer's pixels per cell side"
         )
-    text_encoder = None
-    if config.t5_feature_dim is None:
-        path = resolve_t5(config.t5_path, config.t5_model_type)
-        text_encoder = T5Encoder(path, device=device, max_tokens=config.cls_token_num)
-    return Encoders(tokenizer, text_encoder)
+    if config.t5_path is None and config.t5_model_type is None:
+        return Encoders(tokenizer, None, config.t5_feature_dim or PUBLISHED_TEXT_WIDTH)
+    path = resolve_t5(config.t5_path, config.t5_model_type or DEFAULT_T5)
+    text_encoder = T5Encoder(path, device=device, max_tokens=config.cls_token_num)
+    if config.t5_feature_dim not in (None, text_encoder.width):
+        raise UserError(
+            f"--t5-feature-dim {config.t5_feature_dim} contradicts the text encoder {path}, whose width is "
+            f"{text_encoder.width}"
+        )
+    return Encoders(tokenizer, text_encoder, text_encoder.width)
 
 
 def build_model(
@@ -51,7 +56,6 @@ def build_model(
 ) -> Transformer:
     """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given."""
     grid = config.image_size // encoders.tokenizer.config.downsampling
-    text_width = config.t5_feature_dim or encoders.text_encoder.width
     torch.manual_seed(config.global_seed)  # the same weights and buffers on every rank
     model = Transformer(
         replace(
@@ -60,7 +64,7 @@ def build_model(
             vocab_size=encoders.tokenizer.config.codebook_size,
             block_size=grid**2,
             cls_token_num=config.cls_token_num,
-            caption_dim=text_width,
+            caption_dim=encoders.text_width,
             token_dropout_p=config.token_dropout_p,
             resid_dropout_p=config.dropout_p,
             ffn_dropout_p=config.dropout_p,
@@ -86,7 +90,7 @@ def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
         config.dataset,
         config.data_path,
         config.image_size,
-        config.t5_feature_dim,
+        encoders.text_width,
         allow_outside_root=config.allow_outside_root,
         **options,
     )
