@@ -40,7 +40,7 @@ MODES = {
     "zero_shot": ["--text", "global", "--turns", "single"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
-NUM_SHOWN = 24
+NUM_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,14 @@ def _commit() -> str:
 
 
 def edit_items(root: Path, mode: str) -> list[EditItem]:
-    """The first held-out single-turn edits of a mode, as pictures."""
+    """The held-out single-turn edits of a mode, as pictures with the verifier's verdict."""
     test, edits = root / "data" / "test", root / "edits" / mode
     sessions = json.loads((test / "edit_sessions.json").read_text())
-    verdicts = {
-        item["generated"]: item.get("verdict")
-        for item in json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
+    scored = json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
+    passed = {
+        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"]["passed"]
+        for item in scored
+        if item["row"] == "generated" and item["protocol"] == "all_turn"
     }
     items = []
     for session_id, turns in sessions.items():
@@ -239,14 +241,16 @@ def edit_items(root: Path, mode: str) -> list[EditItem]:
                     instruction=turn["instruction"],
                     output=edits / "images" / key,
                     target=folder / turn["output"],
-                    passed=verdicts.get(key),
+                    passed=passed[key],
                 )
             )
-    return items[:NUM_SHOWN]
+    return items
 
 
 def report_sections(runner: Runner, summary: dict) -> list[Section]:
     root = runner.root
+    masked = edit_items(root, "masked")
+    failed = [item for item in masked if not item.passed]
     verifier, l1 = summary["verifier"], summary["l1"]
     rows = [
         [row.replace("_", " "), *(rates[k] for k in ("overall", "color", "shape", "remove")), l1.get(row, "")]
@@ -269,14 +273,19 @@ def report_sections(runner: Runner, summary: dict) -> list[Section]:
             note=f"{summary['num_edits']} edits. Copying the source must score 0; the ceiling is the true "
             "result passed through the tokenizer.",
         ),
-        EditGridSection("Edits in the masked region", edit_items(root, "masked")),
+        EditGridSection("Edits in the masked region", masked[:NUM_SHOWN]),
+        EditGridSection(
+            "Masked edits that failed",
+            failed[:NUM_SHOWN],
+            note=f"{len(failed)} of {len(masked)} did not pass the verifier.",
+        ),
         EditGridSection(
             "Zero-shot, by the text-to-image model of stage 1",
-            edit_items(root, "zero_shot")[:8],
+            edit_items(root, "zero_shot")[:NUM_SHOWN],
             note="It is told what the result shows, not the instruction.",
         ),
         EditGridSection(
-            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:8]
+            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
         ),
         ImagePairsSection(
             f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",

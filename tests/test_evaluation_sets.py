@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -8,30 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from pictures import picture, png, square_mask
 
 from dataset.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
 from dataset.images import load_image
 from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
 from runtime.errors import UserError
-
-SIZE = 16
-
-
-def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (size, size, 3), dtype=np.uint8))
-
-
-def square_mask(size: int = SIZE) -> Image.Image:
-    mask = np.zeros((size, size), dtype=np.uint8)
-    mask[:4, 4:8] = 255
-    return Image.fromarray(mask)
-
-
-def png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def magicbrush(root: Path, turns: dict[str, int]) -> None:

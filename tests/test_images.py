@@ -1,34 +1,16 @@
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
 from dataset.images import load_edit_region, load_image, load_magicbrush_mask
 from runtime.errors import UserError
-
-SIZE = 16
-
-
-def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (size, size, 3), dtype=np.uint8))
-
-
-def square_mask(size: int = SIZE) -> Image.Image:
-    mask = np.zeros((size, size), dtype=np.uint8)
-    mask[:4, 4:8] = 255
-    return Image.fromarray(mask)
-
-
-def png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_modes_become_rgb(tmp_path):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pictures import SIZE, picture, square_mask
 from PIL import Image
 
 from dataset.build import build_dataset
@@ -15,18 +16,6 @@ from dataset.records import read_t2i_jsonl, read_ultraedit_jsonl
 from dataset.samples import collate_samples
 from language.text_features import TextFeatures
 from runtime.errors import UserError
-
-SIZE = 16
-
-
-def picture(seed: int = 0, size: int = SIZE) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 200, (size, size, 3), dtype=np.uint8))
-
-
-def square_mask(size: int = SIZE) -> Image.Image:
-    mask = np.zeros((size, size), dtype=np.uint8)
-    mask[:4, 4:8] = 255
-    return Image.fromarray(mask)
 
 
 def write_lines(file: Path, *lines: dict | str) -> Path:
