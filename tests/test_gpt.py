@@ -180,6 +180,18 @@ def test_raster_models_and_any_order_models_differ_in_data_only():
     assert raster.rotary[-1].abs().sum() == 0 and any_order.rotary[-1, :, 0].eq(1).all()
 
 
+def test_angles_stay_exact_in_a_half_precision_model(inputs):
+    model = tiny()
+    before = model.rotary.clone()
+    assert (
+        torch.equal(model.to(torch.bfloat16).rotary, before) and model.output.weight.dtype == torch.bfloat16
+    )
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    exact = tiny()(layout, inputs["text"])
+    half = model(layout, inputs["text"].to(torch.bfloat16)).float()
+    assert (half - exact).abs().mean() < 0.02 * exact.abs().mean() + 0.02
+
+
 def test_registry_holds_every_size_in_both_kinds():
     assert GPT_MODELS["GPT-XL-RAR"] is GPT_MODELS["R-GPT-XL"]
     for size in ("B", "L", "XL", "XXL", "XXXL", "1B", "3B", "7B"):

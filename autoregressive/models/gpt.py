@@ -96,9 +96,18 @@ class Transformer(nn.Module):
         self._add_table("target_aware_pos_embed_postfix", config.block_size, config.any_order)
         self._add_table("unmask_embedding", 1, config.mask_in_context)
         self._add_table("mask_embedding", 1, config.mask_in_context)
-        head_dim = config.dim // config.n_head
-        self.register_buffer("rotary", rotary_table(config.grid, head_dim, not config.any_order), False)
+        self.register_buffer("rotary", self._rotary_table(), persistent=False)
         self._initialise()
+
+    def _rotary_table(self) -> Tensor:
+        config = self.config
+        return rotary_table(config.grid, config.dim // config.n_head, not config.any_order)
+
+    def _apply(self, fn, recurse: bool = True):
+        """Every `.to(…)` goes through here: the angles stay float32 in a half-precision model."""
+        super()._apply(fn, recurse)
+        self.rotary = self._rotary_table().to(self.rotary.device)
+        return self
 
     def _add_table(self, name: str, rows: int, learned: bool) -> None:
         table = torch.zeros(1, rows, self.config.dim)
