@@ -169,7 +169,7 @@ def train_and_edit(config: Quickstart, runner: Runner) -> None:
             f"edit_{mode}",
             ["autoregressive/sample/sample_magicbrush.py", *encoders, "--gpt-ckpt", ckpt]
             + ["--magicbrush-path", str(test), "--output-dir", str(edits), "--mask-rule", "exact"]
-            + ["--cfg-scale", "1", "--batch-size", "64", "--seed", seed, *flags],
+            + ["--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64", "--seed", seed, *flags],
         )
         single = ["--protocols", "all_turn"] if mode != "masked" else []
         runner.run(
