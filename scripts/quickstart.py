@@ -54,6 +54,10 @@ class Quickstart:
     num_test: int = option(500, help="held-out edits")
     seed: int = option(0, help="of data, trainings and draws")
 
+    def steps(self, training: str) -> int:
+        """Optimizer steps of a training."""
+        return max(round(STEPS[training] * self.steps_scale), 2)
+
 
 @dataclass
 class Runner:
@@ -63,11 +67,12 @@ class Runner:
     seconds: dict[str, float] = field(default_factory=dict)
     _inputs: str = ""
 
-    def run(self, name: str, command: list[str], resume: tuple[Path, str] | None = None) -> None:
+    def run(self, name: str, output: Path, command: list[str], resume_flag: str | None = None) -> None:
         """Runs `python command…` as the step `name`.
 
         Args:
-          resume: the folder of a training's checkpoints and the flag that goes on from one.
+          output: the folder that the step writes; made anew if its command or an earlier step has changed.
+          resume_flag: for trainings, the flag that goes on from a checkpoint.
         """
         # Chained: a step also depends on every step before it.
         self._inputs = hashlib.sha256(json.dumps([self._inputs, command]).encode()).hexdigest()
@@ -79,10 +84,13 @@ class Runner:
             log.info("step %d, %s: done already (%.0f s)", number, name, state["seconds"])
             self.seconds[name] = state["seconds"]
             return
+        if not same and output.exists():
+            log.info("step %d, %s: its settings have changed, %s is made anew", number, name, output)
+            shutil.rmtree(output)
         spent = state["seconds"] if same else 0.0
         extra: list[str] = []
-        if same and resume and (found := list_checkpoints(resume[0])):
-            extra = [resume[1], str(found[-1])]
+        if resume_flag and (found := list_checkpoints(output / "checkpoints")):
+            extra = [resume_flag, str(found[-1])]
         log.info("step %d, %s:\n  python %s", number, name, shlex.join([*command, *extra]))
         self._mark(marker, spent, done=False)
         start = time.monotonic()
@@ -101,85 +109,116 @@ class Runner:
         write_atomic(marker, lambda temporary: temporary.write_text(content))
 
 
-def train_and_edit(config: Quickstart, runner: Runner) -> None:
-    """All steps up to the scores."""
-    root, seed = runner.root, str(config.seed)
-    steps = {name: max(round(n * config.steps_scale), 2) for name, n in STEPS.items()}
-    data = root / "data"
+def make_data(config: Quickstart, runner: Runner) -> None:
+    """The shapes set and the text encoder that knows its words."""
+    data, t5, seed = runner.root / "data", runner.root / "t5", str(config.seed)
     runner.run(
         "data",
+        data,
         ["dataset/prepare_shapes.py", "--output-dir", str(data), "--image-size", str(IMAGE_SIZE)]
         + ["--num-train", str(config.num_train), "--num-test", str(config.num_test), "--seed", seed],
     )
-    lists = {name: str(data / "train" / f"{name}.jsonl") for name in ("t2i", "editing")}
-    t5 = root / "t5"
+    lists = [str(data / "train" / f"{name}.jsonl") for name in ("t2i", "editing")]
     runner.run(
         "text_encoder",
-        ["language/small_t5.py", "--texts", *lists.values(), "--output-dir", str(t5), "--seed", seed],
+        t5,
+        ["language/small_t5.py", "--texts", *lists, "--output-dir", str(t5), "--seed", seed],
     )
-    tokenizer = root / "tokenizer"
+
+
+def train_tokenizer(config: Quickstart, runner: Runner) -> str:
+    """Trains and judges the tokenizer; returns its checkpoint."""
+    root, steps = runner.root, config.steps("tokenizer")
+    data, tokenizer, seen = root / "data", root / "tokenizer", root / "reconstructions"
     runner.run(
         "tokenizer",
+        tokenizer,
         ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", "VQ-8-small"]
-        + ["--data-path", lists["t2i"], "--image-size", str(IMAGE_SIZE), "--max-images", "6000"]
-        + ["--results-dir", str(tokenizer), "--steps", str(steps["tokenizer"])]
+        + ["--data-path", str(data / "train" / "t2i.jsonl"), "--max-images", "6000"]
+        + ["--image-size", str(IMAGE_SIZE), "--results-dir", str(tokenizer), "--steps", str(steps)]
         + ["--global-batch-size", "16", "--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02"]
         + ["--weight-decay", "0", "--lr-schedule", "cosine", "--perceptual-weight", "0", "--disc-weight", "0"]
         + ["--reconstruction-weight", "2", "--l1-weight", "1", "--gradient-weight", "1"]
-        + ["--quantize-after", str(min(100, steps["tokenizer"] // 2)), "--reseed-every", "50"]
+        + ["--quantize-after", str(min(100, steps // 2)), "--reseed-every", "50"]
         + ["--no-augment", "--cache-images", "--num-workers", "0", "--log-every", "20"]
-        + ["--ckpt-every", "200", "--max-checkpoints", "2", "--global-seed", seed],
-        resume=(tokenizer / "checkpoints", "--vq-ckpt"),
+        + ["--ckpt-every", "200", "--max-checkpoints", "2", "--global-seed", str(config.seed)],
+        resume_flag="--vq-ckpt",
     )
-    vq_ckpt = _checkpoint(tokenizer, steps["tokenizer"])
+    vq_ckpt = _checkpoint(tokenizer, steps)
     runner.run(
         "reconstructions",
+        seen,
         ["tokenizer/tokenizer_image/reconstruction_eval.py", "--vq-ckpt", vq_ckpt]
         + ["--data-path", str(data / "test" / "t2i.jsonl"), "--image-size", str(IMAGE_SIZE)]
-        + ["--num-images", "500", "--output-dir", str(root / "reconstructions")],
+        + ["--num-images", "500", "--output-dir", str(seen)],
     )
-    encoders = ["--vq-ckpt", vq_ckpt, "--t5-path", str(t5)]
-    shared = encoders + ["--gpt-model", "R-GPT-mini", "--image-size", str(IMAGE_SIZE), "--cache-codes"]
+    return vq_ckpt
+
+
+def train_transformers(config: Quickstart, runner: Runner, vq_ckpt: str) -> dict[str, str]:
+    """Trains both stages; returns their checkpoints."""
+    root = runner.root
+    train = root / "data" / "train"
+    shared = ["--vq-ckpt", vq_ckpt, "--t5-path", str(root / "t5"), "--gpt-model", "R-GPT-mini"]
+    shared += ["--image-size", str(IMAGE_SIZE), "--cache-codes", "--num-workers", "0"]
     shared += ["--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02", "--weight-decay", "0"]
     shared += ["--lr-scheduler", "cosine", "--dropout-p", "0", "--token-dropout-p", "0"]
     shared += ["--epochs", "1000", "--no-epoch-save", "--ckpt-every", "200", "--max-checkpoints", "2"]
-    shared += ["--num-workers", "0", "--log-every", "20", "--global-seed", seed]
+    shared += ["--log-every", "20", "--global-seed", str(config.seed)]
     shared += ["--preview-every", "200", "--cfg-scale", "1"]
-    stage1, stage2 = root / "stage1", root / "stage2"
+    ckpts = {stage: _checkpoint(root / stage, config.steps(stage)) for stage in ("stage1", "stage2")}
     runner.run(
         "stage1",
-        ["autoregressive/train/train_t2i.py", *shared, "--data-path", lists["t2i"]]
-        + ["--global-batch-size", "48", "--max-steps", str(steps["stage1"]), "--results-dir", str(stage1)],
-        resume=(stage1 / "checkpoints", "--gpt-ckpt"),
+        root / "stage1",
+        ["autoregressive/train/train_t2i.py", *shared, "--data-path", str(train / "t2i.jsonl")]
+        + ["--global-batch-size", "48", "--max-steps", str(config.steps("stage1"))]
+        + ["--results-dir", str(root / "stage1")],
+        resume_flag="--gpt-ckpt",
     )
     runner.run(
         "stage2",
-        ["autoregressive/train/train_editing.py", *shared, "--data-path", lists["editing"]]
+        root / "stage2",
+        ["autoregressive/train/train_editing.py", *shared, "--data-path", str(train / "editing.jsonl")]
         + ["--mask_in_context", "--text-field", "instruction", "--mask-rule", "exact"]
         + ["--center-crop", "--mask-dilation", "4", "--full-mask-share", "0.2"]
-        + ["--init-gpt-ckpt", _checkpoint(stage1, steps["stage1"]), "--global-batch-size", "40"]
-        + ["--max-steps", str(steps["stage2"]), "--results-dir", str(stage2)],
-        resume=(stage2 / "checkpoints", "--gpt-ckpt"),
+        + ["--init-gpt-ckpt", ckpts["stage1"]]
+        + ["--global-batch-size", "40", "--max-steps", str(config.steps("stage2"))]
+        + ["--results-dir", str(root / "stage2")],
+        resume_flag="--gpt-ckpt",
     )
-    test = data / "test"
+    return ckpts
+
+
+def edit_and_evaluate(config: Quickstart, runner: Runner, vq_ckpt: str, ckpts: dict[str, str]) -> None:
+    """Edits the held-out scenes in every mode and scores the results."""
+    root = runner.root
+    test = root / "data" / "test"
     for mode, flags in MODES.items():
-        folder = stage1 if mode == "zero_shot" else stage2
-        ckpt = _checkpoint(folder, steps["stage1" if mode == "zero_shot" else "stage2"])
-        edits = root / "edits" / mode
+        edits, scores = root / "edits" / mode, root / "scores" / mode
         runner.run(
             f"edit_{mode}",
-            ["autoregressive/sample/sample_magicbrush.py", *encoders, "--gpt-ckpt", ckpt]
+            edits,
+            [
+                "autoregressive/sample/sample_magicbrush.py",
+                "--vq-ckpt",
+                vq_ckpt,
+                "--t5-path",
+                str(root / "t5"),
+            ]
+            + ["--gpt-ckpt", ckpts["stage1" if mode == "zero_shot" else "stage2"]]
             + ["--magicbrush-path", str(test), "--output-dir", str(edits), "--mask-rule", "exact"]
-            + ["--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64", "--seed", seed, *flags],
+            + ["--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64"]
+            + ["--seed", str(config.seed), *flags],
         )
         single = ["--protocols", "all_turn"] if mode != "masked" else []
         runner.run(
             f"evaluate_{mode}",
+            scores,
             ["evaluations/editing/image_eval.py", "--generated_path", str(edits / "images")]
             + ["--gt_path", str(test / "images"), "--sessions-json", str(test / "edit_sessions.json")]
             + ["--caption_path", str(test / "local_descriptions.json"), "--metric", "l1,l2,region,unchanged"]
             + ["--regions-path", str(edits / "regions"), "--samples-json", str(edits / "samples.json")]
-            + ["--shapes-json", str(test / "shapes.json"), "--save_path", str(root / "scores" / mode)]
+            + ["--shapes-json", str(test / "shapes.json"), "--save_path", str(scores)]
             + ["--ceiling-path", str(root / "edits" / "masked" / "ceiling"), *single],
         )
 
@@ -308,7 +347,10 @@ def main() -> None:
     config = parse(Quickstart)
     root = Path(config.results_dir).resolve()
     runner = Runner(root)
-    train_and_edit(config, runner)
+    make_data(config, runner)
+    vq_ckpt = train_tokenizer(config, runner)
+    ckpts = train_transformers(config, runner, vq_ckpt)
+    edit_and_evaluate(config, runner, vq_ckpt, ckpts)
     start = time.monotonic()
     summary = summarise(config, runner)
     build_report(

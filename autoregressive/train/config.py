@@ -26,7 +26,9 @@ class TrainConfig:
     codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
     gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
     gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
-    init_gpt_ckpt: str | None = option(None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours")
+    init_gpt_ckpt: str | None = option(
+        None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
+    )
     image_size: int = option(256, help="side of the square images, pixels")
     downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
     vocab_size: int | None = option(None, help="codes; must be the tokenizer's")
@@ -98,10 +100,6 @@ class TrainConfig:
             raise UserError("--data-path is missing: give a .jsonl list (or several)")
         if not self.vq_ckpt:
             raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
-        if self.gpt_ckpt and self.init_gpt_ckpt:
-            raise UserError(
-                "--gpt-ckpt goes on with a run, --init-gpt-ckpt starts one: give only one of them"
-            )
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
 

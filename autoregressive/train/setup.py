@@ -71,7 +71,7 @@ def build_model(
             drop_path_rate=config.drop_path,
         )
     )
-    if config.init_gpt_ckpt:
+    if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
         initialise_from(model, config.init_gpt_ckpt)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     log.info(
