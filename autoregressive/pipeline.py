@@ -161,6 +161,8 @@ class EditingPipeline:
                 f"{len(images)} images, {len(prompts)} prompts, {len(masks)} masks and {len(seeds)} seeds: "
                 "give as many of each"
             )
+        if not images:
+            return []
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
         pixel_masks = [check_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
@@ -287,9 +289,8 @@ class EditingPipeline:
         return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
-        """Strings or features → (B, T, C) and (B, T), left-padded."""
-        text, valid = stack_text_features(encode_texts(self.text_encoder, texts))
-        return text, valid.cpu()
+        """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
+        return stack_text_features(encode_texts(self.text_encoder, texts))
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:

@@ -154,7 +154,7 @@ class T5Encoder:
 
 
 def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures]) -> list[TextFeatures]:
-    """Features of each text; those that are features already pass through.
+    """Features of each text, on the CPU, so that encoded and ready-made ones stand in one batch.
 
     Raises:
       UserError: strings, but no encoder.
@@ -162,7 +162,10 @@ def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures])
     words = [text for text in texts if isinstance(text, str)]
     if words and encoder is None:
         raise UserError(f"no text encoder is loaded for {words[0][:80]!r}: give --t5-path, or text features")
-    encoded = iter(encoder.encode(words) if words else [])
+    encoded = (
+        TextFeatures(features.embeddings.cpu(), features.valid.cpu())
+        for features in (encoder.encode(words) if words else [])
+    )
     return [next(encoded) if isinstance(text, str) else text for text in texts]
 
 

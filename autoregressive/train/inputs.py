@@ -70,7 +70,7 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
         orders = random_orders(batch.seeds, num_cells)
         if not model.config.any_order:
             orders = torch.arange(num_cells).expand_as(orders)
-        layout = t2i_layout(codes, orders, text_valid.cpu(), batch.valid)
+        layout = t2i_layout(codes, orders, text_valid, batch.valid)
         text = drop_captions(model, text.to(device), batch.seeds, config.class_dropout_p)
         return layout.to(device), text
 
@@ -92,7 +92,7 @@ def editing_inputs(
             source,
             edited,
             batch.edit_mask | (full & batch.valid[:, None]),
-            text_valid.cpu(),
+            text_valid,
             model.config.vocab_size,
             marks=model.config.mask_in_context,
             sample_valid=batch.valid,
