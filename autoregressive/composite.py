@@ -14,7 +14,7 @@ from runtime.errors import UserError
 COMPOSITES = ("cells", "mask", "none", "published")
 
 
-def check_mask(mask: np.ndarray | None, image: Image.Image) -> Tensor | None:
+def check_mask(mask: np.ndarray | Image.Image | None, image: Image.Image) -> Tensor | None:
     """The mask as a (H, W) bool tensor; None stays None.
 
     Raises:
@@ -22,7 +22,7 @@ def check_mask(mask: np.ndarray | None, image: Image.Image) -> Tensor | None:
     """
     if mask is None:
         return None
-    tensor = torch.as_tensor(np.asarray(mask)).float()
+    tensor = torch.from_numpy(np.array(mask, dtype=np.float32))
     if tensor.shape != (image.height, image.width):
         raise UserError(
             f"the mask has the shape {tuple(tensor.shape)}, the image is {image.width}x{image.height}: "

@@ -39,6 +39,7 @@ from language.text_features import stack_text_features
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
 
+Mask = np.ndarray | Image.Image
 MODES = ("marks", "no_marks", "zero_shot")
 
 
@@ -124,7 +125,7 @@ class EditingPipeline:
         self,
         images: Sequence[Image.Image] | Image.Image,
         prompts: Sequence[Text] | Text,
-        masks: Sequence[np.ndarray | None] | np.ndarray | None = None,
+        masks: Sequence[Mask | None] | Mask | None = None,
         *,
         seeds: Sequence[int] | int = 0,
         sampling: Sampling | None = None,
@@ -139,7 +140,7 @@ class EditingPipeline:
           images: RGB, any size; the model sees them resized to a square. One image, with one prompt and one
             mask, or as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
-          masks: (H, W) arrays of the image's size, above 0.5 = edit; None regenerates everything.
+          masks: (H, W) arrays or grey images of the image's size, above 0.5 = edit; None regenerates all.
           seeds: one an image; the same seed gives the same result in any batch.
           sampling: see `Sampling`.
           mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
