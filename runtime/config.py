@@ -90,10 +90,22 @@ def _add_field(parser: argparse.ArgumentParser, field: dataclasses.Field, annota
     )
 
 
+class _Help(argparse.HelpFormatter):
+    """Names a flag's value once, after all its spellings."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 def build_parser(config_class: type) -> argparse.ArgumentParser:
     """The argparse parser of a config dataclass; every flag in kebab-case and snake_case."""
     parser = argparse.ArgumentParser(
-        description=(config_class.__doc__ or "").strip().split("\n")[0], allow_abbrev=False
+        description=(config_class.__doc__ or "").strip().split("\n")[0],
+        allow_abbrev=False,
+        formatter_class=_Help,
     )
     annotations = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
