@@ -34,7 +34,7 @@ from autoregressive.models.weights import load_transformer
 from dataset.edit_masks import full_mask, pool_edit_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
-from language.t5 import T5Encoder, encode_texts, resolve_t5
+from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import stack_text_features
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
@@ -90,7 +90,7 @@ class EditingPipeline:
         vq_ckpt: str | Path,
         gpt_ckpt: str | Path,
         t5_path: str | Path | None = None,
-        t5_model_type: str = "flan-t5-xl",
+        t5_model_type: str = DEFAULT_T5,
         *,
         vq_model: str | None = None,
         gpt_model: str | None = None,

@@ -27,7 +27,7 @@ BATCH = 64
 
 
 class CachedT2I(Dataset[T2ISample]):
-    """`T2IDataset` with codes (N,) int64 in the place of `image`."""
+    """`T2IDataset` with codes (N,) int32 in the place of `image`."""
 
     def __init__(self, dataset: T2IDataset, encode_images: EncodeImages, encode_texts: EncodeTexts) -> None:
         """
@@ -50,11 +50,11 @@ class CachedT2I(Dataset[T2ISample]):
     def __getitem__(self, key: tuple[int, int]) -> T2ISample:
         index, seed = key
         sample = self._samples[index]
-        return replace(sample, image=sample.image.long(), seed=seed)
+        return replace(sample, seed=seed)
 
 
 class CachedEdits(Dataset[EditSample]):
-    """`EditingDataset` with codes (N,) int64 in the place of `source` and `edited`."""
+    """`EditingDataset` with codes (N,) int32 in the place of `source` and `edited`."""
 
     def __init__(
         self, dataset: EditingDataset, encode_images: EncodeImages, encode_texts: EncodeTexts
@@ -94,7 +94,7 @@ class CachedEdits(Dataset[EditSample]):
         if bits is not None:
             side = self._dataset.image_size
             region = torch.from_numpy(np.unpackbits(bits, count=side * side)).view(1, side, side).float()
-        sample = replace(sample, source=sample.source.long(), edited=sample.edited.long(), seed=seed)
+        sample = replace(sample, seed=seed)
         return sample if sample.problem is not None else self._dataset.pool(sample, region)
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -89,6 +90,11 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
     black = (np.array(_to_rgb(image)) == 0).all(axis=2)
     return torch.from_numpy(black).float()
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Writes a PNG whole or not at all."""
+    write_atomic(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def _transparent_region(image: Image.Image) -> Tensor | None:

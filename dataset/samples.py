@@ -24,7 +24,7 @@ class T2ISample:
     """One captioned image.
 
     Attributes:
-      image: (3, S, S) float32 in [-1, 1].
+      image: (3, S, S) float32 in [-1, 1]; from a cached dataset (N,) int32 codes.
       text: the caption, or its features.
       seed: drives every further random choice made for this sample (order, caption drop).
       origin: where it comes from, for messages ("train.jsonl line 7").
@@ -43,8 +43,8 @@ class EditSample:
     """One edit: `source` becomes `edited` inside `edit_mask`; the other fields as in `T2ISample`.
 
     Attributes:
-      source: (3, S, S) float32 in [-1, 1].
-      edited: (3, S, S) float32 in [-1, 1].
+      source: (3, S, S) float32 in [-1, 1]; from a cached dataset (N,) int32 codes.
+      edited: as `source`.
       edit_mask: (N,) bool, raster order, True = edit; all False when there is a problem.
     """
 

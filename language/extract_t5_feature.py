@@ -33,13 +33,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset.jsonl import JsonLine, JsonlRecords
-from language.t5 import DEFAULT_T5, PRECISIONS, T5Encoder, resolve_t5
+from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
 from runtime.checkpoint import write_atomic
 from runtime.config import REQUIRED, legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
+from runtime.precision import PRECISIONS
 
 # LlamaGen's names for the entries of a line's `text` list.
 CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}

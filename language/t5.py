@@ -22,9 +22,6 @@ from runtime.logging import get_logger
 
 DEFAULT_T5 = "flan-t5-xl"
 
-# The choices of the published --precision flag.
-PRECISIONS = {"none": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
     """Finds a text encoder without the network.

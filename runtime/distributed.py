@@ -46,31 +46,38 @@ class Distributed:
         return values
 
 
+def pick_device(device: str, local_rank: int = 0) -> torch.device:
+    """The device of a `--device` flag: "auto" (a GPU where there is one), "cpu" or "cuda".
+
+    Raises:
+      UserError: "cuda" without a usable GPU, more ranks than GPUs on this machine, or another word.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if device != "cuda":
+        raise UserError(f"--device {device!r} is not known; use auto, cpu or cuda")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} wants GPU {local_rank}, but torch sees {torch.cuda.device_count()} "
+            "GPU(s); lower --nproc_per_node or pass --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
 @contextmanager
 def distributed(device: str = "auto") -> Iterator[Distributed]:
     """Joins the process group that torchrun describes (nccl on GPUs, gloo on CPUs), or none without torchrun.
 
     Args:
-      device: "auto" (a GPU where there is one), "cpu" or "cuda".
-    Raises:
-      UserError: "cuda" without a usable GPU, or more ranks than GPUs on this machine.
+      device: see `pick_device`.
     """
     rank, world_size, local_rank = (int(os.environ.get(k, d)) for k, d in
                                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"rank {rank} wants GPU {local_rank}, but torch sees {torch.cuda.device_count()} GPU(s); "
-                "lower --nproc_per_node or pass --device cpu"
-            )
-        torch.cuda.set_device(local_rank)
-        where = torch.device("cuda", local_rank)
-    elif device == "cpu":
-        where = torch.device("cpu")
-    else:
-        raise UserError(f"--device {device!r} is not known; use auto, cpu or cuda")
+    where = pick_device(device, local_rank)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     # The GPU is not passed to init_process_group: eager NCCL set-up would only slow the single-GPU case.
     if world_size > 1:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")

@@ -38,6 +38,12 @@ class Optimizers:
         for member in self.members:
             scaler.step(member)
 
+    def clip(self, module: nn.Module, max_norm: float, scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """Undoes the loss scale and clips the gradient of `module`; 0 clips nothing. Returns its norm."""
+        for member in self.members:
+            scaler.unscale_(member)
+        return nn.utils.clip_grad_norm_(module.parameters(), max_norm if max_norm > 0 else math.inf)
+
     def zero_grad(self) -> None:
         for member in self.members:
             member.zero_grad(set_to_none=True)

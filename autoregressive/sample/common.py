@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,8 +14,7 @@ from autoregressive.pipeline import MODES, EditingPipeline
 from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5
 from runtime.config import REQUIRED, option
-
-PRECISIONS = {"none": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from runtime.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,13 @@ class EditSampleConfig(SampleConfig):
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
+
+    def edit_settings(self) -> dict[str, Any]:
+        """The keyword arguments of `EditingPipeline.edit` that the flags decide."""
+        return {
+            "sampling": self.sampling(),
+            "mode": self.mode,
+            "mask_rule": self.mask_rule,
+            "random_order": self.random_order,
+            "composite": self.composite,
+        }

@@ -16,8 +16,7 @@ from PIL import Image
 
 from autoregressive.pipeline import EditingPipeline, EditResult
 from autoregressive.sample.common import EditSampleConfig
-from dataset.images import load_edit_region, load_image
-from runtime.checkpoint import write_atomic
+from dataset.images import load_edit_region, load_image, save_png
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -90,17 +89,8 @@ def edit_files(
         [job.prompt for job in jobs],
         masks,
         seeds=seeds,
-        sampling=config.sampling(),
-        mode=config.mode,
-        mask_rule=config.mask_rule,
-        random_order=config.random_order,
-        composite=config.composite,
+        **config.edit_settings(),
     )
-
-
-def save_png(image: Image.Image, path: Path) -> None:
-    """Writes a PNG whole or not at all."""
-    write_atomic(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def comparison(source: Image.Image, result: EditResult) -> Image.Image:

@@ -21,8 +21,7 @@ from PIL import Image
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import EditSampleConfig
-from autoregressive.sample.sample_editing import save_png
-from dataset.images import load_image, load_magicbrush_mask
+from dataset.images import load_image, load_magicbrush_mask, save_png
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from dataset.samples import Text, load_text
 from runtime.checkpoint import file_sha256, write_atomic
@@ -127,11 +126,7 @@ class Sampler:
             [None if m is None else _fit(m, i) for m, i in zip(masks, images, strict=True)],
             # From the name, so that a subset or another number of ranks changes no result.
             seeds=[zlib.crc32(f"{config.seed} {job.key}".encode()) for job in jobs],
-            sampling=config.sampling(),
-            mode=config.mode,
-            mask_rule=config.mask_rule,
-            random_order=config.random_order,
-            composite=config.composite,
+            **config.edit_settings(),
         )
         entries = {}
         for job, result in zip(jobs, results, strict=True):

@@ -13,7 +13,7 @@ import torch
 
 from autoregressive.layout import random_orders
 from autoregressive.sample.common import SampleConfig
-from autoregressive.sample.sample_editing import save_png
+from dataset.images import save_png
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command

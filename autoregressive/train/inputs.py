@@ -37,11 +37,8 @@ class Encoders:
     """C, of encoded texts and of ready-made features alike."""
 
     def codes(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) images → (B, N) codes; what is codes already passes through."""
-        if images.dim() == 2:
-            return images.long()
-        device = self.tokenizer.post_quant_conv.weight.device
-        return self.tokenizer.encode_ids(images.to(device)).cpu()
+        """(B, 3, S, S) images → (B, N) codes on the CPU; what is codes already passes through."""
+        return to_codes(self.tokenizer, images)
 
     def features(self, texts: list[Text]) -> list[TextFeatures]:
         """Features of each text, string or features already."""
@@ -50,6 +47,13 @@ class Encoders:
     def text(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
         """(B, T, C) left-padded features and (B, T) which of them are valid."""
         return stack_text_features(self.features(texts))
+
+
+def to_codes(tokenizer: VQModel, images: Tensor) -> Tensor:
+    """(B, 3, S, S) images → (B, N) int64 codes on the CPU; codes of a cached dataset pass through."""
+    if images.dim() == 2:
+        return images.long()
+    return tokenizer.encode_ids(images.to(tokenizer.post_quant_conv.weight.device)).cpu()
 
 
 def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,9 +23,9 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import MetricsLog, WandbRun, get_logger, progress
 from runtime.optim import lr_factor
+from runtime.precision import autocast
 
 log = get_logger(__name__)
-AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SKIPPED_STEPS = 10
 
 Preview = Callable[[int], Path]
@@ -141,12 +140,11 @@ def _backward(
             f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
             f"{config.bad_sample_budget} of {num_samples}; they are named above. Mend the data or raise it"
         )
-    dtype = AUTOCAST[config.mixed_precision]
     loss_sum = torch.zeros((), device=ranks.device)
     for i, (layout, text) in enumerate(inputs):
         several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
         with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
-            with torch.autocast(ranks.device.type, dtype=dtype, enabled=dtype is not None):
+            with autocast(ranks.device, config.mixed_precision):
                 loss = layout_loss(network(layout, text), layout) / counts[0].clamp(min=1)
             # DDP averages over the ranks; a sum is wanted.
             state.scaler.scale(loss * ranks.world_size).backward()
@@ -156,10 +154,7 @@ def _backward(
 
 def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     """Clips, steps, averages; skips the step if the gradient is not finite. Returns the gradient norm."""
-    for member in state.optimizers.members:
-        state.scaler.unscale_(member)
-    limit = config.max_grad_norm if config.max_grad_norm > 0 else math.inf
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
+    norm = state.optimizers.clip(state.model, config.max_grad_norm, state.scaler)
     factor = lr_factor(
         state.step,
         total_steps,

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.inputs import to_codes
+from dataset.images import save_png
 from dataset.samples import collate_samples
 
 NUM_PREVIEWS = 8
@@ -37,13 +39,12 @@ def editing_preview(
 
     def draw(step: int) -> Path:
         batch = _first_samples(dataset)
-        source = _codes(pipeline, batch.source)
+        source = to_codes(pipeline.tokenizer, batch.source)
         text, text_valid = pipeline.encode_texts(batch.texts)
         mode = "marks" if config.mask_in_context else "no_marks"
         seeds = list(range(len(source)))
-        edit_mask = (
-            batch.edit_mask | ~batch.valid[:, None]
-        )  # an unusable sample still needs something to edit
+        # An unusable sample still needs something to edit.
+        edit_mask = batch.edit_mask | ~batch.valid[:, None]
         codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, _sampling(config), mode)
         rows = [_images(pipeline, batch.source), _images(pipeline, batch.edited), pipeline.decode(codes)]
         return _save_rows(rows, config.results_dir, step)
@@ -59,13 +60,8 @@ def _first_samples(dataset: Dataset):
     return collate_samples([dataset[index, 0] for index in range(min(NUM_PREVIEWS, len(dataset)))])
 
 
-def _codes(pipeline: EditingPipeline, images: Tensor) -> Tensor:
-    """Codes of a batch that holds images, or codes already."""
-    return images.long() if images.dim() == 2 else pipeline.tokenizer.encode_ids(images.to(pipeline.device))
-
-
 def _images(pipeline: EditingPipeline, images: Tensor) -> list[Image.Image]:
-    return pipeline.decode(_codes(pipeline, images))
+    return pipeline.decode(to_codes(pipeline.tokenizer, images))
 
 
 def _save_rows(rows: list[list[Image.Image]], results_dir: str, step: int) -> Path:
@@ -77,6 +73,5 @@ def _save_rows(rows: list[list[Image.Image]], results_dir: str, step: int) -> Pa
             top, left = GAP + r * side, GAP + c * side
             sheet[top : top + image.height, left : left + image.width] = np.asarray(image)
     path = Path(results_dir) / "previews" / f"{step:07d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    save_png(Image.fromarray(sheet), path)
     return path

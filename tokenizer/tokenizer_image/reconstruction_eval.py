@@ -20,6 +20,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from dataset.image_folder import ImageDataset, list_images
 from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
+from runtime.distributed import pick_device
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
 from tokenizer.tokenizer_image.codebook import CodeCounts
@@ -51,10 +52,7 @@ class ReconstructionConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(ReconstructionConfig, argv)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_vq_model(
-        config.vq_ckpt, config.vq_model, automatic if config.device == "auto" else config.device
-    )
+    model = load_vq_model(config.vq_ckpt, config.vq_model, pick_device(config.device))
     dataset = ImageDataset(
         list_images(config.data_path)[: config.num_images], config.image_size, augment=False
     )

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runtime.distributed import Distributed
 from runtime.optim import Optimizers, lr_factor
+from runtime.precision import autocast
 from tokenizer.tokenizer_image.codebook import reseed_unused, spherical_kmeans
 from tokenizer.tokenizer_image.losses import (
     LPIPS,
@@ -63,8 +64,7 @@ class Trainer:
         return DistributedDataParallel(module, find_unused_parameters=False)
 
     def autocast(self) -> torch.autocast:
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": None}[self.config.mixed_precision]
-        return torch.autocast(self.dist.device.type, precision, enabled=precision is not None)
+        return autocast(self.dist.device, self.config.mixed_precision)
 
     def train_step(self, images: Tensor) -> None:
         """One step of the tokenizer and, once it takes part, one of the discriminator."""
@@ -116,10 +116,7 @@ class Trainer:
         return losses
 
     def _step(self, module: nn.Module, optimizer: Optimizers, factor: float) -> Tensor:
-        for member in optimizer.members:
-            self.scaler.unscale_(member)
-        limit = self.config.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+        norm = optimizer.clip(module, self.config.max_grad_norm, self.scaler)
         optimizer.scale_lr(factor)
         optimizer.step(self.scaler)
         optimizer.zero_grad()
