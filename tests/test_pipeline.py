@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,9 @@ from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.sampling import Sampling
 from autoregressive.models.weights import model_args
 from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError
+from dataset.magicbrush import read_sessions
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError
 
@@ -174,3 +177,24 @@ def test_programs_edit_one_image_a_list_and_a_test_set(shapes, vq_ckpt, gpt_ckpt
     draw = [*common, "--gpt-ckpt", gpt_ckpts["t2i"], "--output-dir", tmp_path / "drawn", "--order", "random"]
     run_program("autoregressive/sample/sample_t2i.py", *draw, "--prompts", "a red circle", "a blue star")
     assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["0000.png", "0001.png"]
+
+
+def test_other_weights_or_another_test_set_are_other_settings(
+    shapes, vq_ckpt, gpt_ckpts, pipelines, tmp_path
+):
+    """What decides whether earlier outputs are reused."""
+    folder = tmp_path / "test"
+    shutil.copytree(shapes / "test", folder)
+    paths = {"vq_ckpt": str(vq_ckpt), "magicbrush_path": str(folder), "output_dir": str(tmp_path)}
+    encoder = pipelines["edit"].text_encoder
+
+    def settings_hash(name: str = "edit", **flags) -> str:
+        config = SampleMagicBrush(gpt_ckpt=str(gpt_ckpts[name]), **paths, **flags)
+        return settings_of(config, read_sessions(folder), encoder)[1]
+
+    before = settings_hash()
+    assert settings_hash() == settings_hash(batch_size=3) == before
+    assert len({before, settings_hash("t2i"), settings_hash(seed=1), settings_hash(top_k=5)}) == 4
+    mask = next(folder.glob("images/*/*-mask1.png"))
+    Image.open(mask).transpose(Image.Transpose.ROTATE_180).save(mask)
+    assert settings_hash() != before

@@ -24,6 +24,7 @@ from autoregressive.sample.common import EditSampleConfig
 from dataset.images import load_image, load_magicbrush_mask, save_png
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from dataset.samples import Text, load_text
+from language.t5 import T5Encoder
 from runtime.checkpoint import file_sha256, write_atomic
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
@@ -158,11 +159,17 @@ def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
     return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127
 
 
-def settings_of(config: SampleMagicBrush) -> tuple[dict, str]:
-    """What the results depend on, with hashes of the weights; and a hash of all that."""
+def settings_of(
+    config: SampleMagicBrush, sessions: dict[str, list[Turn]], text_encoder: T5Encoder | None
+) -> tuple[dict, str]:
+    """What the results depend on, with hashes of the weights and of the test set; and a hash of all that."""
     settings = {k: v for k, v in asdict(config).items() if k not in NOT_SETTINGS}
     for name in ("vq_ckpt", "gpt_ckpt"):
         settings[f"{name}_sha256"] = file_sha256(getattr(config, name))
+    settings["text_encoder"] = text_encoder and text_encoder.fingerprint()
+    read = sorted(Path(config.magicbrush_path).glob("*.json"))
+    read += [path for turn in iterate_turns(sessions) for path in turn.paths()]
+    settings["test_set_sha256"] = hashlib.sha256("".join(map(file_sha256, read)).encode()).hexdigest()
     return settings, hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,12 +190,13 @@ def sample(config: SampleMagicBrush, ranks: Distributed) -> None:
     root = Path(config.output_dir)
     sessions = read_sessions(config.magicbrush_path, config.with_t5_prompt)
     keys = {job.key for jobs in plan(sessions, config.turns, root / "images") for job in jobs}
-    settings, settings_hash = settings_of(config)
+    from_features = config.with_t5_prompt and config.text == "instruction"
+    pipeline = config.load_pipeline(ranks.device, with_text_encoder=not from_features)
+    settings, settings_hash = settings_of(config, sessions, pipeline.text_encoder)
     if already_done(root / "samples.json", settings_hash, keys):
         log.info("%s holds these %d edits with these settings already", root, len(keys))
         return
-    from_features = config.with_t5_prompt and config.text == "instruction"
-    sampler = Sampler(config.load_pipeline(ranks.device, with_text_encoder=not from_features), config)
+    sampler = Sampler(pipeline, config)
     mine = {i: sessions[i] for i in list(sessions)[ranks.rank :: ranks.world_size]}
     rounds = list(plan(mine, config.turns, root / "images")) if mine else []
     entries: dict[str, dict] = {}
