@@ -40,6 +40,26 @@ class EmuItem:
     hash: str | None = None
 
 
+def read_emu(root: str | Path, valid_list: str | Path | None = None, split: str = "test") -> list[EmuItem]:
+    """Reads the set from whichever form `root` holds: the hub's parquet files, or the prepared images.
+
+    Args:
+      root: the folder of `<split>-*.parquet` (or the one above its `data/`), or one for `read_emu_prepared`.
+      valid_list: which items, see the two readers; the prepared form needs it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give the one that holds Emu Edit's {split}-*.parquet")
+    for folder in (root, root / "data"):
+        if files := sorted(folder.glob(f"{split}-*.parquet")):
+            return read_emu_parquet(files, valid_list)
+    if valid_list is None or not ((root / "images").is_dir() or (root / "images_valid").is_dir()):
+        raise UserError(
+            f"{root}: holds neither {split}-*.parquet nor, with a valid list, a folder images/ or images_valid/"
+        )
+    return read_emu_prepared(root, valid_list)
+
+
 def read_emu_prepared(root: str | Path, valid_list: str | Path) -> list[EmuItem]:
     """Reads the prepared layout: the items of `valid_list`, their sources under `images/` or `images_valid/`.
 

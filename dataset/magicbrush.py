@@ -43,7 +43,12 @@ class Turn:
 
 
 def read_sessions(
-    root: str | Path, with_features: bool = False, allow_outside_root: bool = False
+    root: str | Path,
+    with_features: bool = False,
+    allow_outside_root: bool = False,
+    *,
+    sessions_file: str | Path | None = None,
+    images: str | Path | None = None,
 ) -> dict[str, list[Turn]]:
     """Reads every session of a MagicBrush test folder, in the order of its file.
 
@@ -52,15 +57,18 @@ def read_sessions(
       with_features: read `edit_sessions_with_instruction_t5.json`, whose instructions are paths of .npy files
         (--with_t5_prompt). The words come from `edit_sessions.json` where that is there too.
       allow_outside_root: see `PathRules`.
+      sessions_file: another file of sessions.
+      images: another folder of images.
     Returns:
       Session id -> its turns, first to last; any number of them.
     Raises:
       UserError: a file that is missing or not as described; names the file, the session and the turn.
     """
     root = Path(root)
-    file = root / (SESSIONS_WITH_FEATURES_FILE if with_features else SESSIONS_FILE)
+    file = Path(sessions_file or root / (SESSIONS_WITH_FEATURES_FILE if with_features else SESSIONS_FILE))
+    image_rules = PathRules(Path(images or root / "images"), allow_outside_root)
     words = read_json(root / SESSIONS_FILE, dict) if with_features and (root / SESSIONS_FILE).exists() else {}
-    rules = PathRules(root, allow_outside_root)
+    rules = PathRules(file.parent, allow_outside_root)
     sessions = {}
     for session_id, edits in read_json(file, dict).items():
         if not isinstance(edits, list) or not edits:
@@ -69,7 +77,7 @@ def read_sessions(
             )
         sessions[session_id] = []
         for number, edit in enumerate(edits, start=1):
-            turn = _parse_turn(edit, session_id, number, file, rules)
+            turn = _parse_turn(edit, session_id, number, file, image_rules)
             if with_features:
                 features = rules.resolve(turn.instruction, f"{file} session {session_id!r} turn {number}")
                 instruction = _instruction(words, session_id, number)
@@ -109,7 +117,7 @@ def _parse_turn(edit: Any, session_id: str, number: int, file: Path, rules: Path
         if not isinstance(values[key], str) or not values[key]:
             raise UserError(f"{origin}: needs a string under the key {key!r}, got {values[key]!r}")
     images = [
-        rules.resolve(str(Path("images", session_id, values[key])), origin)
+        rules.resolve(str(Path(session_id, values[key])), origin)
         for key in ("input", "mask", "output")
     ]
     return Turn(session_id, number, *images, values["instruction"], None)

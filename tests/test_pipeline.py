@@ -16,6 +16,7 @@ from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.sampling import Sampling
 from autoregressive.models.weights import model_args
 from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError
 from dataset.magicbrush import read_sessions
@@ -190,7 +191,8 @@ def test_other_weights_or_another_test_set_are_other_settings(
 
     def settings_hash(name: str = "edit", **flags) -> str:
         config = SampleMagicBrush(gpt_ckpt=str(gpt_ckpts[name]), **paths, **flags)
-        return settings_of(config, read_sessions(folder), encoder)[1]
+        settings = settings_of(config, read_sessions(folder), encoder)
+        return EditRun(pipelines["edit"], EditFolders(tmp_path, tmp_path), settings, {}, 0).hash
 
     before = settings_hash()
     assert settings_hash() == settings_hash(batch_size=3) == before

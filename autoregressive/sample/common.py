@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import MODES, EditingPipeline
 from dataset.edit_masks import RULES
-from language.t5 import DEFAULT_T5
+from language.t5 import DEFAULT_T5, T5Encoder
+from runtime.checkpoint import file_sha256
 from runtime.config import REQUIRED, option
 from runtime.precision import PRECISIONS
+
+NOT_SETTINGS = ("output_dir", "device", "batch_size")  # flags that change no result
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class SampleConfig:
             self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
         )
 
+    def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
+        """What the results depend on: the flags, with hashes of the weights and of the text encoder."""
+        settings = {k: v for k, v in asdict(self).items() if k not in NOT_SETTINGS}
+        for name in ("vq_ckpt", "gpt_ckpt"):
+            settings[f"{name}_sha256"] = file_sha256(getattr(self, name))
+        return settings | {"text_encoder": text_encoder and text_encoder.fingerprint()}
+
     def load_pipeline(self, device: torch.device, *, with_text_encoder: bool = True) -> EditingPipeline:
         return EditingPipeline.load(
             self.vq_ckpt,
@@ -73,7 +83,7 @@ class EditSampleConfig(SampleConfig):
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
 
-    def edit_settings(self) -> dict[str, Any]:
+    def edit_options(self) -> dict[str, Any]:
         """The keyword arguments of `EditingPipeline.edit` that the flags decide."""
         return {
             "sampling": self.sampling(),

@@ -89,7 +89,7 @@ def edit_files(
         [job.prompt for job in jobs],
         masks,
         seeds=seeds,
-        **config.edit_settings(),
+        **config.edit_options(),
     )
 
 

@@ -1,0 +1,226 @@
+"""Edits of a whole test set: shared by the ranks, resumed where they stopped, reused for equal settings only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from autoregressive.pipeline import EditingPipeline
+from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
+from dataset.samples import Text
+from runtime.checkpoint import write_atomic
+from runtime.distributed import Distributed
+from runtime.logging import get_logger, progress
+
+log = get_logger(__name__)
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """One edit to make.
+
+    Attributes:
+      key: the result's file, below the folder of images; a sampling seed comes from it.
+      source: the image to edit.
+      text: gives what the model is told; called when the edit is made.
+      mask: a MagicBrush mask; None regenerates the whole image.
+    """
+
+    key: str
+    source: ImageSource
+    text: Callable[[], Text]
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class EditFolders:
+    """Where a run's files go: results in `images`; `samples.json` and `regions/` (255 = may change) beside."""
+
+    images: Path
+    records: Path
+
+    @property
+    def regions(self) -> Path:
+        return self.records / "regions"
+
+    @property
+    def samples_json(self) -> Path:
+        return self.records / "samples.json"
+
+
+class EditRun:
+    """The edits of one test set with one set of settings.
+
+    While it runs every rank notes its finished edits in a journal, so that a run that was stopped goes on where
+    it was; at the end the journals become `samples.json`: {"settings", "settings_hash", "edits": {key: {"input",
+    "tokens", "seconds"}}}.
+    """
+
+    def __init__(
+        self,
+        pipeline: EditingPipeline,
+        folders: EditFolders,
+        settings: dict[str, Any],
+        edit_options: dict[str, Any],
+        seed: int,
+    ) -> None:
+        """
+        Args:
+          settings: all that the results depend on; results made with others are made anew.
+          edit_options: keyword arguments of `EditingPipeline.edit`.
+          seed: mixed with each edit's key, so that a subset or another number of ranks changes no result.
+        """
+        self.pipeline, self.folders, self.settings = pipeline, folders, settings
+        self.edit_options, self.seed = edit_options, seed
+        self.hash = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    def is_done(self, keys: set[str]) -> bool:
+        """True if `samples.json` lists exactly these edits, made with these settings, and all are there."""
+        try:
+            samples = json.loads(self.folders.samples_json.read_text())
+            same = samples["settings_hash"] == self.hash and set(samples["edits"]) == keys
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return same and all((self.folders.images / key).exists() for key in keys)
+
+    def make(
+        self, rounds: Sequence[Sequence[EditJob]], keys: set[str], batch_size: int, ranks: Distributed
+    ) -> bool:
+        """Makes the edits.
+
+        Args:
+          rounds: this rank's; the jobs of one may edit results of the rounds before.
+          keys: those of all ranks.
+        Returns:
+          False if all of them were there already.
+        """
+        done = self.is_done(keys)
+        ranks.barrier()  # nobody may write before all have looked
+        if done:
+            log.info("%s holds these %d edits with these settings already", self.folders.images, len(keys))
+            return False
+        if ranks.is_main:  # the images of which these speak are about to change
+            self.folders.samples_json.unlink(missing_ok=True)
+            for path in set(self._journals()) - set(self._journals(self.hash)):
+                path.unlink()
+        entries = self._read_journals()
+        total = sum(map(len, rounds))
+        with progress(total=total, desc="editing", unit="edit", disable=not ranks.is_main) as bar:
+            for jobs in rounds:
+                missing = [job for job in jobs if job.key not in entries]
+                bar.update(len(jobs) - len(missing))
+                for start in range(0, len(missing), batch_size):
+                    batch = missing[start : start + batch_size]
+                    self._note(self._edit(batch), ranks.rank)
+                    bar.update(len(batch))
+        ranks.barrier()
+        if ranks.is_main:
+            self._finish(keys)
+        ranks.barrier()
+        return True
+
+    def _edit(self, jobs: Sequence[EditJob]) -> dict[str, Entry]:
+        """Edits one batch and writes it."""
+        images = [load_image(job.source) for job in jobs]
+        masks = [None if job.mask is None else load_magicbrush_mask(job.mask) for job in jobs]
+        results = self.pipeline.edit(
+            images,
+            [job.text() for job in jobs],
+            [None if m is None else _fit(m, i) for m, i in zip(masks, images, strict=True)],
+            seeds=[zlib.crc32(f"{self.seed} {job.key}".encode()) for job in jobs],
+            **self.edit_options,
+        )
+        entries = {}
+        for job, result in zip(jobs, results, strict=True):
+            save_png(result.image, self.folders.images / job.key)
+            region = Image.fromarray(result.region.numpy().astype(np.uint8) * 255)
+            save_png(region, self.folders.regions / job.key)
+            entries[job.key] = {
+                "input": str(job.source),
+                "tokens": int(result.edit_mask.sum()),
+                "seconds": sum(result.timings.values()) / len(jobs),
+            }
+        return entries
+
+    def _journals(self, settings_hash: str = "*") -> list[Path]:
+        return sorted(self.folders.records.glob(f"samples-{settings_hash[:16]}-rank*.jsonl"))
+
+    def _note(self, entries: dict[str, Entry], rank: int) -> None:
+        path = self.folders.records / f"samples-{self.hash[:16]}-rank{rank}.jsonl"
+        with path.open("a") as file:
+            file.writelines(json.dumps({key: entry}) + "\n" for key, entry in entries.items())
+
+    def _read_journals(self) -> dict[str, Entry]:
+        """What was finished with these settings, by any number of ranks."""
+        entries: dict[str, Entry] = {}
+        for path in self._journals(self.hash):
+            for line in path.read_text().splitlines():
+                try:
+                    entries |= json.loads(line)
+                except json.JSONDecodeError:  # torn by a crash: that edit is made again
+                    continue
+        return {key: entry for key, entry in entries.items() if (self.folders.images / key).exists()}
+
+    def _finish(self, keys: set[str]) -> None:
+        entries = self._read_journals()
+        absent = keys - entries.keys()
+        assert not absent, f"edits that no rank made: {sorted(absent)[:5]}"
+        content = {
+            "settings": self.settings,
+            "settings_hash": self.hash,
+            "edits": {key: entries[key] for key in sorted(keys)},
+        }
+        text = json.dumps(content, indent=1, default=str)
+        write_atomic(self.folders.samples_json, lambda temporary: temporary.write_text(text))
+        for path in self._journals():
+            path.unlink()
+        log.info("%d edits in %s", len(keys), self.folders.images)
+
+
+def write_ceiling(
+    pipeline: EditingPipeline,
+    images: Sequence[tuple[ImageSource, Path]],
+    batch_size: int,
+    ranks: Distributed,
+    *,
+    anew: bool = True,
+) -> None:
+    """Writes images as the tokenizer gives them back, at their size: the best that any edit could reach.
+
+    Args:
+      images: of all ranks: (image, file to write).
+      anew: also where the file is there already.
+    """
+    images = [(source, path) for source, path in images if anew or not path.exists()]
+    mine = images[ranks.rank :: ranks.world_size]
+    with progress(total=len(mine), desc="tokenizer ceiling", unit="image", disable=not ranks.is_main) as bar:
+        for start in range(0, len(mine), batch_size):
+            batch = mine[start : start + batch_size]
+            originals = [load_image(source) for source, _ in batch]
+            decoded = pipeline.decode(pipeline.encode(originals))
+            for (_, path), image, through in zip(batch, originals, decoded, strict=True):
+                save_png(through.resize(image.size, Image.Resampling.BICUBIC), path)
+            bar.update(len(batch))
+    ranks.barrier()
+
+
+def files_sha256(digests: Iterable[str]) -> str:
+    """One digest of many."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Some published masks differ from their image in resolution: nearest neighbour to its size."""
+    if mask.shape == (image.height, image.width):
+        return mask
+    picture = Image.fromarray((np.asarray(mask) > 0.5).astype(np.uint8) * 255)
+    return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127

@@ -1,0 +1,107 @@
+"""The edits that the test sets ask for, as jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from autoregressive.sample.edit_run import EditJob, files_sha256
+from dataset.emu_edit import EmuItem
+from dataset.magicbrush import Turn, iterate_turns
+from dataset.parquet import ParquetImage
+from dataset.samples import Text, load_text
+from runtime.checkpoint import file_sha256
+from runtime.errors import UserError
+
+Sessions = dict[str, list[Turn]]
+TURNS = ("both", "single", "multi")
+
+
+def magicbrush_text(turn: Turn, descriptions: dict[str, dict[str, str]] | None, width: int | None) -> Text:
+    """What the model is told in one turn.
+
+    Args:
+      descriptions: {session: {output file: text}}, to tell it what the result shows; None = the instruction.
+      width: of the instruction's features, where the turn has them; None = use its words.
+    """
+    if descriptions is None:
+        origin = f"session {turn.session_id} turn {turn.number}"
+        return load_text(turn.instruction, turn.text_feature_path, width, origin)
+    try:
+        return descriptions[turn.session_id][turn.output_path.name]
+    except KeyError as error:
+        raise UserError(
+            f"the descriptions have no text for {turn.output_path.name} of session {turn.session_id}"
+        ) from error
+
+
+def magicbrush_rounds(
+    sessions: Sessions,
+    turns: str,
+    images: Path,
+    *,
+    full_mask: bool,
+    descriptions: dict[str, dict[str, str]] | None,
+    width: int | None,
+) -> list[list[EditJob]]:
+    """Rounds of edits: those of one round need only the results of the rounds before.
+
+    The first holds every turn edited alone (`<id>_1`, `<id>_inde_k`), the others the later turns of the sessions
+    edited one after the other (`<id>_iter_k`).
+
+    Args:
+      turns: "single" (each alone), "multi" (one after the other) or "both".
+      images: folder of the results.
+      full_mask: regenerate every cell, whatever the masks say.
+      descriptions, width: see `magicbrush_text`.
+    """
+
+    def job(turn: Turn, source: Path, suffix: str) -> EditJob:
+        mask = None if full_mask else turn.mask_path
+        text = partial(magicbrush_text, turn, descriptions, width)
+        return EditJob(f"{turn.session_id}/{turn.session_id}_{suffix}.png", source, text, mask)
+
+    first, alone = [], []
+    for turn in iterate_turns(sessions):
+        if turn.number == 1:
+            first.append(job(turn, turn.input_path, "1"))
+        else:
+            alone.append(job(turn, turn.input_path, f"inde_{turn.number}"))
+    rounds = [first + (alone if turns != "multi" else [])]
+    longest = max(map(len, sessions.values()), default=1) if turns != "single" else 1
+    for number in range(2, longest + 1):
+        before = "1" if number == 2 else f"iter_{number - 1}"
+        rounds.append([
+            job(session[number - 1], images / session_id / f"{session_id}_{before}.png", f"iter_{number}")
+            for session_id, session in sessions.items()
+            if number <= len(session)
+        ])  # fmt: skip
+    return rounds
+
+
+def magicbrush_sha256(sessions: Sessions, json_files: Sequence[Path]) -> str:
+    """Identifies a test set by the content of all its files."""
+    files = [*json_files, *(path for turn in iterate_turns(sessions) for path in turn.paths())]
+    return files_sha256(map(file_sha256, files))
+
+
+def emu_jobs(items: Sequence[EmuItem]) -> list[EditJob]:
+    """One edit an item, `<idx>.png`: Emu Edit has no masks, so every cell is regenerated."""
+    return [EditJob(f"{item.idx}.png", item.source_path, partial(_instruction, item), None) for item in items]
+
+
+def emu_sha256(items: Sequence[EmuItem]) -> str:
+    """Identifies the items: their texts, and the content of the files that hold their images."""
+    sources = [item.source_path for item in items]
+    files = dict.fromkeys(s.path if isinstance(s, ParquetImage) else s for s in sources)
+    texts = (f"{item.idx}\0{item.instruction}\0" for item in items)
+    return files_sha256([*texts, *map(file_sha256, files)])
+
+
+def keys_of(rounds: Sequence[Sequence[EditJob]]) -> set[str]:
+    return {job.key for jobs in rounds for job in jobs}
+
+
+def _instruction(item: EmuItem) -> str:
+    return item.instruction
