@@ -291,7 +291,8 @@ class EditingPipeline:
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
-        return stack_text_features(encode_texts(self.text_encoder, texts))
+        features = encode_texts(self.text_encoder, texts)
+        return stack_text_features(features, limit=self.transformer.config.cls_token_num)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:

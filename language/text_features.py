@@ -41,12 +41,14 @@ class TextFeatures:
         assert self.valid.shape == self.embeddings.shape[:1], "valid must have one entry per row"
         assert self.valid.dtype == torch.bool, f"valid must be bool, not {self.valid.dtype}"
 
-    def rows(self) -> Tensor:
-        """Returns the valid rows, (n, C), in order."""
-        return self.embeddings[self.valid]
+    def rows(self, limit: int | None = None) -> Tensor:
+        """Returns the valid rows, (n, C), in order; the first `limit` of them."""
+        return self.embeddings[self.valid][:limit]
 
 
-def stack_text_features(features: Sequence[TextFeatures], length: int | None = None) -> tuple[Tensor, Tensor]:
+def stack_text_features(
+    features: Sequence[TextFeatures], length: int | None = None, limit: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Stacks captions of different lengths into one batch, padded with zeros at the left.
 
     Left, because the last text slot predicts the first image cell: with the padding in front, that slot is
@@ -55,13 +57,14 @@ def stack_text_features(features: Sequence[TextFeatures], length: int | None = N
     Args:
       features: at least one, all of one width C; padding they already hold is dropped first.
       length: text slots T of the result; None takes the largest number of valid rows.
+      limit: a caption's rows beyond this many, the text slots that the model knows, are cut off.
     Returns:
       embeddings (B, T, C) in the type and on the device of the first caption; valid (B, T) bool.
     Raises:
       ValueError: if a caption has more valid rows than `length`, or the widths differ.
     """
     assert len(features) > 0, "no captions to stack"
-    rows = [caption.rows() for caption in features]
+    rows = [caption.rows(limit) for caption in features]
     widths = sorted({row.shape[1] for row in rows})
     if len(widths) > 1:
         raise ValueError(f"captions of different feature widths in one batch: {widths}")

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def weights_fingerprint(module: nn.Module) -> str:
+    """Tells models in memory apart, in hexadecimal: the SHA-256 of a sample of every weight."""
+    digest = hashlib.sha256()
+    for name, weight in module.state_dict().items():
+        sample = weight.flatten()[:: max(1, weight.numel() // 1024)].float().cpu()
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Writes a `.pt` checkpoint of tensors and plain Python values."""
     write_atomic(path, lambda temporary: torch.save(content, temporary))
@@ -67,7 +77,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             content = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+                # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
+                content = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
         reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(

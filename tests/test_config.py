@@ -23,9 +23,6 @@ COMMANDS = {
     "image_eval": ("evaluations.editing.image_eval", "ImageEvalConfig"),
     "prepare_shapes": ("dataset.prepare_shapes", "PrepareShapesConfig"),
 }
-STAGE_1 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-paths a.jsonl b.jsonl
- --init-gpt-ckpt pretrained_models/t2i_XL_stage1_256.pt --results-dir R --ckpt-every 10000 --max_checkpoints 3
- --image-size 256 --gpt-model R-GPT-XL --global-batch-size 360 --epochs 2 --lr 1e-4"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,21 +69,6 @@ def test_abbreviations_unknown_flags_and_bad_values_end_the_program(words, capsy
 def test_a_legacy_flag_says_why_it_has_no_effect(capsys):
     parse(Example, ["f", "--old_flag", "gs://bucket"])
     assert "--old-flag has no effect: nothing is stored there any more" in capsys.readouterr().err
-
-
-def test_the_published_stage_one_command_parses():
-    from autoregressive.train.config import T2IConfig
-
-    config = parse(T2IConfig, STAGE_1.split())
-    assert config.data_path == ["a.jsonl", "b.jsonl"] and config.max_checkpoints == 3
-
-
-def test_missing_inputs_are_named():
-    from autoregressive.train.config import T2IConfig
-    from runtime.errors import UserError
-
-    with pytest.raises(UserError, match="--data-path is missing"):
-        parse(T2IConfig, [])
 
 
 def test_the_command_lines_are_frozen():

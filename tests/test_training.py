@@ -205,3 +205,26 @@ def test_ready_made_text_features_of_the_wrong_width_are_named(shapes, train_fla
     flags = [*train_flags, "--data-path", str(tmp_path / "train" / "wide.jsonl"), "--max-steps", "1"]
     with pytest.raises(UserError, match="bad-sample-budget"):
         run_stage("t2i", [*flags, "--t5-feature-dim", "16"], tmp_path / "r")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_recomputed_activations_give_the_same_training(stage, shapes, train_flags, tmp_path):
+    flags = [*stage_flags(stage, shapes, train_flags), "--max-steps", "3", "--dropout-p", "0.1"]
+    kept = run_stage(stage, flags, tmp_path / "kept")
+    recomputed = run_stage(stage, [*flags, "--activation-checkpointing"], tmp_path / "recomputed")
+    assert same(kept["model"], recomputed["model"])
+
+
+def test_previews_show_the_averaged_weights_and_leave_the_run_as_it_was(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "2", "--ema-decay", "0.9"]
+    plain = run_stage("t2i", flags, tmp_path / "plain")
+    watched = run_stage("t2i", [*flags, "--preview-every", "1"], tmp_path / "watched")
+    assert same(plain["model"], watched["model"]) and same(plain["ema"], watched["ema"])
+
+
+def test_captions_longer_than_the_model_reads_lose_their_end(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "1", "--cls-token-num", "4"]
+    content = run_stage("t2i", flags, tmp_path / "a")
+    assert content["model"]["cls_embedding.uncond_embedding"].shape[0] == 4
+    with pytest.raises(UserError, match="--t5-feature-max-len 5 exceeds"):
+        run_stage("t2i", [*flags, "--t5-feature-max-len", "5"], tmp_path / "b")

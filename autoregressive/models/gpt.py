@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoregressive.layout import SequenceLayout
 from autoregressive.models.cache import KVCache, NoCache
-from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table
+from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             TransformerBlock(config, i, config.drop_path_rate * i / last) for i in range(config.n_layer)
         )
+        self.run_block = run_block  # or `recompute_block`
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         # What a model lacks is a table of zeros, not a branch in the forward.
@@ -137,7 +138,7 @@ class Transformer(nn.Module):
         rotary = self.rotary[layout.cells]
         mask = layout.attention_mask()
         for layer in self.layers:
-            x = layer(x, rotary, mask, layout.slots, cache)
+            x = self.run_block(layer, x, rotary, mask, layout.slots, cache)
         return self.output(self.norm(x[:, x.shape[1] - layout.num_predictions :]))
 
     def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class RMSNorm(nn.Module):
@@ -158,3 +159,15 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rotary.unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).type_as(x)
+
+
+def run_block(block: TransformerBlock, *args) -> Tensor:
+    """How a transformer runs its blocks."""
+    return block(*args)
+
+
+def recompute_block(block: TransformerBlock, *args) -> Tensor:
+    """The same, but the backward pass computes the block's activations again instead of keeping them."""
+    if not torch.is_grad_enabled():
+        return block(*args)
+    return checkpoint(block, *args, use_reentrant=False)

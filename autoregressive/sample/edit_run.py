@@ -1,4 +1,4 @@
-"""Edits of a whole test set: shared by the ranks, resumed where they stopped, reused for equal settings only."""
+"""Edits of a whole test set: shared by ranks, resumed where they stopped, reused for equal settings only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EditJob:
 
 @dataclass(frozen=True)
 class EditFolders:
-    """Where a run's files go: results in `images`; `samples.json` and `regions/` (255 = may change) beside."""
+    """Where files go: results in `images`; `samples.json` and `regions/` (255 = may change) in `records`."""
 
     images: Path
     records: Path
@@ -60,9 +60,9 @@ class EditFolders:
 class EditRun:
     """The edits of one test set with one set of settings.
 
-    While it runs every rank notes its finished edits in a journal, so that a run that was stopped goes on where
-    it was; at the end the journals become `samples.json`: {"settings", "settings_hash", "edits": {key: {"input",
-    "tokens", "seconds"}}}.
+    While it runs every rank notes its finished edits in a journal, so that a run that was stopped goes on
+    where it was; at the end the journals become `samples.json`: {"settings", "settings_hash", "edits": {key:
+    {"input", "tokens", "seconds"}}}.
     """
 
     def __init__(
@@ -201,6 +201,7 @@ def write_ceiling(
       anew: also where the file is there already.
     """
     images = [(source, path) for source, path in images if anew or not path.exists()]
+    ranks.barrier()  # nobody may write before all have looked
     mine = images[ranks.rank :: ranks.world_size]
     with progress(total=len(mine), desc="tokenizer ceiling", unit="image", disable=not ranks.is_main) as bar:
         for start in range(0, len(mine), batch_size):

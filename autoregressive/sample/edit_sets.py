@@ -47,8 +47,8 @@ def magicbrush_rounds(
 ) -> list[list[EditJob]]:
     """Rounds of edits: those of one round need only the results of the rounds before.
 
-    The first holds every turn edited alone (`<id>_1`, `<id>_inde_k`), the others the later turns of the sessions
-    edited one after the other (`<id>_iter_k`).
+    The first holds every turn edited alone (`<id>_1`, `<id>_inde_k`), the others the later turns of the
+    sessions edited one after the other (`<id>_iter_k`).
 
     Args:
       turns: "single" (each alone), "multi" (one after the other) or "both".

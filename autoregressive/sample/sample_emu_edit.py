@@ -44,9 +44,7 @@ def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
     items = read_emu(config.emu_path, config.valid_list, config.split)
     pipeline = config.load_pipeline(ranks.device)
     settings = config.settings(pipeline.text_encoder) | {"test_set_sha256": emu_sha256(items)}
-    run = EditRun(
-        pipeline, EditFolders(root / "samples", root), settings, config.edit_options(), config.seed
-    )
+    run = EditRun(pipeline, EditFolders(root / "samples", root), settings, config.edit_options(), config.seed)
     jobs = emu_jobs(items)
     made = run.make(
         [jobs[ranks.rank :: ranks.world_size]], {job.key for job in jobs}, config.batch_size, ranks

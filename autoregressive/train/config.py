@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.sampling import Sampling
+from autoregressive.train.validation_config import ValidationConfig
 from dataset.build import DATASET_NAMES
 from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5
 from runtime.config import legacy, option
 from runtime.errors import UserError
+from runtime.precision import PRECISIONS
 
 PUBLISHED_TEXT_WIDTH = 2048  # FLAN-T5-XL's
 
@@ -32,7 +35,7 @@ class TrainConfig:
     image_size: int = option(256, help="side of the square images, pixels")
     downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
     vocab_size: int | None = option(None, help="codes; must be the tokenizer's")
-    cls_token_num: int = option(120, help="most text tokens", aliases=["t5_feature_max_len"])
+    cls_token_num: int = option(120, help="text slots of the model")
     dropout_p: float = option(0.1, help="residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, help="embedding dropout")
     drop_path: float = option(0.0, help="drop-path rate of the last layer", aliases=["drop_path_rate"])
@@ -44,6 +47,9 @@ class TrainConfig:
     t5_model_type: str | None = option(
         None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
     )
+    t5_feature_max_len: int | None = option(
+        None, help="longer texts lose their end (default: --cls-token-num)"
+    )
     t5_feature_dim: int | None = option(
         None,
         help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
@@ -54,7 +60,9 @@ class TrainConfig:
     )
 
     epochs: int = option(1, help="passes over the data")
-    max_steps: int | None = option(None, help="stop after this many steps", aliases=["early_stop"])
+    max_steps: int | None = option(
+        None, help="stop after this many steps; -1 for never", aliases=["early_stop"]
+    )
     global_batch_size: int = option(256, help="samples a step, over all ranks")
     gradient_accumulation_steps: int = option(1, help="forward passes a step")
     global_seed: int = option(0, help="of the data order and of every random choice")
@@ -67,11 +75,19 @@ class TrainConfig:
     beta2: float = option(0.95, help="AdamW")
     max_grad_norm: float = option(1.0, help="gradient clipping; 0 for none")
     lr_scheduler: str = option("constant", help="schedule", choices=["constant", "cosine", "onecycle"])
-    lr_scheduler_annealing: str = option("cos", help="one-cycle shape", choices=["cos", "linear"])
+    lr_scheduler_annealing: str = option(
+        "none",
+        help="one-cycle shape; cos or linear choose --lr-scheduler onecycle",
+        choices=["none", "cos", "linear"],
+    )
     warmup_steps: int = option(0, help="linear warm-up, for constant and cosine")
-    pct_start: float = option(0.3, help="one-cycle: share of the steps spent rising")
+    pct_start: float = option(0.05, help="one-cycle: share of the steps spent rising")
     final_div_factor: float = option(1e4, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+    precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
+    activation_checkpointing: bool = option(
+        False, help="recompute each block in the backward pass: less memory, a third more time"
+    )
     ema_decay: float = option(0.0, help="keep an average of the weights with this decay; 0 for none")
 
     log_every: int = option(100, help="steps between log lines")
@@ -79,29 +95,57 @@ class TrainConfig:
     max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
     preview_every: int = option(0, help="steps between preview pictures; 0 for none")
-    cfg_scale: float = option(7.5, help="guidance of previews")
-    cfg_interval: int = option(-1, help="last step with guidance in previews; -1 for all")
-    temperature: float = option(1.0, help="of previews")
-    top_k: int = option(1000, help="of previews; 0 for all codes")
-    top_p: float = option(1.0, help="of previews")
+    cfg_scale: float = option(7.5, help="guidance of previews and validation")
+    cfg_interval: int = option(-1, help="last step with guidance there; -1 for all")
+    temperature: float = option(1.0, help="of the draws there")
+    top_k: int = option(1000, help="likeliest codes kept there; 0 for all")
+    top_p: float = option(1.0, help="share of probability kept there")
     bad_sample_budget: float = option(0.01, help="share of unusable samples past which training stops")
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"
     )
     device: str = option("auto", help="auto, cpu or cuda")
 
+    no_cloud_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
     no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
     cloud_save_path: str = legacy("checkpoints always go to --results-dir")
     gpt_type: str = legacy("one transformer serves every kind of conditioning")
     num_classes: str = legacy("there is no class-conditional model")
+    no_left_padding: bool = legacy(
+        "text stands right before the image cells, as in every published checkpoint", takes_value=False
+    )
+    set_max_len: bool = legacy(
+        "sequences are as long as their batch needs; padding them changes no number", takes_value=False
+    )
+    prepare_dataset: bool = legacy(
+        "features are made by language/extract_t5_feature.py, or on the fly with --t5-path", takes_value=False
+    )
 
     def __post_init__(self) -> None:
         if not self.data_path:
             raise UserError("--data-path is missing: give a .jsonl list (or several)")
         if not self.vq_ckpt:
             raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
+        if self.max_text_tokens > self.cls_token_num:
+            raise UserError(
+                f"--t5-feature-max-len {self.max_text_tokens} exceeds the model's --cls-token-num "
+                f"{self.cls_token_num}"
+            )
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+
+    @property
+    def max_text_tokens(self) -> int:
+        return self.cls_token_num if self.t5_feature_max_len is None else self.t5_feature_max_len
+
+    @property
+    def schedule(self) -> str:
+        """`--lr-scheduler`; naming a one-cycle shape, as the published commands do, chooses onecycle."""
+        return self.lr_scheduler if self.lr_scheduler_annealing == "none" else "onecycle"
+
+    def sampling(self) -> Sampling:
+        """How previews and validation draw."""
+        return Sampling(self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True)
@@ -113,6 +157,7 @@ class T2IConfig(TrainConfig):
     )
     t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
+    eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +166,7 @@ class T2IConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class EditingConfig(TrainConfig):
+class EditingConfig(TrainConfig, ValidationConfig):
     """Stage 2: fine-tunes for editing."""
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
@@ -135,3 +180,11 @@ class EditingConfig(TrainConfig):
     enforce_fake_masking: bool = option(False, help="every sample trains full regeneration")
     center_crop: bool = option(False, help="crop the middle instead of a random place")
     random_flip: bool = option(False, help="mirror half of the samples")
+
+    t5_feat_path: str = legacy("an editing list names its features itself: target_caption_t5_path")
+    short_t5_feat_path: str = legacy("an editing list has one text a line")
+    fake_masking: bool = legacy("a mask of NONE trains full regeneration already", takes_value=False)
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        ValidationConfig.__post_init__(self)

@@ -35,6 +35,8 @@ class Encoders:
     """None where all texts come as features."""
     text_width: int
     """C, of encoded texts and of ready-made features alike."""
+    max_tokens: int
+    """Most text slots; features beyond are cut off."""
 
     def codes(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images → (B, N) codes on the CPU; what is codes already passes through."""
@@ -46,7 +48,7 @@ class Encoders:
 
     def text(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
         """(B, T, C) left-padded features and (B, T) which of them are valid."""
-        return stack_text_features(self.features(texts))
+        return stack_text_features(self.features(texts), limit=self.max_tokens)
 
 
 def to_codes(tokenizer: VQModel, images: Tensor) -> Tensor:

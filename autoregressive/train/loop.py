@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from autoregressive.models.gpt import Transformer, layout_loss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
-from autoregressive.train.state import TrainState, new_state, save
+from autoregressive.train.state import TrainState, averaged_weights, new_state, save
 from dataset.sampler import ResumableBatchSampler
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
@@ -31,6 +32,14 @@ MAX_SKIPPED_STEPS = 10
 Preview = Callable[[int], Path]
 
 
+class Validate(Protocol):
+    """Scores the model at some of the steps; called on all ranks."""
+
+    def due(self, step: int) -> bool: ...
+
+    def __call__(self, step: int) -> dict[str, float]: ...
+
+
 def fit(
     model: Transformer,
     dataset: Dataset,
@@ -38,6 +47,7 @@ def fit(
     config: TrainConfig,
     ranks: Distributed,
     preview: Preview | None = None,
+    validate: Validate | None = None,
 ) -> TrainState:
     """Trains `model` to the last step; saves at the intervals asked for and at the end.
 
@@ -46,6 +56,7 @@ def fit(
       dataset: map-style, keyed by (index, seed).
       make_inputs: turns a micro-batch and the step into (layout, text); all that differs between the stages.
       preview: draws a picture of the model's work at a step and returns its path.
+      validate: scores the model's work at a step.
     """
     torch.manual_seed(config.global_seed + ranks.rank)  # of the dropouts
     sampler = ResumableBatchSampler(
@@ -59,7 +70,7 @@ def fit(
     )
     state = new_state(model, sampler, config, ranks)
     all_steps = config.epochs * sampler.batches_per_epoch
-    total_steps = min(all_steps, config.max_steps or all_steps)
+    total_steps = min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
     network = _parallel(model, ranks)
@@ -78,8 +89,12 @@ def fit(
             if last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0:
                 save(state, config, ranks)
             if preview and config.preview_every and (last or state.step % config.preview_every == 0):
-                if ranks.is_main:
-                    meter.picture(preview(state.step))
+                with meter.paused(), averaged_weights(state):
+                    if ranks.is_main:
+                        meter.picture(preview(state.step))
+            if validate and validate.due(state.step):
+                with meter.paused(), averaged_weights(state):
+                    meter.scores(validate(state.step))
     return state
 
 
@@ -158,11 +173,11 @@ def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     factor = lr_factor(
         state.step,
         total_steps,
-        config.lr_scheduler,
+        config.schedule,
         warmup_steps=config.warmup_steps,
         pct_start=config.pct_start,
         final_div_factor=config.final_div_factor,
-        annealing=config.lr_scheduler_annealing,
+        annealing="linear" if config.lr_scheduler_annealing == "linear" else "cos",
     )
     state.optimizers.scale_lr(factor)
     # The gradient is reduced by now: all ranks see the same norm and decide alike. A loss scaler finds its
@@ -231,6 +246,24 @@ class _Meter:
             "seconds_left": (self.total_steps - self.state.step) * seconds / steps,
             "epoch": self.state.sampler.epoch,
         }
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps the time of a preview or a validation out of the training speed."""
+        paused_at = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - paused_at
+
+    def scores(self, scores: dict[str, float]) -> None:
+        """Takes in the results of a validation."""
+        self.file.write(self.state.step, **scores)
+        self.wandb.log(self.state.step, **scores)
+        if self.ranks.is_main:
+            log.info(
+                "step %d  %s",
+                self.state.step,
+                "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
+            )
 
     def picture(self, path: Path) -> None:
         self.wandb.picture(self.state.step, path)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from autoregressive.models.sampling import Sampling
+from autoregressive.layout import random_orders
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import to_codes
@@ -19,6 +19,7 @@ from dataset.samples import collate_samples
 
 NUM_PREVIEWS = 8
 GAP = 4
+RANDOM_ORDER = 2  # of --eval-order-version-id
 
 
 def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) -> Callable[[int], Path]:
@@ -26,7 +27,10 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
 
     def draw(step: int) -> Path:
         batch = _first_samples(dataset)
-        drawn = pipeline.draw(batch.texts, sampling=_sampling(config))
+        orders = None
+        if config.eval_order_version_id == RANDOM_ORDER:
+            orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
+        drawn = pipeline.draw(batch.texts, sampling=config.sampling(), orders=orders)
         return _save_rows([_images(pipeline, batch.image), drawn], config.results_dir, step)
 
     return draw
@@ -45,15 +49,11 @@ def editing_preview(
         seeds = list(range(len(source)))
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
-        codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, _sampling(config), mode)
+        codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, config.sampling(), mode)
         rows = [_images(pipeline, batch.source), _images(pipeline, batch.edited), pipeline.decode(codes)]
         return _save_rows(rows, config.results_dir, step)
 
     return draw
-
-
-def _sampling(config: T2IConfig | EditingConfig) -> Sampling:
-    return Sampling(config.cfg_scale, config.cfg_interval, config.temperature, config.top_k, config.top_p)
 
 
 def _first_samples(dataset: Dataset):

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
@@ -17,14 +18,19 @@ from dataset.t2i import T2IDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from runtime.errors import UserError
 from runtime.logging import get_logger
+from runtime.precision import PRECISIONS
 from tokenizer.tokenizer_image.vq_model import load_vq_model
 
 log = get_logger(__name__)
 PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
 
 
-def load_encoders(config: TrainConfig, device: torch.device) -> Encoders:
-    """The frozen tokenizer, and the text encoder if the flags name one; else all texts must be features."""
+def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encoder: bool = False) -> Encoders:
+    """The frozen tokenizer, and the text encoder if the flags name one; else all texts must be features.
+
+    Args:
+      needs_text_encoder: load the default one if the flags name none: validation has words to encode.
+    """
     tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
     for flag, asked, actual in (
         ("--downsample-size", config.downsample_size, tokenizer.config.downsampling),
@@ -39,16 +45,17 @@ def load_encoders(config: TrainConfig, device: torch.device) -> Encoders:
             f"--image-size {config.image_size} is not a multiple of {tokenizer.config.downsampling}, "
             "the tokenizer's pixels per cell side"
         )
-    if config.t5_path is None and config.t5_model_type is None:
-        return Encoders(tokenizer, None, config.t5_feature_dim or PUBLISHED_TEXT_WIDTH)
+    if config.t5_path is None and config.t5_model_type is None and not needs_text_encoder:
+        text_width = config.t5_feature_dim or PUBLISHED_TEXT_WIDTH
+        return Encoders(tokenizer, None, text_width, config.max_text_tokens)
     path = resolve_t5(config.t5_path, config.t5_model_type or DEFAULT_T5)
-    text_encoder = T5Encoder(path, device=device, max_tokens=config.cls_token_num)
+    text_encoder = T5Encoder(path, device, PRECISIONS[config.precision], config.max_text_tokens)
     if config.t5_feature_dim not in (None, text_encoder.width):
         raise UserError(
             f"--t5-feature-dim {config.t5_feature_dim} contradicts the text encoder {path}, whose width is "
             f"{text_encoder.width}"
         )
-    return Encoders(tokenizer, text_encoder, text_encoder.width)
+    return Encoders(tokenizer, text_encoder, text_encoder.width, config.max_text_tokens)
 
 
 def build_model(
@@ -81,6 +88,8 @@ def build_model(
         grid**2,
         model.config.vocab_size,
     )
+    if config.activation_checkpointing:
+        model.run_block = recompute_block
     return model.to(device)
 
 

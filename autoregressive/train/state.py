@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,26 @@ def new_state(
     if config.gpt_ckpt:
         resume(state, config.gpt_ckpt, ranks)
     return state
+
+
+@contextmanager
+def averaged_weights(state: TrainState) -> Iterator[None]:
+    """Puts the averaged weights, if the run keeps them, into the model for a while."""
+    pairs = (
+        []
+        if state.ema is None
+        else list(zip(state.model.parameters(), state.ema.module.parameters(), strict=True))
+    )
+
+    def swap() -> None:
+        for weight, average in pairs:
+            weight.data, average.data = average.data, weight.data
+
+    swap()
+    try:
+        yield
+    finally:
+        swap()
 
 
 def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distributed) -> dict[str, Any]:

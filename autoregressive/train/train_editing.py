@@ -14,7 +14,11 @@ from runtime.errors import run_command
 
 
 def train(config: EditingConfig, ranks: Distributed) -> None:
-    encoders = load_encoders(config, ranks.device)
+    if config.val_datasets():
+        from autoregressive.train.validation import Validation, read_test_sets
+    test_sets = read_test_sets(config) if config.val_datasets() else []
+    needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
+    encoders = load_encoders(config, ranks.device, needs_text_encoder=needs_text_encoder)
     dataset = load_dataset(
         config,
         encoders,
@@ -29,7 +33,9 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
-    fit(model, dataset, editing_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+    validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
+    make_inputs = editing_inputs(model, encoders, config, ranks.device)
+    fit(model, dataset, make_inputs, config, ranks, preview, validate)
 
 
 def main() -> None:
