@@ -51,7 +51,7 @@ def read_emu(root: str | Path, valid_list: str | Path | None = None, split: str 
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds Emu Edit's {split}-*.parquet")
     for folder in (root, root / "data"):
-        if files := sorted(folder.glob(f"{split}-*.parquet")):
+        if files := sorted(folder.glob(f"{split}*.parquet")):
             return read_emu_parquet(files, valid_list)
     if valid_list is None or not ((root / "images").is_dir() or (root / "images_valid").is_dir()):
         raise UserError(

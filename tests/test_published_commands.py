@@ -12,32 +12,32 @@ from runtime.config import parse
 from runtime.errors import UserError
 
 STAGE_1 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-paths a.jsonl b.jsonl --init-gpt-ckpt
- pretrained_models/t2i_XL_stage1_256.pt --results-dir R --ckpt-every 10000 --max_checkpoints 3
- --image-size 256 --gpt-model R-GPT-XL --global-batch-size 360 --epochs 2 --lr 1e-4"""
-STAGE_2 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-path ultraedit.jsonl --dataset editing_ultraedit
- --init-gpt-ckpt RLlamaGen.pt --results-dir R --image-size 256 --gpt-model R-GPT-XL --mask_in_context
- --global-batch-size 16 --epochs 10 --lr 1e-4 --validate_every -1 --ckpt-every 10000"""
-STAGE_512 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-path ultraedit.jsonl --dataset editing_ultraedit
- --init-gpt-ckpt NEP_256.pt --results-dir R --ckpt-every 2000 --no_epoch_save --image-size 512
- --gpt-model GPT-XL-RAR --mask_in_context --global-batch-size 16 --epochs 1 --lr 1e-5 --val_dataset
- magicbrush,emuedit_test --validate_every 2000 --magicbrush_json
- edit_sessions_with_instruction_t5.json --with_t5_prompt --magicbrush_input_path test/images
- --gt_path test/images --caption_path test/local_descriptions.json --emu_data_file
- emu_edit_test_set/data --valid_emuedit_test_data assets/emu_test_data.json --emuedit_gt_path
- images_valid --emuedit_caption_path assets/emu_test_data.json --enforce_emu_validation_fake_masking
- --val-global-batch-size 16 --early-stop 2001"""
+ pretrained_models/t2i_XL_stage1_256.pt --results-dir R --ckpt-every 10000 --max_checkpoints 3 --image-size
+ 256 --gpt-model R-GPT-XL --global-batch-size 360 --epochs 2 --lr 1e-4"""
+STAGE_2 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-path ultraedit.jsonl --dataset
+ editing_ultraedit --init-gpt-ckpt RLlamaGen.pt --results-dir R --image-size 256 --gpt-model R-GPT-XL
+ --mask_in_context --global-batch-size 16 --epochs 10 --lr 1e-4 --validate_every -1 --ckpt-every 10000"""
+STAGE_512 = """--vq-ckpt ./pretrained_models/vq_ds16_t2i.pt --data-path ultraedit.jsonl --dataset
+ editing_ultraedit --init-gpt-ckpt NEP_256.pt --results-dir R --ckpt-every 2000 --no_epoch_save
+ --image-size 512 --gpt-model GPT-XL-RAR --mask_in_context --global-batch-size 16 --epochs 1 --lr 1e-5
+ --val_dataset magicbrush,emuedit_test --validate_every 2000 --magicbrush_json
+ edit_sessions_with_instruction_t5.json --with_t5_prompt --magicbrush_input_path test/images --gt_path
+ test/images --caption_path test/local_descriptions.json --emu_data_file emu_edit_test_set/data
+ --valid_emuedit_test_data assets/emu_test_data.json --emuedit_gt_path images_valid --emuedit_caption_path
+ assets/emu_test_data.json --enforce_emu_validation_fake_masking --val-global-batch-size 16 --early-stop
+ 2001"""
 
 TRAIN = """--data-path d.jsonl --cloud-save-path c --no-local-save --vq-ckpt v.pt --vq-model VQ-8
- --codebook-size 512 --codebook-embed-dim 4 --gpt-ckpt g.pt --gpt-type c2i --vocab-size 512
- --cls-token-num 60 --dropout-p 0.2 --token-dropout-p 0.3 --drop-path 0.1 --downsample-size 8
- --num-classes 10 --weight-decay 0.1 --beta1 0.8 --beta2 0.9 --max-grad-norm 2 --global-seed 7
- --num-workers 3 --log-every 9 --gradient-accumulation-steps 2 --mixed-precision fp16 --cfg-scale 3
- --top-k 5 --top-p 0.5 --temperature 0.7 --early-stop 3 --t5-feat-path f --short-t5-feat-path s"""
+ --codebook-size 512 --codebook-embed-dim 4 --gpt-ckpt g.pt --gpt-type c2i --vocab-size 512 --cls-token-num
+ 60 --dropout-p 0.2 --token-dropout-p 0.3 --drop-path 0.1 --downsample-size 8 --num-classes 10
+ --weight-decay 0.1 --beta1 0.8 --beta2 0.9 --max-grad-norm 2 --global-seed 7 --num-workers 3 --log-every 9
+ --gradient-accumulation-steps 2 --mixed-precision fp16 --cfg-scale 3 --top-k 5 --top-p 0.5 --temperature
+ 0.7 --early-stop 3 --t5-feat-path f --short-t5-feat-path s"""
 EDITING = """--no-cloud-save --precision bf16 --t5-path t --t5-model-type small --t5-feature-max-len 50
- --t5_feature_dim 64 --no-left-padding --set_max_len --center_crop --random_flip
- --lr_scheduler_annealing linear --final_div_factor 10 --pct_start 0.2 --enforce_fake_masking
- --fake_masking --enforce_validation_fake_masking --magicbrush_skip_iter --instruction_based --metric
- l1 --emuedit_metric l2 --load_data_type parquet --prepare_dataset"""
+ --t5_feature_dim 64 --no-left-padding --set_max_len --center_crop --random_flip --lr_scheduler_annealing
+ linear --final_div_factor 10 --pct_start 0.2 --enforce_fake_masking --fake_masking
+ --enforce_validation_fake_masking --magicbrush_skip_iter --instruction_based --metric l1 --emuedit_metric
+ l2 --load_data_type parquet --prepare_dataset"""
 PROGRAMS = {
     ("autoregressive.train.config", "T2IConfig"): [STAGE_1, TRAIN + " --eval_order_version_id 2"],
     ("autoregressive.train.config", "EditingConfig"): [STAGE_2, STAGE_512, f"{TRAIN} {EDITING}"],

@@ -131,7 +131,7 @@ class EditRun:
     def _edit(self, jobs: Sequence[EditJob]) -> dict[str, Entry]:
         """Edits one batch and writes it."""
         images = [load_image(job.source) for job in jobs]
-        masks = [None if job.mask is None else load_magicbrush_mask(job.mask) for job in jobs]
+        masks = [None if job.mask is None else load_magicbrush_mask(job.mask).numpy() for job in jobs]
         results = self.pipeline.edit(
             images,
             [job.text() for job in jobs],
@@ -223,5 +223,5 @@ def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
     """Some published masks differ from their image in resolution: nearest neighbour to its size."""
     if mask.shape == (image.height, image.width):
         return mask
-    picture = Image.fromarray((np.asarray(mask) > 0.5).astype(np.uint8) * 255)
+    picture = Image.fromarray((mask > 0.5).astype(np.uint8) * 255)
     return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127

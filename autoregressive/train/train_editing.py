@@ -8,15 +8,14 @@ from autoregressive.train.inputs import editing_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import editing_preview
 from autoregressive.train.setup import build_model, load_dataset, load_encoders
+from autoregressive.train.validation import Validation, read_test_sets
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
 
 
 def train(config: EditingConfig, ranks: Distributed) -> None:
-    if config.val_datasets():
-        from autoregressive.train.validation import Validation, read_test_sets
-    test_sets = read_test_sets(config) if config.val_datasets() else []
+    test_sets = read_test_sets(config)
     needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
     encoders = load_encoders(config, ranks.device, needs_text_encoder=needs_text_encoder)
     dataset = load_dataset(
@@ -33,7 +32,7 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
-    validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
+    validate = Validation(test_sets, pipeline, config, ranks)
     make_inputs = editing_inputs(model, encoders, config, ranks.device)
     fit(model, dataset, make_inputs, config, ranks, preview, validate)
 

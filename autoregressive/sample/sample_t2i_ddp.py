@@ -1,0 +1,233 @@
+"""Draws an image for each caption of a list, to be scored: COCO-30K, PartiPrompts.
+
+    torchrun --nproc_per_node=8 autoregressive/sample/sample_t2i_ddp.py --prompt-csv coco_captions.csv \\
+        --sample-dir samples_coco --vq-ckpt pretrained_models/vq_ds16_t2i.pt --gpt-model GPT-XL \\
+        --gpt-ckpt pretrained_models/t2i_XL_stage1_256.pt --image-size 256
+
+The list is tab-separated with the column Prompt. In a folder of --sample-dir that names model, list and
+settings it writes `images/<index>.png` (six digits), `captions.txt` (a line for each image) and
+`result.jsonl` (text, image_path). A run that was stopped goes on; images made with other weights, settings or
+captions are made anew. Each image depends on its caption and index alone, not on ranks or batch size.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
+from runtime.checkpoint import checkpoint_args, load_checkpoint, write_atomic
+from runtime.config import REQUIRED, legacy, option, parse
+from runtime.distributed import Distributed, distributed
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger
+from runtime.precision import PRECISIONS
+from tokenizer.tokenizer_image.vq_model import require_config
+
+log = get_logger(__name__)
+# What a published file that does not say so holds.
+PUBLISHED_MODEL, PUBLISHED_SIZE = "GPT-XL", 512
+# Flags that change no image, and paths whose content is hashed instead.
+NOT_SETTINGS = (
+    *("prompt_csv", "sample_dir", "num_fid_samples", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
+    *("compile", "gpt_type", "num_classes", "no_left_padding"),
+)
+
+
+@dataclass(frozen=True)
+class SampleT2IDDP(DrawConfig):
+    """Draws an image for each caption of a list."""
+
+    prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
+    sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
+    num_fid_samples: int = option(30000, help="most captions to draw, from the first")
+    t5_path: str | None = option(
+        "pretrained_models/t5-ckpt", help="folder of the text encoder, or of several; else the hub cache"
+    )
+    t5_feature_max_len: int | None = option(
+        None, help="most text tokens; default: as many as the model reads"
+    )
+    t5_feature_dim: int | None = option(None, help="width of the text features; must be the model's")
+    cls_token_num: int | None = option(None, help="text slots; must be the model's")
+    precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISIONS))
+    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
+    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
+
+    compile: bool = legacy("decoding is not compiled; the images are the same", takes_value=False)
+    gpt_type: str = legacy("one transformer serves every kind of conditioning")
+    num_classes: str = legacy("there is no class-conditional model")
+    no_left_padding: bool = legacy(
+        "text stands right before the image cells, as in every published checkpoint", takes_value=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_fid_samples < 1 or self.batch_size < 1:
+            raise UserError("--num-fid-samples and --per-proc-batch-size must be at least 1")
+
+
+def read_captions(path: str | Path) -> list[str]:
+    """The column Prompt of a tab-separated file."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            if "Prompt" not in (rows.fieldnames or ()):
+                raise UserError(f"{path}: no column Prompt, but {', '.join(rows.fieldnames or ['nothing'])}")
+            captions = [(rows.line_num, row["Prompt"]) for row in rows]
+    except OSError as error:
+        raise UserError(f"--prompt-csv {path}: cannot be read: {error.strerror}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"--prompt-csv {path}: not a tab-separated UTF-8 file: {error}") from None
+    for line, caption in captions:
+        if caption is None:
+            raise UserError(f"{path} line {line}: no value in the column Prompt")
+    if not captions:
+        raise UserError(f"{path}: no captions")
+    return [caption for _, caption in captions]
+
+
+def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str]:
+    """The models, compared with what the flags say of them, and the transformer's name."""
+    name, size = config.gpt_model, config.image_size
+    if name is None or size is None:
+        args = checkpoint_args(load_checkpoint(config.gpt_ckpt))
+        name = name or args.get("gpt_model", PUBLISHED_MODEL)
+        size = size or args.get("image_size", PUBLISHED_SIZE)
+    pipeline = replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device)
+    require_config(
+        pipeline.tokenizer,
+        config.vq_ckpt,
+        codebook_size=config.codebook_size,
+        codebook_embed_dim=config.codebook_embed_dim,
+        downsample_size=config.downsample_size,
+    )
+    model = pipeline.transformer.config
+    for flag, asked, actual in (
+        ("--image-size", config.image_size, pipeline.image_size),
+        ("--cls-token-num", config.cls_token_num, model.cls_token_num),
+        ("--t5-feature-dim", config.t5_feature_dim, model.caption_dim),
+    ):
+        if asked not in (None, actual):
+            raise UserError(f"{flag} {asked} contradicts {config.gpt_ckpt}, which has {actual}")
+    if config.t5_feature_max_len is not None:
+        if not 1 <= config.t5_feature_max_len <= model.cls_token_num:
+            raise UserError(
+                f"--t5-feature-max-len {config.t5_feature_max_len}: the model has {model.cls_token_num} slots"
+            )
+        pipeline.text_encoder.max_tokens = config.t5_feature_max_len
+    return pipeline, name
+
+
+def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:
+    """The run's folder, named as published; what the published program lacks is added if it is used."""
+    checkpoint = Path(config.gpt_ckpt).name.replace(".pth", "").replace(".pt", "")
+    prompts = Path(config.prompt_csv).name.split(".")[0].lower()
+    added = "-order-random" if config.order == "random" else ""
+    added += f"-interval-{config.cfg_interval}" if config.cfg_interval >= 0 else ""
+    added += "-greedy" if config.greedy else ""
+    return Path(config.sample_dir) / (
+        f"{gpt_model}-{checkpoint}-{prompts}-size-{image_size}-size-{image_size}-{config.vq_model}-"
+        f"topk-{config.top_k}-topp-{config.top_p}-temperature-{config.temperature}-"
+        f"cfg-{config.cfg_scale}-seed-{config.seed}{added}"
+    )
+
+
+def settings_of(config: SampleT2IDDP, pipeline: EditingPipeline, captions: list[str]) -> dict[str, Any]:
+    """What the images depend on."""
+    settings = config.settings(pipeline.text_encoder)
+    settings = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
+    return settings | {"captions_sha256": hashlib.sha256(json.dumps(captions).encode()).hexdigest()}
+
+
+def claim(folder: Path, settings: dict[str, Any], num_images: int, ranks: Distributed) -> None:
+    """Makes the folder that of these settings; images of other settings are deleted.
+
+    Raises:
+      UserError: it holds images that nothing is known of, or more than this run would make.
+    """
+    note = folder / "settings.json"
+    images = [path for path in (folder / "images").glob("*.png") if path.stem.isdecimal()]
+    found = _read(note)
+    if images and found is None:
+        raise UserError(f"{folder} holds images of unknown settings: choose another --sample-dir")
+    if found == settings and any(int(path.stem) >= num_images for path in images):
+        raise UserError(
+            f"{folder} holds {len(images)} images, more than the {num_images} asked for: raise "
+            "--num-fid-samples or choose another --sample-dir"
+        )
+    ranks.barrier()  # nobody may change the folder before all have looked
+    if ranks.is_main:
+        for name in ("captions.txt", "result.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        if found not in (None, settings):
+            different = [key for key in {**settings, **found} if found.get(key) != settings.get(key)]
+            log.warning("%s: other %s; images are made anew", folder, ", ".join(different))
+            for path in images:
+                path.unlink()
+        write_atomic(note, lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n"))
+    ranks.barrier()
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_whole(path: Path, image_size: int) -> bool:
+    """Whether `path` is an undamaged picture of this size."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+            return image.size == (image_size, image_size)
+    except (OSError, SyntaxError):  # what Pillow raises for missing, foreign and damaged files
+        return False
+
+
+def sample(config: SampleT2IDDP, ranks: Distributed) -> None:
+    captions = read_captions(config.prompt_csv)
+    pipeline, gpt_model = load(config, ranks)
+    folder = folder_of(config, gpt_model, pipeline.image_size)
+    settings = settings_of(config, pipeline, captions)
+    captions = captions[: config.num_fid_samples]
+    claim(folder, settings, len(captions), ranks)
+    jobs = [
+        DrawJob(text, zlib.crc32(f"{config.seed} {i}".encode()), folder / "images" / f"{i:06d}.png")
+        for i, text in enumerate(captions)
+    ]
+    mine = jobs[ranks.rank :: ranks.world_size]
+    missing = [job for job in mine if not is_whole(job.path, pipeline.image_size)]
+    draw_jobs(pipeline, missing, config, ranks)
+    ranks.barrier()
+    if ranks.is_main:
+        write_lists(folder, jobs)
+    ranks.barrier()
+
+
+def write_lists(folder: Path, jobs: list[DrawJob]) -> None:
+    """Writes `captions.txt`, one line an image whatever the caption, and `result.jsonl`."""
+    captions = "".join(" ".join(job.text.splitlines()) + "\n" for job in jobs)
+    items = "".join(json.dumps({"text": job.text, "image_path": str(job.path)}) + "\n" for job in jobs)
+    for name, text in (("captions.txt", captions), ("result.jsonl", items)):
+        write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    log.info("%d images in %s", len(jobs), folder / "images")
+
+
+def main() -> None:
+    config = parse(SampleT2IDDP)
+    with distributed(config.device) as ranks:
+        sample(config, ranks)
+
+
+if __name__ == "__main__":
+    run_command(main)
