@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.codes import CodesDataset
 from dataset.records import (
     read_llamagen_folder,
     read_t2i_jsonl,
@@ -23,18 +24,19 @@ def build_dataset(
     image_size: int,
     feature_width: int | None,
     **options: Any,
-) -> T2IDataset | EditingDataset:
+) -> T2IDataset | CodesDataset | EditingDataset:
     """Reads the lists and makes the dataset of that name.
 
     Args:
-      name: "t2i_cc12m" (jsonl files), "t2i_laion_coco" (a folder of them) or "editing_ultraedit" (jsonl or
-        parquet files).
+      name: "t2i_cc12m" (jsonl files), "t2i_laion_coco" (a folder of them; "t2i" is LlamaGen's name for it),
+        "t2i_code" (a folder of codes) or "editing_ultraedit" (jsonl or parquet files).
       data_paths: files, or the folder.
       image_size: side of the square images.
       feature_width: width of the text features to read; None = use the strings.
-      **options: for all, `allow_outside_root` (see `PathRules`); for "t2i_laion_coco" also `t5_feat_path` and
-        `short_t5_feat_path`; for "editing_ultraedit" also `text_field` ("instruction" or "target_caption"),
-        `grid`, and the keyword arguments of `EditingDataset`.
+      **options: for all, `allow_outside_root` (see `PathRules`); for "t2i_laion_coco" and "t2i_code" also
+        `t5_feat_path` and `short_t5_feat_path`; for "t2i_code" also `grid` and `codebook_size`; for
+        "editing_ultraedit" also `text_field` ("instruction" or "target_caption"), `grid`, and the keyword
+        arguments of `EditingDataset`.
     Raises:
       UserError: an unknown name, or lists that cannot be opened.
     """
@@ -70,6 +72,25 @@ def _build_laion_coco(
     return T2IDataset(records, image_size, feature_width)
 
 
+def _build_codes(
+    data_paths: Sequence[str | Path],
+    image_size: int,
+    feature_width: int | None,
+    *,
+    grid: int,
+    codebook_size: int,
+    t5_feat_path: str | Path | None = None,
+    **options: Any,
+) -> CodesDataset:
+    if len(data_paths) != 1:
+        raise UserError(f"t2i_code takes one folder, got {len(data_paths)} data paths")
+    if t5_feat_path is None or feature_width is None:
+        raise UserError("t2i_code needs --t5-feat-path: codes on disk have no captions beside them")
+    return CodesDataset(
+        data_paths[0], grid, codebook_size, feature_width, t5_feat_path=t5_feat_path, **options
+    )
+
+
 def _build_ultraedit(
     data_paths: Sequence[str | Path],
     image_size: int,
@@ -94,6 +115,8 @@ def _build_ultraedit(
 _BUILDERS = {
     "t2i_cc12m": _build_cc12m,
     "t2i_laion_coco": _build_laion_coco,
+    "t2i": _build_laion_coco,
+    "t2i_code": _build_codes,
     "editing_ultraedit": _build_ultraedit,
 }
 DATASET_NAMES = tuple(_BUILDERS)

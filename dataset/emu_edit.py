@@ -55,7 +55,7 @@ def read_emu(root: str | Path, valid_list: str | Path | None = None, split: str 
             return read_emu_parquet(files, valid_list)
     if valid_list is None or not ((root / "images").is_dir() or (root / "images_valid").is_dir()):
         raise UserError(
-            f"{root}: holds neither {split}-*.parquet nor, with a valid list, a folder images/ or images_valid/"
+            f"{root}: holds neither {split}*.parquet nor, with a valid list, images/ or images_valid/"
         )
     return read_emu_prepared(root, valid_list)
 

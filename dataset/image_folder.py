@@ -29,16 +29,25 @@ class ImageSample(NamedTuple):
 
 
 def list_images(data_path: str | Path, allow_outside_root: bool = False) -> list[Path]:
-    """The images of a folder (searched deeply, sorted) or of a jsonl file's `image_path` keys (in order)."""
+    """The images of a folder or of jsonl files.
+
+    Args:
+      data_path: a folder of images (searched deeply, sorted), a jsonl file with `image_path` keys (in order),
+        or a folder with such files and no images.
+      allow_outside_root: see `PathRules`.
+    """
     data_path = Path(data_path)
+    lists = [data_path]
     if data_path.is_dir():
         paths = sorted(path for path in data_path.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise UserError(f"{data_path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        return paths
-    if data_path.suffix != ".jsonl":
+        if paths:
+            return paths
+        lists = sorted(data_path.glob("*.jsonl"))
+        if not lists:
+            raise UserError(f"{data_path} holds no images ({', '.join(sorted(SUFFIXES))}) and no *.jsonl")
+    elif data_path.suffix != ".jsonl":
         raise UserError(f"{data_path} is neither a folder of images nor a .jsonl file with 'image_path' keys")
-    return list(JsonlRecords([data_path], lambda line: line.path("image_path"), allow_outside_root))
+    return list(JsonlRecords(lists, lambda line: line.path("image_path"), allow_outside_root))
 
 
 class ImageDataset(Dataset[ImageSample]):

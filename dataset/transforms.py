@@ -33,9 +33,14 @@ def stage1_transform(image: Image.Image, size: int) -> Tensor:
     """
     if min(image.size) < size:
         raise UserError(f"the image is {image.width}x{image.height}, its short side is below {size}")
-    image = _resize_in_halves(trim_white_borders(image), size)
+    return image_to_tensor(center_crop(trim_white_borders(image), size))
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle `size` x `size` pixels after the short side is brought to `size`, as ADM and LlamaGen do."""
+    image = _resize_in_halves(image, size)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image_to_tensor(image.crop((left, top, left + size, top + size)))
+    return image.crop((left, top, left + size, top + size))
 
 
 def trim_white_borders(image: Image.Image) -> Image.Image:

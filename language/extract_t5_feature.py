@@ -21,17 +21,16 @@ folder made with other settings or other captions is refused instead of mixed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.jsonl import JsonLine, JsonlRecords
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
@@ -46,7 +45,6 @@ from runtime.precision import PRECISIONS
 CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}
 # What the readers call the features of a text; of any other text: embedding_path.
 FEATURE_KEYS = {"edit_prompt": "edit_prompt_t5_path", "output_caption": "target_caption_t5_path"}
-SETTINGS_FILE = "extraction.json"
 SAMPLE_SIZE = 1000  # captions whose tokens are counted for the disk estimate
 
 
@@ -76,55 +74,54 @@ class ExtractConfig:
     num_workers: str | None = legacy("reading captions takes no time beside the encoder")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One jsonl file, its captions (line number from 0, caption), and where their features go."""
-
-    file: Path
-    folder: Path
-    captions: JsonlRecords
-
-
 def extract(config: ExtractConfig, process: Distributed) -> None:
     """Extracts what is missing; see the head of this file.
 
     Raises:
       UserError: bad input, no text encoder, other settings in the output folder, or too little disk space.
     """
-    if config.batch_size < 1:
-        raise UserError(f"--batch-size {config.batch_size}: must be at least 1")
     sources = find_sources(config)
     model = resolve_t5(config.t5_model_path, config.t5_model_type)
     encoder = T5Encoder(model, process.device, PRECISIONS[config.precision])
+    extract_sources(sources, encoder, config.precision, config.batch_size, process)
+    if process.is_main and Path(config.data_path).is_file():
+        _write_list(sources[0], config.caption_key)
+
+
+def extract_sources(
+    sources: list[Source], encoder: T5Encoder, precision: str, batch_size: int, process: Distributed
+) -> None:
+    """Writes the features that are missing, each rank its share; returns when those of all ranks are there.
+
+    Args:
+      sources: records of (name of the .npy, caption), each source with a folder of its own.
+      precision: the encoder's, a key of `PRECISIONS`; features of another one are not mixed in.
+      batch_size: captions a step and rank.
+    Raises:
+      UserError: other settings in an output folder, or too little disk space.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: must be at least 1")
+    settings = {"precision": precision, "text_encoder": encoder.fingerprint()}
+    claim_folders(sources, "captions", settings, str, "--output-dir", process)
     if process.is_main:
-        _claim_folders(sources, config, encoder)
         _check_disk_space(sources, encoder)
     process.barrier()
 
-    total = sum(_share_size(len(source.captions), process) for source in sources)
+    total = share_size(sources, process)
     with progress(total=total, desc="captions", unit="caption", disable=not process.is_main) as bar:
         for source in sources:
-            _extract_source(source, encoder, config.batch_size, process, bar)
+            _extract_source(source, encoder, batch_size, process, bar)
     process.barrier()
-    if process.is_main and Path(config.data_path).is_file():
-        _write_list(sources[0], config.caption_key)
 
 
 def find_sources(config: ExtractConfig) -> list[Source]:
     """The jsonl files to read, in the order of their names."""
     data = Path(config.data_path)
-    if data.is_file():
-        files = [data]
-        output = Path(config.output_dir) if config.output_dir else data.parent / "t5_features"
-    elif data.is_dir():
-        if config.output_dir is None:
-            raise UserError(f"{data} is a folder: name a folder for its features with --t5-path")
-        end = None if config.data_end is None else config.data_end + 1
-        files, output = sorted(data.glob("*.jsonl"))[config.data_start : end], Path(config.output_dir)
-    else:
-        raise UserError(f"--data-path {data} does not exist; give a jsonl file or a folder of them")
-    if not files:
-        raise UserError(f"no *.jsonl in {data} between --data-start and --data-end")
+    files = list_jsonl(data, config.data_start, config.data_end)
+    if data.is_dir() and config.output_dir is None:
+        raise UserError(f"{data} is a folder: name a folder for its features with --t5-path")
+    output = Path(config.output_dir) if config.output_dir else data.parent / "t5_features"
     # A single list may hold several texts a line (instruction, caption): each has a folder of its own.
     suffix = f"_{config.caption_key}" if data.is_file() and config.caption_key in FEATURE_KEYS else ""
     read = partial(_read_caption, key=config.caption_key, first_sentence=config.trunc_caption)
@@ -146,40 +143,10 @@ def _read_caption(line: JsonLine, key: str, first_sentence: bool) -> tuple[int, 
     return line.number - 1, value.split(".")[0] if first_sentence else value
 
 
-def _claim_folders(sources: list[Source], config: ExtractConfig, encoder: T5Encoder) -> None:
-    """Reads every caption once, so that a bad line shows before the long work, and claims the folders."""
-    common = {"precision": config.precision, "text_encoder": encoder.fingerprint()}
-    total = sum(len(source.captions) for source in sources)
-    with progress(total=total, desc="reading", unit="caption") as bar:
-        for source in sources:
-            digest = hashlib.sha256()
-            for number, caption in source.captions:
-                digest.update(f"{number}\0{caption}\0".encode(errors="surrogatepass"))
-                bar.update()
-            _claim_folder(source, {"captions": digest.hexdigest(), **common})
-
-
-def _claim_folder(source: Source, settings: dict[str, str]) -> None:
-    """Notes how the folder's features are made, or refuses if they were made otherwise."""
-    path = source.folder / SETTINGS_FILE
-    try:
-        found = json.loads(path.read_text()) if path.exists() else settings
-    except ValueError:
-        found = None
-    found = found if isinstance(found, dict) else {}
-    if found != settings:
-        different = [key for key in settings if found.get(key) != settings[key]]
-        raise UserError(
-            f"{source.folder} holds features made with other {', '.join(different)} ({path.name} there); "
-            "choose another --output-dir or delete the folder"
-        )
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2) + "\n"))
-
-
 def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
     """Logs how much space the features take, and refuses to start where there is less."""
-    total = sum(len(source.captions) for source in sources)
-    largest = max(sources, key=lambda source: len(source.captions)).captions
+    total = sum(len(source.records) for source in sources)
+    largest = max(sources, key=lambda source: len(source.records)).records
     step = max(1, len(largest) // SAMPLE_SIZE)
     counts = encoder.count_tokens([largest[index][1] for index in range(0, len(largest), step)])
     bytes_each = 4 * encoder.width * sum(counts) / len(counts) + 128  # float32 rows behind a .npy header
@@ -199,37 +166,15 @@ def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
         )
 
 
-def _share_size(count: int, process: Distributed) -> int:
-    return len(range(process.rank, count, process.world_size))
-
-
 def _extract_source(
     source: Source, encoder: T5Encoder, batch_size: int, process: Distributed, bar: tqdm
 ) -> None:
-    for batch in _missing_batches(source, encoder.width, batch_size, process, bar):
+    is_done = partial(_is_done, width=encoder.width)
+    for batch in missing_batches(source, is_done, batch_size, process, bar):
         features = encoder.encode([caption for _, caption in batch], batch_size)
         for (path, _), feature in zip(batch, features, strict=True):
             save_text_features(path, feature)
         bar.update(len(batch))
-
-
-def _missing_batches(
-    source: Source, width: int, batch_size: int, process: Distributed, bar: tqdm
-) -> Iterator[list[tuple[Path, str]]]:
-    """Batches of (file to write, caption) out of this rank's share; what is done already goes to the bar."""
-    batch: list[tuple[Path, str]] = []
-    for index in range(process.rank, len(source.captions), process.world_size):
-        number, caption = source.captions[index]
-        path = source.folder / f"{number}.npy"
-        if _is_done(path, width):
-            bar.update()
-            continue
-        batch.append((path, caption))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _is_done(path: Path, width: int) -> bool:

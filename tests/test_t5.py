@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import run_program
 
 from dataset.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
 from language.extract_t5_feature import ExtractConfig, extract
@@ -166,19 +167,9 @@ def write_jsonl(path, lines):
     return path
 
 
-def run_extraction(folder, *flags, rank=0, world_size=1):
-    process = Distributed(rank, 1, 0, torch.device("cpu"))
-    if world_size > 1:  # ranks one after the other: only their shares differ
-
-        class Rank(Distributed):
-            def barrier(self):
-                pass
-
-        process = Rank(rank, world_size, 0, torch.device("cpu"))
-    extract(
-        parse(ExtractConfig, ["--t5-model-path", str(folder), "--precision", "none", *map(str, flags)]),
-        process,
-    )
+def run_extraction(folder, *flags):
+    words = ["--t5-model-path", str(folder), "--precision", "none", *map(str, flags)]
+    extract(parse(ExtractConfig, words), Distributed(0, 1, 0, torch.device("cpu")))
 
 
 def test_extract_a_list_that_training_reads(tmp_path, folder, encoder):
@@ -233,8 +224,8 @@ def test_extract_llamagen_folder_on_two_ranks(tmp_path, folder):
         "--data-end",
         2,
     )
-    for rank in range(2):
-        run_extraction(folder, *flags, rank=rank, world_size=2)
+    program = ("language/extract_t5_feature.py", "--t5-model-path", folder, "--precision", "none")
+    run_program(*program, "--device", "cpu", *flags, ranks=2)
     assert sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.npy")) == [
         f"0000{i}/{line}.npy" for i in (1, 2) for line in range(3)
     ]

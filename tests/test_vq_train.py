@@ -17,7 +17,6 @@ from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 from tokenizer.tokenizer_image import reconstruction_eval, vq_train
 from tokenizer.tokenizer_image.losses import (
-    LPIPS,
     PatchDiscriminator,
     gradient_l1,
     hinge_discriminator_loss,
@@ -83,29 +82,6 @@ def test_hinge_losses_in_closed_form():
     assert hinge_discriminator_loss(real, fake) == pytest.approx(0.5 * (0.25 + 1.0))
     assert hinge_generator_loss(fake) == pytest.approx(1.0)
     assert PatchDiscriminator(4)(torch.zeros(2, 3, 64, 64)).shape == (2, 1, 6, 6)
-
-
-def test_lpips_reads_the_usual_files_and_names_what_is_wrong(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    convs, position, channels = {}, 0, 3
-    for i, widths in enumerate(LPIPS.STAGES):
-        position += i > 0
-        for width in widths:
-            weight = torch.randn(width, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
-            convs |= {f"features.{position}.weight": weight, f"features.{position}.bias": torch.zeros(width)}
-            position, channels = position + 2, width
-    linear = {f"lin{i}.model.1.weight": torch.ones(1, w[-1], 1, 1) for i, w in enumerate(LPIPS.STAGES)}
-    torch.save(convs, tmp_path / "vgg16.pth")
-    torch.save(linear, tmp_path / "vgg.pth")
-    lpips = LPIPS(tmp_path / "vgg16.pth", tmp_path / "vgg.pth")
-    a = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    b = torch.stack([a[0], -a[1]])
-    distance = lpips(a, b)
-    # Unit vectors at unit weights differ by at most 2 at each of the five stages.
-    assert distance[0] == 0 and 0 < distance[1] <= 10
-    assert "features.28.weight" in convs
-    with pytest.raises(UserError, match="lin0.model.1.weight"):
-        LPIPS(tmp_path / "vgg16.pth", tmp_path / "vgg16.pth")
 
 
 def test_a_run_learns_logs_and_writes_what_loads(images, tmp_path):

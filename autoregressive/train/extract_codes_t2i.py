@@ -15,7 +15,7 @@ be read are named in `<code-path>/unusable.txt`; run again once they are repaire
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,9 +118,9 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
     num_cells = (config.image_size // tokenizer.config.downsampling) ** 2
     is_done = partial(_is_done, num_cells=num_cells, codebook_size=tokenizer.config.codebook_size)
     total = sum(len(source.records) for source in sources)
+    settings = code_settings(weights_fingerprint(tokenizer), config.image_size)
+    claim_folders(sources, "images", settings, _image_path, "--code-path", process)
     if process.is_main:
-        settings = code_settings(weights_fingerprint(tokenizer), config.image_size)
-        claim_folders(sources, "images", settings, _image_path, "--code-path")
         present = sum(1 for source in sources for _ in source.folder.glob("*.npy"))
         check_disk(Path(config.code_path), max(0, total - present) * disk_bytes(8 * num_cells + 128))
     process.barrier()
@@ -166,7 +166,9 @@ def _is_done(path: Path, num_cells: int, codebook_size: int) -> bool:
     return True
 
 
-def _missing(sources: list[Source], is_done, batch_size: int, process: Distributed, bar: tqdm) -> Iterator:
+def _missing(
+    sources: list[Source], is_done: Callable[[Path], bool], batch_size: int, process: Distributed, bar: tqdm
+) -> Iterator[list[Job]]:
     for source in sources:
         yield from missing_batches(source, is_done, batch_size, process, bar)
 

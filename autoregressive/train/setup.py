@@ -14,12 +14,14 @@ from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
-from dataset.t2i import T2IDataset
+from dataset.codes import CodesDataset
+from dataset.t2i_editing import EditingDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
+from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
-from tokenizer.tokenizer_image.vq_model import load_vq_model
+from tokenizer.tokenizer_image.vq_model import load_vq_model, require_config
 
 log = get_logger(__name__)
 PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
@@ -32,19 +34,15 @@ def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encod
       needs_text_encoder: load the default one if the flags name none: validation has words to encode.
     """
     tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
-    for flag, asked, actual in (
-        ("--downsample-size", config.downsample_size, tokenizer.config.downsampling),
-        ("--vocab-size", config.vocab_size, tokenizer.config.codebook_size),
-        ("--codebook-size", config.codebook_size, tokenizer.config.codebook_size),
-        ("--codebook-embed-dim", config.codebook_embed_dim, tokenizer.config.codebook_embed_dim),
-    ):
-        if asked not in (None, actual):
-            raise UserError(f"{flag} {asked} contradicts the tokenizer {config.vq_ckpt}, which has {actual}")
-    if config.image_size % tokenizer.config.downsampling:
-        raise UserError(
-            f"--image-size {config.image_size} is not a multiple of {tokenizer.config.downsampling}, "
-            "the tokenizer's pixels per cell side"
-        )
+    require_config(
+        tokenizer,
+        config.vq_ckpt,
+        codebook_size=config.codebook_size,
+        codebook_embed_dim=config.codebook_embed_dim,
+        vocab_size=config.vocab_size,
+        downsample_size=config.downsample_size,
+        image_size=config.image_size,
+    )
     if config.t5_path is None and config.t5_model_type is None and not needs_text_encoder:
         text_width = config.t5_feature_dim or PUBLISHED_TEXT_WIDTH
         return Encoders(tokenizer, None, text_width, config.max_text_tokens)
@@ -103,7 +101,9 @@ def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
         allow_outside_root=config.allow_outside_root,
         **options,
     )
+    if isinstance(dataset, CodesDataset):
+        dataset.require_tokenizer(weights_fingerprint(encoders.tokenizer), config.vq_ckpt)
     if not config.cache_codes:
         return dataset
-    cached = CachedT2I if isinstance(dataset, T2IDataset) else CachedEdits
+    cached = CachedEdits if isinstance(dataset, EditingDataset) else CachedT2I
     return cached(dataset, encoders.codes, encoders.features)

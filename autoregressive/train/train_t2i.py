@@ -16,8 +16,11 @@ from runtime.errors import run_command
 def train(config: T2IConfig, ranks: Distributed) -> None:
     encoders = load_encoders(config, ranks.device)
     options = {}
-    if config.dataset == "t2i_laion_coco":
+    if config.dataset != "t2i_cc12m":
         options = {"t5_feat_path": config.t5_feat_path, "short_t5_feat_path": config.short_t5_feat_path}
+    if config.dataset == "t2i_code":
+        grid = config.image_size // encoders.tokenizer.config.downsampling
+        options |= {"grid": grid, "codebook_size": encoders.tokenizer.config.codebook_size}
     dataset = load_dataset(config, encoders, **options)
     model = build_model(config, encoders, ranks.device, mask_in_context=False)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)

@@ -1,18 +1,13 @@
-"""What the tokenizer is trained on: pixels, a perceptual distance, and a discriminator.
+"""What the tokenizer is trained on: pixels and a discriminator (the perceptual distance is lpips.py).
 
-Weights and hinge losses follow VQGAN (arXiv 2012.09841) as LlamaGen (arXiv 2406.06525) uses it.
+Weights and losses follow VQGAN (arXiv 2012.09841) as LlamaGen (arXiv 2406.06525) uses it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from runtime.checkpoint import load_checkpoint
-from runtime.errors import UserError
 
 
 def gradient_l1(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -60,63 +55,20 @@ def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
-class LPIPS(nn.Module):
-    """Learned perceptual distance (Zhang et al., arXiv 1801.03924, version 0.1, VGG16), frozen.
-
-    Args:
-      vgg_path: torchvision's VGG16 weights (`features.N.weight`, ...).
-      lpips_path: the five linear layers (`lin0.model.1.weight` ... `lin4.model.1.weight`).
-    """
-
-    # Each stage ends at the activation that is compared; all but the first start with pooling.
-    STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-    def __init__(self, vgg_path: str | Path, lpips_path: str | Path) -> None:
-        super().__init__()
-        # ImageNet's mean and deviation, for images in [-1, 1].
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
-        self.stages = nn.ModuleList()
-        layers, channels = [], 3
-        for i, widths in enumerate(self.STAGES):
-            stage: list[nn.Module] = [nn.MaxPool2d(2)] if i else []
-            for width in widths:
-                stage += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-                channels = width
-            layers += stage
-            self.stages.append(nn.Sequential(*stage))
-        vgg = _read(vgg_path, "torchvision's VGG16")
-        for i, layer in enumerate(layers):
-            for name, parameter in layer.named_parameters():
-                _fill(parameter, vgg, f"features.{i}.{name}", vgg_path)
-        weights = _read(lpips_path, "LPIPS's linear layers")
-        self.linear = nn.ParameterList(torch.empty(1, widths[-1], 1, 1) for widths in self.STAGES)
-        for i, parameter in enumerate(self.linear):
-            _fill(parameter, weights, f"lin{i}.model.1.weight", lpips_path)
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """Distance of each pair of (B, 3, H, W) images in [-1, 1]; (B,)."""
-        x = (torch.cat([images, others]) - self.shift) / self.scale
-        distance = 0.0
-        for stage, weight in zip(self.stages, self.linear, strict=True):
-            x = stage(x)
-            unit = x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
-            first, second = unit.chunk(2)
-            distance = distance + ((first - second).square() * weight).sum(dim=1).mean(dim=(1, 2))
-        return distance
+def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Cross-entropy of telling images from reconstructions (Goodfellow et al., arXiv 1406.2661)."""
+    return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
 
 
-def _read(path: str | Path, what: str) -> dict[str, Tensor]:
-    try:
-        return load_checkpoint(path)["model"]
-    except UserError as error:
-        raise UserError(f"{error} (wanted: {what})") from None
+def logistic_generator_loss(fake_logits: Tensor) -> Tensor:
+    """Cross-entropy of reconstructions passing as images, the non-saturating form of that paper."""
+    return F.softplus(-fake_logits).mean()
 
 
-@torch.no_grad()
-def _fill(parameter: nn.Parameter, weights: dict[str, Tensor], name: str, path: str | Path) -> None:
-    if name not in weights or weights[name].shape != parameter.shape:
-        found = tuple(weights[name].shape) if name in weights else "nothing"
-        raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, found {found}")
-    parameter.copy_(weights[name])
+# By their published names. For the discriminator the last two differ in name only.
+DISCRIMINATOR_LOSSES = {
+    "hinge": hinge_discriminator_loss,
+    "vanilla": logistic_discriminator_loss,
+    "non-saturating": logistic_discriminator_loss,
+}
+GENERATOR_LOSSES = {"hinge": hinge_generator_loss, "non-saturating": logistic_generator_loss}

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from runtime.config import option
+from runtime.config import legacy, option
 from runtime.errors import UserError
+from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
+from tokenizer.tokenizer_image.lpips import find_lpips_weights
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS
+
+DEFAULT_STEPS = 400_000  # 40 epochs of ImageNet at 128 images a step, as published
 
 
 @dataclass
 class VQTrainConfig:
     """Train an image tokenizer."""
 
-    data_path: str = option(help="folder of images, or a jsonl file with image_path on each line")
+    data_path: str = option(
+        help="folder of images, jsonl file with image_path on each line, or folder of such files"
+    )
+    data_face_path: str | None = option(None, help="more images, as --data-path")
+    allow_outside_root: bool = option(False, help="let jsonl files name images outside their own folder")
     image_size: int = option(256, help="side of the square training images in pixels")
     max_images: int | None = option(None, help="use only the first so many images")
     augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")
@@ -22,10 +31,13 @@ class VQTrainConfig:
     vq_model: str = option("VQ-16", help="tokenizer configuration", choices=tuple(VQ_MODELS))
     codebook_size: int | None = option(None, help="number of codes, instead of the configuration's")
     codebook_embed_dim: int | None = option(None, help="width of a code, instead of the configuration's")
+    dropout_p: float = option(0.0, help="dropout in the residual blocks")
     results_dir: str = option("results/tokenizer", help="folder for checkpoints, previews and metrics.jsonl")
 
-    steps: int = option(400_000, help="optimizer steps in all")
+    steps: int | None = option(None, help=f"optimizer steps in all (default: {DEFAULT_STEPS})")
+    epochs: int | None = option(None, help="passes over the images, instead of --steps")
     global_batch_size: int = option(128, help="images in a step, over all ranks")
+    gradient_accumulation_steps: int = option(1, help="forward passes a step")
     global_seed: int = option(0, help="seed of weights, data order and augmentation")
     optimizer: str = option(
         "adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=("adamw", "muon")
@@ -39,19 +51,29 @@ class VQTrainConfig:
     lr_schedule: str = option("constant", help="learning rate over the run", choices=("constant", "cosine"))
     warmup_steps: int = option(0, help="steps of linear warm-up")
     mixed_precision: str = option("bf16", help="autocast precision", choices=("bf16", "fp16", "none"))
+    compile: bool = option(False, help="compile the networks: minutes at the start, then faster steps")
     ema: bool = option(False, help="keep an average of the weights; it is what gets used afterwards")
     ema_decay: float = option(0.9999, help="decay of that average")
 
-    reconstruction_weight: float = option(1.0, help="weight of the squared pixel error")
+    reconstruction_loss: str = option("l2", help="squared or absolute pixel error", choices=("l2", "l1"))
+    reconstruction_weight: float = option(1.0, help="weight of that error")
     l1_weight: float = option(0.0, help="weight of the absolute pixel error")
     gradient_weight: float = option(0.0, help="weight of the absolute error of pixel differences (edges)")
     codebook_weight: float = option(1.0, help="weight of the codebook and commitment losses")
     commit_loss_beta: float = option(0.25, help="weight of the commitment loss within them")
+    entropy_loss_ratio: float = option(0.0, help="weight of the loss for sure but evenly used codes")
     perceptual_weight: float = option(1.0, help="weight of LPIPS; 0 needs no weight files")
-    vgg_ckpt: str | None = option(None, help="torchvision's VGG16 weights (.pth), for LPIPS")
-    lpips_ckpt: str | None = option(None, help="LPIPS's linear layers for VGG16 (vgg.pth)")
+    vgg_ckpt: str | None = option(
+        None, help="torchvision's VGG16 weights, for LPIPS; else from pretrained_models or torch's cache"
+    )
+    lpips_ckpt: str | None = option(
+        None, help="LPIPS's linear layers for VGG16; else pretrained_models/vgg.pth or the lpips package's"
+    )
     disc_weight: float = option(0.5, help="weight of the adversarial loss; 0 trains no discriminator")
     disc_start: int = option(20_000, help="first step with the discriminator")
+    disc_type: str = option("patchgan", help="kind of discriminator", choices=("patchgan", "stylegan"))
+    disc_loss: str = option("hinge", help="what trains it", choices=tuple(DISCRIMINATOR_LOSSES))
+    gen_loss: str = option("hinge", help="what it tells the tokenizer", choices=tuple(GENERATOR_LOSSES))
 
     quantize_after: int = option(0, help="train unquantised for so many steps, then start codes by k-means")
     reseed_every: int = option(0, help="replace unused codes every so many steps; 0 never does")
@@ -64,14 +86,33 @@ class VQTrainConfig:
     max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 
+    dataset: str = legacy("--data-path itself shows what it is: images or jsonl files")
+    codebook_l2_norm: bool = legacy("codes are always unit vectors", takes_value=False)
+    cloud_save_path: str = legacy("checkpoints always go to --results-dir")
+    no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
+
     def check(self) -> None:
         """Raises UserError for settings that cannot work together."""
-        if self.perceptual_weight and not (self.vgg_ckpt and self.lpips_ckpt):
-            raise UserError(
-                "LPIPS needs --vgg-ckpt (torchvision's VGG16) and --lpips-ckpt (its vgg.pth); "
-                "without these files train with --perceptual-weight 0"
-            )
+        if self.perceptual_weight:
+            self.lpips_weights()
+        if self.disc_type != "patchgan":
+            raise UserError(f"--disc-type {self.disc_type} is not built; published tokenizers use patchgan")
+        if self.steps is not None and self.epochs is not None:
+            raise UserError("--steps and --epochs both say how long to train: give one")
         if self.cache_images and self.augment:
             raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
         if self.finetune and not self.vq_ckpt:
             raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")
+
+    def lpips_weights(self) -> tuple[Path, Path]:
+        """The weight files of LPIPS, given or found."""
+        try:
+            return find_lpips_weights(self.vgg_ckpt, self.lpips_ckpt)
+        except UserError as error:
+            raise UserError(f"{error}: --perceptual-weight 0 (or --vgg-ckpt and --lpips-ckpt)") from None
+
+    def num_steps(self, batches_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        if self.epochs is not None:
+            return self.epochs * batches_per_epoch
+        return DEFAULT_STEPS if self.steps is None else self.steps

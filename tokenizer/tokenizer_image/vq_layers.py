@@ -24,6 +24,7 @@ class VQConfig:
       norm_groups: groups of every GroupNorm. It must stay well below `width`: one channel a group would
         remove each channel's mean, which is the colour of a flat image.
       attention: self-attention at the coarsest level and in the middle.
+      dropout_p: within the residual blocks, in training.
     """
 
     codebook_size: int = 16384
@@ -35,6 +36,7 @@ class VQConfig:
     stem_stride: int = 1
     norm_groups: int = 32
     attention: bool = True
+    dropout_p: float = 0.0
 
     @property
     def downsampling(self) -> int:
@@ -54,13 +56,14 @@ class ResBlock(nn.Module):
         self.norm1 = group_norm(in_channels, config)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels, config)
+        self.dropout = nn.Dropout(config.dropout_p)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
         self.nin_shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv1(F.silu(self.norm1(x)))
-        residual = self.conv2(F.silu(self.norm2(residual)))
+        residual = self.conv2(self.dropout(F.silu(self.norm2(residual))))
         return self.nin_shortcut(x) + residual
 
 

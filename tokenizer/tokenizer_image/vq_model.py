@@ -146,6 +146,37 @@ class VQModel(nn.Module):
         return VQOutput(decoded, ids.flatten(1), unit, codebook_loss, commitment_loss)
 
 
+def require_config(
+    model: VQModel,
+    path: str | Path,
+    *,
+    codebook_size: int | None = None,
+    codebook_embed_dim: int | None = None,
+    vocab_size: int | None = None,
+    downsample_size: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Compares what the flags say with the tokenizer that was loaded; None compares nothing.
+
+    Raises:
+      UserError: names the flag that contradicts the file.
+    """
+    config = model.config
+    for flag, asked, actual in (
+        ("--codebook-size", codebook_size, config.codebook_size),
+        ("--codebook-embed-dim", codebook_embed_dim, config.codebook_embed_dim),
+        ("--vocab-size", vocab_size, config.codebook_size),
+        ("--downsample-size", downsample_size, config.downsampling),
+    ):
+        if asked not in (None, actual):
+            raise UserError(f"{flag} {asked} contradicts the tokenizer {path}, which has {actual}")
+    if image_size is not None and image_size % config.downsampling:
+        raise UserError(
+            f"--image-size {image_size} is not a multiple of {config.downsampling}, "
+            "the tokenizer's pixels per cell side"
+        )
+
+
 def codebook_usage(ids: Tensor, codebook_size: int) -> float:
     """Share of the codebook that occurs in `ids` (any shape)."""
     return (torch.bincount(ids.flatten(), minlength=codebook_size) > 0).float().mean().item()

@@ -24,7 +24,7 @@ class VQTrainState:
     def __init__(self, config: VQTrainConfig, device: torch.device) -> None:
         overrides = {
             name: value
-            for name in ("codebook_size", "codebook_embed_dim")
+            for name in ("codebook_size", "codebook_embed_dim", "dropout_p")
             if (value := getattr(config, name)) is not None
         }
         torch.manual_seed(config.global_seed)
@@ -90,7 +90,9 @@ class VQTrainState:
         if self.averaged is not None:
             load_weights(self.averaged, checkpoint.get("ema", checkpoint["model"]), path)
         if self.discriminator is not None and "discriminator" in checkpoint:
-            load_weights(self.discriminator, checkpoint["discriminator"], path)
+            # LlamaGen's discriminator is the same but for a name in front.
+            weights = {n.removeprefix("main."): t for n, t in checkpoint["discriminator"].items()}
+            load_weights(self.discriminator, weights, path)
 
     def resume(self, path: str | Path) -> dict[str, int]:
         """Goes on exactly where one of our checkpoints was written.

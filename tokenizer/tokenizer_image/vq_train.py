@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,12 +36,16 @@ PREVIEW_IMAGES = 8
 class Batches:
     """The training images as (B, 3, S, S) float batches in the sampler's order, from disk or from memory."""
 
-    def __init__(self, config: VQTrainConfig, dist: Distributed) -> None:
-        paths = list_images(config.data_path)[: config.max_images]
+    def __init__(self, config: VQTrainConfig, paths: list[Path], dist: Distributed) -> None:
         self.config = config
         self.dataset = ImageDataset(paths, config.image_size, config.augment)
         self.sampler = ResumableBatchSampler(
-            len(paths), config.global_batch_size, dist.rank, dist.world_size, config.global_seed
+            len(paths),
+            config.global_batch_size,
+            dist.rank,
+            dist.world_size,
+            config.global_seed,
+            micro_batches=config.gradient_accumulation_steps,
         )
         self.problems = 0
         self.cache = self._decode_all() if config.cache_images else None
@@ -94,10 +99,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config, dist)
 
 
+def find_images(config: VQTrainConfig) -> list[Path]:
+    """The images to train on, in a fixed order."""
+    paths = list_images(config.data_path, config.allow_outside_root)
+    if config.data_face_path:
+        paths += list_images(config.data_face_path, config.allow_outside_root)
+    return paths[: config.max_images]
+
+
 def train(config: VQTrainConfig, dist: Distributed) -> None:
     """Runs the training that `config` describes, from the start or from its checkpoint."""
+    paths = find_images(config)
+    config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
     state = VQTrainState(config, dist.device)
-    batches = Batches(config, dist)
+    batches = Batches(config, paths, dist)
     if config.vq_ckpt and config.finetune:
         state.load_weights(config.vq_ckpt)
     elif config.vq_ckpt:
@@ -114,8 +129,11 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     while state.step < config.steps:
         if config.quantize_after and state.step == config.quantize_after:
             trainer.start_codes(batches.first(KMEANS_IMAGES))
-        images = next(stream).to(dist.device, non_blocking=True, memory_format=torch.channels_last)
-        trainer.train_step(images)
+        micro_batches = [
+            next(stream).to(dist.device, non_blocking=True, memory_format=torch.channels_last)
+            for _ in range(config.gradient_accumulation_steps)
+        ]
+        trainer.train_step(micro_batches)
         batches.sampler.advance()
         bar.update()
         last = state.step == config.steps
@@ -140,8 +158,9 @@ def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
     save_checkpoint(path, state.checkpoint(batches.sampler.state_dict()))
     prune_checkpoints(path.parent, config.max_checkpoints)
     images = batches.first(PREVIEW_IMAGES)
-    model = state.final_model
+    model = state.final_model.eval()
     reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()
+    model.train()
     save_pairs(folder / "previews" / f"{state.step:07d}.png", images, reconstructed)
     log.info("wrote %s", path)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime.distributed import Distributed
 from runtime.optim import Optimizers, lr_factor
 from runtime.precision import autocast
-from tokenizer.tokenizer_image.codebook import reseed_unused, spherical_kmeans
-from tokenizer.tokenizer_image.losses import (
-    LPIPS,
-    gradient_l1,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    psnr,
-)
+from tokenizer.tokenizer_image.codebook import entropy_loss, reseed_unused, spherical_kmeans
+from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, gradient_l1, psnr
+from tokenizer.tokenizer_image.lpips import LPIPS
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_model import VQModel, VQOutput
 from tokenizer.tokenizer_image.vq_state import VQTrainState
@@ -45,15 +42,26 @@ class Averages:
         return {name: round(value, 6) for name, value in means.items()}
 
 
+class _Pass(NamedTuple):
+    """What one micro-batch leaves: (B, 3, S, S) images, (B, N) codes, (B, E, h, w) latents, numbers."""
+
+    reconstruction: Tensor
+    ids: Tensor
+    unit_latents: Tensor
+    numbers: dict[str, Tensor]
+
+
 class Trainer:
     """One optimizer step at a time."""
 
     def __init__(self, config: VQTrainConfig, state: VQTrainState, dist: Distributed) -> None:
         self.config, self.state, self.dist = config, state, dist
+        if config.compile:
+            state.model.compile()
         self.model, self.discriminator = self._parallel(state.model), self._parallel(state.discriminator)
         self.lpips = None
         if config.perceptual_weight:
-            self.lpips = LPIPS(config.vgg_ckpt, config.lpips_ckpt).to(dist.device)
+            self.lpips = LPIPS(*config.lpips_weights()).to(dist.device)
         self.scaler = torch.amp.GradScaler(dist.device.type, enabled=config.mixed_precision == "fp16")
         self.averages = Averages()
         self.seen = torch.zeros_like(state.unused_counts.counts)
@@ -66,47 +74,87 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return autocast(self.dist.device, self.config.mixed_precision)
 
-    def train_step(self, images: Tensor) -> None:
-        """One step of the tokenizer and, once it takes part, one of the discriminator."""
+    def train_step(self, micro_batches: Sequence[Tensor]) -> None:
+        """One step of the tokenizer and, once it takes part, one of the discriminator.
+
+        Args:
+          micro_batches: (B, 3, S, S) each, of one size; gradients add up over them.
+        """
         config, state = self.config, self.state
         factor = lr_factor(state.step, config.steps, config.lr_schedule, warmup_steps=config.warmup_steps)
-        quantized = state.step >= config.quantize_after
+        if config.dropout_p:  # from the step alone, so that a resumed run draws the same
+            torch.manual_seed((config.global_seed * 1_000_003 + state.step) * 1024 + self.dist.rank)
         adversarial = self.discriminator is not None and state.step >= config.disc_start
+        passes = []
+        for i, images in enumerate(micro_batches):
+            with self._sync(self.model, i == len(micro_batches) - 1):
+                passes.append(self._tokenizer_pass(images, len(micro_batches), adversarial))
+        norm = self._step(state.model, state.optimizer, factor)
+        if adversarial:
+            for i, (images, done) in enumerate(zip(micro_batches, passes, strict=True)):
+                with self._sync(self.discriminator, i == len(micro_batches) - 1):
+                    loss = self._discriminator_pass(images, done.reconstruction, len(micro_batches))
+                done.numbers["discriminator"] = loss
+            self._step(state.discriminator, state.disc_optimizer, factor)
+        self.scaler.update()
+        state.update_average()
+        means = {name: sum(p.numbers[name] for p in passes) / len(passes) for name in passes[0].numbers}
+        self.averages.add(grad_norm=norm, **means)
+        self._count_codes(torch.cat([p.ids for p in passes]), torch.cat([p.unit_latents for p in passes]))
+        state.step += 1
+
+    def _sync(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+        """Ranks exchange gradients in the last backward pass of a step only."""
+        wait = self.dist.world_size > 1 and not last
+        return module.no_sync() if wait else contextlib.nullcontext()
+
+    def _tokenizer_pass(self, images: Tensor, num_passes: int, adversarial: bool) -> _Pass:
+        """Forward and backward through the tokenizer, for 1 / `num_passes` of a step."""
+        config, discriminator = self.config, self.state.discriminator
         with self.autocast():
-            output = self.model(images, quantize=quantized)
+            output = self.model(images, quantize=self._quantized())
             reconstruction = output.reconstruction.float()
             losses = self._losses(output, reconstruction, images)
             if adversarial:
-                self.discriminator.requires_grad_(False)
-                losses["generator"] = config.disc_weight * hinge_generator_loss(
-                    self.discriminator(reconstruction)
-                )
-                self.discriminator.requires_grad_(True)
+                discriminator.requires_grad_(False)
+                logits = discriminator(reconstruction).float()
+                discriminator.requires_grad_(True)
+                losses["generator"] = config.disc_weight * GENERATOR_LOSSES[config.gen_loss](logits)
         loss = sum(losses.values())
-        self.scaler.scale(loss).backward()
-        norm = self._step(state.model, state.optimizer, factor)
-        if adversarial:
-            with self.autocast():
-                real, fake = self.discriminator(torch.cat([images, reconstruction.detach()])).chunk(2)
-                disc_loss = hinge_discriminator_loss(real.float(), fake.float())
-            self.scaler.scale(disc_loss).backward()
-            self._step(state.discriminator, state.disc_optimizer, factor)
-            losses["discriminator"] = disc_loss
-        self.scaler.update()
-        state.update_average()
-        self.averages.add(loss=loss, psnr=psnr(reconstruction, images).mean(), grad_norm=norm, **losses)
-        self._count_codes(output, quantized)
-        state.step += 1
+        self.scaler.scale(loss / num_passes).backward()
+        numbers = {"loss": loss, "psnr": psnr(reconstruction, images).mean(), **losses}
+        return _Pass(
+            reconstruction.detach(),
+            output.ids,
+            output.unit_latents.detach(),
+            {name: value.detach() for name, value in numbers.items()},
+        )
+
+    def _discriminator_pass(self, images: Tensor, reconstruction: Tensor, num_passes: int) -> Tensor:
+        """Forward and backward through the discriminator, for 1 / `num_passes` of a step; its loss."""
+        with self.autocast():
+            real, fake = self.discriminator(torch.cat([images, reconstruction])).float().chunk(2)
+        loss = DISCRIMINATOR_LOSSES[self.config.disc_loss](real, fake)
+        self.scaler.scale(loss / num_passes).backward()
+        return loss.detach()
+
+    def _quantized(self) -> bool:
+        return self.state.step >= self.config.quantize_after
 
     def _losses(self, output: VQOutput, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
         config = self.config
         # Before quantisation starts, the codebook still takes part (times 0): DDP expects every gradient.
-        weight = config.codebook_weight * (self.state.step >= config.quantize_after)
+        weight = config.codebook_weight * self._quantized()
+        pixel_error = F.l1_loss if config.reconstruction_loss == "l1" else F.mse_loss
         losses = {
-            "reconstruction": config.reconstruction_weight * F.mse_loss(reconstruction, images),
+            "reconstruction": config.reconstruction_weight * pixel_error(reconstruction, images),
             "codebook": weight * output.codebook_loss,
             "commitment": weight * config.commit_loss_beta * output.commitment_loss,
         }
+        if config.entropy_loss_ratio:
+            unit = output.unit_latents.movedim(1, -1).flatten(0, 2)
+            entropy = entropy_loss(unit, self.state.model.quantize.codebook())
+            losses["entropy"] = config.entropy_loss_ratio * self._quantized() * entropy
         if config.l1_weight:
             losses["l1"] = config.l1_weight * F.l1_loss(reconstruction, images)
         if config.gradient_weight:
@@ -123,18 +171,18 @@ class Trainer:
         return norm
 
     @torch.no_grad()
-    def _count_codes(self, output: VQOutput, quantized: bool) -> None:
+    def _count_codes(self, ids: Tensor, unit_latents: Tensor) -> None:
         """Counts the codes of a step, and now and then replaces those that are not used."""
         config, counts = self.config, self.state.unused_counts
-        self.seen += torch.bincount(output.ids.flatten(), minlength=len(self.seen))
-        if not (quantized and config.reseed_every):
+        self.seen += torch.bincount(ids.flatten(), minlength=len(self.seen))
+        if not (self._quantized() and config.reseed_every):
             return
-        counts.add(output.ids)
+        counts.add(ids)
         done = self.state.step + 1 - config.quantize_after
         if done % config.reseed_every == 0:
             self.dist.all_reduce_sum(counts.counts)
             if self.state.step < config.reseed_until * config.steps:
-                latents = output.unit_latents.movedim(1, -1).flatten(0, 2)
+                latents = unit_latents.movedim(1, -1).flatten(0, 2)
                 self._replace_codebook(
                     lambda codebook, generator: reseed_unused(codebook, counts.counts, latents, generator)
                 )
