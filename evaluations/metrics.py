@@ -1,14 +1,12 @@
-"""Image metrics of one pair, and their mean over pairs.
+"""Formulas: how two images, or two feature vectors, are compared, and means over pairs.
 
-A metric is an entry of `METRICS`: a name, what it needs beyond the two images, and a function of `PairImages`
-that returns one or several named numbers. Metrics that hold weights (CLIP-I, DINO, CLIP-T, LPIPS) join the
-same way: a `Metric` whose `measure` closes over the loaded model.
+Which of them an evaluator computes, and by which name, is in `evaluations.editing.registry`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,24 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.errors import UserError
-
 # Identical images would have an infinite PSNR, which no mean survives.
 PSNR_CAP = 100.0
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
-
-_NEEDS = {
-    "region": "the regions that the edits were allowed to change (--regions-path)",
-    "caption": "local descriptions (--caption_path local_descriptions.json)",
-}
-_AWAITED = {
-    "clip-i": "CLIP ViT-B/32",
-    "clip-t": "CLIP ViT-B/32",
-    "dino": "DINO ViT-S/16",
-    "lpips": "LPIPS",
-}
+# Features of equal images from different batches differ by this share of their length at most.
+_SAME_FEATURES = 1e-5
+# Student's t at 97.5 %, for 1 to 10 degrees of freedom; a series in 1/degrees is right to 1e-4 beyond.
+_T975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+_Z975 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -43,31 +33,6 @@ class EditStep:
     generated: np.ndarray
     input: np.ndarray
     region: np.ndarray
-
-
-@dataclass(frozen=True)
-class PairImages:
-    """What a metric may look at.
-
-    `generated` (resized to the target's size) and `target` are (3, H, W) float32 in [0, 1]; `region` is
-    (H, W) bool, True where the edits were allowed to change something; `steps` are the edits that led to
-    `generated`. Region and steps are empty when no regions were given.
-    """
-
-    generated: Tensor
-    target: Tensor
-    region: Tensor | None = None
-    steps: tuple[EditStep, ...] = ()
-    caption: str | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A named measurement; `measure` returns None for a number that is undefined for the pair."""
-
-    name: str
-    measure: Callable[[PairImages], dict[str, float | None]]
-    needs: tuple[str, ...] = ()
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -80,12 +45,12 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 def l1(generated: Tensor, target: Tensor, where: Tensor | None = None) -> float:
     """Mean absolute difference over all channels; `where` (H, W) bool restricts it to some pixels."""
-    return _mean((generated - target).abs(), where)
+    return mean_where((generated - target).abs(), where)
 
 
 def l2(generated: Tensor, target: Tensor, where: Tensor | None = None) -> float:
     """Mean squared difference over all channels; `where` (H, W) bool restricts it to some pixels."""
-    return _mean((generated - target).square(), where)
+    return mean_where((generated - target).square(), where)
 
 
 def psnr(generated: Tensor, target: Tensor, where: Tensor | None = None) -> float:
@@ -100,7 +65,7 @@ def ssim(generated: Tensor, target: Tensor, where: Tensor | None = None) -> floa
     The mean of the map over pixels and channels, borders reflected. With `where`, the mean over those pixels;
     the windows of pixels near the border of the region see its other side too.
     """
-    return _mean(ssim_map(generated, target), where)
+    return mean_where(ssim_map(generated, target), where)
 
 
 def ssim_map(generated: Tensor, target: Tensor) -> Tensor:
@@ -132,38 +97,35 @@ def unchanged_pixel_share(step: EditStep) -> float | None:
     return float((step.generated == step.input).all(axis=-1)[outside].mean())
 
 
-def select_metrics(names: Sequence[str], provided: Collection[str]) -> list[Metric]:
-    """Looks up metrics by name.
+def mean_where(values: Tensor, where: Tensor | None) -> float:
+    """Mean of (C, H, W) `values` over all channels of the pixels that (H, W) bool `where` marks."""
+    return (values if where is None else values[:, where]).mean().item()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of the angle between two (C,) vectors; NaN if one is zero."""
+    a, b = a.double(), b.double()
+    return (a @ b / (a.norm() * b.norm())).item()
+
+
+def direction_cosine(images: tuple[Tensor, Tensor], captions: tuple[Tensor, Tensor]) -> float | None:
+    """How far an edit moved the image the way its captions say: cos(after - before, after - before).
+
+    CLIP directional similarity (Gal et al., arXiv 2108.00946), on features as they are given.
 
     Args:
-      names: metric names, e.g. ["l1", "l2"].
-      provided: the needs this run can meet, out of "region" and "caption".
-    Raises:
-      UserError: for an unknown name, one whose weights are not supported yet, or one whose need is not met.
+      images, captions: (before, after), (C,) each.
+    Returns:
+      None if the two images, or the two captions, are the same to the encoder: there is no direction.
     """
-    for name in names:
-        available = f"available: {', '.join(METRICS)}"
-        if name in _AWAITED:
-            raise UserError(
-                f"metric {name!r} is not available yet: it needs {_AWAITED[name]} weights; {available}"
-            )
-        if name not in METRICS:
-            raise UserError(f"unknown metric {name!r}; {available}")
-        for need in METRICS[name].needs:
-            if need not in provided:
-                raise UserError(f"metric {name!r} needs {_NEEDS[need]}")
-    return [METRICS[name] for name in dict.fromkeys(names)]
-
-
-def measure_pair(metrics: Sequence[Metric], images: PairImages, pair_name: str) -> dict[str, float | None]:
-    """All numbers of one pair; a NaN or infinite one is a `UserError` naming metric and pair."""
-    values: dict[str, float | None] = {}
-    for metric in metrics:
-        values |= metric.measure(images)
-    for key, value in values.items():
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"{key} of {pair_name} is {value}; look at its images")
-    return values
+    steps = []
+    for before, after in (images, captions):
+        before, after = before.double(), after.double()
+        step = after - before
+        if step.norm() <= _SAME_FEATURES * max(before.norm(), after.norm()):
+            return None
+        steps.append(step)
+    return cosine(*steps)
 
 
 def mean_over_pairs(measurements: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -178,18 +140,27 @@ def mean_over_pairs(measurements: Sequence[Mapping[str, float | None]]) -> dict[
     return means
 
 
-def _measure_region(images: PairImages) -> dict[str, float | None]:
-    values = {}
-    for side, where in (("inside", images.region), ("outside", ~images.region)):
-        for name, function in (("l1", l1), ("l2", l2), ("psnr", psnr), ("ssim", ssim)):
-            defined = where.any()
-            values[f"{side}_{name}"] = function(images.generated, images.target, where) if defined else None
-    return values
+def half_interval95(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % t-interval of the mean of `values`; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    degrees = len(values) - 1
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / degrees
+    return _t975(degrees) * math.sqrt(variance / len(values))
 
 
-def _measure_unchanged(images: PairImages) -> dict[str, float | None]:
-    shares = [share for step in images.steps if (share := unchanged_pixel_share(step)) is not None]
-    return {"unchanged_pixel_share": math.fsum(shares) / len(shares) if shares else None}
+def _t975(degrees: int) -> float:
+    if degrees <= len(_T975):
+        return _T975[degrees - 1]
+    z = _Z975
+    # Abramowitz & Stegun, 26.7.5.
+    return (
+        z
+        + (z**3 + z) / (4 * degrees)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+    )
 
 
 def _blur(images: Tensor, window: Tensor) -> Tensor:
@@ -198,20 +169,3 @@ def _blur(images: Tensor, window: Tensor) -> Tensor:
     mode = "reflect" if min(images.shape[-2:]) > half else "replicate"
     padded = F.pad(images, (half, half, half, half), mode=mode)
     return F.conv2d(F.conv2d(padded, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-
-
-def _mean(values: Tensor, where: Tensor | None) -> float:
-    return (values if where is None else values[:, where]).mean().item()
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("l1", lambda images: {"l1": l1(images.generated, images.target)}),
-        Metric("l2", lambda images: {"l2": l2(images.generated, images.target)}),
-        Metric("psnr", lambda images: {"psnr": psnr(images.generated, images.target)}),
-        Metric("ssim", lambda images: {"ssim": ssim(images.generated, images.target)}),
-        Metric("region", _measure_region, needs=("region",)),
-        Metric("unchanged", _measure_unchanged, needs=("region",)),
-    )
-}

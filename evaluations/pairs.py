@@ -31,13 +31,17 @@ _MAX_NAMES = 10
 
 @dataclass(frozen=True)
 class Turn:
-    """One edit of a session: ground-truth file names, the local description and the instruction if known."""
+    """One edit of a session: ground-truth file names, and the texts that are known.
+
+    `caption` describes the result (MagicBrush: the local description), `input_caption` the image before.
+    """
 
     number: int
     input: str
     output: str
     caption: str | None = None
     instruction: str | None = None
+    input_caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Pair:
     """A generated image, the ground truth it is compared with, and how it came about.
 
     `edits` are the edits between `source` and `generated`: one in the single-turn protocol, all the turns of
-    the session in the multi-turn protocol. `source` is the image that "copy the source" would hand in.
+    the session in the multi-turn protocol. `source` is the image that "copy the source" would hand in, and
+    `ceiling` is where, in a folder of images passed through the tokenizer, the target's twin stands.
     """
 
     protocol: str
@@ -76,6 +81,7 @@ class Pair:
     target: Path
     source: Path
     edits: tuple[Edit, ...]
+    ceiling: str
 
     @property
     def name(self) -> str:
@@ -123,11 +129,9 @@ def find_pairs(
         ground-truth output of a listed session, that the JSON does not mention.
     """
     generated_path, gt_path = Path(generated_path), Path(gt_path)
-    for folder in (generated_path, gt_path):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
+    check_ground_truth(sessions, gt_path)
+    require_folder(generated_path)
     _check_generated_files(sessions, generated_path, protocols)
-    _check_gt_files(sessions, gt_path)
     builders = {FINAL_TURN: _final_turn_pairs, ALL_TURN: _all_turn_pairs}
     return {
         protocol: [
@@ -147,13 +151,33 @@ def multi_turn_name(session_id: str, turn: int) -> str:
     return f"{session_id}_1.png" if turn == 1 else f"{session_id}_iter_{turn}.png"
 
 
+def require_folder(path: str | Path) -> Path:
+    """`path`, which must be a folder."""
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: no such folder")
+    return Path(path)
+
+
+def image_names(folder: Path) -> set[str]:
+    """Every image below `folder`, as its path from there."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+    return {file.relative_to(folder).as_posix() for file in files}
+
+
+def name_differences(missing: set[str], extra: set[str], listing: str) -> str:
+    """Sentences for a message: which files are missing, which ones `listing` does not mention."""
+    kinds = (("Missing", missing), (f"Not in {listing}", extra))
+    return "".join(f" {kind}: {_list_names(names)}." for kind, names in kinds if names)
+
+
 def _all_turn_pairs(session: Session, generated: Path, gt: Path) -> list[Pair]:
     pairs = []
     for turn in session.turns:
         image = generated / single_turn_name(session.id, turn.number)
-        source = gt / turn.input
+        source, target = gt / turn.input, gt / turn.output
+        edits = (Edit(image, source),)
         pairs.append(
-            Pair(ALL_TURN, session.id, turn, image, gt / turn.output, source, (Edit(image, source),))
+            Pair(ALL_TURN, session.id, turn, image, target, source, edits, f"{session.id}/{turn.output}")
         )
     return pairs
 
@@ -165,7 +189,8 @@ def _final_turn_pairs(session: Session, generated: Path, gt: Path) -> list[Pair]
         edit_input = edits[-1].generated if edits else source
         edits.append(Edit(generated / multi_turn_name(session.id, turn.number), edit_input))
     last = session.turns[-1]
-    return [Pair(FINAL_TURN, session.id, last, edits[-1].generated, gt / last.output, source, tuple(edits))]
+    image, target, ceiling = edits[-1].generated, gt / last.output, f"{session.id}/{last.output}"
+    return [Pair(FINAL_TURN, session.id, last, image, target, source, tuple(edits), ceiling)]
 
 
 def _check_generated_files(sessions: Sequence[Session], folder: Path, protocols: Sequence[str]) -> None:
@@ -178,25 +203,23 @@ def _check_generated_files(sessions: Sequence[Session], folder: Path, protocols:
                 known.add(name)
                 if protocol in protocols:
                     required.add(name)
-    present = {
-        str(file.relative_to(folder).as_posix())
-        for file in folder.rglob("*")
-        if file.suffix.lower() in _IMAGE_SUFFIXES
-    }
+    present = image_names(folder)
     missing, extra = required - present, present - known
-    if not missing and not extra:
-        return
-    message = f"{folder}: {len(required)} generated images expected, {len(present)} found."
-    if missing:
-        message += f" Missing: {_list_names(missing)}."
-    if extra:
-        message += f" Not in the sessions file: {_list_names(extra)}."
-    if missing and (folder / "images").is_dir():
-        message += f" Did you mean {folder / 'images'}?"
-    raise UserError(message)
+    if missing or extra:
+        message = f"{folder}: {len(required)} generated images expected, {len(present)} found."
+        message += name_differences(missing, extra, "the sessions file")
+        if missing and (folder / "images").is_dir():
+            message += f" Did you mean {folder / 'images'}?"
+        raise UserError(message)
 
 
-def _check_gt_files(sessions: Sequence[Session], folder: Path) -> None:
+def check_ground_truth(sessions: Sequence[Session], gt_path: str | Path) -> None:
+    """Checks that the folder of ground truth holds what the sessions say.
+
+    Raises:
+      UserError: as `find_pairs`.
+    """
+    folder = require_folder(gt_path)
     missing, extra = set(), set()
     for session in sessions:
         required = {name for turn in session.turns for name in (turn.input, turn.output)}
@@ -205,12 +228,8 @@ def _check_gt_files(sessions: Sequence[Session], folder: Path) -> None:
         missing |= {f"{session.id}/{name}" for name in required - present}
         extra |= {f"{session.id}/{name}" for name in outputs - required}
     if missing or extra:
-        message = f"{folder}: the ground truth does not match the sessions file."
-        if missing:
-            message += f" Missing: {_list_names(missing)}."
-        if extra:
-            message += f" Not in the sessions file: {_list_names(extra)}."
-        raise UserError(message)
+        differences = name_differences(missing, extra, "the sessions file")
+        raise UserError(f"{folder}: the ground truth does not match the sessions file.{differences}")
 
 
 def _parse_session(path: Path, session_id: str, content: object) -> Session:
@@ -258,6 +277,8 @@ def _parse_descriptions(where: str, session_id: str, captions: dict) -> list[Tur
     turns, turn_input = [], f"{session_id}-input.png"
     for number in sorted(numbered):
         name, caption = numbered[number]
+        if not isinstance(caption, str):
+            raise UserError(f"{where}: the description of {name!r} must be a string, got {caption!r}")
         turns.append(Turn(number, turn_input, name, caption=caption))
         turn_input = name
     return turns

@@ -1,92 +1,44 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+from magicbrush_run import REFERENCE, TURNS, config, make_run, reference_config, save
 from PIL import Image
 
-from dataset.shapes import render
-from dataset.shapes_edits import ShapesConfig, random_session
-from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run, format_tables, main
+from evaluations.editing.image_eval import ImageEvalConfig, check, evaluate_run, main
+from evaluations.editing.tables import format_tables
 from runtime.config import parse
 from runtime.errors import UserError
 
-REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"
-TURNS = (1, 3)
-
-
-def save(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-
 
 @pytest.fixture
-def run(tmp_path) -> dict[str, Path]:
-    """A perfect run on shapes scenes, one session of one turn and one of three, with every side file."""
-    shapes, captions, instructions, samples = {}, {}, {}, {}
-    for index, turns in enumerate(TURNS):
-        name = str(index + 1)
-        session = random_session((5, index), ShapesConfig(), turns)
-        shapes[name] = [example.to_dict() for example in session]
-        captions[name], instructions[name] = {}, []
-        gt, generated, regions = (tmp_path / folder / name for folder in ("gt", "out/images", "out/regions"))
-        save(gt / f"{name}-input.png", render(session[0].before, 72))
-        previous, previous_generated = f"{name}-input.png", gt / f"{name}-input.png"
-        for k, example in enumerate(session, start=1):
-            target = render(example.after, 72)
-            save(gt / f"{name}-output{k}.png", target)
-            save(tmp_path / "ceiling" / name / f"{name}-output{k}.png", target)
-            for kind in ("inde", "iter"):
-                file = f"{name}_1.png" if k == 1 else f"{name}_{kind}_{k}.png"
-                save(generated / file, target)
-                save(regions / file, example.edit.region(72))
-                edited = gt / previous if kind == "inde" else previous_generated
-                samples[f"{name}/{file}"] = {"input": str(edited), "tokens": 9, "seconds": 0.1}
-            captions[name][f"{name}-output{k}.png"] = example.edit.local_description
-            instructions[name].append({"input": previous, "mask": f"{name}-mask{k}.png",
-                                       "output": f"{name}-output{k}.png",
-                                       "instruction": example.edit.instruction})  # fmt: skip
-            previous, previous_generated = f"{name}-output{k}.png", generated / file
-    side_files = {
-        "shapes.json": shapes,
-        "local_descriptions.json": captions,
-        "edit_sessions.json": instructions,
-        "out/samples.json": {"edits": samples},
-    }
-    for file, content in side_files.items():
-        (tmp_path / file).write_text(json.dumps(content))
-    return tmp_path
+def run(tmp_path) -> Path:
+    """One session of one turn and one of three, with every side file."""
+    return make_run(tmp_path)
 
 
-def config(root: Path, **changes) -> ImageEvalConfig:
-    settings = {
-        "generated_path": root / "out" / "images",
-        "gt_path": root / "gt",
-        "caption_path": root / "local_descriptions.json",
-        "sessions_json": root / "edit_sessions.json",
-        "regions_path": root / "out" / "regions",
-        "samples_json": root / "out" / "samples.json",
-        "shapes_json": root / "shapes.json",
-        "ceiling_path": root / "ceiling",
-        "save_path": root / "scores",
-    } | changes
-    return ImageEvalConfig(**{key: value and str(value) for key, value in settings.items()})
+@pytest.fixture(params=[None, 0, 1])
+def listing_order(request, monkeypatch):
+    """The order in which folders are listed: the file system's, and two shuffles."""
+    if request.param is not None:
+        shuffle = random.Random(request.param)
+        for name in ("iterdir", "glob", "rglob"):
+            listed = getattr(Path, name)
 
+            def shuffled(*args, listed=listed):
+                files = list(listed(*args))
+                shuffle.shuffle(files)
+                return iter(files)
 
-def reference_config(tmp_path: Path, **changes) -> ImageEvalConfig:
-    return ImageEvalConfig(
-        generated_path=str(REFERENCE / "generated"),
-        gt_path=str(REFERENCE / "gt"),
-        caption_path=str(REFERENCE / "local_descriptions.json"),
-        save_path=str(tmp_path / "scores"),
-        **changes,
-    )
+            monkeypatch.setattr(Path, name, shuffled)
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])
-def test_recorded_scores(tmp_path, num_workers):
+def test_recorded_scores(tmp_path, listing_order, num_workers):
     expected = json.loads((REFERENCE / "expected.json").read_text())
     evaluate_run(reference_config(tmp_path, num_workers=num_workers))
     written = json.loads((tmp_path / "scores" / "evaluation_metrics.json").read_text())
@@ -145,6 +97,27 @@ def test_samples_json_says_what_was_edited(run):
     path.write_text("[]")
     with pytest.raises(UserError, match="samples.json"):
         evaluate_run(config(run))
+
+
+def test_sessions_of_twelve_turns(tmp_path):
+    """Every image is grey: the target of turn k at level k, the single-turn edit k levels off, others 2k."""
+    level = {f"gt/5/5-output{k}.png": k for k in range(1, 13)} | {
+        "gt/5/5-input.png": 0,
+        "images/5/5_1.png": 2,
+    }
+    level |= {f"images/5/5_inde_{k}.png": 2 * k for k in range(2, 13)}
+    level |= {f"images/5/5_iter_{k}.png": 3 * k for k in range(2, 13)}
+    for name in sorted(level, reverse=True):
+        save(tmp_path / name, np.full((8, 8, 3), level[name], np.uint8))
+    captions = {"5": {f"5-output{k}.png": "grey" for k in range(12, 0, -1)}}
+    (tmp_path / "local.json").write_text(json.dumps(captions))
+    names = {"generated_path": [str(tmp_path / "images")], "gt_path": str(tmp_path / "gt")}
+    names["caption_path"] = str(tmp_path / "local.json")
+    result = evaluate_run(reference_config(tmp_path, **names))
+    assert result["all_turn"]["l1"] == pytest.approx(6.5 / 255, rel=1e-6)
+    assert result["final_turn"]["l1"] == pytest.approx(24 / 255, rel=1e-6)
+    assert result["copy_source"]["all_turn"]["l1"] == pytest.approx(1 / 255, rel=1e-6)
+    assert result["copy_source"]["final_turn"]["l1"] == pytest.approx(12 / 255, rel=1e-6)
 
 
 def test_failed_edit_counts(run):
@@ -229,21 +202,32 @@ def test_side_files_must_describe_the_same_sessions(run):
 
 
 def test_needs_are_checked_before_any_image_is_read(tmp_path):
-    for metric, message in (
-        ("clip-i", "not available yet"),
-        ("region", "regions-path"),
-        (",", "names no metric"),
+    for changes, message in (
+        ({"metric": "region"}, "regions-path"),
+        ({"metric": ","}, "names no metric"),
+        ({"metric": "clip-i", "clip_ckpt": "no.pt"}, "--clip_ckpt no.pt: no such file"),
+        ({"metric": "dino", "dino_ckpt": "no.pth"}, "--dino_ckpt no.pth: no such file"),
+        ({"gt_path": str(REFERENCE / "generated")}, "Missing: 139306/139306-input.png"),
     ):
-        with pytest.raises(UserError, match=message):
-            evaluate_run(reference_config(tmp_path, metric=metric))
+        broken = reference_config(tmp_path, **changes)
+        for call in (check, evaluate_run):
+            with pytest.raises(UserError, match=message):
+                call(broken)
+    check(reference_config(tmp_path, generated_path=["not made yet"]))
     with pytest.raises(UserError, match="caption_path"):
-        evaluate_run(ImageEvalConfig(generated_path="a", gt_path="b"))
+        evaluate_run(ImageEvalConfig(generated_path=["a"], gt_path="b"))
+    with pytest.raises(UserError, match="generated_path is missing"):
+        evaluate_run(reference_config(tmp_path, generated_path=[]))
+    with pytest.raises(UserError, match="local_descriptions.json is a file, not a folder"):
+        evaluate_run(reference_config(tmp_path, save_path=str(REFERENCE / "local_descriptions.json" / "x")))
+    with pytest.raises(UserError, match="batch-size 0"):
+        reference_config(tmp_path, batch_size=0)
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
     words = ["--generated_path", str(REFERENCE / "generated"), "--gt_path", str(REFERENCE / "gt"),
              "--caption_path", str(REFERENCE / "local_descriptions.json"), "--metric", "l1,l2",
-             "--save_path", str(tmp_path), "--device", "cuda", "--num_workers", "1"]  # fmt: skip
+             "--save_path", str(tmp_path), "--device", "cpu", "--num_workers", "1"]  # fmt: skip
     kebab = [word.replace("_", "-") if word.startswith("--") else word for word in words]
     assert parse(ImageEvalConfig, words) == parse(ImageEvalConfig, kebab)
     monkeypatch.setattr("sys.argv", ["image_eval.py", *words])
@@ -253,5 +237,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert ["generated", "final_turn", "0.2922", "0.1347"] in [
         line.split() for line in output.out.splitlines()
     ]
-    assert "--device has no effect" in output.err
-    assert (tmp_path / "evaluation_metrics.json").exists()
+    table = (tmp_path / "evaluation_table.txt").read_text()
+    assert table == output.out and "3 sessions, 6 edits" in table
+    result = json.loads((tmp_path / "evaluation_metrics.json").read_text())
+    assert result["info"]["command"].startswith("image_eval.py --generated_path")
+    assert result["info"]["num_pairs"] == {"final_turn": 3, "all_turn": 6}
+    assert "139306" in (tmp_path / "evaluation_items.html").read_text()

@@ -8,19 +8,26 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from evaluations.editing.registry import (
+    EMU_METRICS,
+    MAGICBRUSH_METRICS,
+    Metric,
+    PairFeatures,
+    PairImages,
+    measure_pair,
+    select_metrics,
+)
 from evaluations.images import load_region, load_rgb, resize_rgb
 from evaluations.metrics import (
-    METRICS,
     PSNR_CAP,
     EditStep,
-    Metric,
-    PairImages,
+    cosine,
+    direction_cosine,
+    half_interval95,
     l1,
     l2,
     mean_over_pairs,
-    measure_pair,
     psnr,
-    select_metrics,
     ssim,
     ssim_map,
     to_tensor,
@@ -93,7 +100,7 @@ def test_unchanged_pixel_share():
 @pytest.mark.parametrize(("everything", "undefined"), [(True, "outside"), (False, "inside")])
 def test_region_all_or_none_leaves_one_side_undefined(everything, undefined):
     images = PairImages(flat(0.25), flat(0.5), region=torch.full((16, 16), everything))
-    values = measure_pair([METRICS["region"]], images, "pair")
+    values = measure_pair([MAGICBRUSH_METRICS["region"]], images, "pair")
     defined = "inside" if everything else "outside"
     assert all(values[f"{undefined}_{name}"] is None for name in ("l1", "l2", "psnr", "ssim"))
     assert values[f"{defined}_l1"] == 0.25
@@ -114,14 +121,76 @@ def test_non_finite_number_names_the_pair(value):
 
 
 def test_selection():
-    assert [metric.name for metric in select_metrics(["l1", "l2", "l1"], ())] == ["l1", "l2"]
-    for name in ("clip-i", "clip-t", "dino", "lpips"):
-        with pytest.raises(UserError, match=f"'{name}' is not available yet.*l1, l2"):
-            select_metrics(["l1", name], {"caption"})
-    with pytest.raises(UserError, match="unknown metric 'l3'.*l1, l2"):
-        select_metrics(["l3"], ())
-    with pytest.raises(UserError, match="regions-path"):
-        select_metrics(["region"], ())
+    def names(asked, *provided, add=()):
+        return [metric.name for metric in select_metrics(asked, MAGICBRUSH_METRICS, provided, add)]
+
+    assert names("l1, L2,l1,") == ["l1", "l2"]
+    assert names("clip-t,dino", "caption") == ["clip-t", "dino"]
+    assert names("unchanged", "region", add=("region", "unchanged")) == ["unchanged", "region"]
+    for asked, message in (("l1,l3", "unknown metric 'l3'.*l1, l2"), (",", "names no metric"),
+                           ("clip-dir", "unknown metric 'clip-dir'"), ("region", "regions-path"),
+                           ("clip-t", "'clip-t' needs captions.*--caption_path")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            names(asked)
+
+
+def test_cosines_in_closed_form():
+    x, y = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0])
+    assert cosine(x, y) == 0 and cosine(x, -2 * x) == -1
+    assert cosine(x, x + y) == pytest.approx(3 / math.sqrt(13), abs=1e-12)
+    assert math.isnan(cosine(x, 0 * x))
+    # From x to y is (-3, 2); the captions go straight up.
+    assert direction_cosine((x, y), (0 * x, y)) == pytest.approx(2 / math.sqrt(13), abs=1e-12)
+    assert direction_cosine((x, x), (0 * x, y)) is None
+    assert direction_cosine((x, y), (y, y)) is None
+    assert direction_cosine((x, x + 1e-6), (0 * x, y)) is None  # float32 noise is no direction
+    assert math.isnan(direction_cosine((x, x + math.nan), (0 * x, y)))
+
+
+def test_numbers_of_features():
+    up, right = torch.tensor([0.0, 5.0]), torch.tensor([2.0, 0.0])
+    features = PairFeatures(up, right, source=right, caption=up + right, input_caption=right)
+    images = PairImages(flat(0.0), flat(0.0), features=dict.fromkeys(("clip", "dino", "clip-l14"), features))
+    emu = measure_pair(
+        [EMU_METRICS["clip-i"], EMU_METRICS["clip-t"], EMU_METRICS["clip-dir-l14"]], images, ""
+    )
+    cos_out = 5 / math.sqrt(29)
+    assert emu["clip-i"] == 0 and emu["clip-out"] == pytest.approx(cos_out, abs=1e-12)
+    assert emu["clip-dir"] == pytest.approx(cos_out, abs=1e-12)
+    # Of length 1: from (1, 0) to (0, 1), and from (1, 0) to (2, 5) / sqrt(29).
+    step = torch.tensor([2 / math.sqrt(29) - 1, cos_out], dtype=torch.float64)
+    expected = cosine(torch.tensor([-1.0, 1.0]), step)
+    assert emu["clip-dir-l14"] == pytest.approx(expected, abs=1e-7)
+    brush = measure_pair([MAGICBRUSH_METRICS["clip-t"], MAGICBRUSH_METRICS["dino"]], images, "")
+    assert brush["clip-t_oracle"] == pytest.approx(2 / math.sqrt(29), abs=1e-12) and brush["dino"] == 0
+    silent = PairImages(flat(0.0), flat(0.0), features={"clip": PairFeatures(up, right, right)})
+    assert measure_pair([EMU_METRICS["clip-t"]], silent, "") == {"clip-out": None, "clip-dir": None}
+
+
+def test_lpips_by_side_of_the_region():
+    class Lpips:
+        def distance(self, image, other):
+            return 0.25
+
+        def distance_map(self, image, other):
+            return (image - other).abs()[:1]
+
+    changed = flat(0.5)
+    changed[:, :, :8] = 1.0
+    metric = [MAGICBRUSH_METRICS["lpips"]]
+    images = PairImages(changed, flat(0.5), region=left_half(), lpips=Lpips())
+    assert measure_pair(metric, images, "") == {"lpips": 0.25, "inside_lpips": 0.5, "outside_lpips": 0.0}
+    everywhere = PairImages(changed, flat(0.5), region=left_half() | True, lpips=Lpips())
+    assert measure_pair(metric, everywhere, "")["outside_lpips"] is None
+    assert measure_pair(metric, PairImages(changed, flat(0.5), lpips=Lpips()), "") == {"lpips": 0.25}
+
+
+def test_interval_of_seeds():
+    # t(0.975) for 2 and 11 degrees of freedom: 4.3027 and 2.2010.
+    assert half_interval95([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), rel=1e-5)
+    values = [0.0, 1.0] * 6
+    assert half_interval95(values) == pytest.approx(2.2010 * math.sqrt(3 / 11 / 12), rel=1e-4)
+    assert half_interval95([0.3]) is None and half_interval95([0.3, 0.3]) == 0
 
 
 def test_to_tensor_and_resize():

@@ -93,6 +93,8 @@ def test_inputs_of_the_edits(tmp_path):
     assert final.source.name == "7-input.png"
     assert [edit.input.name for edit in final.edits] == ["7-input.png", "7_1.png", "7_iter_2.png"]
     assert final.edits[2].name == "7/7_iter_3.png"
+    assert final.ceiling == "7/7-output3.png"
+    assert [pair.ceiling for pair in pairs[ALL_TURN]] == [f"7/7-output{k}.png" for k in (1, 2, 3)]
 
 
 def test_edit_sessions_give_the_same_pairs(tmp_path):
@@ -190,6 +192,7 @@ def test_single_turn_only_does_not_need_iterations(tmp_path):
         {"7": {"7-output2.png": "gap"}},
         {"7": {"8-output1.png": "other"}},
         {"7": {"7-output01.png": "zero"}},
+        {"7": {"7-output1.png": 3}},
         {"../7": {"../7-output1.png": "escape"}},
         {"7": [{"input": "../7-input.png", "output": "7-output1.png"}]},
         {"7": [{"input": "7-input.png", "output": "7-output2.png"}]},

@@ -1,59 +1,74 @@
 """Scores a folder of MagicBrush-style results, single-turn and multi-turn.
 
     python evaluations/editing/image_eval.py --generated_path results/images --gt_path data/test/images \\
-        --caption_path data/test/local_descriptions.json --save_path results/scores
+        --caption_path data/test/local_descriptions.json --save_path results/scores --metric l1,l2,clip-i,dino
 
-Reads images only, never a model. Under torchrun the ranks share the pairs, with the same result.
+Reads images only, never the model that made them. Several folders after --generated_path are seeds of one
+model. Under torchrun the ranks share the pairs, with the same result. Writes `evaluation_metrics.json`, every
+pair (`evaluation_items.json`), the worst and best with pictures (`.html`), and `evaluation_table.txt`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluations.editing.measure import (
-    COPY_SOURCE,
-    GENERATED,
-    TOKENIZER_CEILING,
-    Sources,
-    load_edit_inputs,
-    measure_rows,
+from evaluations.editing.engine import (
+    EvalConfig,
+    Evaluation,
+    as_list,
+    evaluate,
+    per_seed,
+    write_results,
 )
-from evaluations.metrics import mean_over_pairs, select_metrics
-from evaluations.pairs import ALL_TURN, PROTOCOLS, Pair, Session, find_pairs, load_sessions
-from runtime.checkpoint import write_atomic
-from runtime.config import legacy, option, parse
+from evaluations.editing.measure import Run, load_edit_inputs
+from evaluations.editing.registry import MAGICBRUSH_METRICS, Metric, load_metric_networks, select_metrics
+from evaluations.editing.tables import format_tables
+from evaluations.pairs import (
+    ALL_TURN,
+    FINAL_TURN,
+    PROTOCOLS,
+    Session,
+    check_ground_truth,
+    find_pairs,
+    load_sessions,
+)
+from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
-from runtime.logging import progress
+from runtime.logging import get_logger
 
-METRICS_FILE = "evaluation_metrics.json"
-ITEMS_FILE = "evaluation_items.json"
+log = get_logger(__name__)
+
+# MagicBrush's test set, and what its ground truth scores there: a check of captions, weights and transforms.
+_TEST_SET = (535, 1053)
+_TEST_SET_ORACLE = {ALL_TURN: 0.2826, FINAL_TURN: 0.2855}
+_ORACLE_TOLERANCE = 2e-4
 
 
 @dataclass(frozen=True)
-class ImageEvalConfig:
-    """Scores MagicBrush-style results: L1, L2, region metrics, the shapes verifier."""
+class ImageEvalConfig(EvalConfig):
+    """Scores MagicBrush-style results against the ground truth."""
 
-    generated_path: str = option(help="folder with <id>/<id>_1.png, _inde_K.png, _iter_K.png")
+    generated_path: list[str] = option(
+        help="folder with <id>/<id>_1.png, _inde_K.png, _iter_K.png; or several, one per seed"
+    )
     gt_path: str = option(help="folder with <id>/<id>-input.png, <id>-outputK.png")
     caption_path: str | None = option(None, help="local_descriptions.json (or edit_sessions.json)")
-    metric: str = option("l1,l2", help="comma-separated; region and unchanged join with --regions-path")
-    save_path: str | None = option(
-        None, help="folder for the scores (default: scores, beside generated_path)"
+    metric: str = option(
+        "l1,l2,clip-i,dino,clip-t",
+        help=f"comma-separated, of {', '.join(MAGICBRUSH_METRICS)}; the last two join with --regions-path",
     )
-    device: str | None = legacy("the metrics available so far run on the CPU")
-    num_workers: int = option(2, help="threads that read and compare images")
     sessions_json: str | None = option(
         None, help="edit_sessions.json, for the turns' inputs and instructions"
     )
-    regions_path: str | None = option(None, help="folder with <id>/<file>.png, 255 where the edit may change")
-    samples_json: str | None = option(
-        None, help="the sampler's samples.json: which image each edit started from"
+    regions_path: list[str] | None = option(
+        None, help="folder with <id>/<file>.png, 255 where the edit may change; one per generated folder"
+    )
+    samples_json: list[str] | None = option(
+        None, help="samples.json: which image each edit started from; one per generated folder"
     )
     shapes_json: str | None = option(
         None, help="shapes.json of the embedded data set: adds the verifier's rates"
@@ -64,63 +79,67 @@ class ImageEvalConfig:
     protocols: list[str] = option(list(PROTOCOLS), choices=PROTOCOLS, help="which turns to score")
 
 
+def check(config: ImageEvalConfig) -> None:
+    """Checks all that is known before there are images to score, the weights of the metrics included.
+
+    Raises:
+      UserError: what `evaluate_run` would raise.
+    """
+    sessions = _read_sessions(config)
+    check_ground_truth(sessions, config.gt_path)
+    load_metric_networks(_select(config, sessions), MAGICBRUSH_METRICS, config)
+
+
 def evaluate_run(config: ImageEvalConfig, world: Distributed | None = None) -> dict[str, Any]:
-    """Scores a run and writes `evaluation_metrics.json` and `evaluation_items.json` to the save path.
+    """Scores results and writes `evaluation_metrics.json` and its company to the save path.
 
     Args:
       config: what the command line takes.
-      world: the ranks that share the work; None = this process alone.
+      world: the ranks that share the work, and their devices; None = this process alone.
     Returns:
       The content of `evaluation_metrics.json`: {"final_turn": {"l1": ...}, "all_turn": {...}} for the
       results, "copy_source" and (with a ceiling folder) "tokenizer_ceiling" -> the same, (with a shapes file)
-      "verifier" -> row -> protocol -> rates, and "info". A number that no pair defines is None.
+      "verifier" -> row -> protocol -> rates, (with several seeds) "interval95" -> half widths and "seeds" ->
+      the scores of each, and "info". A number that no pair defines is None.
     Raises:
-      UserError: for missing, extra or unreadable files, unknown metrics, and non-finite numbers.
+      UserError: for missing, extra or unreadable files, unknown metrics, weights that are missing or do not
+        fit, and non-finite numbers.
     """
     sessions = _read_sessions(config)
-    by_protocol = find_pairs(sessions, config.generated_path, config.gt_path, config.protocols)
-    sources = _read_sources(config, sessions)
-    pairs = [pair for protocol_pairs in by_protocol.values() for pair in protocol_pairs]
-    items = [item for rows in _measure_all(pairs, sources, config.num_workers, world) for item in rows]
-    result = _summarise(items) | {"info": _describe_run(config, sessions, items)}
-    if world is None or world.is_main:
-        folder = Path(config.save_path) if config.save_path else Path(config.generated_path).parent / "scores"
-        _write_json(folder / METRICS_FILE, result)
-        _write_json(folder / ITEMS_FILE, items)
-    return result
+    metrics = _select(config, sessions)
+    examples = None
+    if config.shapes_json:
+        # Only the embedded data set has a verifier; other data must not need its renderer.
+        from evaluations.editing.verification import load_examples
 
-
-def format_tables(result: dict[str, Any]) -> str:
-    """The result of `evaluate_run` as text: the scores, the verifier's rates, and these by kind of edit."""
-    info = result["info"]
-    scores = {GENERATED: result} | {
-        row: result[row] for row in (COPY_SOURCE, TOKENIZER_CEILING) if row in result
-    }
-    parts = [f"{info['num_sessions']} sessions, {info['num_edits']} edits: {info['gt_path']}"]
-    parts.append(_format_table({
-        f"{row} {protocol}": by_protocol[protocol]
-        for row, by_protocol in scores.items()
-        for protocol in PROTOCOLS
-        if protocol in by_protocol
-    }))  # fmt: skip
-    if "verifier" in result:
-        verifier = result["verifier"]
-        parts.append(_format_table({
-            f"{row} {protocol}": _with_count(table)
-            for row, by_protocol in verifier.items()
-            for protocol, table in by_protocol.items()
-        }))  # fmt: skip
-        protocol = ALL_TURN if ALL_TURN in verifier[GENERATED] else next(iter(verifier[GENERATED]))
-        kinds = verifier[GENERATED][protocol]["by_kind"]
-        parts.append(
-            _format_table({f"{kind} ({protocol})": _with_count(table) for kind, table in kinds.items()})
+        examples = load_examples(config.shapes_json, sessions)
+    regions = per_seed("--regions-path", as_list(config.regions_path), config)
+    samples = per_seed("--samples-json", as_list(config.samples_json), config)
+    folder, runs, num_pairs = config.save_folder, [], {}
+    for seed, generated in enumerate(config.folders):
+        by_protocol = find_pairs(sessions, generated, config.gt_path, config.protocols)
+        num_pairs = {protocol: len(pairs) for protocol, pairs in by_protocol.items()}
+        runs.append(
+            Run(
+                pairs=[pair for pairs in by_protocol.values() for pair in pairs],
+                regions_path=Path(regions[seed]) if regions[seed] else None,
+                edit_inputs=load_edit_inputs(samples[seed]) if samples[seed] else None,
+                ceiling_path=Path(config.ceiling_path) if config.ceiling_path else None,
+                examples=examples,
+                seed=seed,
+            )
         )
-    return "\n\n".join(parts)
+    info = _describe_data(config, sessions) | {"num_pairs": num_pairs}
+    result, items = evaluate(config, Evaluation(runs, metrics, MAGICBRUSH_METRICS, info), world)
+    if world is None or world.is_main:
+        _compare_oracle(result)
+        write_results(folder, result, items, format_tables(result))
+    return result
 
 
 def main() -> None:
     config = parse(ImageEvalConfig)
-    with distributed("cpu") as world:
+    with distributed(config.device) as world:
         result = evaluate_run(config, world)
         if world.is_main:
             print(format_tables(result))
@@ -150,109 +169,40 @@ def _read_sessions(config: ImageEvalConfig) -> list[Session]:
     return merged
 
 
-def _read_sources(config: ImageEvalConfig, sessions: list[Session]) -> Sources:
-    names = [name.strip().lower() for name in config.metric.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"--metric {config.metric!r} names no metric; for example --metric l1,l2")
-    provided = {"caption"} if all(turn.caption for session in sessions for turn in session.turns) else set()
+def _select(config: ImageEvalConfig, sessions: list[Session]) -> list[Metric]:
+    turns = [turn for session in sessions for turn in session.turns]
+    provided = {"caption"} if all(turn.caption is not None for turn in turns) else set()
     if config.regions_path:
         provided.add("region")
-        names += ["region", "unchanged"]
-    metrics = select_metrics(names, provided)
-    examples = None
-    if config.shapes_json:
-        # Only the embedded data set has a verifier; other data must not need its renderer.
-        from evaluations.editing.verification import load_examples
-
-        examples = load_examples(config.shapes_json, sessions)
-    return Sources(
-        metrics=metrics,
-        regions_path=Path(config.regions_path) if config.regions_path else None,
-        ceiling_path=Path(config.ceiling_path) if config.ceiling_path else None,
-        edit_inputs=load_edit_inputs(config.samples_json) if config.samples_json else None,
-        examples=examples,
-    )
+    joining = ("region", "unchanged") if config.regions_path else ()
+    return select_metrics(config.metric, MAGICBRUSH_METRICS, provided, joining)
 
 
-def _measure_all(
-    pairs: list[Pair], sources: Sources, num_workers: int, world: Distributed | None
-) -> list[list[dict[str, Any]]]:
-    """The items of every pair, in the order of the pairs, whatever the number of ranks and threads."""
-    rank, world_size = (world.rank, world.world_size) if world else (0, 1)
-    mine = pairs[rank::world_size]
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        results = pool.map(lambda pair: measure_rows(pair, sources), mine)
-        measured = list(progress(results, total=len(mine), desc="evaluate", unit="pair", disable=rank > 0))
-    if world is None:
-        return measured
-    shares = world.gather_objects(measured)
-    return [shares[index % world_size][index // world_size] for index in range(len(pairs))]
-
-
-def _summarise(items: list[dict[str, Any]]) -> dict[str, Any]:
-    from_verdicts = any("verdict" in item for item in items)
-    if from_verdicts:
-        from evaluations.editing.verification import verifier_table
-    result, verifier = {}, {}
-    groups = dict.fromkeys((item["row"], item["protocol"]) for item in items)
-    # The published keys, those of the generated row, stand first in the file.
-    for row, protocol in sorted(groups, key=lambda group: group[0] != GENERATED):
-        chosen = [item for item in items if (item["row"], item["protocol"]) == (row, protocol)]
-        scores = result if row == GENERATED else result.setdefault(row, {})
-        scores[protocol] = mean_over_pairs([item["metrics"] for item in chosen])
-        if from_verdicts:
-            verifier.setdefault(row, {})[protocol] = verifier_table([item["verdict"] for item in chosen])
-    return result | ({"verifier": verifier} if verifier else {})
-
-
-def _describe_run(config: ImageEvalConfig, sessions: list[Session], items: list[dict]) -> dict[str, Any]:
-    """What the scores were computed on, and for how many pairs each number was defined."""
+def _describe_data(config: ImageEvalConfig, sessions: list[Session]) -> dict[str, Any]:
     folders = {folder.name for folder in Path(config.gt_path).iterdir() if folder.is_dir()}
-    defined: dict[str, dict[str, int]] = {}
-    for item in items:
-        if item["row"] == GENERATED:
-            counts = defined.setdefault(item["protocol"], {})
-            for key, value in item["metrics"].items():
-                counts[key] = counts.get(key, 0) + (value is not None)
+    num_edits = sum(len(session.turns) for session in sessions)
     return {
-        **{key: value for key, value in dataclasses.asdict(config).items() if value is not None},
+        "data_set": f"{len(sessions)} sessions, {num_edits} edits",
         "num_sessions": len(sessions),
-        "num_edits": sum(len(session.turns) for session in sessions),
+        "num_edits": num_edits,
         "num_gt_sessions_not_scored": len(folders - {session.id for session in sessions}),
-        "num_pairs_defined": defined,
     }
 
 
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _with_count(table: dict[str, Any]) -> dict[str, Any]:
-    rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind")}
-    return {"edits": table["counts"]["overall"]} | rates
-
-
-def _format_table(rows: dict[str, dict[str, Any]]) -> str:
-    """Aligned text; None, a number that is undefined, shows as a dash."""
-    columns = list(dict.fromkeys(key for values in rows.values() for key in values))
-    cells = [["", *columns]]
-    for name, values in rows.items():
-        cells.append([name, *(_format_number(values.get(column)) for column in columns)])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns) + 1)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
-
-
-def _format_number(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def _compare_oracle(result: dict[str, Any]) -> None:
+    """On the real test set, warns if the ground truth scores otherwise than published."""
+    info = result["info"]
+    if (info["num_sessions"], info["num_edits"]) != _TEST_SET:
+        return
+    for protocol, published in _TEST_SET_ORACLE.items():
+        oracle = result.get(protocol, {}).get("clip-t_oracle")
+        if oracle is not None and abs(oracle - published) > _ORACLE_TOLERANCE:
+            log.warning(
+                "%s: clip-t_oracle is %.4f, MagicBrush's %.4f: check captions, weights and ground truth",
+                protocol,
+                oracle,
+                published,
+            )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from evaluations.editing.embedding import Features
+from evaluations.editing.registry import Metric, PairImages, measure_pair
+from evaluations.encoders import LpipsNetwork
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
-from evaluations.metrics import EditStep, Metric, PairImages, measure_pair, to_tensor
+from evaluations.metrics import EditStep, to_tensor
 from evaluations.pairs import Edit, Pair
 from runtime.errors import UserError
 
@@ -21,22 +24,43 @@ TOKENIZER_CEILING = "tokenizer_ceiling"
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What every pair is measured with, beyond its images.
+class Run:
+    """The images that one seed generated, and what stands beside them.
 
     Attributes:
-      metrics: what to compute.
+      pairs: what to compare.
       regions_path: folder with <id>/<file>.png, named after the generated images; None = no region metrics.
-      ceiling_path: folder with <id>/<id>-outputK.png passed through the tokenizer; None = no such row.
       edit_inputs: "<id>/<file>.png" -> the image that was edited; None = what the file names imply.
+      ceiling_path: folder of ground truth passed through the tokenizer; None = no such row.
       examples: session id -> shapes examples per turn; None = no verdicts.
+      seed: number of the run among the seeds. Rows to compare with do not depend on the seed: only the first
+        run measures them.
     """
 
-    metrics: list[Metric]
+    pairs: list[Pair]
     regions_path: Path | None = None
-    ceiling_path: Path | None = None
     edit_inputs: dict[str, Path] | None = None
+    ceiling_path: Path | None = None
     examples: dict[str, list] | None = None
+    seed: int = 0
+
+    def row_images(self, pair: Pair) -> dict[str, Path]:
+        """Row -> its image of the pair."""
+        rows = {GENERATED: pair.generated}
+        if self.seed == 0:
+            rows[COPY_SOURCE] = pair.source
+            if self.ceiling_path:
+                rows[TOKENIZER_CEILING] = self.ceiling_path / pair.ceiling
+        return rows
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every pair is measured with."""
+
+    metrics: list[Metric]
+    features: Features
+    lpips: LpipsNetwork | None = None
 
 
 def load_edit_inputs(path: str | Path) -> dict[str, Path]:
@@ -58,40 +82,33 @@ def load_edit_inputs(path: str | Path) -> dict[str, Path]:
     }
 
 
-def measure_rows(pair: Pair, sources: Sources) -> list[dict[str, Any]]:
+def measure_rows(pair: Pair, run: Run, tools: Tools) -> list[dict[str, Any]]:
     """Measures the generated image, the copied source and, with a ceiling folder, the reconstructed target.
 
     Returns:
-      One item per row: {"row", "protocol", "session", "turn", "instruction", "caption", "generated",
-      "target", "metrics": {name: number or None}} and, with shapes examples, "verdict".
+      One item per row: {"row", "protocol", "session", "turn", "seed", "instruction", "caption", "generated",
+      "target", "source", "metrics": {name: number or None}} and, with shapes examples, "verdict".
     """
-    target = load_rgb(pair.target)
-    source = load_rgb(pair.source)
-    regions = _load_regions(pair, sources)
-    images = {GENERATED: (pair.generated, load_rgb(pair.generated)), COPY_SOURCE: (pair.source, source)}
-    if sources.ceiling_path:
-        ceiling = sources.ceiling_path / pair.session / pair.turn.output
-        images[TOKENIZER_CEILING] = (ceiling, load_rgb(ceiling))
-
+    target, source = load_rgb(pair.target), load_rgb(pair.source)
+    regions = _load_regions(pair, run)
     height, width = target.shape[:2]
     region = _union(regions, height, width) if regions else None
     items = []
-    for row, (path, image) in images.items():
+    for row, path in run.row_images(pair).items():
+        image = source if path == pair.source else load_rgb(path)
         steps = ()
         if regions:
-            steps = (
-                _edit_steps(pair, regions, sources)
-                if row == GENERATED
-                else (_whole_step(image, source, regions),)
-            )
+            one_step = EditStep(image, source, _union(regions, *image.shape[:2]))
+            steps = _edit_steps(pair, regions, run) if row == GENERATED else (one_step,)
         values = measure_pair(
-            sources.metrics,
+            tools.metrics,
             PairImages(
                 generated=to_tensor(resize_rgb(image, height, width)),
                 target=to_tensor(target),
                 region=None if region is None else torch.from_numpy(region),
                 steps=steps,
-                caption=pair.turn.caption,
+                features=tools.features.of_pair(path, pair.target, pair.source, pair.turn),
+                lpips=tools.lpips,
             ),
             f"{row}, {pair.name} ({path} against {pair.target})",
         )
@@ -100,53 +117,51 @@ def measure_rows(pair: Pair, sources: Sources) -> list[dict[str, Any]]:
             "protocol": pair.protocol,
             "session": pair.session,
             "turn": pair.turn.number,
+            "seed": run.seed,
             "instruction": pair.turn.instruction,
             "caption": pair.turn.caption,
             "generated": str(path),
             "target": str(pair.target),
+            "source": str(pair.source),
             "metrics": values,
         }
-        if sources.examples:
+        if run.examples:
             # Only the embedded data set has a verifier; other data must not need its renderer.
             from evaluations.editing.verification import verify_pair
 
-            item["verdict"] = verify_pair(image, pair, sources.examples)
+            item["verdict"] = verify_pair(image, pair, run.examples)
         items.append(item)
     return items
 
 
-def _load_regions(pair: Pair, sources: Sources) -> list[np.ndarray]:
-    if sources.regions_path is None:
+def _load_regions(pair: Pair, run: Run) -> list[np.ndarray]:
+    if run.regions_path is None:
         return []
-    return [load_region(sources.regions_path / edit.name) for edit in pair.edits]
+    return [load_region(run.regions_path / edit.name) for edit in pair.edits]
 
 
-def _edit_steps(pair: Pair, regions: list[np.ndarray], sources: Sources) -> tuple[EditStep, ...]:
+def _edit_steps(pair: Pair, regions: list[np.ndarray], run: Run) -> tuple[EditStep, ...]:
     """Every edit that led to the generated image, at its own resolution."""
     steps = []
     for edit, region in zip(pair.edits, regions, strict=True):
         generated = load_rgb(edit.generated)
         if region.shape != generated.shape[:2]:
             raise UserError(
-                f"{sources.regions_path / edit.name}: {region.shape[1]}x{region.shape[0]}, but "
+                f"{run.regions_path / edit.name}: {region.shape[1]}x{region.shape[0]}, but "
                 f"{edit.generated} is {generated.shape[1]}x{generated.shape[0]}; write regions at that size"
             )
-        steps.append(EditStep(generated, load_rgb(_edit_input(edit, sources)), region))
+        steps.append(EditStep(generated, load_rgb(_edit_input(edit, run)), region))
     return tuple(steps)
 
 
-def _edit_input(edit: Edit, sources: Sources) -> Path:
-    if sources.edit_inputs is None:
+def _edit_input(edit: Edit, run: Run) -> Path:
+    if run.edit_inputs is None:
         return edit.input
-    if edit.name not in sources.edit_inputs:
+    if edit.name not in run.edit_inputs:
         raise UserError(f"samples.json does not mention {edit.name}; it belongs to another run")
-    return sources.edit_inputs[edit.name]
-
-
-def _whole_step(image: np.ndarray, source: np.ndarray, regions: list[np.ndarray]) -> EditStep:
-    """A comparison row as one edit of the source inside all the regions together."""
-    return EditStep(image, source, _union(regions, *image.shape[:2]))
+    return run.edit_inputs[edit.name]
 
 
 def _union(regions: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Comparison rows count as one edit of the source inside all the regions together."""
     return np.logical_or.reduce([resize_region(region, height, width) for region in regions])
