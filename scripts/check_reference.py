@@ -299,9 +299,10 @@ def magicbrush_rows(folder: Path, expected: dict) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scores:
         ours = evaluate_run(
             ImageEvalConfig(
-                generated_path=str(folder / "generated"),
+                generated_path=[str(folder / "generated")],
                 gt_path=str(folder / "gt"),
                 caption_path=str(folder / "local_descriptions.json"),
+                metric="l1,l2",
                 save_path=scores,
             )
         )

@@ -5,7 +5,7 @@
 # pretrained_models/README.md; without them add --metric l1,l2 --emuedit_metric l1,l2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-magicbrush="${MAGICBRUSH:-data/MagicBrush_test/test}" emu="${EMU:-data/emu_edit_test_set}"
+magicbrush="${MAGICBRUSH:-data/MagicBrush_test/test}" emu="${EMU:-data/emu_edit}"
 torchrun --nproc_per_node="${GPUS:-4}" autoregressive/train/train_editing.py \
     --vq-ckpt "${VQ:-pretrained_models/vq_ds16_t2i.pt}" \
     --data-path "${DATA:?name the list: DATA=ultraedit.jsonl}" --dataset editing_ultraedit \
@@ -16,6 +16,6 @@ torchrun --nproc_per_node="${GPUS:-4}" autoregressive/train/train_editing.py \
     --magicbrush_json "$magicbrush/edit_sessions_with_instruction_t5.json" --with_t5_prompt \
     --magicbrush_input_path "$magicbrush/images" --gt_path "$magicbrush/images" \
     --caption_path "$magicbrush/local_descriptions.json" \
-    --emu_data_file "$emu/data" --valid_emuedit_test_data "$emu/emu_test_data.json" \
-    --emuedit_gt_path "$emu/images_valid" --emuedit_caption_path "$emu/emu_test_data.json" \
+    --emu_data_file "$emu" --valid_emuedit_test_data "$emu/emu_test_valid_list.json" \
+    --emuedit_gt_path "$emu/images_valid" --emuedit_caption_path "$emu/emu_test_valid_list.json" \
     --enforce_emu_validation_fake_masking --val-global-batch-size 16 --early-stop 2001 "$@"

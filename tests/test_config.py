@@ -21,6 +21,13 @@ COMMANDS = {
     "vq_train": ("tokenizer.tokenizer_image.vq_config", "VQTrainConfig"),
     "extract_t5_feature": ("language.extract_t5_feature", "ExtractConfig"),
     "image_eval": ("evaluations.editing.image_eval", "ImageEvalConfig"),
+    "emuedit_eval": ("evaluations.editing.emuedit_eval", "EmuEvalConfig"),
+    "t2i_evaluation": ("evaluations.t2i.evaluation", "T2IEvalConfig"),
+    "tokenizer_evaluation": ("evaluations.tokenizer.evaluation", "TokenizerEvalConfig"),
+    "reconstruction_eval": ("tokenizer.tokenizer_image.reconstruction_eval", "ReconstructionConfig"),
+    "extract_codes_t2i": ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"),
+    "sample_t2i_ddp": ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"),
+    "sample_emu_edit": ("autoregressive.sample.sample_emu_edit", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.prepare_shapes", "PrepareShapesConfig"),
 }
 
