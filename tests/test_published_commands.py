@@ -38,12 +38,37 @@ EDITING = """--no-cloud-save --precision bf16 --t5-path t --t5-model-type small 
  linear --final_div_factor 10 --pct_start 0.2 --enforce_fake_masking --fake_masking
  --enforce_validation_fake_masking --magicbrush_skip_iter --instruction_based --metric l1 --emuedit_metric
  l2 --load_data_type parquet --prepare_dataset"""
+EVALUATOR = """--generated_path g --gt_path t --caption_path c.json --metric l1,dino --save_path s
+ --device cpu --num_workers 3"""
+T2I_EVALUATION = """--fake_dir f --ref_dir r --ref_data coco2014 --ref_type val2014 --how_many 9
+ --clip_model4eval ViT-G/14 --eval_res 128 --batch_size 3 --eval_bottom 64 --device cpu"""
+FEATURES = """--data-path d --t5-path o --data-start 1 --data-end 2 --caption-key llava --trunc-caption
+ --t5-model-path m --t5-model-type small --precision fp16 --global-seed 1 --num-workers 2"""
+CODES = """--data-path d --code-path c --data-start 1 --data-end 2 --vq-model VQ-8 --vq-ckpt v.pt
+ --codebook-size 512 --codebook-embed-dim 4 --image-size 256 --global-seed 1 --num-workers 2"""
+COCO = """--prompt-csv p.tsv --t5-path t --t5-model-type small --t5-feature-max-len 100 --t5-feature-dim
+ 64 --no-left-padding --gpt-model GPT-B --gpt-ckpt g.pt --gpt-type t2i --cls-token-num 60 --precision fp16
+ --compile --vq-model VQ-8 --vq-ckpt v.pt --codebook-size 512 --codebook-embed-dim 4 --image-size 384
+ --downsample-size 8 --num-classes 10 --cfg-scale 3 --sample-dir s --per-proc-batch-size 4
+ --num-fid-samples 9 --global-seed 1 --top-k 5 --temperature 0.5 --top-p 0.9"""
 PROGRAMS = {
     ("autoregressive.train.config", "T2IConfig"): [STAGE_1, TRAIN + " --eval_order_version_id 2"],
     ("autoregressive.train.config", "EditingConfig"): [STAGE_2, STAGE_512, f"{TRAIN} {EDITING}"],
+    ("evaluations.editing.image_eval", "ImageEvalConfig"): [EVALUATOR],
+    ("evaluations.editing.emuedit_eval", "EmuEvalConfig"): [EVALUATOR],
+    ("evaluations.t2i.evaluation", "T2IEvalConfig"): [T2I_EVALUATION],
+    ("language.extract_t5_feature", "ExtractConfig"): [FEATURES],
+    ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"): [CODES],
+    ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"): [COCO],
 }
 # What the flags mean here goes by these names.
-RENAMED = {"early_stop": "max_steps", "data_paths": "data_path"}
+RENAMED = {
+    "early_stop": "max_steps",
+    "data_paths": "data_path",
+    ("ExtractConfig", "t5_path"): "output_dir",
+    ("SampleT2IDDP", "per_proc_batch_size"): "batch_size",
+    ("SampleT2IDDP", "global_seed"): "seed",
+}
 
 
 def flags_of(command: str) -> list[list[str]]:
@@ -79,7 +104,7 @@ def test_every_flag_in_both_spellings_has_its_effect_or_says_why_not(module, nam
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     for flag, *values in flags_of(command):
         field_name = flag[2:].replace("-", "_")
-        field_name = RENAMED.get(field_name, field_name)
+        field_name = RENAMED.get((name, field_name), RENAMED.get(field_name, field_name))
         if "legacy" in fields[field_name].metadata:
             assert f"--{field_name.replace('_', '-')} has no effect: " in notes
             continue
