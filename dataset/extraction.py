@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dataset.jsonl import JsonlRecords
 from runtime.checkpoint import write_atomic
 from runtime.distributed import Distributed
 from runtime.errors import UserError
@@ -30,7 +29,7 @@ class Source:
 
     file: Path
     folder: Path
-    records: JsonlRecords
+    records: Sequence
 
 
 def list_jsonl(data_path: str | Path, start: int, end: int | None) -> list[Path]:

@@ -117,8 +117,7 @@ def _parse_turn(edit: Any, session_id: str, number: int, file: Path, rules: Path
         if not isinstance(values[key], str) or not values[key]:
             raise UserError(f"{origin}: needs a string under the key {key!r}, got {values[key]!r}")
     images = [
-        rules.resolve(str(Path(session_id, values[key])), origin)
-        for key in ("input", "mask", "output")
+        rules.resolve(str(Path(session_id, values[key])), origin) for key in ("input", "mask", "output")
     ]
     return Turn(session_id, number, *images, values["instruction"], None)
 

@@ -32,9 +32,10 @@ log = get_logger("prepare")
 
 
 def require_options(config: Any) -> None:
-    """Checks the options that all preparation programs have: --num-workers and --bad-sample-budget."""
-    if config.num_workers is not None and config.num_workers < 1:
-        raise UserError(f"--num-workers {config.num_workers}: must be at least 1")
+    """Checks the options that preparation programs share: --num-workers and --bad-sample-budget."""
+    num_workers = getattr(config, "num_workers", None)
+    if num_workers is not None and num_workers < 1:
+        raise UserError(f"--num-workers {num_workers}: must be at least 1")
     if not 0 <= config.bad_sample_budget <= 1:
         raise UserError(f"--bad-sample-budget {config.bad_sample_budget}: must be between 0 and 1")
 
@@ -77,7 +78,9 @@ def claimed(folder: Path, name: str, settings: dict[str, Any], writes: Sequence[
     """
     records = folder / f"{name}_preparation"
     file = records / "settings.json"
-    if file.exists():
+    # Without any record the settings bind nobody: a command that failed at once can be corrected.
+    is_begun = any(path != file for path in records.glob("*.json"))
+    if is_begun or (file.exists() and any(_is_filled(folder / entry) for entry in writes)):
         _require_same(file, settings)
     else:
         foreign = [entry for entry in writes if _is_filled(folder / entry)]
@@ -89,8 +92,8 @@ def claimed(folder: Path, name: str, settings: dict[str, Any], writes: Sequence[
     with _locked(records):
         for entry in (records, *(folder / entry for entry in writes)):
             remove_leftovers(entry)
-        if not file.exists():
-            write_atomic(file, lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+        text = json.dumps(settings, indent=1)
+        write_lines(file, lambda: text.split("\n"))
         yield records
 
 
@@ -176,16 +179,16 @@ def write_jsonl(path: Path, make_lines: Callable[[], Iterable[dict[str, Any]]]) 
     write_lines(path, lambda: (json.dumps(line, ensure_ascii=False) for line in make_lines()))
 
 
-def file_fingerprint(paths: Iterable[Path]) -> str:
-    """Changes when a file is replaced: a hash of names, sizes and times; a missing file counts too."""
-    digest = hashlib.sha256()
+def fingerprint(paths: Iterable[Path], text: str = "") -> str:
+    """A hash of the files' names, sizes and times (a missing file counts too), and of `text`."""
+    digest = hashlib.sha256(text.encode(errors="backslashreplace"))
     for path in paths:
         try:
             status = path.stat()
             stamp = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):  # ValueError: a zero byte in the path
             stamp = "missing"
-        digest.update(f"{path} {stamp}\0".encode(errors="backslashreplace"))
+        digest.update(f"{path.name} {stamp}\0".encode(errors="backslashreplace"))
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.weights import model_args
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions
 from runtime.checkpoint import save_checkpoint
@@ -62,6 +64,22 @@ def t5_dir(shapes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("t5")
     make_small_t5(read_captions([shapes / "train" / "t2i.jsonl"]), folder, 16)
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpt_ckpts(tmp_path_factory) -> dict[str, Path]:
+    """An untrained text-to-image model and an untrained editor."""
+    folder, paths = tmp_path_factory.mktemp("gpt"), {}
+    for name, marks in (("t2i", False), ("edit", True)):
+        torch.manual_seed(0)
+        config = dataclasses.replace(
+            GPT_MODELS["R-GPT-tiny"], vocab_size=16, block_size=9, caption_dim=16, mask_in_context=marks
+        )
+        model = Transformer(config)
+        torch.nn.init.normal_(model.output.weight)
+        paths[name] = folder / f"{name}.pt"
+        save_checkpoint(paths[name], {"model": model.state_dict(), "args": model_args("R-GPT-tiny", config)})
+    return paths
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,11 @@ COMMANDS = {
     "reconstruction_eval": ("tokenizer.tokenizer_image.reconstruction_eval", "ReconstructionConfig"),
     "extract_codes_t2i": ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"),
     "sample_t2i_ddp": ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"),
+    "prepare_magicbrush": ("dataset.prepare_magicbrush", "PrepareMagicBrushConfig"),
+    "prepare_emu_edit": ("dataset.prepare_emu_edit", "PrepareEmuEditConfig"),
+    "prepare_ultraedit": ("dataset.prepare_ultraedit", "PrepareUltraEditConfig"),
+    "prepare_captions": ("dataset.prepare_captions", "PrepareCaptionsConfig"),
+    "prepare_coco": ("dataset.prepare_coco", "PrepareCocoConfig"),
     "sample_emu_edit": ("autoregressive.sample.sample_emu_edit", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.prepare_shapes", "PrepareShapesConfig"),
 }

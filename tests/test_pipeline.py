@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,34 +11,15 @@ import torch
 from conftest import run_program
 from PIL import Image
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.sampling import Sampling
-from autoregressive.models.weights import model_args
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError
 from dataset.magicbrush import read_sessions
-from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
-
-
-@pytest.fixture(scope="module")
-def gpt_ckpts(tmp_path_factory):
-    """An untrained text-to-image model and an untrained editor."""
-    folder, paths = tmp_path_factory.mktemp("gpt"), {}
-    for name, marks in (("t2i", False), ("edit", True)):
-        torch.manual_seed(0)
-        config = replace(
-            GPT_MODELS["R-GPT-tiny"], vocab_size=16, block_size=9, caption_dim=16, mask_in_context=marks
-        )
-        model = Transformer(config)
-        torch.nn.init.normal_(model.output.weight)
-        paths[name] = folder / f"{name}.pt"
-        save_checkpoint(paths[name], {"model": model.state_dict(), "args": model_args("R-GPT-tiny", config)})
-    return paths
 
 
 @pytest.fixture(scope="module")

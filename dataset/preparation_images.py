@@ -1,0 +1,103 @@
+"""Encoded images on their way from an archive to a folder: checked, and kept byte for byte where possible."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dataset.images import load_image
+from runtime.checkpoint import write_atomic
+from runtime.errors import UserError
+
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+IMAGE_FORMATS = ("original", "png", "jpg")
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image file in memory; stands where a path stands in `dataset.images`, and `origin` names it."""
+
+    data: bytes
+    origin: str
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        return io.BytesIO(self.data)
+
+    def __str__(self) -> str:
+        return self.origin
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A checked image file: its bytes, the suffix that fits them, (width, height) once upright."""
+
+    data: bytes
+    suffix: str
+    size: tuple[int, int]
+
+
+def image_cell(cell: Any, origin: str) -> ImageBytes:
+    """The image of a parquet cell: bytes, or the hub's {bytes, path}."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
+        raise UserError(f"{origin}: no image bytes in this cell")
+    return ImageBytes(data, origin)
+
+
+def check_image(source: ImageBytes, image_format: str = "original") -> EncodedImage:
+    """Decodes an image to see that it is whole, and gives the bytes to store.
+
+    Args:
+      source: of an allowed format; it is named in errors.
+      image_format: "original" stores the bytes as they are; "png" and "jpg" (quality 95, no chroma
+        subsampling) encode the pixels anew unless the bytes are of that format already.
+    Raises:
+      UserError: as `load_image`.
+    """
+    image = load_image(source)
+    with Image.open(io.BytesIO(source.data), formats=tuple(SUFFIXES)) as header:
+        suffix = SUFFIXES[header.format]
+    if image_format == "original" or suffix == f".{image_format}":
+        return EncodedImage(source.data, suffix, image.size)
+    stream = io.BytesIO()
+    if image_format == "png":
+        image.save(stream, "PNG")
+    else:
+        image.save(stream, "JPEG", quality=95, subsampling=0)
+    return EncodedImage(stream.getvalue(), f".{image_format}", image.size)
+
+
+def region_png(region: Tensor) -> bytes:
+    """(H, W) in [0, 1], 1 = edit -> the bytes of a grey PNG, white = edit."""
+    stream = io.BytesIO()
+    Image.fromarray(region.mul(255).round().to(torch.uint8).numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
+    """Brings a region to its image's size, nearest pixel; refuses one of another shape.
+
+    Args:
+      region: (H, W) in [0, 1].
+      size: (width, height) of the image.
+      origin: names the mask in errors.
+    """
+    height, width = region.shape
+    if (width, height) == tuple(size):
+        return region
+    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
+        raise UserError(
+            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
+        )
+    return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))

@@ -1,0 +1,115 @@
+"""Test sets from their published form to scores, and edits that go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import IMAGE_SIZE, run_program
+from pictures import picture
+from PIL import Image
+from preparation_data import cell, encoded, write_parquet
+
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
+from runtime.distributed import Distributed, pick_device
+
+ONE = Distributed(0, 1, 0, pick_device("cpu"))
+SIZE = 2 * IMAGE_SIZE  # another than the model's
+
+
+def emu_rows() -> list[dict]:
+    captions = [("a", "b"), ("same", "same"), ("c", None), ("d", "e")]
+    return [
+        {
+            "instruction": f"edit {idx}",
+            "image": cell(encoded(picture(idx).resize((SIZE, SIZE)))),
+            "task": "color",
+            "split": "test",
+            "idx": 3 * idx,
+            "hash": f"h{idx}",
+            "input_caption": before,
+            "output_caption": after,
+        }
+        for idx, (before, after) in enumerate(captions)
+    ]
+
+
+def test_emu_edit_from_the_hubs_parquet_to_scores(vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", emu_rows(), ("image",))
+    prepared = tmp_path / "emu"
+    run_program("dataset/prepare_emu_edit.py", "--data-path", tmp_path / "data", "--output-dir", prepared)
+    listing = prepared / "emu_test_valid_list.json"
+    assert [entry["idx"] for entry in json.loads(listing.read_text())] == [0, 9]
+
+    model = ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["edit"], "--t5-path", t5_dir, "--cfg-scale", "2"]
+    samples = {}
+    # From the parquet files and from the prepared images, with one rank and with two: the same edits.
+    for name, source, ranks in (("parquet", tmp_path, 1), ("prepared", prepared, 2)):
+        flags = ["--emu-path", source, "--valid-list", listing, "--output-dir", tmp_path / name]
+        program = "autoregressive/sample/sample_emu_edit.py"
+        run_program(program, *model, *flags, "--write-ceiling", "--device", "cpu", ranks=ranks)
+        folder = tmp_path / name / "samples"
+        samples[name] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    assert set(samples["parquet"]) == {"0.png", "9.png"}
+    assert samples["parquet"] == samples["prepared"]
+    assert Image.open(tmp_path / "parquet" / "samples" / "9.png").size == (SIZE, SIZE)
+
+    flags = ["--generated_path", tmp_path / "prepared" / "samples", "--gt_path", prepared / "images_valid"]
+    flags += ["--ceiling-path", tmp_path / "prepared" / "ceiling", "--save_path", tmp_path / "scores"]
+    run_program("evaluations/editing/emuedit_eval.py", *flags, "--caption_path", listing, "--metric", "l1,l2")
+    scores = json.loads((tmp_path / "scores" / "evaluation_metrics.json").read_text())
+    pairs = [
+        (tmp_path / "prepared" / "samples" / f"{idx}.png", prepared / "images_valid" / f"{idx}_gt.png")
+        for idx in (0, 9)
+    ]
+    arrays = [[np.asarray(Image.open(path).convert("RGB"), float) / 255 for path in pair] for pair in pairs]
+    expected = np.mean([np.abs(a - b).mean() for a, b in arrays])
+    assert scores["final_turn"]["l1"] == pytest.approx(expected, abs=1e-6)
+    assert scores["copy_source"]["final_turn"]["l1"] == 0 < scores["tokenizer_ceiling"]["final_turn"]["l1"]
+
+
+class StopsAfter:
+    """A pipeline that dies after a number of batches, and notes how many edits it was asked for."""
+
+    def __init__(self, pipeline: EditingPipeline, batches: int) -> None:
+        self.pipeline, self.batches, self.edits = pipeline, batches, 0
+
+    def edit(self, images, *args, **kwargs):
+        if self.batches == 0:
+            raise KeyboardInterrupt
+        self.batches -= 1
+        self.edits += len(images)
+        return self.pipeline.edit(images, *args, **kwargs)
+
+
+def test_a_stopped_run_goes_on_and_other_settings_start_anew(vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
+    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+    for i in range(5):
+        picture(i).save(tmp_path / f"{i}.png")
+    jobs = [EditJob(f"{i}.png", tmp_path / f"{i}.png", lambda i=i: f"edit {i}", None) for i in range(5)]
+    keys = {job.key for job in jobs}
+
+    def run(batches: int, settings: dict, folder: str = "out") -> int:
+        folders = EditFolders(tmp_path / folder / "images", tmp_path / folder)
+        stopping = StopsAfter(pipeline, batches)
+        options = {"sampling": Sampling(cfg_scale=1.0)}
+        edit_run = EditRun(stopping, folders, settings, options, seed=0)
+        try:
+            edit_run.make([jobs], keys, 2, ONE)
+        except KeyboardInterrupt:
+            assert not folders.samples_json.exists()
+        return stopping.edits
+
+    assert run(9, {"a": 1}, "whole") == 5
+    assert run(1, {"a": 1}) == 2
+    assert run(9, {"a": 1}) == 3
+    assert run(9, {"a": 1}) == 0
+    for i in range(5):
+        image = tmp_path / "out" / "images" / f"{i}.png"
+        assert image.read_bytes() == (tmp_path / "whole" / "images" / f"{i}.png").read_bytes()
+    assert run(1, {"a": 2}) == 2  # stopped: the images are now of two settings, and nothing claims otherwise
+    assert run(9, {"a": 1}) == 5
+    assert not list((tmp_path / "out").glob("*.jsonl"))
