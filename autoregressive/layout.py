@@ -42,7 +42,9 @@ class SequenceLayout:
     targets: Tensor | None = None
     """(B, K) codes to predict."""
     loss_weight: Tensor | None = None
-    """(B, K) float32; 1 where supervised."""
+    """(B, K) float32; 1 where supervised, else 0."""
+    supervised: Tensor | None = None
+    """(R,) which of the B·K predictions are supervised; made where the layout is, so that no device waits."""
     sample_ids: Tensor | None = None
     """(B, L) for packed rows: attention stays within one sample."""
     content_index: Tensor | None = None
@@ -52,10 +54,9 @@ class SequenceLayout:
         """The same layout with its tensors on `device`."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
-    def repeat(self, times: int) -> SequenceLayout:
-        """The rows `times` times over: (all rows, all rows, …); guidance runs two copies."""
-        repeated = self._map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)))
-        return dataclasses.replace(repeated, slots=self.slots)
+    def rows(self, index: Tensor) -> SequenceLayout:
+        """The rows that `index` (R,) names, in its order; one may come several times."""
+        return dataclasses.replace(self._map(lambda t: t[index] if t.dim() > 1 else t), slots=self.slots)
 
     def _map(self, change) -> SequenceLayout:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -228,7 +229,8 @@ def _teacher_forced(
     if sample_valid is not None:
         weight = weight * sample_valid[:, None].float()
     layout = _sequence(ids[:, :-1], cells[:, :-1], cells[:, -1:], text_valid, num)
-    return dataclasses.replace(layout, targets=ids[:, -num:], loss_weight=weight)
+    supervised = weight.flatten().nonzero().flatten()
+    return dataclasses.replace(layout, targets=ids[:, -num:], loss_weight=weight, supervised=supervised)
 
 
 def _sequence(

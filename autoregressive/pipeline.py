@@ -21,6 +21,7 @@ from torch import Tensor
 
 from autoregressive.composite import COMPOSITES, changed_region, check_mask, compose
 from autoregressive.layout import (
+    SequenceLayout,
     editing_prompt,
     infill_prompt,
     random_orders,
@@ -257,11 +258,17 @@ class EditingPipeline:
         else:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, orders, text_valid, vocab, marks=marked)
-        codes = self._generate(prompt, orders, text, seeds, sampling)
+        codes = self._generate(prompt, orders, text, seeds, sampling, counts.tolist())
         return place(codes.cpu(), orders, counts, source)
 
     def _generate(
-        self, prompt, orders: Tensor, text: Tensor, seeds: Sequence[int], sampling: Sampling
+        self,
+        prompt: SequenceLayout,
+        orders: Tensor,
+        text: Tensor,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         weight = self.transformer.output.weight
         uniforms = seeded_uniforms(list(seeds), self.grid**2)
@@ -275,6 +282,7 @@ class EditingPipeline:
                 orders.to(weight.device),
                 uniforms.to(weight.device),
                 sampling,
+                counts=counts,
             )
         finally:
             self.transformer.train(training)

@@ -18,6 +18,7 @@ from autoregressive.layout import (
 )
 from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
 
 V, N, C, T = 32, 16, 8, 5
@@ -170,6 +171,65 @@ def test_loss_is_a_sum_over_the_supervised_slots(inputs):
     half = dataclasses.replace(layout, loss_weight=layout.loss_weight * 0.5)
     logits = model(layout, inputs["text"])
     torch.testing.assert_close(layout_loss(logits, half) * 2, layout_loss(logits, layout))
+
+
+@pytest.mark.parametrize("chunk", [4, 1000])
+def test_the_head_on_supervised_slots_only_gives_the_plain_loss_and_gradients(inputs, chunk, monkeypatch):
+    monkeypatch.setattr("autoregressive.models.loss.CHUNK", chunk)
+    valid = torch.arange(8) != 3
+    layouts = [
+        t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"], valid),
+        editing_layout(
+            inputs["codes"], inputs["codes"].roll(1, 0), inputs["edit_mask"], inputs["text_valid"], V,
+            sample_valid=valid,
+        ),
+    ]  # fmt: skip
+    for layout in layouts:
+        model = tiny(mask_in_context=True)
+        gradients = {}
+        for name, loss in (
+            ("plain", lambda m, y: layout_loss(m(y, inputs["text"]), y)),
+            ("supervised", lambda m, y: SupervisedLoss(m)(y, inputs["text"])),
+        ):
+            model.zero_grad()
+            value = loss(model, layout)
+            value.backward()
+            gradients[name] = [value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        for a, b in zip(*gradients.values(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_of_bad_samples_has_no_loss_but_gradients(inputs):
+    model, none = tiny(), torch.zeros(8, dtype=torch.bool)
+    orders = random_orders(list(range(8)), N)
+    layout = t2i_layout(inputs["codes"], orders, inputs["text_valid"], none)
+    loss = SupervisedLoss(model)(layout, inputs["text"])
+    loss.backward()
+    assert loss.item() == 0 and all(
+        p.grad is not None and not p.grad.any() for n, p in model.named_parameters() if p.requires_grad
+    )
+
+
+def test_rows_that_are_done_cost_nothing(inputs):
+    model, counts = tiny(mask_in_context=True), inputs["edit_mask"].sum(1).tolist()
+    orders = raster_edit_order(inputs["edit_mask"])[:, : max(counts)]
+    prompt = editing_prompt(inputs["codes"], inputs["edit_mask"], orders, inputs["text_valid"], V)
+    widths = []
+    hook = model.norm.register_forward_hook(lambda *args: widths.append(len(args[2])))
+    generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+    hook.remove()
+    assert widths == [8] + [sum(c > i for c in counts) for i in range(1, max(counts))]
+    assert len(set(widths)) > 2
+
+
+def test_repeated_calls_take_the_same_memory(inputs):
+    model, orders = tiny(), random_orders(list(range(8)), N)
+    buffers = []
+    for rows in (8, 8, 4):
+        prompt = t2i_prompt(orders[:rows], inputs["text_valid"][:rows])
+        generate(model, prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
+        buffers.append(model.caches._buffer.data_ptr())
+    assert len(set(buffers)) == 1
 
 
 def test_raster_models_and_any_order_models_differ_in_data_only():

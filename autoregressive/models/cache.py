@@ -14,27 +14,55 @@ class NoCache:
 
 
 class KVCache:
-    """Keys and values of all layers, allocated once and filled slot by slot."""
+    """Keys and values of all layers, filled slot by slot; attention sees the live slots of the live rows.
 
-    def __init__(
-        self, n_layer: int, batch: int, n_head: int, length: int, head_dim: int, like: Tensor
-    ) -> None:
+    `live` (slots) and `rows` are set by the decoding loop, which knows them without asking the device.
+    """
+
+    def __init__(self, store: Tensor) -> None:
         """
         Args:
-          length: key slots to make room for.
-          like: a tensor whose dtype and device the cache takes.
+          store: (layers, 2, B, H, M, head_dim), whatever it holds.
         """
-        self._store = torch.zeros(
-            n_layer, 2, batch, n_head, length, head_dim, dtype=like.dtype, device=like.device
-        )
+        self._store = store
         self.live = 0
+        self.rows = slice(None)
 
     def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes (B, H, L, head_dim) keys and values at `slots` (L,); returns those of the live slots.
-
-        `live` is set by the decoding loop, which knows the length without asking the device.
-        """
-        keys, values = self._store[layer]
+        """Writes (R, H, L, head_dim) keys and values of the live rows at `slots`; returns the live ones."""
+        keys, values = self._store[layer][:, self.rows]
         keys.index_copy_(2, slots, key.to(keys.dtype))
         values.index_copy_(2, slots, value.to(values.dtype))
         return keys[:, :, : self.live], values[:, :, : self.live]
+
+
+class CachePool:
+    """One allocation that serves call after call, as long as it is large enough."""
+
+    STEP = 64  # lengths are rounded up to this, so that edits of different size share
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def cache(
+        self, n_layer: int, batch: int, n_head: int, length: int, head_dim: int, like: Tensor
+    ) -> KVCache:
+        """A cache for `batch` rows of `length` slots, of the type and on the device of `like`.
+
+        A pool has one cache in use at a time: the next call takes its memory.
+        """
+        length = -(-length // self.STEP) * self.STEP
+        shape = (n_layer, 2, batch, n_head, length, head_dim)
+        numel = torch.Size(shape).numel()
+        if self._buffer is None or self._buffer.numel() < numel or not _alike(self._buffer, like):
+            self.clear()  # before the new one is made
+            self._buffer = torch.zeros(numel, dtype=like.dtype, device=like.device)
+        return KVCache(self._buffer[:numel].view(shape))
+
+    def clear(self) -> None:
+        """Gives the memory back."""
+        self._buffer = None
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device

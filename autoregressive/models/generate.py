@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,44 +21,63 @@ def generate(
     uniforms: Tensor,
     sampling: Sampling,
     *,
+    counts: Sequence[int] | None = None,
     on_code: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Draws the codes of the cells in `orders`, in that order.
 
+    The rows with the most cells come first inside, so that those still drawing are always the first ones and
+    the others cost nothing; with guidance every row is two, side by side, of which the second goes when
+    guidance ends.
+
     Args:
       prompt: what is given; its last slot predicts `orders[:, 0]`.
       text: (B, T, C) caption features.
-      orders: (B, K) cells to generate; a row that needs fewer ignores its last ones, see `place`.
+      orders: (B, K) cells to generate.
       uniforms: (B, ≥ K) numbers in [0, 1) that decide the draws.
       sampling: guidance and truncation.
-      on_code: called with (number of the code, (B,) codes) after each draw.
+      counts: how many of its K cells each row needs, at least 1; K for all by default.
+      on_code: called with (number of the code, (B,) codes) after each draw; rows that are done give 0.
     Returns:
-      (B, K) codes.
+      (B, K) codes; 0 beyond a row's count, see `place`.
     """
     batch, num_new = orders.shape
-    guided = sampling.cfg_scale > 1
-    copies = 2 if guided else 1
-    text = torch.cat([text, model.unconditional_text(text)]) if guided else text
-    layout = prompt.repeat(copies)
-    key_valid, prompt_length = layout.key_valid, layout.key_valid.shape[1]
+    counts = [num_new] * batch if counts is None else list(counts)
+    ranking = sorted(range(batch), key=lambda row: -counts[row])
+    rows = torch.tensor(ranking, device=orders.device)
+    orders, uniforms, text = orders[rows], uniforms[rows], text[rows]
+    copies = 2 if sampling.cfg_scale > 1 else 1
+    if copies == 2:
+        text = torch.stack([text, model.unconditional_text(text)], dim=1).flatten(0, 1)
+    layout = prompt.rows(rows.repeat_interleave(copies))
+    prompt_length = layout.key_valid.shape[1]
     cache = model.new_cache(copies * batch, prompt_length + num_new - 1)
-    cells = orders.repeat(copies, 1)
+    key_valid = torch.nn.functional.pad(layout.key_valid, (0, num_new - 1), value=True)
+
     no_text = text[:, :0]
-    codes = []
+    codes = orders.new_zeros(batch, num_new)
+    active, step = batch, 1
     for i in range(num_new):
         cache.live = prompt_length + i
-        logits = model(layout, text if i == 0 else no_text, cache)[:, -1]
-        if guided:
-            with_guidance = sampling.cfg_interval < 0 or i <= sampling.cfg_interval + 1
-            logits = guide(logits, sampling.cfg_scale if with_guidance else 1.0)
-        codes.append(pick(logits, uniforms[:, i], sampling))
+        logits = model(layout, text if i == 0 else no_text[cache.rows], cache)[:, -1]
+        if copies // step == 2:
+            logits = guide(logits, sampling.cfg_scale)
+        codes[:active, i] = pick(logits, uniforms[:active, i], sampling)
         if on_code is not None:
-            on_code(i, codes[-1])
-        if i + 1 < num_new:
-            key_valid = torch.cat([key_valid, key_valid.new_ones(len(key_valid), 1)], dim=1)
-            drawn = codes[-1].repeat(copies)[:, None]
-            layout = next_step(drawn, cells[:, i : i + 1], cells[:, i + 1 : i + 2], key_valid)
-    return torch.stack(codes, dim=1)
+            on_code(i, torch.zeros_like(codes[:, i]).index_copy_(0, rows, codes[:, i]))
+        if i + 1 == num_new:
+            break
+        active = sum(count > i + 1 for count in counts)
+        step = copies if 0 <= sampling.cfg_interval < i else 1  # past the interval: conditional rows only
+        cache.rows = slice(0, copies * active, step)
+        run = copies // step
+        layout = next_step(
+            codes[:active, i : i + 1].repeat_interleave(run, 0),
+            orders[:active, i : i + 1].repeat_interleave(run, 0),
+            orders[:active, i + 1 : i + 2].repeat_interleave(run, 0),
+            key_valid[cache.rows, : prompt_length + i + 1],
+        )
+    return torch.empty_like(codes).index_copy_(0, rows, codes)
 
 
 def place(codes: Tensor, orders: Tensor, counts: Tensor, onto: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoregressive.layout import SequenceLayout
-from autoregressive.models.cache import KVCache, NoCache
+from autoregressive.models.cache import CachePool, KVCache, NoCache
 from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
 
 
@@ -91,6 +91,7 @@ class Transformer(nn.Module):
             TransformerBlock(config, i, config.drop_path_rate * i / last) for i in range(config.n_layer)
         )
         self.run_block = run_block  # or `recompute_block`
+        self.caches = CachePool()
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         # What a model lacks is a table of zeros, not a branch in the forward.
@@ -133,13 +134,17 @@ class Transformer(nn.Module):
         Returns:
           (B, K, V) logits.
         """
+        return self.output(self.hidden(layout, text, cache))
+
+    def hidden(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
+        """What `forward` gives to the output head: (B, K, D)."""
         cache = cache or NoCache()
         x = self.embed(layout, text)
         rotary = self.rotary[layout.cells]
         mask = layout.attention_mask()
         for layer in self.layers:
             x = self.run_block(layer, x, rotary, mask, layout.slots, cache)
-        return self.output(self.norm(x[:, x.shape[1] - layout.num_predictions :]))
+        return self.norm(x[:, x.shape[1] - layout.num_predictions :])
 
     def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:
         """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the next cell's row."""
@@ -161,9 +166,9 @@ class Transformer(nn.Module):
         return fixed[len(fixed) - text.shape[1] :].to(text.dtype).expand_as(text)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache of `length` key slots for `batch` rows."""
+        """A cache of `length` key slots for `batch` rows; it takes the memory of the one before."""
         c = self.config
-        return KVCache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, like=self.output.weight)
+        return self.caches.cache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.output.weight)
 
 
 def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:

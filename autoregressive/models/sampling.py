@@ -28,12 +28,12 @@ def guide(logits: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022).
 
     Args:
-      logits: (2B, V), the conditional rows, then the unconditional ones.
+      logits: (2B, V), each conditional row followed by its unconditional one.
       scale: 1 gives the conditional logits.
     Returns:
       (B, V) uncond + (cond - uncond) · scale.
     """
-    conditional, unconditional = logits.chunk(2)
+    conditional, unconditional = logits[::2], logits[1::2]
     return unconditional + (conditional - unconditional) * scale
 
 

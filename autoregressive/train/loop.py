@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from autoregressive.models.gpt import Transformer, layout_loss
+from autoregressive.models.gpt import Transformer
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
 from autoregressive.train.state import TrainState, averaged_weights, new_state, save
@@ -73,7 +74,7 @@ def fit(
     total_steps = min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
-    network = _parallel(model, ranks)
+    network = _parallel(SupervisedLoss(model), ranks)
     batches = iter(_loader(dataset, sampler, config, ranks))
     model.train()
     with _Meter(state, total_steps, config, ranks) as meter:
@@ -92,9 +93,11 @@ def fit(
                 with meter.paused(), averaged_weights(state):
                     if ranks.is_main:
                         meter.picture(preview(state.step))
+                model.caches.clear()  # training needs the memory
             if validate and validate.due(state.step):
                 with meter.paused(), averaged_weights(state):
                     meter.scores(validate(state.step))
+                model.caches.clear()
     return state
 
 
@@ -112,11 +115,11 @@ def _loader(
     )
 
 
-def _parallel(model: Transformer, ranks: Distributed) -> nn.Module:
+def _parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
     if ranks.world_size == 1:
-        return model
+        return module
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
 
 
 def _advance(state: TrainState) -> bool:
@@ -146,8 +149,8 @@ def _backward(
 ) -> Tensor:
     """Accumulates the gradient of a global batch; returns this rank's part of the mean loss."""
     # The loss is a mean over the supervised slots of the global batch, so their number comes first.
-    supervised = torch.stack([layout.loss_weight.sum() for layout, _ in inputs]).sum()
-    counts = ranks.all_reduce_sum(torch.stack([supervised, supervised.new_tensor(num_bad)]))
+    supervised = sum(len(layout.supervised) for layout, _ in inputs)
+    counts = ranks.all_reduce_sum(torch.tensor([supervised, num_bad], device=ranks.device))
     state.num_bad += int(counts[1])
     num_samples = state.sampler.num_samples
     if state.num_bad > config.bad_sample_budget * num_samples:
@@ -160,7 +163,7 @@ def _backward(
         several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
         with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
             with autocast(ranks.device, config.mixed_precision):
-                loss = layout_loss(network(layout, text), layout) / counts[0].clamp(min=1)
+                loss = network(layout, text) / counts[0].clamp(min=1)
             # DDP averages over the ranks; a sum is wanted.
             state.scaler.scale(loss * ranks.world_size).backward()
         loss_sum += loss.detach()
