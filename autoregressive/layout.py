@@ -78,6 +78,52 @@ class SequenceLayout:
         return (allowed | (key_slots == self.slots[:, None]))[:, None]
 
 
+def pack_rows(layout: SequenceLayout, text: Tensor) -> tuple[SequenceLayout, Tensor]:
+    """A training batch as one row: the samples one after the other, without padding and unsupervised ends.
+
+    Samples that supervise nothing are left out whole; of a batch of nothing else the first stays. Makes the
+    losses of the padded batch, with fewer slots. On the CPU, before anything waits for a device.
+
+    Args:
+      layout: as `t2i_layout` and `editing_layout` make it.
+      text: (B, T, C).
+    Returns:
+      The layout of one row, and its text (1, T', C).
+    """
+    num_rows, length = layout.cells.shape
+    first = length - layout.num_predictions  # the first slot that predicts
+    places = torch.arange(layout.num_predictions) + 1
+    ends = first + ((layout.loss_weight > 0) * places).amax(1)
+    ends[0] = ends[0] if (ends > first).any() else length
+    used = (torch.arange(length) < ends[:, None]) & (ends > first)[:, None] & layout.key_valid
+    is_text = torch.arange(length) < text.shape[1]
+    image = layout.token_ids.new_zeros(num_rows, length)
+    image[:, text.shape[1] :] = layout.token_ids
+
+    def padded(values: Tensor) -> Tensor:
+        """(B, K) of the predictions → (B, L) of the slots."""
+        return torch.cat([values.new_zeros(num_rows, first), values], dim=1)[used][None]
+
+    order = torch.argsort((~is_text.expand_as(used)[used]).to(torch.uint8), stable=True)
+    weight = padded(layout.loss_weight)
+    count = int(used.sum())
+    packed = SequenceLayout(
+        token_ids=image[used & ~is_text][None],
+        cells=layout.cells[used][None],
+        next_cells=layout.next_cells[used][None],
+        key_valid=torch.ones(1, count, dtype=torch.bool),
+        slots=torch.arange(count),
+        num_predictions=count,
+        targets=padded(layout.targets),
+        loss_weight=weight,
+        supervised=weight[0].nonzero().flatten(),
+        sample_ids=torch.arange(num_rows)[:, None].expand_as(used)[used][None],
+        content_index=torch.argsort(order)[None],
+    )
+    kept_text = used[:, : text.shape[1]].flatten().nonzero().flatten()
+    return packed, text.flatten(0, 1)[kept_text.to(text.device)][None]
+
+
 def raster_edit_order(edit_mask: Tensor) -> Tensor:
     """(B, N) bool → (B, N) cells, the edited ones first, both groups in raster order."""
     return torch.argsort((~edit_mask).to(torch.uint8), dim=1, stable=True)
@@ -204,14 +250,16 @@ def infill_prompt(codes: Tensor, edit_mask: Tensor, orders: Tensor, text_valid: 
     )
 
 
-def next_step(codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor) -> SequenceLayout:
+def next_step(
+    codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor, slot: Tensor
+) -> SequenceLayout:
     """One decoding step: `codes` (B, 1) just drawn for `cells` (B, 1), now predicting `next_cells` (B, 1).
 
     Args:
-      key_valid: (B, M) bool; the new slot is the last of the M.
+      key_valid: (B, M) bool; keys behind `slot` are never seen, whatever it says of them.
+      slot: (1,) the new slot.
     """
-    last = torch.full((1,), key_valid.shape[1] - 1, device=codes.device)
-    return SequenceLayout(codes, cells, next_cells, key_valid, last, 1)
+    return SequenceLayout(codes, cells, next_cells, key_valid, slot, 1)
 
 
 def _editing_context(

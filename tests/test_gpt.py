@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
+from torch import Tensor
 
 from autoregressive.layout import (
     editing_layout,
     editing_prompt,
     infill_prompt,
+    pack_rows,
     random_orders,
     raster_edit_order,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.models.attention import block_attention, masked_attention, sample_blocks
 from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
 from autoregressive.models.loss import SupervisedLoss
@@ -199,6 +203,53 @@ def test_the_head_on_supervised_slots_only_gives_the_plain_loss_and_gradients(in
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("marks", [True, False, None])
+def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, marks):
+    """One row without padding, text in its middle; `marks` None: text to image."""
+    valid = torch.arange(8) != 3
+    codes, text_valid = inputs["codes"], inputs["text_valid"]
+    if marks is None:
+        layout = t2i_layout(codes, random_orders(list(range(8)), N), text_valid, valid)
+    else:
+        layout = editing_layout(
+            codes, codes.roll(1, 0), inputs["edit_mask"], text_valid, V, marks=marks, sample_valid=valid
+        )
+    model = tiny(mask_in_context=bool(marks))
+    packed, text = pack_rows(layout, inputs["text"])
+    assert packed.cells.shape[1] < layout.key_valid[valid].sum() + 1 <= layout.cells.numel()
+    assert text.shape[1] == text_valid[valid].sum()
+    gradients = []
+    for some_layout, some_text in ((layout, inputs["text"]), (packed, text)):
+        model.zero_grad()
+        value = SupervisedLoss(model)(some_layout, some_text)
+        value.backward()
+        gradients.append([value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
+
+
+def test_block_attention_is_masked_attention(inputs):
+    """FlexAttention runs on the CPU without gradients; tests/test_gpu.py has its backward."""
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    packed, _ = pack_rows(layout, inputs["text"])
+    query, key, value = torch.randn(3, 1, 2, packed.cells.shape[1], 16)
+    torch.testing.assert_close(
+        block_attention(query, key, value, 0.0, sample_blocks(packed.sample_ids)),
+        masked_attention(query, key, value, 0.0, packed.attention_mask()),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_packing_a_batch_of_bad_samples_keeps_one(inputs):
+    none = torch.zeros(8, dtype=torch.bool)
+    orders = random_orders(list(range(8)), N)
+    layout = t2i_layout(inputs["codes"], orders, inputs["text_valid"], none)
+    packed, text = pack_rows(layout, inputs["text"])
+    assert packed.sample_ids.unique().tolist() == [0] and len(packed.supervised) == 0
+    SupervisedLoss(tiny())(packed, text).backward()
+
+
 def test_a_batch_of_bad_samples_has_no_loss_but_gradients(inputs):
     model, none = tiny(), torch.zeros(8, dtype=torch.bool)
     orders = random_orders(list(range(8)), N)
@@ -220,6 +271,24 @@ def test_rows_that_are_done_cost_nothing(inputs):
     hook.remove()
     assert widths == [8] + [sum(c > i for c in counts) for i in range(1, max(counts))]
     assert len(set(widths)) > 2
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
+def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
+    model, orders = tiny(), random_orders([0, 1], N)
+    prompt = t2i_prompt(orders, inputs["text_valid"][:2])
+    guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
+
+    def run(rows: slice) -> Tensor:
+        zeros = torch.zeros(len(orders[rows]), N)
+        some = prompt.rows(torch.arange(2)[rows])
+        return generate(model, some, inputs["text"][:2][rows], orders[rows], zeros, guided)
+
+    plain = run(slice(0, 2))
+    model.compile_steps()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert torch.equal(run(slice(0, 2)), plain)
+        assert torch.equal(run(slice(0, 2)), plain)
 
 
 def test_repeated_calls_take_the_same_memory(inputs):

@@ -6,9 +6,17 @@ import pytest
 import torch
 from test_training import read_metrics, run_stage, stage_flags
 
-from autoregressive.layout import editing_layout, editing_prompt, raster_edit_order, t2i_layout, t2i_prompt
+from autoregressive.layout import (
+    editing_layout,
+    editing_prompt,
+    pack_rows,
+    raster_edit_order,
+    t2i_layout,
+    t2i_prompt,
+)
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import build_gpt
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.models.sampling import Sampling
 
 pytestmark = pytest.mark.gpu
@@ -58,3 +66,22 @@ def test_training_on_the_gpu(stage, precision, shapes, train_flags, tmp_path):
     flags[flags.index("--mixed-precision") + 1] = precision
     content = run_stage(stage, [*flags, "--max-steps", "3", "--preview-every", "3"], tmp_path, device="cuda")
     assert content["steps"] == 3 and all(line["loss"] < 10 for line in read_metrics(tmp_path))
+
+
+def test_packed_rows_on_the_gpu_give_the_gradients_of_the_cpu(model):
+    torch.manual_seed(2)
+    text, text_valid = torch.randn(4, 6, 8), torch.arange(6) >= torch.tensor([[0], [2], [3], [1]])
+    codes, mask = torch.randint(V, (4, N)), torch.rand(4, N) < 0.5
+    mask[:, 0] = True
+    layout = editing_layout(codes, codes.roll(1, 0), mask, text_valid, V)
+    packed, packed_text = pack_rows(layout, text)
+    gradients = []
+    for device, a_layout, a_text in (("cpu", layout, text), ("cuda", packed, packed_text)):
+        model.to(device).zero_grad()
+        loss = SupervisedLoss(model)(a_layout.to(device), a_text.to(device))
+        loss.backward()
+        gradients.append(
+            [loss.detach().cpu(), *(p.grad.cpu() for p in model.parameters() if p.grad is not None)]
+        )
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)

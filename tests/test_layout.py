@@ -113,11 +113,10 @@ def test_packed_samples_do_not_see_each_other():
     ]  # fmt: skip
 
 
-def test_next_step_stands_on_the_last_slot():
-    layout = next_step(
-        CODES[:, :1], CODES[:, :1] * 0, CODES[:, :1] * 0 + 1, torch.ones(2, 6, dtype=torch.bool)
-    )
-    assert layout.slots.tolist() == [5] and layout.attention_mask().shape == (2, 1, 1, 6)
+def test_next_step_never_looks_behind_its_slot():
+    codes, valid = CODES[:, :1], torch.ones(2, 6, dtype=torch.bool)
+    layout = next_step(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([3]))
+    assert layout.attention_mask().int().tolist() == [[[[1, 1, 1, 1, 0, 0]]]] * 2
 
 
 def test_random_orders_hang_on_the_seed_alone():

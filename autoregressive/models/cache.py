@@ -28,6 +28,11 @@ class KVCache:
         self.live = 0
         self.rows = slice(None)
 
+    @property
+    def length(self) -> int:
+        """Slots there are, live or not."""
+        return self._store.shape[4]
+
     def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Writes (R, H, L, head_dim) keys and values of the live rows at `slots`; returns the live ones."""
         keys, values = self._store[layer][:, self.rows]
@@ -43,25 +48,32 @@ class CachePool:
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
+        self._caches: dict[tuple[int, ...], KVCache] = {}
 
     def cache(
         self, n_layer: int, batch: int, n_head: int, length: int, head_dim: int, like: Tensor
     ) -> KVCache:
-        """A cache for `batch` rows of `length` slots, of the type and on the device of `like`.
+        """A cache for `batch` rows of at least `length` slots, of the type and on the device of `like`.
 
         A pool has one cache in use at a time: the next call takes its memory.
         """
-        length = -(-length // self.STEP) * self.STEP
-        shape = (n_layer, 2, batch, n_head, length, head_dim)
+        shape = (n_layer, 2, batch, n_head, -(-length // self.STEP) * self.STEP, head_dim)
         numel = torch.Size(shape).numel()
         if self._buffer is None or self._buffer.numel() < numel or not _alike(self._buffer, like):
             self.clear()  # before the new one is made
             self._buffer = torch.zeros(numel, dtype=like.dtype, device=like.device)
-        return KVCache(self._buffer[:numel].view(shape))
+        if shape not in self._caches:
+            store = self._buffer[:numel].view(shape)
+            torch._dynamo.mark_static_address(store)  # a compiled step may keep where it is
+            self._caches[shape] = KVCache(store)
+        cache = self._caches[shape]
+        cache.live, cache.rows = 0, slice(None)
+        return cache
 
     def clear(self) -> None:
         """Gives the memory back."""
         self._buffer = None
+        self._caches.clear()
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

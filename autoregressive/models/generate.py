@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoregressive.layout import SequenceLayout, next_step
@@ -52,14 +53,18 @@ def generate(
     layout = prompt.rows(rows.repeat_interleave(copies))
     prompt_length = layout.key_valid.shape[1]
     cache = model.new_cache(copies * batch, prompt_length + num_new - 1)
-    key_valid = torch.nn.functional.pad(layout.key_valid, (0, num_new - 1), value=True)
+    key_valid = F.pad(layout.key_valid, (0, cache.length - prompt_length), value=True)
+    slots = torch.arange(cache.length, device=orders.device)
 
     no_text = text[:, :0]
     codes = orders.new_zeros(batch, num_new)
     active, step = batch, 1
     for i in range(num_new):
-        cache.live = prompt_length + i
-        logits = model(layout, text if i == 0 else no_text[cache.rows], cache)[:, -1]
+        if i == 0:
+            cache.live = prompt_length
+            logits = model(layout, text, cache)[:, -1]
+        else:
+            logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
         if copies // step == 2:
             logits = guide(logits, sampling.cfg_scale)
         codes[:active, i] = pick(logits, uniforms[:active, i], sampling)
@@ -70,12 +75,14 @@ def generate(
         active = sum(count > i + 1 for count in counts)
         step = copies if 0 <= sampling.cfg_interval < i else 1  # past the interval: conditional rows only
         cache.rows = slice(0, copies * active, step)
+        cache.live = cache.length if model.static_steps else prompt_length + i + 1
         run = copies // step
         layout = next_step(
             codes[:active, i : i + 1].repeat_interleave(run, 0),
             orders[:active, i : i + 1].repeat_interleave(run, 0),
             orders[:active, i + 1 : i + 2].repeat_interleave(run, 0),
-            key_valid[cache.rows, : prompt_length + i + 1],
+            key_valid[cache.rows, : cache.live],
+            slots[prompt_length + i : prompt_length + i + 1],
         )
     return torch.empty_like(codes).index_copy_(0, rows, codes)
 

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from autoregressive.models.attention import Attend
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang & Sennrich 2019), in float32, cast back before the gain."""
@@ -36,27 +38,8 @@ class DropPath(nn.Module):
         return x * (kept / (1 - self.rate)).to(x.dtype)
 
 
-SHORT_ENOUGH_FOR_A_MATRIX = 512 * 512  # scores of one head
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
-    """Scaled-dot-product attention.
-
-    Args:
-      query: (B, H, L, head_dim).
-      key, value: (B, H, M, head_dim).
-      mask: (B, 1, L, M) bool, True where a query may look.
-    """
-    if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SHORT_ENOUGH_FOR_A_MATRIX:
-        # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        shares = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), dropout)
-        return shares.to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-
-
 class Attention(nn.Module):
-    """Self-attention with a fused projection; what it attends to is the cache's and the mask's affair."""
+    """Self-attention with a fused projection; what it attends to is up to the cache and `attend`."""
 
     def __init__(self, dim: int, n_head: int, attn_dropout: float, resid_dropout: float, layer: int) -> None:
         super().__init__()
@@ -67,12 +50,12 @@ class Attention(nn.Module):
         self.wo = nn.Linear(dim, dim, bias=False)
         self.resid_dropout = nn.Dropout(resid_dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor, slots: Tensor, cache) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache) -> Tensor:
         batch, length, dim = x.shape
         qkv = self.wqkv(x).view(batch, length, 3, self.n_head, dim // self.n_head)
         query, key = rotate(qkv[:, :, :2], rotary[:, :, None, None]).transpose(1, 3).unbind(2)
         key, value = cache.update(self.layer, slots, key, qkv[:, :, 2].transpose(1, 2))
-        mixed = attend(query, key, value, mask, self.attn_dropout * self.training)
+        mixed = attend(query, key, value, self.attn_dropout * self.training)
         return self.resid_dropout(self.wo(mixed.transpose(1, 2).reshape(batch, length, dim)))
 
 
@@ -104,8 +87,8 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor, slots: Tensor, cache) -> Tensor:
-        x = x + self.drop_path(self.attention(self.attention_norm(x), rotary, mask, slots, cache))
+    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache) -> Tensor:
+        x = x + self.drop_path(self.attention(self.attention_norm(x), rotary, attend, slots, cache))
         return x + self.drop_path(self.feed_forward(self.ffn_norm(x)))
 
 

@@ -42,6 +42,7 @@ class SampleConfig:
     temperature: float = option(1.0, help="of the draws")
     top_k: int = option(1000, help="likeliest codes kept; 0 for all")
     top_p: float = option(1.0, help="share of probability kept")
+    compile: bool = option(False, help="compile the decoding steps: slow to start, then faster on GPUs")
     greedy: bool = option(False, help="always take the likeliest code")
 
     def sampling(self) -> Sampling:
@@ -57,7 +58,7 @@ class SampleConfig:
         return settings | {"text_encoder": text_encoder and text_encoder.fingerprint()}
 
     def load_pipeline(self, device: torch.device, *, with_text_encoder: bool = True) -> EditingPipeline:
-        return EditingPipeline.load(
+        pipeline = EditingPipeline.load(
             self.vq_ckpt,
             self.gpt_ckpt,
             self.t5_path,
@@ -69,6 +70,9 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
+        if self.compile:
+            pipeline.transformer.compile_steps()
+        return pipeline
 
 
 @dataclass(frozen=True)

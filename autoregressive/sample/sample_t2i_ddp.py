@@ -38,7 +38,7 @@ PUBLISHED_MODEL, PUBLISHED_SIZE = "GPT-XL", 512
 # Flags that change no image, and paths whose content is hashed instead.
 NOT_SETTINGS = (
     *("prompt_csv", "sample_dir", "num_fid_samples", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
-    *("compile", "gpt_type", "num_classes", "no_left_padding"),
+    *("gpt_type", "num_classes", "no_left_padding"),
 )
 
 
@@ -62,7 +62,6 @@ class SampleT2IDDP(DrawConfig):
     codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
     downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
 
-    compile: bool = legacy("decoding is not compiled; the images are the same", takes_value=False)
     gpt_type: str = legacy("one transformer serves every kind of conditioning")
     num_classes: str = legacy("there is no class-conditional model")
     no_left_padding: bool = legacy(

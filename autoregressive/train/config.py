@@ -85,6 +85,10 @@ class TrainConfig:
     final_div_factor: float = option(1e4, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
     precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
+    pack_rows: str = option(
+        "auto", help="a batch as one row without padding; auto: on GPUs", choices=["auto", "on", "off"]
+    )
+    compile: bool = option(False, help="compile the training step: slow to start, then faster on GPUs")
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
     )
@@ -131,6 +135,8 @@ class TrainConfig:
                 f"--t5-feature-max-len {self.max_text_tokens} exceeds the model's --cls-token-num "
                 f"{self.cls_token_num}"
             )
+        if self.pack_rows == "on" and self.drop_path > 0:
+            raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
 
@@ -142,6 +148,11 @@ class TrainConfig:
     def schedule(self) -> str:
         """`--lr-scheduler`; naming a one-cycle shape, as the published commands do, chooses onecycle."""
         return self.lr_scheduler if self.lr_scheduler_annealing == "none" else "onecycle"
+
+    def packs_rows(self, device_type: str) -> bool:
+        if self.pack_rows == "auto":
+            return device_type == "cuda" and self.drop_path == 0
+        return self.pack_rows == "on"
 
     def sampling(self) -> Sampling:
         """How previews and validation draw."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, editing_layout, random_orders, t2i_layout
+from autoregressive.layout import SequenceLayout, editing_layout, pack_rows, random_orders, t2i_layout
 from autoregressive.models.gpt import Transformer
-from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
 from language.text_features import TextFeatures, stack_text_features
@@ -77,8 +77,7 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
         if not model.config.any_order:
             orders = torch.arange(num_cells).expand_as(orders)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
-        text = drop_captions(model, text.to(device), batch.seeds, config.class_dropout_p)
-        return layout.to(device), text
+        return _finish(model, layout, text, batch.seeds, config, device)
 
     return make
 
@@ -103,7 +102,21 @@ def editing_inputs(
             marks=model.config.mask_in_context,
             sample_valid=batch.valid,
         )
-        text = drop_captions(model, text.to(device), batch.seeds, config.class_dropout_p)
-        return layout.to(device), text
+        return _finish(model, layout, text, batch.seeds, config, device)
 
     return make
+
+
+def _finish(
+    model: Transformer,
+    layout: SequenceLayout,
+    text: Tensor,
+    seeds: list[int],
+    config: TrainConfig,
+    device: torch.device,
+) -> tuple[SequenceLayout, Tensor]:
+    """Drops captions, packs if asked to, and takes all to the device."""
+    text = drop_captions(model, text.to(device), seeds, config.class_dropout_p)
+    if config.packs_rows(device.type):
+        layout, text = pack_rows(layout, text)
+    return layout.to(device), text

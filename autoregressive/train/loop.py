@@ -75,6 +75,8 @@ def fit(
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
     network = _parallel(SupervisedLoss(model), ranks)
+    if config.compile:
+        network.compile(dynamic=True)  # batches have as many slots as they need
     batches = iter(_loader(dataset, sampler, config, ranks))
     model.train()
     with _Meter(state, total_steps, config, ranks) as meter:

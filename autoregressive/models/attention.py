@@ -1,0 +1,62 @@
+"""Attention as a layout asks for it. Letters: B batch, H heads, L slots, M keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from autoregressive.layout import SequenceLayout
+
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(query (B, H, L, head_dim), key and value (B, H, M, head_dim), dropout rate) → (B, H, L, head_dim)."""
+
+SHORT_ENOUGH_FOR_A_MATRIX = 512 * 512  # scores of one head
+
+
+def attention_of(layout: SequenceLayout) -> Attend:
+    """How the slots of `layout` look at each other; made once a forward, for all layers.
+
+    Packed rows are long and most of their slots are strangers: on GPUs a block mask skips these
+    (FlexAttention has no backward on CPUs). All else takes a mask for every pair of slots.
+    """
+    if layout.sample_ids is not None and layout.sample_ids.device.type == "cuda":
+        return partial(block_attention, blocks=sample_blocks(layout.sample_ids))
+    return partial(masked_attention, mask=layout.attention_mask())
+
+
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor) -> Tensor:
+    """Scaled-dot-product attention where `mask`, (B, 1, L, M) bool, is True."""
+    if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SHORT_ENOUGH_FOR_A_MATRIX:
+        # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        shares = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), dropout)
+        return shares.to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def sample_blocks(sample_ids: Tensor) -> BlockMask:
+    """The blocks of packed rows, (B, L) sample numbers, in which a slot may look back at its own sample."""
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (sample_ids[b, q] == sample_ids[b, k])
+
+    batch, length = sample_ids.shape
+    on_gpu = sample_ids.device.type == "cuda"
+    return create_block_mask(allowed, batch, None, length, length, sample_ids.device, _compile=on_gpu)
+
+
+def block_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, blocks: BlockMask) -> Tensor:
+    """Attention inside the blocks (FlexAttention: Dong et al. 2024)."""
+    assert dropout == 0, "FlexAttention has no attention dropout; no model here uses any"
+    kernel = _compiled_flex_attention() if query.device.type == "cuda" else flex_attention
+    return kernel(query, key, value, block_mask=blocks)
+
+
+@cache
+def _compiled_flex_attention() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True)
