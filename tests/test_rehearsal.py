@@ -1,0 +1,163 @@
+"""The rehearsal of the published commands with a tiny model: all its steps, and checks that can fail."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_program
+from PIL import Image
+from test_published_commands import STAGE_1, STAGE_2, STAGE_512, flags_of
+
+FLAGS = ["--gpt-model", "R-GPT-tiny", "--image-size", "32"]
+PUBLISHED = {"stage1_256": STAGE_1, "stage2_256": STAGE_2, "stage2_512": STAGE_512}
+MAY_DIFFER = {"--results-dir", "--global-batch-size", "--val-global-batch-size", "--validate_every",
+              "--early-stop", "--image-size", "--gpt-model", "--init-gpt-ckpt"}  # fmt: skip
+MAY_COME = {"--activation-checkpointing", "--num-workers", "--log-every", "--mixed-precision", "--max-steps",
+            "--t5-path"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rehearsal")
+    run_program("scripts/rehearse_published.py", "--work-dir", folder, *FLAGS)
+    return folder
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Imports modules of the scripts folder, as the scripts do."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module
+
+
+def records_of(work: Path) -> dict[str, dict]:
+    return {r["stage"]: r for r in json.loads((work / "rehearsal.json").read_text())["commands"]}
+
+
+def test_all_three_commands_pass_and_leave_no_checkpoint(work):
+    records = records_of(work)
+    assert list(records) == list(PUBLISHED)
+    for record in records.values():
+        assert len(record["checks"]) >= 13 and all(check["passed"] for check in record["checks"])
+        assert record["seconds"] > 0 and record["memory"] > 2e8 and record["disk"] > 9e8
+    names = [check["name"] for check in records["stage2_512"]["checks"]]
+    assert sum("outside its region" in name for name in names) == 2
+    left = {path.name for path in work.rglob("*.pt")}
+    assert left == {"vq_ds16_t2i.pt", "t2i_tiny_stage1_256.pt", "ViT-B-32.pt"}
+
+
+@pytest.mark.parametrize("stage", PUBLISHED)
+def test_the_commands_are_the_published_ones(stage, work):
+    words = shlex.split(records_of(work)[stage]["command"])
+    assert words[0] == "torchrun" and "--nproc_per_node=1" in words
+    program = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    ran = {flag: values for flag, *values in flags_of(shlex.join(words[program + 1 :]))}
+    published = {flag: values for flag, *values in flags_of(PUBLISHED[stage])}
+    assert published.keys() <= ran.keys()
+    assert {flag for flag in published if published[flag] != ran[flag]} <= MAY_DIFFER
+    assert ran.keys() - published.keys() <= MAY_COME
+
+
+def test_a_rehearsal_goes_on_after_the_last_checkpoint_that_is_there(work, tmp_path, scripts):
+    rehearse = scripts("rehearse_published")
+    shutil.copy(work / "rehearsal.json", tmp_path)
+    content = json.loads((work / "rehearsal.json").read_text())
+    settings = content["settings"] | {"work_dir": str(tmp_path)}
+    (tmp_path / "rehearsal.json").write_text(json.dumps(content | {"settings": settings}))
+    assert rehearse.kept_records(rehearse.Rehearsal(**settings)) == []
+    (tmp_path / "NEP_256.pt").touch()
+    assert len(rehearse.kept_records(rehearse.Rehearsal(**settings))) == 2
+    other = rehearse.Rehearsal(**settings | {"gpt_model": "R-GPT-mini"})
+    assert rehearse.kept_records(other) == [] and not (tmp_path / "NEP_256.pt").exists()
+
+
+def spoil_nothing(content: dict) -> None:
+    pass
+
+
+def spoil_name(content: dict) -> None:
+    content["model"]["mystery.weight"] = content["model"].pop("norm.weight")
+
+
+def spoil_value(content: dict) -> None:
+    content["model"]["norm.weight"] = content["model"]["norm.weight"] * float("nan")
+
+
+def spoil_start(content: dict) -> None:
+    content["model"]["layers.0.attention.wo.weight"] = torch.randn(64, 64) * 0.02
+
+
+def spoil_table(content: dict) -> None:
+    content["model"]["target_aware_pos_embed_postfix"] = torch.zeros(1, 4, 64)
+
+
+def spoil_args(content: dict) -> None:
+    del content["args"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (spoil_nothing, set()),
+        (spoil_name, {"named and shaped", "started as"}),
+        (spoil_value, {"finite", "started as"}),
+        (spoil_start, {"started as"}),
+        (spoil_table, {"named and shaped", "position table"}),
+        (spoil_args, {"published keys", "checkpoint"}),
+    ],
+)
+def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path, scripts):
+    checks_module = scripts("rehearsal_checks")
+    shapes = checks_module.expected_shapes("R-GPT-tiny", 64, False)
+    start = {name: torch.full(shape, 0.5) for name, shape in shapes.items()}
+    torch.save({"model": {n: t for n, t in start.items() if "target_aware" not in n}}, tmp_path / "start.pt")
+    training = checks_module.Training(
+        results=tmp_path / "run",
+        gpt_model="R-GPT-tiny",
+        image_size=64,
+        mask_in_context=False,
+        steps=2,
+        lr=1e-4,
+        started_from=tmp_path / "start.pt",
+    )
+    content = {
+        "model": {name: tensor + 1e-4 for name, tensor in start.items()},
+        "optimizer": {"state": dict.fromkeys(range(len(shapes) - 1))},
+        "steps": 2,
+        "args": {"gpt_model": "R-GPT-tiny"},
+    }
+    spoil(content)
+    training.checkpoint.parent.mkdir(parents=True)
+    torch.save(content, training.checkpoint)
+    losses = [{"step": step, "loss": 9.7} for step in (1, 2)]
+    (training.results / "metrics.jsonl").write_text("\n".join(map(json.dumps, losses)))
+    checks = checks_module.Checks()
+    checks_module.check_training(checks, training, shapes)
+    failed = [check["name"] for check in checks.failed]
+    assert len(failed) == len(expected) and all(any(e in name for name in failed) for e in expected), failed
+
+
+def test_a_pixel_changed_outside_the_region_is_seen(tmp_path, scripts):
+    compare = scripts("rehearsal_checks").compare_outside
+    source = np.full((64, 64, 3), 100, np.uint8)
+    alpha = np.full((64, 64), 255, np.uint8)
+    alpha[:16, :16] = 0  # the first cell of 4x4
+    edited = source.copy()
+    edited[3, 3] = 7
+    paths = [tmp_path / f"{name}.png" for name in ("edited", "source", "mask")]
+    pictures = [edited, source, np.dstack([source, alpha])]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    assert compare(*paths, 4) == (True, True)
+    edited[60, 60] = 99
+    Image.fromarray(edited).save(paths[0])
+    assert compare(*paths, 4) == (False, True)
+    Image.fromarray(source).save(paths[0])
+    assert compare(*paths, 4) == (True, False)
