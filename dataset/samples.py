@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,22 @@ class _Batch:
     origins: list[str]
     problems: list[str | None]
     valid: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Between loader processes every tensor costs a file: all texts go as one."""
+        state = dict(self.__dict__)
+        if all(isinstance(text, TextFeatures) for text in self.texts):
+            rows = torch.cat([text.embeddings for text in self.texts])
+            valid = torch.cat([text.valid for text in self.texts])
+            state["texts"] = (rows, valid, [len(text.valid) for text in self.texts])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["texts"], tuple):
+            rows, valid, lengths = state["texts"]
+            pairs = zip(rows.split(lengths), valid.split(lengths), strict=True)
+            state = {**state, "texts": [TextFeatures(*pair) for pair in pairs]}
+        self.__dict__.update(state)
 
     def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B:
         """The batch with its tensors on `device`; text features stay where they are."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "t2i_evaluation": ("evaluations.t2i.evaluation", "T2IEvalConfig"),
     "tokenizer_evaluation": ("evaluations.tokenizer.evaluation", "TokenizerEvalConfig"),
     "reconstruction_eval": ("tokenizer.tokenizer_image.reconstruction_eval", "ReconstructionConfig"),
+    "extract_codes_editing": ("autoregressive.train.extract_codes_editing", "PackEditsConfig"),
     "extract_codes_t2i": ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"),
     "sample_t2i_ddp": ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"),
     "prepare_magicbrush": ("dataset.prepare_magicbrush", "PrepareMagicBrushConfig"),

@@ -9,6 +9,7 @@ from autoregressive.models.sampling import Sampling
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.build import DATASET_NAMES
 from dataset.edit_masks import RULES
+from dataset.packed_format import require_no_pixel_flags
 from language.t5 import DEFAULT_T5
 from runtime.config import legacy, option
 from runtime.errors import UserError
@@ -23,6 +24,12 @@ class TrainConfig:
 
     results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
     data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
+    packed_data: list[str] | None = option(
+        None, help="folders of packed training data, in the place of --data-path"
+    )
+    packed_weights: list[float] | None = option(
+        None, help="how often each of them is drawn, in proportion (default: by size)"
+    )
     vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
     vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
     codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
@@ -126,8 +133,12 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        if not self.data_path:
-            raise UserError("--data-path is missing: give a .jsonl list (or several)")
+        if self.packed_data:
+            require_no_pixel_flags(self)
+        elif self.packed_weights:
+            raise UserError("--packed-weights goes with --packed-data")
+        elif not self.data_path:
+            raise UserError("--data-path is missing: give a .jsonl list (or several), or --packed-data")
         if not self.vq_ckpt:
             raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
         if self.max_text_tokens > self.cls_token_num:
@@ -172,6 +183,8 @@ class T2IConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.packed_data and (self.t5_feat_path or self.short_t5_feat_path):
+            raise UserError("--packed-data holds its texts: it goes without --t5-feat-path")
         if self.cache_codes and self.short_t5_feat_path:
             raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
 

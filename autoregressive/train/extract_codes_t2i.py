@@ -11,10 +11,18 @@ where the features are what language/extract_t5_feature.py writes for the same j
 Every run can be stopped and started again: codes that are there are kept, each file is whole or absent, and a
 folder made with another tokenizer, image size or other images is refused instead of mixed. Images that cannot
 be read are named in `<code-path>/unusable.txt`; run again once they are repaired.
+
+With --packed-path instead of --code-path, codes and text features are packed into shards that training maps
+into memory. The data is read as training reads it, and the flags are those of the training:
+
+    torchrun --nproc_per_node 8 autoregressive/train/extract_codes_t2i.py --data-path data/cc12m.jsonl \\
+        --packed-path data/cc12m_packed --vq-ckpt pretrained_models/vq_ds16_t2i.pt --image-size 256
+    python autoregressive/train/train_t2i.py --packed-data data/cc12m_packed …
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +34,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from autoregressive.train.packing import pack, packed_settings
+from autoregressive.train.packing_config import PackingConfig
+from autoregressive.train.setup import load_encoders
+from dataset.build import build_dataset
 from dataset.codes import code_settings, load_codes, save_codes
 from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.images import load_image
@@ -33,40 +45,48 @@ from dataset.jsonl import JsonLine, JsonlRecords
 from dataset.preparation import check_disk, disk_bytes, require_budget
 from dataset.transforms import center_crop, image_to_tensor
 from runtime.checkpoint import weights_fingerprint
-from runtime.config import REQUIRED, legacy, option, parse
+from runtime.config import legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
-from runtime.logging import progress
+from runtime.logging import get_logger, progress
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
 
 Job = tuple[Path, JsonLine]  # file to write, line that names the image
+_PACKED_ONLY = ("t5_path", "t5_model_type", "t5_feature_max_len", "t5_feature_dim", "t5_feat_path")
 
 
 @dataclass(frozen=True)
-class ExtractCodesConfig:
-    """Writes the codes of the images that jsonl files name."""
+class ExtractCodesConfig(PackingConfig):
+    """Writes the codes of the images that lists name: a .npy each, or packed with the text features."""
 
-    data_path: str = option(REQUIRED, help="a folder of jsonl files with image_path, or one jsonl file")
-    code_path: str = option(REQUIRED, help="folder for the codes")
+    code_path: str | None = option(None, help="folder for codes, a .npy an image; or give --packed-path")
     data_start: int = option(0, help="first jsonl file of a folder, from 0, in the order of their names")
     data_end: int | None = option(None, help="last jsonl file of a folder, included; without it: all")
-    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
     vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
-    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
     image_size: int = option(512, help="side of the square images, pixels")
-    batch_size: int = option(32, help="images a step and rank")
-    num_workers: int = option(4, help="loader processes a rank")
-    bad_sample_budget: float = option(0.01, help="share of unusable images past which the run fails")
-    allow_outside_root: bool = option(False, help="let jsonl files name images outside their own folder")
-    device: str = option("auto", help="auto, cpu or cuda")
+    dataset: str = option(
+        "t2i_cc12m", help="format of the data to pack", choices=["t2i_cc12m", "t2i_laion_coco", "t2i"]
+    )
+    t5_feat_path: str | None = option(None, help="features of a LlamaGen folder, to pack")
     global_seed: str | None = legacy("nothing is random here")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size {self.batch_size}: must be at least 1")
-        if not 0 <= self.bad_sample_budget <= 1:
-            raise UserError(f"--bad-sample-budget {self.bad_sample_budget}: must be between 0 and 1")
+        super().__post_init__()
+        if (self.code_path is None) == (self.packed_path is None):
+            raise UserError("give one of --code-path (a .npy an image) and --packed-path (packed shards)")
+        if self.code_path is not None:
+            self._require_npy_flags()
+        elif self.data_start or self.data_end is not None:
+            raise UserError("--data-start and --data-end go with --code-path; name the lists to pack")
+
+    def _require_npy_flags(self) -> None:
+        if len(self.data_path) > 1:
+            raise UserError("--code-path takes one --data-path: a folder of jsonl files, or one of them")
+        for name in _PACKED_ONLY:
+            if getattr(self, name) is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} goes with --packed-path: a .npy holds codes only"
+                )
 
 
 class ImageBatch(NamedTuple):
@@ -106,6 +126,8 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
     Raises:
       UserError: bad input, other settings in the output folder, too little disk space, too many bad images.
     """
+    if config.packed_path is not None:
+        return _pack(config, process)
     sources = find_sources(config)
     tokenizer = load_vq_model(config.vq_ckpt, config.vq_model, process.device)
     require_config(
@@ -113,6 +135,8 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
         config.vq_ckpt,
         codebook_size=config.codebook_size,
         codebook_embed_dim=config.codebook_embed_dim,
+        vocab_size=config.vocab_size,
+        downsample_size=config.downsample_size,
         image_size=config.image_size,
     )
     num_cells = (config.image_size // tokenizer.config.downsampling) ** 2
@@ -137,9 +161,22 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
         require_budget(problems, len(problems), num_good, config.bad_sample_budget, listing)
 
 
+def _pack(config: ExtractCodesConfig, process: Distributed) -> None:
+    encoders = load_encoders(config, process.device)
+    dataset = build_dataset(
+        config.dataset,
+        config.data_path,
+        config.image_size,
+        encoders.text_width,
+        allow_outside_root=config.allow_outside_root,
+        **({} if config.dataset == "t2i_cc12m" else {"t5_feat_path": config.t5_feat_path}),
+    )
+    pack(dataset, encoders, packed_settings(dataset, encoders, config), config, process)
+
+
 def find_sources(config: ExtractCodesConfig) -> list[Source]:
     """The jsonl files to read, in the order of their names."""
-    files = list_jsonl(config.data_path, config.data_start, config.data_end)
+    files = list_jsonl(config.data_path[0], config.data_start, config.data_end)
     return [
         Source(
             file,
@@ -201,6 +238,7 @@ def _encode(
 
 def main() -> None:
     config = parse(ExtractCodesConfig)
+    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
     with distributed(config.device) as process:
         extract(config, process)
 

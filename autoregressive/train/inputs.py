@@ -116,7 +116,7 @@ def _finish(
     device: torch.device,
 ) -> tuple[SequenceLayout, Tensor]:
     """Drops captions, packs if asked to, and takes all to the device."""
-    text = drop_captions(model, text.to(device), seeds, config.class_dropout_p)
+    text = drop_captions(model, text.to(device).float(), seeds, config.class_dropout_p)
     if config.packs_rows(device.type):
         layout, text = pack_rows(layout, text)
     return layout.to(device), text

@@ -15,6 +15,9 @@ from autoregressive.train.inputs import Encoders
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.codes import CodesDataset
+from dataset.mixed import MixedDataset
+from dataset.packed import open_packed
+from dataset.packed_format import require_same
 from dataset.t2i_editing import EditingDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from runtime.checkpoint import weights_fingerprint
@@ -89,6 +92,29 @@ def build_model(
     if config.activation_checkpointing:
         model.run_block = recompute_block
     return model.to(device)
+
+
+def load_packed(
+    config: TrainConfig, encoders: Encoders, kind: str, *, full_mask: bool = False, **settings: str
+) -> MixedDataset:
+    """The folders of `--packed-data`; refused if they were packed for other encoders or settings."""
+    encoder = encoders.text_encoder
+    datasets = [
+        # Half the bytes between processes; the model takes float32 of the same values.
+        open_packed(kind, folder, text_dtype=torch.bfloat16, full_mask=full_mask)
+        for folder in config.packed_data
+    ]
+    for dataset in datasets:
+        require_same(
+            dataset.manifest,
+            weights_fingerprint(encoders.tokenizer),
+            None if encoder is None else encoder.fingerprint(),
+            image_size=config.image_size,
+            text_width=encoders.text_width,
+            max_text_tokens=encoders.max_tokens,
+            **settings,
+        )
+    return MixedDataset(datasets, config.packed_weights)
 
 
 def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from torch.utils.data import Dataset
+
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.inputs import editing_inputs
+from autoregressive.train.inputs import Encoders, editing_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import editing_preview
-from autoregressive.train.setup import build_model, load_dataset, load_encoders
+from autoregressive.train.setup import build_model, load_dataset, load_encoders, load_packed
 from autoregressive.train.validation import Validation, read_test_sets
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
@@ -18,23 +20,30 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     test_sets = read_test_sets(config)
     needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
     encoders = load_encoders(config, ranks.device, needs_text_encoder=needs_text_encoder)
-    dataset = load_dataset(
-        config,
-        encoders,
-        grid=config.image_size // encoders.tokenizer.config.downsampling,
-        text_field=config.text_field,
-        mask_rule=config.mask_rule,
-        mask_dilation=config.mask_dilation,
-        full_mask=config.enforce_fake_masking,
-        center_crop=config.center_crop,
-        random_flip=config.random_flip,
-    )
+    dataset = load_pairs(config, encoders)
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks)
     make_inputs = editing_inputs(model, encoders, config, ranks.device)
     fit(model, dataset, make_inputs, config, ranks, preview, validate)
+
+
+def load_pairs(config: EditingConfig, encoders: Encoders) -> Dataset:
+    """The dataset of `--packed-data` or `--data-path`."""
+    settings = {"text_field": config.text_field, "mask_rule": config.mask_rule}
+    if config.packed_data:
+        return load_packed(config, encoders, "editing", full_mask=config.enforce_fake_masking, **settings)
+    return load_dataset(
+        config,
+        encoders,
+        grid=config.image_size // encoders.tokenizer.config.downsampling,
+        mask_dilation=config.mask_dilation,
+        full_mask=config.enforce_fake_masking,
+        center_crop=config.center_crop,
+        random_flip=config.random_flip,
+        **settings,
+    )
 
 
 def main() -> None:

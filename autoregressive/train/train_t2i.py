@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from torch.utils.data import Dataset
+
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import T2IConfig
-from autoregressive.train.inputs import t2i_inputs
+from autoregressive.train.inputs import Encoders, t2i_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import t2i_preview
-from autoregressive.train.setup import build_model, load_dataset, load_encoders
+from autoregressive.train.setup import build_model, load_dataset, load_encoders, load_packed
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
@@ -15,17 +17,22 @@ from runtime.errors import run_command
 
 def train(config: T2IConfig, ranks: Distributed) -> None:
     encoders = load_encoders(config, ranks.device)
+    dataset = load_packed(config, encoders, "t2i") if config.packed_data else load_lists(config, encoders)
+    model = build_model(config, encoders, ranks.device, mask_in_context=False)
+    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    preview = t2i_preview(pipeline, dataset, config)
+    fit(model, dataset, t2i_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+
+
+def load_lists(config: T2IConfig, encoders: Encoders) -> Dataset:
+    """The dataset of `--data-path`."""
     options = {}
     if config.dataset != "t2i_cc12m":
         options = {"t5_feat_path": config.t5_feat_path, "short_t5_feat_path": config.short_t5_feat_path}
     if config.dataset == "t2i_code":
         grid = config.image_size // encoders.tokenizer.config.downsampling
         options |= {"grid": grid, "codebook_size": encoders.tokenizer.config.codebook_size}
-    dataset = load_dataset(config, encoders, **options)
-    model = build_model(config, encoders, ranks.device, mask_in_context=False)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
-    preview = t2i_preview(pipeline, dataset, config)
-    fit(model, dataset, t2i_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+    return load_dataset(config, encoders, **options)
 
 
 def main() -> None:

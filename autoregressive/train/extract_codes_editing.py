@@ -1,0 +1,96 @@
+"""Packs edit pairs for training: codes, mask bits and text features in place of images, masks and captions.
+
+    torchrun --nproc_per_node 8 autoregressive/train/extract_codes_editing.py \\
+        --data-path data/ultraedit.jsonl --packed-path data/ultraedit_packed \\
+        --vq-ckpt pretrained_models/vq_ds16_t2i.pt --image-size 256 \\
+        --t5-path pretrained_models/t5-ckpt --center-crop
+
+Then `train_editing.py --packed-data data/ultraedit_packed`. The flags are those of the training. Crops and
+flips are drawn here: `--views 4 --random-flip` stores four of each pair, and training takes one of them each
+time. Masks are stored as cells by `--mask-rule`, so training cannot widen them (`--mask-dilation`).
+
+A run that was stopped goes on when it is started again, on any number of ranks, and its shards are the same
+byte by byte. On a finished folder the command checks every shard; what is damaged is made again. Pairs that
+cannot be used are named in `<packed-path>/unusable.txt` and by the training that meets them; run again once
+they are repaired.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from autoregressive.train.packing import pack, packed_settings
+from autoregressive.train.packing_config import PackingConfig
+from autoregressive.train.setup import load_encoders
+from dataset.build import build_dataset
+from dataset.edit_masks import RULES
+from dataset.records import TEXT_FIELDS
+from runtime.config import option, parse
+from runtime.distributed import Distributed, distributed
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger
+
+
+@dataclass(frozen=True)
+class PackEditsConfig(PackingConfig):
+    """Packs edit pairs for training: codes, mask bits and text features."""
+
+    dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
+    text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    center_crop: bool = option(False, help="crop the middle instead of a random place")
+    random_flip: bool = option(False, help="mirror half of the views")
+    views: int = option(1, help="crops and flips of each pair")
+    global_seed: int = option(0, help="of the crops and flips: those of a training's epochs with that seed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.packed_path:
+            raise UserError("--packed-path is missing: give a folder for the packed data")
+        if self.views < 1:
+            raise UserError(f"--views {self.views}: must be at least 1")
+        if self.global_seed < 0:
+            raise UserError(f"--global-seed {self.global_seed}: must not be negative")
+        if self.views > 1 and self.center_crop and not self.random_flip:
+            raise UserError(
+                f"--views {self.views} of a centre crop are all the same: leave out --center-crop, or add "
+                "--random-flip"
+            )
+
+
+def extract(config: PackEditsConfig, process: Distributed) -> None:
+    """Packs what is missing; see the head of this file.
+
+    Raises:
+      UserError: bad input, other settings in the output folder, too little disk space, too many bad pairs.
+    """
+    encoders = load_encoders(config, process.device)
+    dataset = build_dataset(
+        config.dataset,
+        config.data_path,
+        config.image_size,
+        encoders.text_width,
+        allow_outside_root=config.allow_outside_root,
+        grid=config.image_size // encoders.tokenizer.config.downsampling,
+        text_field=config.text_field,
+        mask_rule=config.mask_rule,
+        center_crop=config.center_crop,
+        random_flip=config.random_flip,
+    )
+    of_kind = {"mask_rule": config.mask_rule, "text_field": config.text_field}
+    settings = packed_settings(
+        dataset, encoders, config, views=config.views, seed=config.global_seed, **of_kind
+    )
+    pack(dataset, encoders, settings, config, process)
+
+
+def main() -> None:
+    config = parse(PackEditsConfig)
+    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    with distributed(config.device) as process:
+        extract(config, process)
+
+
+if __name__ == "__main__":
+    run_command(main)

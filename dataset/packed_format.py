@@ -1,0 +1,248 @@
+"""Packed training data on disk: codes, mask bits and text features of all samples, ready to be mapped.
+
+A folder holds `manifest.json` and `shards/000000.arrow`, `shards/000001.arrow`, …: row i of the whole is
+record i of the lists it was packed from, and every shard but the last has the same number of rows. A shard
+is an Arrow IPC file of one record batch. pyarrow, which reads parquet here anyway, writes and reads such
+files by itself; the `datasets` package would only put a cache and an index of its own around the same maps.
+
+Columns (V views of each record, N cells of the grid, C text width):
+
+codes             t2i: fixed list of V * N uint16, raster order
+source, edited    editing: the same, before and after
+mask              editing: V * ceil(N / 8) bytes of bits (`np.packbits`), 1 = edit; null = every cell
+text              n * C bfloat16, little-endian: the n valid rows only
+caption           what the image, or the edited image, shows; null where the list does not say
+instruction       editing: what to do
+origin            file and line
+problem           fixed list of V strings: why a view cannot be used; null where it can
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dataset.jsonl import read_json
+from runtime.errors import UserError
+
+KINDS = ("t2i", "editing")
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+RECORDS = "packed_preparation"  # what `dataset.preparation.claimed` makes for a set named "packed"
+PROGRAMS = {kind: f"autoregressive/train/extract_codes_{kind}.py" for kind in KINDS}
+MAX_CODES = 1 << 16
+# What a mismatch with the manifest is put right with.
+_FLAGS = {
+    "tokenizer": "--vq-ckpt",
+    "text_encoder": "--t5-path, --t5-model-type, --precision",
+    "image_size": "--image-size",
+    "codebook_size": "--vq-ckpt",
+    "text_width": "--t5-feature-dim",
+    "max_text_tokens": "--t5-feature-max-len, --cls-token-num",
+    "mask_rule": "--mask-rule",
+    "text_field": "--text-field",
+}
+# What packing decides once and for all: flags that act on the pixels.
+_PIXEL_FLAGS = {
+    "data_path": "the packed folders are the data",
+    "cache_codes": "packed data are codes already",
+    "mask_dilation": "the shards hold the mask of each cell, widening it takes the pixels",
+    "center_crop": "the crop was chosen when the data was packed",
+    "random_flip": "flips are made when the data is packed: --views",
+}
+
+
+@dataclass(frozen=True)
+class PackedSettings:
+    """What decides the content of the shards.
+
+    Attributes:
+      kind: "t2i" or "editing".
+      num_rows: rows of all shards.
+      rows_per_shard: rows of every shard but the last.
+      image_size: side of the images, pixels.
+      grid: cells along one side.
+      codebook_size: number of different codes.
+      text_width: C.
+      max_text_tokens: longer texts were cut.
+      views: crops and flips of each record.
+      seed: view v of record i was drawn with `sample_seed(seed, v, i)`, as epoch v of a training draws it.
+      center_crop: the crop is the middle.
+      random_flip: half of the views are mirrored.
+      mask_rule: of `pool_edit_mask`; None for t2i.
+      text_field: which text the features are of; None for t2i.
+      tokenizer: its `weights_fingerprint`.
+      text_encoder: its fingerprint; None where the features came ready-made.
+      data: fingerprint of the lists.
+    """
+
+    kind: str
+    num_rows: int
+    rows_per_shard: int
+    image_size: int
+    grid: int
+    codebook_size: int
+    text_width: int
+    max_text_tokens: int
+    views: int
+    seed: int
+    center_crop: bool
+    random_flip: bool
+    mask_rule: str | None
+    text_field: str | None
+    tokenizer: str
+    text_encoder: str | None
+    data: str
+    format: int = FORMAT
+
+    @property
+    def num_cells(self) -> int:
+        return self.grid**2
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes of one view's mask."""
+        return -(-self.num_cells // 8)
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.rows_per_shard)
+
+    @property
+    def code_columns(self) -> tuple[str, ...]:
+        return ("codes",) if self.kind == "t2i" else ("source", "edited")
+
+    @property
+    def string_columns(self) -> tuple[str, ...]:
+        return ("caption", "origin") if self.kind == "t2i" else ("caption", "instruction", "origin")
+
+    def rows_of(self, number: int) -> range:
+        """The rows in shard `number`."""
+        start = number * self.rows_per_shard
+        return range(start, min(start + self.rows_per_shard, self.num_rows))
+
+    def schema(self) -> pa.Schema:
+        codes = pa.list_(pa.uint16(), self.views * self.num_cells)
+        columns = [(name, codes) for name in self.code_columns]
+        if self.kind == "editing":
+            columns.append(("mask", pa.binary(self.views * self.mask_bytes)))
+        columns.append(("text", pa.large_binary()))
+        columns += [(name, pa.string()) for name in self.string_columns]
+        return pa.schema([*columns, ("problem", pa.list_(pa.string(), self.views))])
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard in the manifest: its rows, file size, SHA-256, and how many of its views cannot be used."""
+
+    rows: int
+    bytes: int
+    sha256: str
+    problems: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says, and the folder it lies in."""
+
+    folder: Path
+    settings: PackedSettings
+    shards: list[ShardInfo]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self.settings), "shards": [asdict(shard) for shard in self.shards]}
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / SHARDS / f"{number:06d}.arrow"
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Reads a folder's manifest.
+
+    Raises:
+      UserError: no packed data, not packed to the end, another format, or a damaged manifest.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.exists():
+        if (folder / RECORDS).is_dir():
+            raise UserError(f"{folder}: packing has not come to its end; run the same command again")
+        raise UserError(
+            f"{folder}: no packed data here ({MANIFEST}); {' or '.join(PROGRAMS.values())} make it"
+        )
+    content = read_json(path, dict)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path}: format {content.get('format')!r}, this program reads {FORMAT}; pack again")
+    try:
+        shards = [_checked(ShardInfo, shard) for shard in content.pop("shards")]
+        settings = _checked(PackedSettings, content)
+        least = min(settings.num_rows, settings.rows_per_shard, settings.grid, settings.views)
+        if settings.kind not in KINDS or least < 1:
+            raise ValueError("values that make no sense")
+        if [shard.rows for shard in shards] != [len(settings.rows_of(k)) for k in range(settings.num_shards)]:
+            raise ValueError("shards that do not make up its rows")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); run the packing command again") from None
+    return Manifest(folder, settings, shards)
+
+
+def require_same(
+    manifest: Manifest, tokenizer_fingerprint: str, text_encoder_fingerprint: str | None, **settings: Any
+) -> None:
+    """Refuses packed data that does not go with a run.
+
+    Args:
+      tokenizer_fingerprint: `weights_fingerprint` of the run's tokenizer.
+      text_encoder_fingerprint: of the run's text encoder; None where it has none. Data packed from ready-made
+        features goes with any.
+      **settings: further values of `PackedSettings` that the run relies on.
+    Raises:
+      UserError: names each difference, what was packed and what the run has.
+    """
+    here = {"tokenizer": tokenizer_fingerprint, "text_encoder": text_encoder_fingerprint, **settings}
+    if None in (text_encoder_fingerprint, manifest.settings.text_encoder):
+        del here["text_encoder"]
+    differing = []
+    for name, value in here.items():
+        packed = getattr(manifest.settings, name)
+        if packed != value:
+            differing.append(
+                f"{name.replace('_', ' ')} {_short(packed)} there, {_short(value)} here ({_FLAGS[name]})"
+            )
+    if differing:
+        raise UserError(
+            f"{manifest.folder} was packed for another run: {'; '.join(differing)}. "
+            f"Give what it was packed with, or pack again with {PROGRAMS[manifest.settings.kind]}"
+        )
+
+
+def require_no_pixel_flags(config: Any) -> None:
+    """Refuses flags of a training that would act on pixels, which packed data does not have.
+
+    Args:
+      config: the training's flags; those it does not know are not looked for.
+    """
+    for name, reason in _PIXEL_FLAGS.items():
+        if getattr(config, name, None):
+            raise UserError(f"--{name.replace('_', '-')} does not go with --packed-data: {reason}")
+
+
+def _checked(kind: type, values: dict[str, Any]) -> Any:
+    """`kind(**values)`, with the type of each value verified."""
+    made = kind(**values)
+    types = typing.get_type_hints(kind)
+    for field in fields(kind):
+        if not isinstance(getattr(made, field.name), types[field.name]):
+            raise TypeError(f"{field.name} {getattr(made, field.name)!r}")
+    return made
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it: fingerprints by their first digits."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,0 +1,180 @@
+"""Reading packed training data: the same in every process, refused where it differs or is damaged, mixed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from autoregressive.train.config import EditingConfig
+from dataset.mixed import MixedDataset
+from dataset.packed import PackedEdits, PackedT2I
+from dataset.packed_format import (
+    MANIFEST,
+    PackedSettings,
+    read_manifest,
+    require_no_pixel_flags,
+    require_same,
+    shard_path,
+)
+from dataset.packed_writer import PackedWriter, ShardColumns
+from dataset.samples import collate_samples
+from runtime.config import parse
+from runtime.errors import UserError
+
+
+def synthetic(folder, num_rows: int, rows_per_shard: int, cells: int = 9) -> None:
+    """Edits whose source is all `row % 1000`, as if just packed."""
+    settings = PackedSettings(
+        "editing", num_rows, rows_per_shard, 16 * int(cells**0.5), int(cells**0.5), 16384, 8, 120, 1, 0,
+        True, False, "published", "instruction", "tokenizer", "encoder", "data",
+    )  # fmt: skip
+    writer, notes = PackedWriter(folder, settings), []
+    for number in range(settings.num_shards):
+        rows = (np.array(settings.rows_of(number)) % 1000).astype(np.uint16)
+        codes = np.repeat(rows, cells).reshape(-1, 1, cells)
+        strings = {name: [name] * len(rows) for name in settings.string_columns}
+        columns = ShardColumns(
+            {"source": codes, "edited": codes}, np.arange(len(codes) * cells).reshape(codes.shape) % 3 == 0,
+            [np.arange(16, dtype="<u2").tobytes()] * len(rows), strings, [[None]] * len(rows),
+        )  # fmt: skip
+        notes.append(writer.write(number, columns))
+    writer.write_manifest(notes)
+
+
+def test_loader_processes_read_what_one_process_reads(tmp_path):
+    synthetic(tmp_path, 30, 7)
+    packed = PackedEdits(tmp_path)
+    keys = [[(row, row + 5) for row in range(start, start + 6)] for start in range(0, 30, 6)]
+    expected = [
+        collate_samples([packed[key] for key in batch]) for batch in keys
+    ]  # the maps are open: forked
+    copy = pickle.loads(pickle.dumps(packed))
+    assert copy[29, 0].source.tolist() == [29] * 9
+    for dataset in (packed, PackedEdits(tmp_path)):
+        loader = DataLoader(dataset, batch_sampler=keys, collate_fn=collate_samples, num_workers=2)
+        for batch, other in zip(loader, expected, strict=True):
+            assert torch.equal(batch.source, other.source) and torch.equal(batch.edit_mask, other.edit_mask)
+            assert batch.seeds == other.seeds and batch.origins == other.origins
+            for text, same in zip(batch.texts, other.texts, strict=True):
+                assert torch.equal(text.embeddings, same.embeddings)
+    with pytest.raises(IndexError):
+        packed[30, 0]
+
+
+def test_data_of_another_run_is_refused_naming_both(tmp_path):
+    synthetic(tmp_path, 3, 2)
+    manifest = PackedEdits(tmp_path).manifest
+    agreed = {"image_size": 48, "text_field": "instruction", "mask_rule": "published", "text_width": 8}
+    require_same(manifest, "tokenizer", "encoder", **agreed)
+    require_same(manifest, "tokenizer", None, **agreed)
+    with pytest.raises(UserError, match=r"tokenizer tokenizer there, 0123 here \(--vq-ckpt\)"):
+        require_same(manifest, "0123", None)
+    message = r"text encoder encoder there, 4567 here \(--t5-path.*; mask rule published there, exact here"
+    with pytest.raises(UserError, match=message):
+        require_same(manifest, "tokenizer", "4567", mask_rule="exact", image_size=48)
+    with pytest.raises(UserError, match="packed for editing, not for t2i"):
+        PackedT2I(tmp_path)
+    with pytest.raises(UserError, match="no packed data here"):
+        PackedT2I(tmp_path / "elsewhere")
+    config = parse(EditingConfig, ["--mask-dilation", "2", "--data-path", "x", "--vq-ckpt", "y"])
+    with pytest.raises(UserError, match="--data-path does not go with --packed-data"):
+        require_no_pixel_flags(config)
+
+
+def test_damaged_shards_are_named(tmp_path):
+    synthetic(tmp_path, 6, 3)
+    path = shard_path(tmp_path, 1)
+    content = path.read_bytes()
+
+    def spoil(new: bytes) -> None:
+        path.unlink()  # a map of the old file stays whole
+        path.write_bytes(new)
+
+    path.unlink()
+    with pytest.raises(UserError, match="000001.arrow is damaged: No such file"):
+        PackedEdits(tmp_path)
+    path.write_bytes(content[:-9])
+    with pytest.raises(UserError, match="000001.arrow is damaged: .* bytes, the manifest says"):
+        PackedEdits(tmp_path)
+    offsets = np.arange(0, 128, 32, dtype="<i8").tobytes()
+    beyond = content.replace(offsets, np.array([0, 32, 64, 1 << 40], "<i8").tobytes())
+    not_utf8 = content.replace(b"originorigin", b"\xff" * 12)
+    zeros, turned = bytes(len(content)), content[200:] + content[:200]
+    for garbage in (content[:-200] + bytes(200), zeros, turned, beyond, not_utf8):
+        spoil(garbage)
+        packed = PackedEdits(tmp_path)
+        assert packed[0, 0].problem is None
+        with pytest.raises(UserError, match="000001.arrow is damaged"):
+            packed[3, 0]
+    spoil(content.replace(np.full(9, 4, "<u2").tobytes(), b"\xff" * 18))
+    with pytest.raises(UserError, match="source of row 1 up to 65535, the codebook has 16384"):
+        PackedEdits(tmp_path)[4, 0]
+    spoil(content.replace(offsets, np.array([0, 31, 64, 96], "<i8").tobytes()))
+    with pytest.raises(UserError, match="text of row 0: 31 bytes for a width of 8"):
+        PackedEdits(tmp_path)[3, 0]
+
+
+def test_damaged_manifests_are_named(tmp_path):
+    synthetic(tmp_path, 6, 3)
+    manifest = tmp_path / MANIFEST
+    whole = json.loads(manifest.read_text())
+    for change in ({"views": 0}, {"num_rows": 7}, {"grid": "3"}, {"shards": [1]}, {"more": 1}):
+        manifest.write_text(json.dumps(whole | change))
+        with pytest.raises(UserError, match="manifest.json is damaged"):
+            read_manifest(tmp_path)
+    manifest.write_text(json.dumps(whole | {"format": 9}))
+    with pytest.raises(UserError, match="format 9, this program reads 1"):
+        read_manifest(tmp_path)
+
+
+def test_mixtures_are_concatenations_or_drawn_by_weight(tmp_path):
+    for name, num_rows in (("a", 10), ("b", 30)):
+        synthetic(tmp_path / name, num_rows, 16)
+    a, b = (PackedEdits(tmp_path / name) for name in "ab")
+    for weights in (None, [1, 3], [0.5, 1.5]):
+        mixed = MixedDataset([a, b], weights)
+        assert len(mixed) == 40
+        assert [int(mixed[i, 3].source[0]) for i in range(40)] == [*range(10), *range(30)]
+    mixed = MixedDataset([a, b], [3, 1])
+    drawn = [mixed._locate(i, seed) for i in range(40) for seed in range(50)]
+    assert drawn == [mixed._locate(i, seed) for i in range(40) for seed in range(50)]
+    assert np.mean([which for which, _ in drawn]) == pytest.approx(0.25, abs=0.04)
+    assert {pair for pair in drawn} == {(0, i) for i in range(10)} | {(1, i) for i in range(30)}
+    which, row = mixed._locate(7, 11)
+    assert mixed[7, 11].source[0] == row and mixed[7, 11].seed == 11
+    for weights, message in (([1], "1 weights for 2"), ([1, 0], "above 0"), ([1, float("nan")], "above 0")):
+        with pytest.raises(UserError, match=message):
+            MixedDataset([a, b], weights)
+    with pytest.raises(IndexError):
+        mixed[40, 0]
+
+
+@pytest.mark.slow
+def test_a_million_rows_open_at_once_and_stay_out_of_memory(tmp_path):
+    synthetic(tmp_path, 1_000_000, 1024, cells=256)
+    start = time.perf_counter()
+    packed = PackedEdits(tmp_path)
+    first = packed[999_999, 0]
+    assert time.perf_counter() - start < 5 and first.source[0] == 999
+    before = resident()
+    rows = np.random.default_rng(0).integers(0, len(packed), 100_000)
+    start = time.perf_counter()
+    for row in rows.tolist():
+        packed[row, 0]
+    rate = len(rows) / (time.perf_counter() - start)
+    after = resident()
+    assert rate > 2000, f"{rate:.0f} rows/s"  # on a busy machine
+    assert after["RssAnon"] - before["RssAnon"] < 100e6
+    assert sum(after.values()) - sum(before.values()) < 2e9
+
+
+def resident() -> dict[str, float]:
+    """Bytes of this process in memory: its own, and pages of mapped files, which the kernel takes back."""
+    lines = open("/proc/self/status").read().splitlines()
+    return {line.split(":")[0]: 1e3 * int(line.split()[1]) for line in lines if line.startswith("Rss")}
