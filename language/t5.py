@@ -22,13 +22,15 @@ from runtime.errors import UserError
 from runtime.logging import get_logger
 
 DEFAULT_T5 = "flan-t5-xl"
+PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
 
 
 def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
     """Finds a text encoder without the network.
 
     Args:
-      t5_path: folder that holds model folders, or itself a model folder; None looks in the hub cache only.
+      t5_path: folder that holds model folders, or itself a model folder; None looks in the published place,
+        `pretrained_models/t5-ckpt`, then in the hub cache.
       t5_model_type: name of a folder in `t5_path`, or of a model on the hub ("google/" is put before a bare
         name).
     Returns:
@@ -36,14 +38,14 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
     Raises:
       UserError: saying which files to put where.
     """
-    if t5_path is not None:
-        for folder in (Path(t5_path) / t5_model_type, Path(t5_path)):
-            if (folder / "config.json").is_file():
-                return str(folder)
+    root = PUBLISHED_FOLDER if t5_path is None else Path(t5_path)
+    for folder in (root / t5_model_type, root):
+        if (folder / "config.json").is_file():
+            return str(folder)
     hub_id = t5_model_type if "/" in t5_model_type else f"google/{t5_model_type}"
     if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
         return hub_id
-    target = Path(t5_path or "pretrained_models/t5-ckpt") / t5_model_type
+    target = root / t5_model_type
     raise UserError(
         f"no text encoder {t5_model_type!r}: {target} holds no config.json, "
         f"and {hub_id} is not in the hub cache. "

@@ -16,12 +16,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rehearsal_assets import NUM_TEST_ITEMS, T5_FOLDER, empty_model, llamagen_file, make_assets
+from rehearsal_assets import NUM_TEST_ITEMS, empty_model, llamagen_file, make_assets
 from rehearsal_checks import Checks, Training, check_emu, check_magicbrush, check_training, expected_shapes
 from rehearsal_run import run_watched
 
@@ -110,7 +111,6 @@ class Rehearsal:
             values |= {"--image-size": str(2 * self.side)}
             values |= {"--val-global-batch-size": str(NUM_TEST_ITEMS)}
             values |= {"--validate_every": str(VALIDATED_STEP), "--early-stop": steps}
-            added += ["--t5-path", T5_FOLDER]
         else:
             added += ["--max-steps", steps]
         _, _, program, *words = shlex.split(PUBLISHED[stage])
@@ -238,6 +238,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     config = parse(Rehearsal)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the command ends too
     records = rehearse(config)
     print(table(records))
     if len(records) < len(PUBLISHED) or not passed(records[-1]):

@@ -19,8 +19,7 @@ FLAGS = ["--gpt-model", "R-GPT-tiny", "--image-size", "32"]
 PUBLISHED = {"stage1_256": STAGE_1, "stage2_256": STAGE_2, "stage2_512": STAGE_512}
 MAY_DIFFER = {"--results-dir", "--global-batch-size", "--val-global-batch-size", "--validate_every",
               "--early-stop", "--image-size", "--gpt-model", "--init-gpt-ckpt"}  # fmt: skip
-MAY_COME = {"--activation-checkpointing", "--num-workers", "--log-every", "--mixed-precision", "--max-steps",
-            "--t5-path"}  # fmt: skip
+MAY_COME = {"--activation-checkpointing", "--num-workers", "--log-every", "--mixed-precision", "--max-steps"}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,12 @@ def test_resolve_t5(folder, tmp_path, monkeypatch):
         resolve_t5(tmp_path, "flan-t5-xl")
     monkeypatch.setattr("language.t5.try_to_load_from_cache", lambda *_: "/cache/config.json")
     assert resolve_t5(None) == "google/flan-t5-xl"
+    # The published place comes first.
+    monkeypatch.chdir(tmp_path)
+    place = Path("pretrained_models/t5-ckpt/flan-t5-xl")
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    assert resolve_t5(None) == str(place)
 
 
 def test_damaged_models_are_user_errors(folder, tmp_path):

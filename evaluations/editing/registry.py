@@ -24,6 +24,7 @@ from evaluations.metrics import (
     mean_where,
     psnr,
     ssim,
+    ssim_map,
     unchanged_pixel_share,
 )
 from runtime.errors import UserError
@@ -143,10 +144,12 @@ def measure_pair(metrics: Sequence[Metric], images: PairImages, pair_name: str) 
 
 def _measure_region(images: PairImages) -> Values:
     values = {}
+    similarity = ssim_map(images.generated, images.target)
     for side, where in _sides(images.region):
-        for name, function in (("l1", l1), ("l2", l2), ("psnr", psnr), ("ssim", ssim)):
-            defined = where.any()
+        defined = where.any()
+        for name, function in (("l1", l1), ("l2", l2), ("psnr", psnr)):
             values[f"{side}_{name}"] = function(images.generated, images.target, where) if defined else None
+        values[f"{side}_ssim"] = mean_where(similarity, where) if defined else None
     return values
 
 
