@@ -103,7 +103,7 @@ def _stage_rows(bench: Bench, groups: set[str], size: int, dtype: str) -> None:
         words = f"{setting}, the baseline's cache set-up left out"
         bench.add("prefill", f"prefill {dtype}", size, words, measured.compare("prefill"), floor=floor)
         bench.add("prefill", "cache set-up", size, f"{dtype}, repeated edits", measured.compare("caches"))
-        if dtype == bench.edit_dtype and size in bench.edit_sizes:
+        if dtype == bench.dtypes[0] and size in bench.edit_sizes:
             _head_memory(bench, pair, size, dtype)
     if "decode" in groups:
         bytes_read = decode_bytes(config, DTYPES[dtype], slots + new / 2, ROWS)
@@ -141,7 +141,7 @@ def edit_rows(bench: Bench) -> None:
         pair = Pair.build(bench, size, bench.edit_dtype)
         _latency(bench, pair, size)
         _image_to_image(bench, pair, size)
-        _throughput(bench, size)
+        _throughput(bench, pair, size)
     _memory(bench)
 
 
@@ -154,7 +154,7 @@ def _latency(bench: Bench, pair: Pair, size: int) -> None:
             "slow": bench.slow(lambda e=edits: _whole(*pair.slow(e))),
         }
         name = f"edit of {share:.0%}, {size} px, {bench.edit_dtype}"
-        measured[share] = in_turn(sides, bench.repeats, name)
+        measured[share] = in_turn(sides, bench.repeats, name, warm=share != SHARES[0])
         compared = measured[share].compare("whole")
         bench.add("edit", f"edit of {100 * share:.0f} %, codes to codes", size, bench.edit_dtype, compared)
     decoding = [measured[share].values["fast"]["decode"] for share in (SHARES[0], SHARES[-1])]
@@ -187,11 +187,10 @@ def _image_to_image(bench: Bench, pair: Pair, size: int) -> None:
     bench.add("edit", "edit of 25 %, image to image", size, bench.edit_dtype, measured.compare("whole"))
 
 
-def _throughput(bench: Bench, size: int) -> None:
+def _throughput(bench: Bench, pair: Pair, size: int) -> None:
     """Batches of different masks, 10 to 40 % of the cells, 25 % on average."""
-    dtype = "bf16" if "bf16" in bench.dtypes else bench.dtypes[0]
-    pair = Pair.build(bench, size, dtype)
-    batches = {}
+    dtype = bench.edit_dtype
+    batches: dict[int, Edits] = {}
     for batch in BATCHES:
         shares = [0.25] if batch == 1 else torch.linspace(0.1, 0.4, batch).tolist()
         counts = [share_of_cells(bench.scale, size, share) for share in shares]
@@ -201,7 +200,7 @@ def _throughput(bench: Bench, size: int) -> None:
         for batch, edits in batches.items()
     }
     sides["slow"] = bench.slow(lambda: _per_code(batches[1].counts()[0], *pair.slow(batches[1])))
-    measured = in_turn(sides, bench.repeats, f"batches up to {BATCHES[-1]}, {size} px, {dtype}")
+    measured = in_turn(sides, bench.repeats, f"batches up to {BATCHES[-1]}, {size} px, {dtype}", warm=True)
     setting = f"{dtype}, masks of 10 to 40 %, against a batch of 1"
     for quantity, words in {"decode": "decoding per token", "whole": "whole edits per token"}.items():
         compared = measured.compare(quantity, fast=str(BATCHES[-1]), baseline="1")

@@ -103,18 +103,19 @@ class Measured:
         return Spread.of(self.values[side][quantity])
 
 
-def in_turn(sides: dict[str, Run | None], repeats: int, name: str) -> Measured:
+def in_turn(sides: dict[str, Run | None], repeats: int, name: str, *, warm: bool = False) -> Measured:
     """Runs all sides once, then all once more, and so on: a machine that slows down slows all.
 
     Args:
       sides: each does its work once and returns what it measured, by name; None leaves a side out.
-      repeats: runs of each after one that is not counted.
+      repeats: counted runs of each.
       name: of the progress bar.
+      warm: the sides have run before; otherwise each runs once uncounted.
     """
     runs = {side: run for side, run in sides.items() if run is not None}
     values: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in runs}
-    with progress(total=(repeats + 1) * len(runs), desc=name, unit="run") as bar:
-        for repeat in range(repeats + 1):
+    with progress(total=(repeats + (not warm)) * len(runs), desc=name, unit="run") as bar:
+        for repeat in range(warm, repeats + 1):
             for side, run in runs.items():
                 for quantity, value in run().items():
                     if repeat:

@@ -132,8 +132,8 @@ class Bench:
 
     @property
     def edit_dtype(self) -> str:
-        """The type that whole edits run in: the first that was asked for, on a GPU half precision."""
-        return "bf16" if self.on_gpu and "bf16" in self.dtypes else self.dtypes[0]
+        """The type that whole edits run in: half precision, unless it was not asked for."""
+        return "bf16" if "bf16" in self.dtypes else self.dtypes[0]
 
     def slow(self, run: Callable) -> Callable | None:
         """`run`, or nothing if no baseline is wanted."""
