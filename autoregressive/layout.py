@@ -58,6 +58,21 @@ class SequenceLayout:
         """The rows that `index` (R,) names, in its order; one may come several times."""
         return dataclasses.replace(self._map(lambda t: t[index] if t.dim() > 1 else t), slots=self.slots)
 
+    def span(self, start: int, end: int) -> SequenceLayout:
+        """The slots [start, end) alone; they see what came before them through a cache."""
+        index = self.content_index
+        if index is None:
+            index = torch.arange(self.cells.shape[1], device=self.cells.device).expand_as(self.cells)
+        return dataclasses.replace(
+            self,
+            cells=self.cells[:, start:end],
+            next_cells=self.next_cells[:, start:end],
+            key_valid=self.key_valid[:, :end],
+            slots=self.slots[start:end],
+            num_predictions=min(self.num_predictions, end - start),
+            content_index=index[:, start:end],
+        )
+
     def _map(self, change) -> SequenceLayout:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return SequenceLayout(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})

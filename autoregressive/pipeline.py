@@ -30,6 +30,7 @@ from autoregressive.layout import (
 )
 from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import Transformer
+from autoregressive.models.packed_linear import pack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
 from dataset.edit_masks import full_mask, pool_edit_mask
@@ -105,7 +106,7 @@ class EditingPipeline:
         Args:
           vq_model, gpt_model, image_size: for published files, which do not hold them.
           with_text_encoder: False if every text will come as features.
-          dtype: of the transformer's weights.
+          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`).
         """
         tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
         transformer = load_transformer(
@@ -115,11 +116,13 @@ class EditingPipeline:
         text_encoder = None
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
-        return cls(tokenizer, transformer.to(device, dtype), text_encoder)
+        transformer = transformer.to(device, dtype)
+        pack_linears(transformer)
+        return cls(tokenizer, transformer, text_encoder)
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.output.weight.device
+        return self.transformer.device
 
     @torch.inference_mode()
     def edit(
@@ -129,6 +132,7 @@ class EditingPipeline:
         masks: Sequence[Mask | None] | Mask | None = None,
         *,
         seeds: Sequence[int] | int = 0,
+        num_samples: int = 1,
         sampling: Sampling | None = None,
         mode: str | None = None,
         mask_rule: str = "published",
@@ -142,7 +146,8 @@ class EditingPipeline:
             mask, or as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays or grey images of the image's size, above 0.5 = edit; None regenerates all.
-          seeds: one an image; the same seed gives the same result in any batch.
+          seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
+          num_samples: results of each image, side by side in the list; they share the prompt's computation.
           sampling: see `Sampling`.
           mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
             text-to-image model that sees the kept cells). Default: by whether the model has marks.
@@ -157,11 +162,10 @@ class EditingPipeline:
             images, prompts, masks = [images], [prompts], [masks]
         images, prompts = list(images), list(prompts)
         masks = [None] * len(images) if masks is None else list(masks)
-        seeds = [seeds + i for i in range(len(images))] if isinstance(seeds, int) else list(seeds)
-        if not len(images) == len(prompts) == len(masks) == len(seeds):
+        seeds = _one_each(seeds, len(images), num_samples)
+        if not len(images) == len(prompts) == len(masks):
             raise UserError(
-                f"{len(images)} images, {len(prompts)} prompts, {len(masks)} masks and {len(seeds)} seeds: "
-                "give as many of each"
+                f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
             )
         if not images:
             return []
@@ -190,11 +194,12 @@ class EditingPipeline:
         with _timed(timings, "decode", self.device):
             decoded = self.decode(codes)
         results = []
-        for i, image in enumerate(images):
-            region = changed_region(composite, edit_mask[i], pixel_masks[i], self.grid, image.size)
-            results.append(
-                EditResult(compose(image, decoded[i], region), codes[i].cpu(), edit_mask[i], region, timings)
-            )
+        for i, image in enumerate(decoded):
+            asked, source_image = i // num_samples, images[i // num_samples]
+            cells, pixels = edit_mask[asked], pixel_masks[asked]
+            region = changed_region(composite, cells, pixels, self.grid, source_image.size)
+            edited = compose(source_image, image, region)
+            results.append(EditResult(edited, codes[i].cpu(), cells, region, timings))
         return results
 
     @torch.inference_mode()
@@ -203,20 +208,22 @@ class EditingPipeline:
         prompts: Sequence[Text] | str,
         *,
         seeds: Sequence[int] | int = 0,
+        num_samples: int = 1,
         sampling: Sampling | None = None,
         orders: Tensor | None = None,
     ) -> list[Image.Image]:
         """Text to image.
 
         Args:
-          orders: (B, N) cells in generation order; raster order by default.
+          seeds, num_samples: as in `edit`.
+          orders: (B, N) cells in generation order, one row a result; raster order by default.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = [seeds + i for i in range(len(prompts))] if isinstance(seeds, int) else list(seeds)
+        seeds = _one_each(seeds, len(prompts), num_samples)
         text, text_valid = self.encode_texts(prompts)
-        raster = torch.arange(self.grid**2).expand(len(prompts), -1)
+        raster = torch.arange(self.grid**2).expand(len(seeds), -1)
         orders = raster if orders is None else orders
-        prompt = t2i_prompt(orders, text_valid)
+        prompt = t2i_prompt(orders[::num_samples], text_valid)
         drawn = self._generate(prompt, orders, text, seeds, sampling or Sampling())
         return self.decode(torch.zeros_like(drawn).scatter(1, orders.to(drawn.device), drawn))
 
@@ -232,11 +239,12 @@ class EditingPipeline:
         *,
         random_order: bool = False,
     ) -> Tensor:
-        """The token level of `edit`: (B, N) source codes → (B, N) codes, kept cells unchanged.
+        """The token level of `edit`: (P, N) source codes → (B, N) codes, kept cells unchanged.
 
         Args:
-          edit_mask: (B, N) bool, at least one True a row.
-          text, text_valid: (B, T, C) and (B, T), left-padded.
+          edit_mask: (P, N) bool, at least one True a row.
+          text, text_valid: (P, T, C) and (P, T), left-padded.
+          seeds: B of them, B / P for each source in turn.
         """
         marked = self.transformer.config.mask_in_context
         mode = mode or ("marks" if marked else "zero_shot")
@@ -246,20 +254,20 @@ class EditingPipeline:
             has = "has" if marked else "has no"
             raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
         source, edit_mask = source.cpu(), edit_mask.cpu()
-        counts = edit_mask.sum(1)
-        longest = int(counts.max())
-        num_cells = self.grid**2
+        num_samples = len(seeds) // len(source)
+        masks = edit_mask.repeat_interleave(num_samples, 0)
+        counts = masks.sum(1)
         orders = (
-            random_orders(list(seeds), num_cells, edit_mask) if random_order else raster_edit_order(edit_mask)
-        )
-        orders = orders[:, :longest]
+            random_orders(list(seeds), self.grid**2, masks) if random_order else raster_edit_order(masks)
+        )[:, : int(counts.max())]
+        first = orders[::num_samples]
         if mode == "zero_shot":
-            prompt = infill_prompt(source, edit_mask, orders, text_valid)
+            prompt = infill_prompt(source, edit_mask, first, text_valid)
         else:
             vocab = self.transformer.config.vocab_size
-            prompt = editing_prompt(source, edit_mask, orders, text_valid, vocab, marks=marked)
+            prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=marked)
         codes = self._generate(prompt, orders, text, seeds, sampling, counts.tolist())
-        return place(codes.cpu(), orders, counts, source)
+        return place(codes.cpu(), orders, counts, source.repeat_interleave(num_samples, 0))
 
     def _generate(
         self,
@@ -270,7 +278,7 @@ class EditingPipeline:
         sampling: Sampling,
         counts: Sequence[int] | None = None,
     ) -> Tensor:
-        weight = self.transformer.output.weight
+        weight = self.transformer.tok_embeddings.weight
         uniforms = seeded_uniforms(list(seeds), self.grid**2)
         training = self.transformer.training
         self.transformer.eval()
@@ -308,6 +316,18 @@ class EditingPipeline:
         pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _one_each(seeds: Sequence[int] | int, num_inputs: int, num_samples: int) -> list[int]:
+    """The seeds of all results."""
+    if num_samples < 1:
+        raise UserError(f"num_samples is {num_samples}; ask for 1 or more")
+    seeds = [seeds + i for i in range(num_inputs * num_samples)] if isinstance(seeds, int) else list(seeds)
+    if len(seeds) != num_inputs * num_samples:
+        raise UserError(
+            f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
+        )
+    return seeds
 
 
 class _timed:

@@ -64,7 +64,7 @@ def edit(
     model: Transformer, edits: Edits, sampling: Sampling, on_event: Callable[[str], None] = lambda name: None
 ) -> Tensor:
     """Edits a batch of any masks; `on_event` is told "code" after every code. Returns (B, K) codes."""
-    weight = model.output.weight
+    weight = model.tok_embeddings.weight
     text, text_valid = stack_text_features(edits.texts)
     orders = raster_edit_order(edits.edit_mask)[:, : max(edits.counts())]
     prompt = editing_prompt(edits.source, edits.edit_mask, orders, text_valid, model.config.vocab_size)
@@ -89,7 +89,7 @@ def build_pipeline(model: Transformer, scale: Scale, *, small: bool) -> EditingP
     """A pipeline around `model` with a random tokenizer; its texts are features."""
     size = {"width": 8, "z_channels": 8, "norm_groups": 2} if small else {}
     tokenizer = build_vq_model("VQ-16", codebook_size=scale.vocab_size, **size)
-    weight = model.output.weight
+    weight = model.tok_embeddings.weight
     return EditingPipeline(tokenizer.to(weight.device).eval(), model, None)
 
 

@@ -291,6 +291,30 @@ def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
         assert torch.equal(run(slice(0, 2)), plain)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
+def test_compiled_steps_of_ragged_batches_drop_rows_by_halves(inputs):
+    model = tiny(mask_in_context=True)
+    counts = [9, 1, 1, 1, 4, 1, 1, 1]
+    edit_mask = torch.arange(N)[None] < torch.tensor(counts)[:, None]
+    orders = raster_edit_order(edit_mask)[:, : max(counts)]
+    prompt = editing_prompt(inputs["codes"], edit_mask, orders, inputs["text_valid"], V)
+
+    def run() -> Tensor:
+        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+
+    plain = run()
+    model.compile_steps()
+    widths, step = [], model.compiled_step
+
+    def counted(layout, *rest):
+        widths.append(len(layout.cells))
+        return step(layout, *rest)
+
+    model.compiled_step = counted
+    assert torch.equal(run(), plain)
+    assert widths == [2] * 3 + [1] * 5
+
+
 def test_repeated_calls_take_the_same_memory(inputs):
     model, orders = tiny(), random_orders(list(range(8)), N)
     buffers = []

@@ -100,6 +100,27 @@ def test_errors_name_the_value(pipelines):
         edit(noise(24, 24), "x", composite="best")
 
 
+def test_samples_of_one_edit_share_its_prompt_and_stay_the_same(pipelines):
+    """Also where a row of the batch keeps nothing, and where every sample has an order of its own."""
+    sources, masks = [noise(24, 24, 1), noise(30, 24, 2)], [None, box(30, 24)]
+    for pipeline in pipelines.values():
+        for order in (False, True):
+            settings = {"random_order": order, "sampling": Sampling(cfg_scale=2.0, temperature=2.0)}
+            together = pipeline.edit(sources, ["red", "a blue square"], masks, num_samples=3, **settings)
+            assert len(together) == 6
+            assert len({tuple(result.codes.tolist()) for result in together[3:]}) > 1
+            for i, result in enumerate(together):
+                alone = pipeline.edit(
+                    sources[i // 3], ["red", "a blue square"][i // 3], masks[i // 3], seeds=[i], **settings
+                )[0]
+                assert torch.equal(result.codes, alone.codes)
+    drawn = pipelines["t2i"].draw("red", num_samples=2, seeds=4, sampling=PLAIN)
+    again = pipelines["t2i"].draw(["red"] * 2, seeds=[4, 5], sampling=PLAIN)
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(drawn, again, strict=True))
+    with pytest.raises(UserError, match="1 seeds for 2 results of each of 1 inputs"):
+        pipelines["t2i"].draw("red", num_samples=2, seeds=[1])
+
+
 def test_a_prompt_of_a_thousand_words_is_truncated_with_a_notice(pipelines, capfd):
     pipelines["edit"].edit(noise(24, 24), "red circle " * 500, box(24, 24), sampling=PLAIN)
     assert "the end was cut, 120 tokens are kept" in capfd.readouterr().err

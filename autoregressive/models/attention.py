@@ -33,10 +33,17 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, 
     """Scaled-dot-product attention where `mask`, (B, 1, L, M) bool, is True."""
     if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SHORT_ENOUGH_FOR_A_MATRIX:
         # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        scores = _products(query * query.shape[-1] ** -0.5, key)
         shares = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), dropout)
         return shares.to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def _products(query: Tensor, key: Tensor) -> Tensor:
+    """(B, H, L, M); of a single query with the keys on the left, which then are not copied in bfloat16."""
+    if query.shape[2] == 1:
+        return (key @ query.transpose(-1, -2)).transpose(-1, -2)
+    return query @ key.transpose(-1, -2)
 
 
 def sample_blocks(sample_ids: Tensor) -> BlockMask:

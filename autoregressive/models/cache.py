@@ -40,6 +40,11 @@ class KVCache:
         values.index_copy_(2, slots, value.to(values.dtype))
         return keys[:, :, : self.live], values[:, :, : self.live]
 
+    def copy_rows(self, source: Tensor) -> None:
+        """Row i of all the rows becomes what row `source[i]` was, in the live slots."""
+        for layer in self._store[..., : self.live, :]:  # one by one: a copy of the whole may not fit
+            layer.copy_(layer[:, source])
+
 
 class CachePool:
     """One allocation that serves call after call, as long as it is large enough."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autoregressive.layout import SequenceLayout, next_step
+from autoregressive.models.cache import KVCache
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.sampling import Sampling, guide, pick
 
@@ -32,8 +34,9 @@ def generate(
     guidance ends.
 
     Args:
-      prompt: what is given; its last slot predicts `orders[:, 0]`.
-      text: (B, T, C) caption features.
+      prompt: P rows of what is given, each for the next B / P rows of `orders`: samples of one prompt share
+        its prefill. The last slot predicts the first cell.
+      text: (P, T, C) caption features.
       orders: (B, K) cells to generate.
       uniforms: (B, ≥ K) numbers in [0, 1) that decide the draws.
       sampling: guidance and truncation.
@@ -43,48 +46,85 @@ def generate(
       (B, K) codes; 0 beyond a row's count, see `place`.
     """
     batch, num_new = orders.shape
+    num_prompts, prompt_length = prompt.cells.shape
+    if batch % num_prompts:
+        raise ValueError(f"{batch} rows cannot share {num_prompts} prompts evenly")
     counts = [num_new] * batch if counts is None else list(counts)
     ranking = sorted(range(batch), key=lambda row: -counts[row])
     rows = torch.tensor(ranking, device=orders.device)
-    orders, uniforms, text = orders[rows], uniforms[rows], text[rows]
+    orders, uniforms = orders[rows], uniforms[rows]
     copies = 2 if sampling.cfg_scale > 1 else 1
+    prompt_of = rows // (batch // num_prompts)
     if copies == 2:
         text = torch.stack([text, model.unconditional_text(text)], dim=1).flatten(0, 1)
-    layout = prompt.rows(rows.repeat_interleave(copies))
-    prompt_length = layout.key_valid.shape[1]
+        prompt = prompt.rows(torch.arange(num_prompts, device=rows.device).repeat_interleave(2))
+        prompt_of = torch.stack([2 * prompt_of, 2 * prompt_of + 1], dim=1).flatten()
     cache = model.new_cache(copies * batch, prompt_length + num_new - 1)
-    key_valid = F.pad(layout.key_valid, (0, cache.length - prompt_length), value=True)
+    key_valid = prompt.key_valid[prompt_of]
+    key_valid = F.pad(key_valid, (0, cache.length - prompt_length), value=True)
     slots = torch.arange(cache.length, device=orders.device)
 
-    no_text = text[:, :0]
+    no_text = text[:1, :0].expand(copies * batch, -1, -1)
     codes = orders.new_zeros(batch, num_new)
-    active, step = batch, 1
+    drawing, step = batch, 1
     for i in range(num_new):
         if i == 0:
-            cache.live = prompt_length
-            logits = model(layout, text, cache)[:, -1]
+            logits = _prefill(model, prompt, text, orders[:, :1], prompt_of, cache)
         else:
             logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
         if copies // step == 2:
             logits = guide(logits, sampling.cfg_scale)
-        codes[:active, i] = pick(logits, uniforms[:active, i], sampling)
+        needed = sum(count > i for count in counts)
+        codes[:needed, i] = pick(logits, uniforms[:drawing, i], sampling)[:needed]
         if on_code is not None:
             on_code(i, torch.zeros_like(codes[:, i]).index_copy_(0, rows, codes[:, i]))
         if i + 1 == num_new:
             break
-        active = sum(count > i + 1 for count in counts)
+        drawing = _rows_to_run(sum(count > i + 1 for count in counts), drawing, model)
         step = copies if 0 <= sampling.cfg_interval < i else 1  # past the interval: conditional rows only
-        cache.rows = slice(0, copies * active, step)
-        cache.live = cache.length if model.static_steps else prompt_length + i + 1
+        cache.rows = slice(0, copies * drawing, step)
+        cache.live = cache.length if model.compiled_step else prompt_length + i + 1
         run = copies // step
         layout = next_step(
-            codes[:active, i : i + 1].repeat_interleave(run, 0),
-            orders[:active, i : i + 1].repeat_interleave(run, 0),
-            orders[:active, i + 1 : i + 2].repeat_interleave(run, 0),
+            codes[:drawing, i : i + 1].repeat_interleave(run, 0),
+            orders[:drawing, i : i + 1].repeat_interleave(run, 0),
+            orders[:drawing, i + 1 : i + 2].repeat_interleave(run, 0),
             key_valid[cache.rows, : cache.live],
             slots[prompt_length + i : prompt_length + i + 1],
         )
     return torch.empty_like(codes).index_copy_(0, rows, codes)
+
+
+def _prefill(
+    model: Transformer,
+    prompt: SequenceLayout,
+    text: Tensor,
+    first_cells: Tensor,
+    prompt_of: Tensor,
+    cache: KVCache,
+) -> Tensor:
+    """Scores (R, V) of the rows' first cells; row i's prompt is that of row `prompt_of[i]`."""
+    num_prompts, length = prompt.cells.shape
+    if len(prompt_of) == num_prompts:
+        cache.live = length
+        return model(prompt.rows(prompt_of), text[prompt_of], cache)[:, -1]
+    # The last slot knows which cell comes first, so it is each row's own.
+    cache.rows, cache.live = slice(num_prompts), length - 1
+    model(prompt.span(0, length - 1), text, cache)
+    cache.copy_rows(prompt_of)
+    cache.rows, cache.live = slice(None), length
+    last = prompt.span(length - 1, length).rows(prompt_of)
+    first_cells = first_cells.repeat_interleave(len(prompt_of) // len(first_cells), 0)
+    return model(replace(last, next_cells=first_cells), text[prompt_of], cache)[:, -1]
+
+
+def _rows_to_run(needed: int, drawing: int, model: Transformer) -> int:
+    """How many of the first rows the next step has; compiled ones become fewer by halves, see there."""
+    if not model.compiled_step:
+        return needed
+    while (drawing + 1) // 2 >= max(needed, 1) and drawing > 1:
+        drawing = (drawing + 1) // 2
+    return drawing
 
 
 def place(codes: Tensor, orders: Tensor, counts: Tensor, onto: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ D model width. Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from autoregressive.layout import SequenceLayout
 from autoregressive.models.attention import attention_of
 from autoregressive.models.cache import CachePool, KVCache, NoCache
 from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
+from autoregressive.models.packed_linear import unpack_linears
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ModelConfig:
     def grid(self) -> int:
         return round(self.block_size**0.5)
 
+
+MOST_STEP_SHAPES = 64  # numbers of rows, times lengths of the cache in steps of `CachePool.STEP`
 
 _SIZES = {  # name: layers, heads, width; LlamaGen's table, then ours for laptops and tests
     "B": (12, 12, 768),
@@ -93,8 +97,7 @@ class Transformer(nn.Module):
         )
         self.run_block = run_block  # or `recompute_block`
         self.caches = CachePool()
-        self.step = self.forward
-        self.static_steps = False
+        self.compiled_step: Callable | None = None
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         # What a model lacks is a table of zeros, not a branch in the forward.
@@ -125,7 +128,7 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.tok_embeddings.weight)
 
     def forward(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
         """Scores the codes of the predicted cells.
@@ -168,19 +171,33 @@ class Transformer(nn.Module):
             raise ValueError(f"{text.shape[1]} text slots, but the model knows {len(fixed)}")
         return fixed[len(fixed) - text.shape[1] :].to(text.dtype).expand_as(text)
 
-    def compile_steps(self) -> None:
-        """Compiles the decoding steps, on GPUs to CUDA graphs; a minute for each batch size.
+    def step(self, layout: SequenceLayout, text: Tensor, cache: KVCache) -> Tensor:
+        """`forward` for one slot a row after a prompt; compiled where `compile_steps` was called."""
+        return (self.compiled_step or self.forward)(layout, text, cache)
 
-        A compiled step always attends to the whole cache, through the mask, so that its shapes stay.
+    def compile_steps(self) -> None:
+        """Compiles the decoding steps, on GPUs to CUDA graphs; a minute for each number of rows.
+
+        Compiled steps keep their shapes: they attend to the whole cache, through the mask, and the rows of a
+        batch become fewer by halves only. On CPUs they are slower than plain ones with packed weights.
         """
-        mode = "reduce-overhead" if self.output.weight.device.type == "cuda" else None
-        self.step = torch.compile(self.forward, fullgraph=True, dynamic=False, mode=mode)
-        self.static_steps = True
+        unpack_linears(self)  # an opaque weight is no part of a graph
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_STEP_SHAPES)
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        self.compiled_step = torch.compile(self.forward, fullgraph=True, dynamic=False, mode=mode)
+
+    @property
+    def device(self) -> torch.device:
+        return self.tok_embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tok_embeddings.weight.dtype
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """A cache of `length` key slots for `batch` rows; it takes the memory of the one before."""
         c = self.config
-        return self.caches.cache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.output.weight)
+        return self.caches.cache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight)
 
 
 def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:

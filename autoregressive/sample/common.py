@@ -15,8 +15,10 @@ from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.checkpoint import file_sha256
 from runtime.config import REQUIRED, option
+from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 
+log = get_logger(__name__)
 NOT_SETTINGS = ("output_dir", "device", "batch_size")  # flags that change no result
 
 
@@ -42,7 +44,7 @@ class SampleConfig:
     temperature: float = option(1.0, help="of the draws")
     top_k: int = option(1000, help="likeliest codes kept; 0 for all")
     top_p: float = option(1.0, help="share of probability kept")
-    compile: bool = option(False, help="compile the decoding steps: slow to start, then faster on GPUs")
+    compile: bool = option(False, help="compile the decoding steps, on GPUs: slow to start, then faster")
     greedy: bool = option(False, help="always take the likeliest code")
 
     def sampling(self) -> Sampling:
@@ -70,8 +72,10 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
-        if self.compile:
+        if self.compile and device.type == "cuda":
             pipeline.transformer.compile_steps()
+        elif self.compile:
+            log.warning("--compile has no use on a %s: its plain steps are the faster ones", device.type)
         return pipeline
 
 
