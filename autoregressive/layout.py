@@ -84,6 +84,15 @@ class SequenceLayout:
             return contents
         return contents.gather(1, self.content_index[..., None].expand(-1, -1, contents.shape[-1]))
 
+    def used_slots(self) -> Tensor:
+        """(B, L) bool of a training layout: True up to a row's last supervised slot, but for padding."""
+        length = self.cells.shape[1]
+        first = length - self.num_predictions
+        places = torch.arange(self.num_predictions, device=self.cells.device) + 1
+        last = ((self.loss_weight > 0) * places).amax(1, keepdim=True)
+        in_front = torch.arange(length, device=self.cells.device) < first + last
+        return in_front & (last > 0) & self.key_valid
+
     def attention_mask(self) -> Tensor:
         """(B, 1, L, M) bool, True where a slot may look: (causal & key valid & same sample) | itself."""
         key_slots = torch.arange(self.key_valid.shape[1], device=self.slots.device)
@@ -107,10 +116,9 @@ def pack_rows(layout: SequenceLayout, text: Tensor) -> tuple[SequenceLayout, Ten
     """
     num_rows, length = layout.cells.shape
     first = length - layout.num_predictions  # the first slot that predicts
-    places = torch.arange(layout.num_predictions) + 1
-    ends = first + ((layout.loss_weight > 0) * places).amax(1)
-    ends[0] = ends[0] if (ends > first).any() else length
-    used = (torch.arange(length) < ends[:, None]) & (ends > first)[:, None] & layout.key_valid
+    used = layout.used_slots()
+    if not used.any():
+        used[0] = layout.key_valid[0]
     is_text = torch.arange(length) < text.shape[1]
     image = layout.token_ids.new_zeros(num_rows, length)
     image[:, text.shape[1] :] = layout.token_ids

@@ -94,10 +94,15 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                 yield from self._micro_batches(epoch, shuffle[start : start + size])
             consumed = 0
 
+    def ends_epoch(self) -> bool:
+        """Whether the global batch that comes next is the last of its epoch."""
+        return self.consumed + 2 * self.global_batch_size > self.num_samples
+
     def advance(self) -> None:
         """Counts one global batch as trained on."""
+        ends_epoch = self.ends_epoch()
         self.consumed += self.global_batch_size
-        if self.consumed + self.global_batch_size > self.num_samples:
+        if ends_epoch:
             self.epoch, self.consumed = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:

@@ -31,12 +31,23 @@ class Optimizers:
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    def step(self, scaler: torch.amp.GradScaler) -> None:
-        """Steps every member through `scaler`, which may be disabled."""
+    def step(self, scaler: torch.amp.GradScaler, skip: torch.Tensor | None = None) -> None:
+        """Steps every member.
+
+        Args:
+          scaler: an enabled one decides by itself what to skip.
+          skip: bool on the parameters' device; True leaves all as it is. Fused optimizers do not wait for it.
+        """
         for parameter, view in self._matrix_views.items():
             view.grad = None if parameter.grad is None else _as_matrix(parameter.grad, like=parameter)
         for member in self.members:
-            scaler.step(member)
+            if scaler.is_enabled() or skip is None:
+                scaler.step(member)
+            elif getattr(member, "_step_supports_amp_scaling", False):
+                member.found_inf = skip.float()  # as loss scalers tell it
+                member.step()
+            elif not skip:
+                member.step()
 
     def clip(self, module: nn.Module, max_norm: float, scaler: torch.amp.GradScaler) -> torch.Tensor:
         """Undoes the loss scale and clips the gradient of `module`; 0 clips nothing. Returns its norm."""

@@ -12,10 +12,11 @@ from benchmark_baseline import SlowTransformer
 from benchmark_baseline_data import pad_text
 from benchmark_baseline_edit import sample, slow_edit
 from benchmark_cases import Edits, random_edits, share_of_cells
-from benchmark_limits import DTYPES, decode_bytes, forward_flops
+from benchmark_limits import DTYPES, decode_bytes
 from benchmark_measure import Clock, Comparison, PeakMemory, Spread, head_memory, in_turn
 from benchmark_rows import Bench
 
+from autoregressive.models.flops import forward_flops
 from autoregressive.models.gpt import Transformer
 
 ROWS = 2  # of one edit: with the caption and without

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from benchmark_measure import Clock, Spread
 
+from autoregressive.models.flops import head_parameters, trunk_parameters
 from autoregressive.models.gpt import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -79,39 +80,6 @@ def describe_machine(device: torch.device) -> dict[str, object]:
     if device.type == "cuda":
         machine |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return machine
-
-
-def trunk_parameters(config: ModelConfig) -> int:
-    """Weights that multiply every slot: 4 D² of attention and 3 D·hidden of SwiGLU a layer."""
-    hidden = -(-int(8 * config.dim / 3) // 256) * 256
-    return config.n_layer * (4 * config.dim**2 + 3 * config.dim * hidden)
-
-
-def head_parameters(config: ModelConfig) -> int:
-    return config.vocab_size * config.dim
-
-
-def forward_flops(config: ModelConfig, slots: int, predicted: int, text_slots: int) -> float:
-    """Floating-point operations of one sample's forward pass.
-
-    Two for every weight that a slot passes (Kaplan et al. 2020, section 2.1), and for attention 4·L²·D a
-    layer (PaLM, Chowdhery et al. 2022, appendix B), of which a causal mask leaves half. The output head
-    counts for predicted slots only, the caption's two matrices for text slots only; embeddings and norms do
-    not count.
-
-    Args:
-      slots: L, all slots of the sequence, text included; no padding.
-      predicted: slots that are scored.
-      text_slots: slots with a caption feature.
-    """
-    caption = config.caption_dim * config.dim + config.dim**2
-    weights = trunk_parameters(config) * slots + head_parameters(config) * predicted + caption * text_slots
-    return 2 * weights + 2 * config.n_layer * config.dim * slots**2
-
-
-def training_flops(config: ModelConfig, slots: int, predicted: int, text_slots: int) -> float:
-    """Forward and backward, which costs twice the forward pass; recomputing is no useful work."""
-    return 3 * forward_flops(config, slots, predicted, text_slots)
 
 
 def editing_slots(config: ModelConfig, text_slots: int, edited: int) -> int:

@@ -10,11 +10,12 @@ import torch
 from benchmark_baseline import SlowTransformer
 from benchmark_baseline_data import SlowSample
 from benchmark_cases import Edits, fast_batch, fast_t2i_batch, random_edits, share_of_cells, slow_batch
-from benchmark_limits import editing_slots, training_flops
+from benchmark_limits import editing_slots
 from benchmark_measure import Comparison, PeakMemory, head_memory, in_turn
 from benchmark_rows import Bench
 from torch import Tensor
 
+from autoregressive.models.flops import training_flops
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from runtime.precision import autocast
 

@@ -13,6 +13,7 @@ from conftest import ROOT, run_program
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoregressive.layout import editing_layout
+from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
 from runtime.config import parse
@@ -184,16 +185,16 @@ def test_flops_are_those_of_the_performance_notes():
     limits = load("limits")
     small = GPT_MODELS["R-GPT-XL"]
     large = dataclasses.replace(small, block_size=1024)
-    assert limits.trunk_parameters(small) == pytest.approx(731.4e6, rel=1e-4)
-    assert limits.head_parameters(small) == pytest.approx(21.0e6, rel=2e-3)
+    assert trunk_parameters(small) == pytest.approx(731.4e6, rel=1e-4)
+    assert head_parameters(small) == pytest.approx(21.0e6, rel=2e-3)
     assert limits.slot_bytes(small, torch.bfloat16) == 184_320
-    assert limits.training_flops(small, 120 + 255, 256, 120) == pytest.approx(1.72e12, abs=5e9)
+    assert training_flops(small, 120 + 255, 256, 120) == pytest.approx(1.72e12, abs=5e9)
     known = [(small, 64, 3.19), (small, 256, 4.15), (large, 256, 12.3), (large, 1024, 16.95)]
     for config, edited, tera in known:
         slots = limits.editing_slots(config, 120, edited)
-        flops = limits.training_flops(config, slots, edited, 120) / 1e12
+        flops = training_flops(config, slots, edited, 120) / 1e12
         assert flops == pytest.approx(tera, abs=0.05 if tera == 12.3 else 0.005)
-    assert 2 * limits.forward_flops(small, 120 + 512, 1, 120) == pytest.approx(1.92e12, abs=5e9)
+    assert 2 * forward_flops(small, 120 + 512, 1, 120) == pytest.approx(1.92e12, abs=5e9)
     # 0.58 ms on an H100, of about 3 TB/s
     assert limits.decode_bytes(small, torch.bfloat16, 632 + 32, 2) / 3.0e12 == pytest.approx(
         0.58e-3, rel=0.01
@@ -202,12 +203,11 @@ def test_flops_are_those_of_the_performance_notes():
 
 def test_flops_count_the_weights_of_a_real_model(networks):
     model, _ = networks
-    limits = load("limits")
     trunk = sum(
         p.numel() for name, p in model.named_parameters() if name.startswith("layers") and p.dim() > 1
     )
-    assert limits.trunk_parameters(model.config) == trunk
-    assert limits.head_parameters(model.config) == model.output.weight.numel()
+    assert trunk_parameters(model.config) == trunk
+    assert head_parameters(model.config) == model.output.weight.numel()
 
 
 def test_peak_memory_counts_tensors_from_birth_to_death():

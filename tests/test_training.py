@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import read_metrics, run_program
 
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.train_editing import train as train_editing
 from autoregressive.train.train_t2i import train as train_t2i
@@ -128,6 +129,32 @@ def test_a_bad_sample_is_counted_named_and_left_out(cache, shapes, train_flags, 
     assert "nowhere.png" in capfd.readouterr().err
     with pytest.raises(UserError, match="bad-sample-budget 0.01 of 24"):
         run_stage("editing", flags, tmp_path / "b")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_ten_of_them_are_the_most(
+    optimizer, shapes, train_flags, tmp_path, monkeypatch, capfd
+):
+    bad_steps, forward = {2}, SupervisedLoss.forward
+    calls = iter(range(1, 1000))
+    monkeypatch.setattr(
+        SupervisedLoss,
+        "forward",
+        lambda *args: forward(*args) * (float("nan") if next(calls) in bad_steps else 1),
+    )
+    flags = stage_flags("t2i", shapes, train_flags) + ["--optimizer", optimizer, "--ckpt-every", "1"]
+    flags += ["--weight-decay", "0.1", "--epochs", "9"]
+    run_stage("t2i", [*flags, "--max-steps", "3", "--log-every", "3"], tmp_path)
+    first, second, third = (
+        load_checkpoint(tmp_path / "checkpoints" / f"{step:07d}.pt") for step in (1, 2, 3)
+    )
+    assert same(first["model"], second["model"]) and same(first["optimizer"], second["optimizer"])
+    assert not same(second["model"], third["model"])
+    assert [content["num_skipped"] for content in (first, second, third)] == [0, 1, 1]
+    assert "step 2 skipped: the gradient norm is nan" in capfd.readouterr().err
+    bad_steps |= set(range(1000))
+    with pytest.raises(UserError, match="11 steps had a gradient that is not finite"):
+        run_stage("t2i", [*flags, "--max-steps", "20"], tmp_path / "broken")
 
 
 def test_an_empty_mask_is_skipped_and_a_missing_one_trains_full_regeneration(

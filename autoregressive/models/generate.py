@@ -67,11 +67,8 @@ def generate(
     no_text = text[:1, :0].expand(copies * batch, -1, -1)
     codes = orders.new_zeros(batch, num_new)
     drawing, step = batch, 1
+    logits = _prefill(model, prompt, text, orders[:, :1], prompt_of, cache)
     for i in range(num_new):
-        if i == 0:
-            logits = _prefill(model, prompt, text, orders[:, :1], prompt_of, cache)
-        else:
-            logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
         if copies // step == 2:
             logits = guide(logits, sampling.cfg_scale)
         needed = sum(count > i for count in counts)
@@ -92,6 +89,7 @@ def generate(
             key_valid[cache.rows, : cache.live],
             slots[prompt_length + i : prompt_length + i + 1],
         )
+        logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
     return torch.empty_like(codes).index_copy_(0, rows, codes)
 
 

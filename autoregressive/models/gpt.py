@@ -197,7 +197,9 @@ class Transformer(nn.Module):
     def new_cache(self, batch: int, length: int) -> KVCache:
         """A cache of `length` key slots for `batch` rows; it takes the memory of the one before."""
         c = self.config
-        return self.caches.cache(c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight)
+        return self.caches.cache(
+            c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight
+        )
 
 
 def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:

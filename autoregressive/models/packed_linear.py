@@ -49,7 +49,11 @@ def can_pack(weight: Tensor) -> bool:
 
 def pack_linears(module: nn.Module) -> None:
     """Replaces the linear layers inside `module`, where this machine has a packed form; frees the old ones."""
-    _replace(module, lambda m: isinstance(m, nn.Linear) and m.bias is None and can_pack(m.weight), PackedLinear)
+
+    def wanted(layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Linear) and layer.bias is None and can_pack(layer.weight)
+
+    _replace(module, wanted, PackedLinear)
 
 
 def unpack_linears(module: nn.Module) -> None:

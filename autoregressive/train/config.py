@@ -92,6 +92,11 @@ class TrainConfig:
     final_div_factor: float = option(1e4, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
     precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
+    tokenizer_precision: str = option(
+        "none",
+        help="autocast type of the frozen tokenizer; bf16 is faster and turns some codes into neighbours",
+        choices=["none", "bf16"],
+    )
     pack_rows: str = option(
         "auto", help="a batch as one row without padding; auto: on GPUs", choices=["auto", "on", "off"]
     )
@@ -101,6 +106,10 @@ class TrainConfig:
     )
     ema_decay: float = option(0.0, help="keep an average of the weights with this decay; 0 for none")
 
+    peak_tflops: float | None = option(
+        None,
+        help="the device's peak, for the model FLOP utilisation in the log (default: known for some GPUs)",
+    )
     log_every: int = option(100, help="steps between log lines")
     ckpt_every: int = option(5000, help="steps between checkpoints")
     max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")

@@ -18,6 +18,7 @@ from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
 from language.text_features import TextFeatures, stack_text_features
+from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQModel
 
 MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
@@ -37,10 +38,12 @@ class Encoders:
     """C, of encoded texts and of ready-made features alike."""
     max_tokens: int
     """Most text slots; features beyond are cut off."""
+    tokenizer_precision: str = "none"
+    """Autocast type of the tokenizer."""
 
     def codes(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images → (B, N) codes on the CPU; what is codes already passes through."""
-        return to_codes(self.tokenizer, images)
+        return to_codes(self.tokenizer, images, self.tokenizer_precision)
 
     def features(self, texts: list[Text]) -> list[TextFeatures]:
         """Features of each text, string or features already."""
@@ -51,11 +54,13 @@ class Encoders:
         return stack_text_features(self.features(texts), limit=self.max_tokens)
 
 
-def to_codes(tokenizer: VQModel, images: Tensor) -> Tensor:
+def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Tensor:
     """(B, 3, S, S) images → (B, N) int64 codes on the CPU; codes of a cached dataset pass through."""
     if images.dim() == 2:
         return images.long()
-    return tokenizer.encode_ids(images.to(tokenizer.post_quant_conv.weight.device)).cpu()
+    device = tokenizer.post_quant_conv.weight.device
+    with autocast(device, precision):
+        return tokenizer.encode_ids(images.to(device)).cpu()
 
 
 def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:

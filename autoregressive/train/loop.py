@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from autoregressive.models.flops import batch_flops, peak_flops
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
@@ -78,18 +80,29 @@ def fit(
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
     batches = iter(_loader(dataset, sampler, config, ranks))
+    unsettled: list[tuple[Tensor, Tensor]] = []
     model.train()
     with _Meter(state, total_steps, config, ranks) as meter:
         while state.step < total_steps:
             micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
-            loss = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
+            loss, num_bad = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
             norm = _update(state, total_steps, config)
             state.step += 1
-            epoch_ends = _advance(state)
-            meter.update(loss, norm)
+            unsettled.append((norm, num_bad))
             last = state.step == total_steps
-            if last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0:
+            epoch_ends = state.sampler.ends_epoch()
+            saves = last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0
+            logs = last or state.step % config.log_every == 0
+            if saves or logs or epoch_ends:
+                _settle(unsettled, state, config)
+            state.sampler.advance()
+            if epoch_ends:
+                state.num_bad = 0
+            meter.update(loss, sum(batch_flops(model.config, layout) for layout, _ in inputs))
+            if logs:
+                meter.line(norm)
+            if saves:
                 save(state, config, ranks)
             if preview and config.preview_every and (last or state.step % config.preview_every == 0):
                 with meter.paused(), averaged_weights(state):
@@ -124,13 +137,30 @@ def _parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
     return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
 
 
-def _advance(state: TrainState) -> bool:
-    """Counts a global batch as trained on; True if it ended an epoch."""
-    epoch = state.sampler.epoch
-    state.sampler.advance()
-    if state.sampler.epoch > epoch:
-        state.num_bad = 0
-    return state.sampler.epoch > epoch
+def _settle(unsettled: list[tuple[Tensor, Tensor]], state: TrainState, config: TrainConfig) -> None:
+    """Judges the (gradient norm, unusable samples) of the latest steps, all at once: it waits for the device.
+
+    All ranks have the same numbers and decide alike.
+    """
+    norms = torch.stack([norm for norm, _ in unsettled]).tolist()
+    state.num_bad += int(torch.stack([bad for _, bad in unsettled]).sum())
+    unsettled.clear()
+    num_samples = state.sampler.num_samples
+    if state.num_bad > config.bad_sample_budget * num_samples:
+        raise UserError(
+            f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
+            f"{config.bad_sample_budget} of {num_samples}; they are named above. Mend the data or raise it"
+        )
+    if state.scaler.is_enabled():
+        return  # it finds its scale by meeting infinities
+    for step, norm in enumerate(norms, start=state.step - len(norms) + 1):
+        if not math.isfinite(norm):
+            state.num_skipped += 1
+            log.warning("step %d skipped: the gradient norm is %s", step, norm)
+    if state.num_skipped > MAX_SKIPPED_STEPS:
+        raise UserError(
+            f"{state.num_skipped} steps had a gradient that is not finite; lower --lr or check the data"
+        )
 
 
 def _count_bad(micro_batches: list[T2IBatch | EditBatch]) -> int:
@@ -148,18 +178,15 @@ def _backward(
     state: TrainState,
     config: TrainConfig,
     ranks: Distributed,
-) -> Tensor:
-    """Accumulates the gradient of a global batch; returns this rank's part of the mean loss."""
+) -> tuple[Tensor, Tensor]:
+    """Accumulates the gradient of a global batch.
+
+    Returns:
+      This rank's part of the mean loss, and the unusable samples of all ranks; both stay on the device.
+    """
     # The loss is a mean over the supervised slots of the global batch, so their number comes first.
     supervised = sum(len(layout.supervised) for layout, _ in inputs)
     counts = ranks.all_reduce_sum(torch.tensor([supervised, num_bad], device=ranks.device))
-    state.num_bad += int(counts[1])
-    num_samples = state.sampler.num_samples
-    if state.num_bad > config.bad_sample_budget * num_samples:
-        raise UserError(
-            f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
-            f"{config.bad_sample_budget} of {num_samples}; they are named above. Mend the data or raise it"
-        )
     loss_sum = torch.zeros((), device=ranks.device)
     for i, (layout, text) in enumerate(inputs):
         several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
@@ -169,11 +196,11 @@ def _backward(
             # DDP averages over the ranks; a sum is wanted.
             state.scaler.scale(loss * ranks.world_size).backward()
         loss_sum += loss.detach()
-    return loss_sum
+    return loss_sum, counts[1]
 
 
 def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
-    """Clips, steps, averages; skips the step if the gradient is not finite. Returns the gradient norm."""
+    """Clips, steps, averages; a gradient that is not finite changes no weight. Returns the gradient norm."""
     norm = state.optimizers.clip(state.model, config.max_grad_norm, state.scaler)
     factor = lr_factor(
         state.step,
@@ -185,26 +212,20 @@ def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
         annealing="linear" if config.lr_scheduler_annealing == "linear" else "cos",
     )
     state.optimizers.scale_lr(factor)
-    # The gradient is reduced by now: all ranks see the same norm and decide alike. A loss scaler finds its
-    # scale by meeting infinities and skips them itself.
-    if state.scaler.is_enabled() or torch.isfinite(norm):
-        state.optimizers.step(state.scaler)
-        if state.ema is not None:
-            state.ema.update_parameters(state.model)
-    else:
-        state.num_skipped += 1
-        log.warning("step %d skipped: the gradient norm is %s", state.step + 1, norm.item())
-        if state.num_skipped > MAX_SKIPPED_STEPS:
-            raise UserError(
-                f"{state.num_skipped} steps had a gradient that is not finite; lower --lr or check the data"
-            )
+    state.optimizers.step(state.scaler, skip=~torch.isfinite(norm))
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
     state.scaler.update()
     state.optimizers.zero_grad()
     return norm
 
 
 class _Meter:
-    """Progress bar, console line, metrics.jsonl and wandb; waits for the device once per log line only."""
+    """Progress bar, console line, metrics.jsonl and wandb; waits for the device once per log line only.
+
+    "useful_tflops" counts the operations that the batches need (`batch_flops`), per device; "mfu" is their
+    share of the device's half-precision peak.
+    """
 
     def __init__(self, state: TrainState, total_steps: int, config: TrainConfig, ranks: Distributed) -> None:
         self.state, self.total_steps, self.config, self.ranks = state, total_steps, config, ranks
@@ -214,20 +235,25 @@ class _Meter:
         self.bar = progress(
             total=total_steps, initial=state.step, desc="training", unit="step", disable=not ranks.is_main
         )
+        self.peak = None if config.mixed_precision == "none" else peak_flops(ranks.device)
+        if config.peak_tflops is not None:
+            self.peak = config.peak_tflops * 1e12
         self._restart()
 
     def _restart(self) -> None:
         self.losses: list[Tensor] = []
+        self.flops: list[Tensor] = []
         self.start = time.perf_counter()
 
-    def update(self, loss: Tensor, norm: Tensor) -> None:
-        """Takes in one step: this rank's part of its loss, and its gradient norm."""
+    def update(self, loss: Tensor, flops: Tensor) -> None:
+        """Takes in one step: this rank's part of its loss and of its useful operations."""
         self.losses.append(loss)
+        self.flops.append(flops)
         self.bar.update()
-        step = self.state.step
-        if step % self.config.log_every and step < self.total_steps:
-            return
-        numbers = self._numbers(norm)
+
+    def line(self, norm: Tensor) -> None:
+        """Logs the steps since the last line, with the gradient norm of the latest."""
+        step, numbers = self.state.step, self._numbers(norm)
         self.file.write(step, **numbers)
         self.wandb.log(step, **numbers)
         if self.ranks.is_main:
@@ -235,20 +261,27 @@ class _Meter:
             log.info(
                 f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  "
                 f"gradient {numbers['grad_norm']:.3f}  {numbers['samples_per_second']:.1f} samples/s  "
-                f"ends in {minutes}:{seconds:02d}"
+                f"{numbers['useful_tflops']:.3g} TFLOP/s"
+                + (f" ({numbers['mfu']:.0%} of the peak)" if "mfu" in numbers else "")
+                + f"  ends in {minutes}:{seconds:02d}"
             )
         self._restart()
 
     def _numbers(self, norm: Tensor) -> dict[str, float]:
         steps = len(self.losses)
-        loss = self.ranks.all_reduce_sum(torch.stack(self.losses).mean()).item()
+        sums = self.ranks.all_reduce_sum(
+            torch.stack([torch.stack(self.losses).double().mean(), torch.stack(self.flops).sum()])
+        ).tolist()
         seconds = time.perf_counter() - self.start
+        flops = sums[1] / seconds / self.ranks.world_size
         return {
-            "loss": loss,
+            "loss": sums[0],
             "grad_norm": norm.item(),
             "lr": self.state.optimizers.param_groups[0]["lr"],
             "samples_per_second": steps * self.config.global_batch_size / seconds,
             "seconds_left": (self.total_steps - self.state.step) * seconds / steps,
+            "useful_tflops": flops / 1e12,
+            **({} if self.peak is None else {"mfu": flops / self.peak}),
             "epoch": self.state.sampler.epoch,
         }
 

@@ -48,7 +48,7 @@ def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encod
     )
     if config.t5_path is None and config.t5_model_type is None and not needs_text_encoder:
         text_width = config.t5_feature_dim or PUBLISHED_TEXT_WIDTH
-        return Encoders(tokenizer, None, text_width, config.max_text_tokens)
+        return Encoders(tokenizer, None, text_width, config.max_text_tokens, config.tokenizer_precision)
     path = resolve_t5(config.t5_path, config.t5_model_type or DEFAULT_T5)
     text_encoder = T5Encoder(path, device, PRECISIONS[config.precision], config.max_text_tokens)
     if config.t5_feature_dim not in (None, text_encoder.width):
@@ -56,7 +56,8 @@ def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encod
             f"--t5-feature-dim {config.t5_feature_dim} contradicts the text encoder {path}, whose width is "
             f"{text_encoder.width}"
         )
-    return Encoders(tokenizer, text_encoder, text_encoder.width, config.max_text_tokens)
+    width = text_encoder.width
+    return Encoders(tokenizer, text_encoder, width, config.max_text_tokens, config.tokenizer_precision)
 
 
 def build_model(
