@@ -49,8 +49,12 @@ class Edits:
         return len(self.source)
 
     def only(self, index: int) -> Edits:
-        rows = slice(index, index + 1)
-        return Edits(self.source[rows], self.edit_mask[rows], self.texts[rows])
+        return self.repeated(index, 1)
+
+    def repeated(self, index: int, times: int) -> Edits:
+        """One of the edits, several times."""
+        rows = [index] * times
+        return Edits(self.source[rows], self.edit_mask[rows], [self.texts[index]] * times)
 
     def counts(self) -> list[int]:
         return self.edit_mask.sum(1).tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import benchmark_project as project
 import torch
@@ -22,7 +23,8 @@ from autoregressive.models.gpt import Transformer
 ROWS = 2  # of one edit: with the caption and without
 STEPS = 24  # decoding steps of which the median is taken
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the cells, for the latency
-BATCHES = (1, 2, 4, 8)
+BATCHES = (1, 4, 8)
+SAMPLES = 8  # of one prompt
 RESOLUTIONS = (128, 256, 384, 512)
 MEMORY_CODES = 8  # new codes where memory is measured
 
@@ -38,9 +40,10 @@ class Pair:
     @classmethod
     def build(cls, bench: Bench, size: int, dtype: str, *, timed: bool = True) -> Pair:
         model = project.build_model(bench.scale, bench.model, size, bench.device, DTYPES[dtype])
-        if timed and bench.compile:
-            model.compile_steps()
-        return cls(model, project.build_twin(model), bench.clock)
+        twin = project.build_twin(model)
+        if timed:
+            project.speed_up(model, compiled=bench.compile)
+        return cls(model, twin, bench.clock)
 
     def fast(self, edits: Edits) -> list[float]:
         """Seconds from the start to each code."""
@@ -143,6 +146,7 @@ def edit_rows(bench: Bench) -> None:
         _latency(bench, pair, size)
         _image_to_image(bench, pair, size)
         _throughput(bench, pair, size)
+        _samples_of_one(bench, pair, size)
     _memory(bench)
 
 
@@ -211,6 +215,22 @@ def _throughput(bench: Bench, pair: Pair, size: int) -> None:
     if bench.baseline:
         series |= {f"slow, {q}": [measured.spread("slow", q)] * len(BATCHES) for q in ("whole", "decode")}
     bench.add_curve(f"throughput_{size}", f"{size} px, {dtype}", list(BATCHES), series)
+
+
+def _samples_of_one(bench: Bench, pair: Pair, size: int) -> None:
+    """Several results of one edit, with the prompt computed once and with each its own."""
+    one = random_edits(bench.scale, size, [share_of_cells(bench.scale, size, SHARES[0])])
+    several = one.repeated(0, SAMPLES)
+
+    def run(edits: Edits, num_samples: int) -> dict[str, float]:
+        work = partial(project.edit, pair.model, edits, project.SAMPLING, num_samples=num_samples)
+        return {"whole": bench.clock.time(work)}
+
+    sides = {"fast": partial(run, one, SAMPLES), "slow": partial(run, several, 1)}
+    measured = in_turn(sides, bench.repeats, f"{SAMPLES} samples of one edit, {size} px")
+    setting = f"{bench.edit_dtype}, 10 % of the cells, against {SAMPLES} prompts"
+    what = f"{SAMPLES} samples of one prompt, whole edits"
+    bench.add("edit", what, size, setting, measured.compare("whole"))
 
 
 def _per_code(codes: int, before: float, seconds: list[float]) -> dict[str, float]:

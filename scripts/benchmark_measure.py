@@ -194,7 +194,8 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def _storages(tree: object) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not tensor.is_mkldnn]  # those are weights
 
 
 def head_memory(device: torch.device, norm: nn.Module, work: Callable[[], object]) -> int:

@@ -19,6 +19,7 @@ from autoregressive.layout import editing_prompt, raster_edit_order
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.loss import SupervisedLoss
+from autoregressive.models.packed_linear import pack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
@@ -45,7 +46,7 @@ def build_model(
         mask_in_context=True,
         **overrides,
     )
-    gc.collect()  # a model refers to itself: the one before may still be there
+    gc.collect()  # a compiled model refers to itself: the one before may still be there
     torch.manual_seed(0)
     model = Transformer(config)
     torch.nn.init.normal_(model.output.weight, std=0.02)
@@ -60,10 +61,29 @@ def build_twin(model: Transformer) -> SlowTransformer:
     return twin.train(model.training)
 
 
+def speed_up(model: Transformer, *, compiled: bool) -> None:
+    """What the pipeline does to a loaded model: packs its weights on CPUs; or compiles its steps."""
+    if compiled:
+        model.compile_steps()
+    else:
+        pack_linears(model)
+
+
 def edit(
-    model: Transformer, edits: Edits, sampling: Sampling, on_event: Callable[[str], None] = lambda name: None
+    model: Transformer,
+    edits: Edits,
+    sampling: Sampling,
+    on_event: Callable[[str], None] = lambda name: None,
+    *,
+    num_samples: int = 1,
 ) -> Tensor:
-    """Edits a batch of any masks; `on_event` is told "code" after every code. Returns (B, K) codes."""
+    """Edits a batch of any masks; `on_event` is told "code" after every code.
+
+    Args:
+      num_samples: results of every edit, which share its prompt.
+    Returns:
+      (B · num_samples, K) codes.
+    """
     weight = model.tok_embeddings.weight
     text, text_valid = stack_text_features(edits.texts)
     orders = raster_edit_order(edits.edit_mask)[:, : max(edits.counts())]
@@ -72,10 +92,10 @@ def edit(
         model,
         prompt.to(weight.device),
         text.to(weight),
-        orders.to(weight.device),
-        seeded_uniforms(list(range(len(edits))), model.config.block_size).to(weight.device),
+        orders.repeat_interleave(num_samples, 0).to(weight.device),
+        seeded_uniforms(list(range(len(edits) * num_samples)), model.config.block_size).to(weight.device),
         sampling,
-        counts=edits.counts(),
+        counts=[count for count in edits.counts() for _ in range(num_samples)],
         on_code=lambda _number, _codes: on_event("code"),
     )
 
@@ -106,7 +126,7 @@ def make_training_inputs(model: Transformer, *, editing: bool) -> MakeInputs:
     """What turns the loader's batches into the model's inputs; no caption is dropped."""
     encoders = Encoders(None, None, model.config.caption_dim, model.config.cls_token_num)
     needed = {"data_path": ["unused"], "vq_ckpt": "unused", "class_dropout_p": 0.0}
-    device = model.output.weight.device
+    device = model.device
     if editing:
         return editing_inputs(model, encoders, EditingConfig(**needed), device)
     return t2i_inputs(model, encoders, T2IConfig(**needed), device)

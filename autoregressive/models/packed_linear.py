@@ -48,7 +48,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replaces the linear layers inside `module`, where this machine has a packed form; frees the old ones."""
+    """Replaces the linear layers inside `module` where this machine has a packed form; frees the old ones."""
 
     def wanted(layer: nn.Module) -> bool:
         return isinstance(layer, nn.Linear) and layer.bias is None and can_pack(layer.weight)
