@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,8 @@ class EditSample:
     problem: str | None = None
 
 
+SMALL = 1 << 18  # bytes; larger tensors go through shared memory
+
 B = TypeVar("B", bound="_Batch")
 
 
@@ -69,19 +72,23 @@ class _Batch:
     valid: Tensor
 
     def __getstate__(self) -> dict[str, Any]:
-        """Between loader processes every tensor costs a file: all texts go as one."""
+        """Between loader processes every tensor costs a file: texts go as one, small ones in the message."""
         state = dict(self.__dict__)
         if all(isinstance(text, TextFeatures) for text in self.texts):
             rows = torch.cat([text.embeddings for text in self.texts])
-            valid = torch.cat([text.valid for text in self.texts])
+            valid = torch.cat([text.valid for text in self.texts]).numpy()
             state["texts"] = (rows, valid, [len(text.valid) for text in self.texts])
+        for name, value in self._tensors():
+            if value.nbytes <= SMALL:
+                state[name] = value.numpy()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
         if isinstance(state["texts"], tuple):
             rows, valid, lengths = state["texts"]
-            pairs = zip(rows.split(lengths), valid.split(lengths), strict=True)
-            state = {**state, "texts": [TextFeatures(*pair) for pair in pairs]}
+            pairs = zip(rows.split(lengths), torch.from_numpy(valid).split(lengths), strict=True)
+            state["texts"] = [TextFeatures(*pair) for pair in pairs]
         self.__dict__.update(state)
 
     def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B:

@@ -7,7 +7,8 @@
 The twin (`benchmark_baseline`) is the same network with the same weights, run as the published implementation
 goes about it. Both sides are run in turn in one process; what is quoted is the median, and the ratio of the
 pairs. The machine's memory bandwidth and matrix rate are measured in the same run, to tell which share of
-them the project reaches. Weights and data are made up. `--output-dir` gets results.json and pictures.
+them the project reaches. Weights and data are made up. `--output-dir` gets results.json, the table as
+Markdown, and pictures.
 
 Groups: loader (training data), prefill, decode, edit (whole edits), train (forward and backward), all.
 """
@@ -28,7 +29,7 @@ from benchmark_generation import edit_rows, generation_rows
 from benchmark_limits import DTYPES, describe_machine, measure_limits
 from benchmark_loader import loader_rows
 from benchmark_pictures import draw_pictures
-from benchmark_rows import Bench, table
+from benchmark_rows import Bench, markdown, table
 from benchmark_training import training_rows
 
 from autoregressive.models.gpt import GPT_MODELS
@@ -117,7 +118,7 @@ def measure(config: Benchmark) -> Bench:
 
 
 def write_results(bench: Bench, config: Benchmark) -> None:
-    """results.json and the pictures."""
+    """results.json, table.md and the pictures."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -130,8 +131,9 @@ def write_results(bench: Bench, config: Benchmark) -> None:
     }
     text = json.dumps(content, indent=1) + "\n"
     write_atomic(folder / "results.json", lambda path: path.write_text(text))
+    write_atomic(folder / "table.md", lambda path: path.write_text(markdown(bench.rows)))
     pictures = draw_pictures(bench.rows, bench.curves, folder)
-    print(f"\nwritten: {', '.join(map(str, [folder / 'results.json', *pictures]))}")
+    print(f"\nwritten: {', '.join(map(str, [folder / 'results.json', folder / 'table.md', *pictures]))}")
 
 
 def main() -> None:

@@ -179,29 +179,38 @@ def amount(value: float, unit: str) -> str:
     return f"{value / size:.3g} {name}"
 
 
+HEADINGS = ("what", "setting", "project", "baseline", "ratio (min–max)", "target", "reached", "limit reached")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text, below `HEADINGS`."""
+    compared, target, ratio = row.comparison, row.target, row.comparison.ratio
+    wanted = [f"{target.ratio:g}x"] if target.ratio else []
+    wanted += [f"<= {amount(target.seconds, 's')}"] if target.seconds else []
+    wanted += [f"{target.share:.0%} of the limit"] if target.share else []
+    return (
+        row.what,
+        row.setting,
+        amount(compared.fast.median, row.unit),
+        "" if compared.baseline is None else amount(compared.baseline.median, row.unit),
+        "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
+        " and ".join(wanted),
+        {None: "", True: "yes", False: "NO"}[row.reached],
+        "" if row.share is None else f"{row.share:.0%} {row.limit}",
+    )
+
+
 def table(rows: list[Row]) -> str:
     """The rows as text, one line each, columns aligned."""
-    lines = [
-        ("what", "setting", "project", "baseline", "ratio (min-max)", "target", "reached", "limit reached")
-    ]
-    for row in rows:
-        compared, target = row.comparison, row.target
-        ratio = compared.ratio
-        wanted = [f"{target.ratio:g}x"] if target.ratio else []
-        wanted += [f"<= {amount(target.seconds, 's')}"] if target.seconds else []
-        wanted += [f"{target.share:.0%} of the limit"] if target.share else []
-        lines.append((
-            row.what,
-            row.setting,
-            amount(compared.fast.median, row.unit),
-            "" if compared.baseline is None else amount(compared.baseline.median, row.unit),
-            "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
-            " and ".join(wanted),
-            {None: "", True: "yes", False: "NO"}[row.reached],
-            "" if row.share is None else f"{row.share:.0%} {row.limit}",
-        ))  # fmt: skip
+    lines = [HEADINGS, *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

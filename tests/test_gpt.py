@@ -22,6 +22,7 @@ from autoregressive.layout import (
 from autoregressive.models.attention import block_attention, masked_attention, sample_blocks
 from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
+from autoregressive.models.layers import RMSNorm, _SwiGLU
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
 
@@ -315,6 +316,23 @@ def test_compiled_steps_of_ragged_batches_drop_rows_by_halves(inputs):
     assert widths == [2] * 3 + [1] * 5
 
 
+def test_lean_backward_passes_are_those_of_the_formulas():
+    x, gain, grad = (torch.randn(3, 5, 16, dtype=torch.double, requires_grad=True) for _ in range(3))
+    assert torch.autograd.gradcheck(_SwiGLU.apply, (x, gain))
+    norm = RMSNorm(16)
+    torch.nn.init.normal_(norm.weight)
+    single = x.detach().float().requires_grad_()
+
+    def formula(values: Tensor) -> Tensor:
+        return values * torch.rsqrt(values.square().mean(-1, keepdim=True) + norm.eps) * norm.weight
+
+    wanted = torch.autograd.grad(formula(single), (single, norm.weight), grad.float())
+    found = torch.autograd.grad(norm(single), (single, norm.weight), grad.float())
+    torch.testing.assert_close(norm(single), formula(single))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 def test_repeated_calls_take_the_same_memory(inputs):
     model, orders = tiny(), random_orders(list(range(8)), N)
     buffers = []
@@ -371,3 +389,10 @@ def test_filters_and_guidance_in_closed_form():
     )
     both = torch.tensor([[2.0], [1.0]])
     assert guide(both, 3.0).item() == 4.0 and guide(both, 1.0).item() == 2.0
+
+
+def test_a_fresh_model_scores_all_codes_alike_whatever_it_reads(inputs):
+    model = build_gpt("R-GPT-tiny", vocab_size=V, block_size=N, caption_dim=C, cls_token_num=8)
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    assert not model(layout, inputs["text"]).any()
+    assert model.tok_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)

@@ -18,25 +18,35 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 SHORT_ENOUGH_FOR_A_MATRIX = 512 * 512  # scores of one head
 
 
-def attention_of(layout: SequenceLayout) -> Attend:
+def attention_of(layout: SequenceLayout, dtype: torch.dtype) -> Attend:
     """How the slots of `layout` look at each other; made once a forward, for all layers.
 
     Packed rows are long and most of their slots are strangers: on GPUs a block mask skips these
     (FlexAttention has no backward on CPUs). All else takes a mask for every pair of slots.
+
+    Args:
+      dtype: of the model's activations.
     """
     if layout.sample_ids is not None and layout.sample_ids.device.type == "cuda":
         return partial(block_attention, blocks=sample_blocks(layout.sample_ids))
-    return partial(masked_attention, mask=layout.attention_mask())
+    mask = layout.attention_mask()
+    if mask.device.type == "cpu" and mask.shape[2] * mask.shape[3] <= SHORT_ENOUGH_FOR_A_MATRIX:
+        # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
+        return partial(
+            plain_attention, bias=torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+        )
+    return partial(masked_attention, mask=mask)
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor) -> Tensor:
     """Scaled-dot-product attention where `mask`, (B, 1, L, M) bool, is True."""
-    if query.device.type == "cpu" and query.shape[2] * key.shape[2] <= SHORT_ENOUGH_FOR_A_MATRIX:
-        # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
-        scores = _products(query * query.shape[-1] ** -0.5, key)
-        shares = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), dropout)
-        return shares.to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor) -> Tensor:
+    """The same by its formula; `bias`, (B, 1, L, M), is 0 where a slot may look and -inf elsewhere."""
+    shares = (_products(query * query.shape[-1] ** -0.5, key) + bias).softmax(-1)
+    return F.dropout(shares, dropout, training=dropout > 0).to(value.dtype) @ value
 
 
 def _products(query: Tensor, key: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def generate(
         drawing = _rows_to_run(sum(count > i + 1 for count in counts), drawing, model)
         step = copies if 0 <= sampling.cfg_interval < i else 1  # past the interval: conditional rows only
         cache.rows = slice(0, copies * drawing, step)
-        cache.live = cache.length if model.compiled_step else prompt_length + i + 1
+        cache.live = cache.length if model.steps_see_whole_cache else prompt_length + i + 1
         run = copies // step
         layout = next_step(
             codes[:drawing, i : i + 1].repeat_interleave(run, 0),

@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(self.tok_embeddings.weight)
+        nn.init.zeros_(self.output.weight)
 
     def forward(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
         """Scores the codes of the predicted cells.
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         cache = cache or NoCache()
         x = self.embed(layout, text)
         rotary = self.rotary[layout.cells]
-        attend = attention_of(layout)
+        attend = attention_of(layout, x.dtype)
         for layer in self.layers:
             x = self.run_block(layer, x, rotary, attend, layout.slots, cache)
         return self.norm(x[:, x.shape[1] - layout.num_predictions :])
@@ -178,13 +178,21 @@ class Transformer(nn.Module):
     def compile_steps(self) -> None:
         """Compiles the decoding steps, on GPUs to CUDA graphs; a minute for each number of rows.
 
-        Compiled steps keep their shapes: they attend to the whole cache, through the mask, and the rows of a
-        batch become fewer by halves only. On CPUs they are slower than plain ones with packed weights.
+        To keep their shapes, the rows of a batch become fewer by halves only. On CPUs they are slower than
+        plain steps with packed weights.
         """
         unpack_linears(self)  # an opaque weight is no part of a graph
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_STEP_SHAPES)
         mode = "reduce-overhead" if self.device.type == "cuda" else None
         self.compiled_step = torch.compile(self.forward, fullgraph=True, dynamic=False, mode=mode)
+
+    @property
+    def steps_see_whole_cache(self) -> bool:
+        """Whether decoding steps attend to slots not yet filled too, through the mask, instead of a slice.
+
+        Compiled steps must keep their shapes; products in bfloat16 on CPUs would copy a slice.
+        """
+        return self.compiled_step is not None or (self.device.type == "cpu" and self.dtype == torch.bfloat16)
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,25 @@ from torch.utils.checkpoint import checkpoint
 from autoregressive.models.attention import Attend
 
 
+class _RMSNorm(torch.autograd.Function):
+    """`RMSNorm`, of which the backward pass keeps the input and one number a slot."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).type_as(x) * weight
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        unit = x.float() * scale
+        to_unit = (grad * weight).float()
+        to_x = scale * (to_unit - unit * (to_unit * unit).mean(-1, keepdim=True))
+        return to_x.type_as(x), (grad * unit.type_as(x)).flatten(0, -2).sum(0).type_as(weight), None
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang & Sennrich 2019), in float32, cast back before the gain."""
 
@@ -19,9 +38,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).type_as(x) * self.weight
+        return _RMSNorm.apply(x, self.weight, self.eps)
 
 
 class DropPath(nn.Module):
@@ -59,6 +76,20 @@ class Attention(nn.Module):
         return self.resid_dropout(self.wo(mixed.transpose(1, 2).reshape(batch, length, dim)))
 
 
+class _SwiGLU(torch.autograd.Function):
+    """SiLU(gate) · up, of which the backward pass keeps no more than the two."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), grad * F.silu(gate)
+
+
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020); hidden width = 2/3 · 4D, rounded up to a multiple of 256."""
 
@@ -71,7 +102,7 @@ class FeedForward(nn.Module):
         self.ffn_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ffn_dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        return self.ffn_dropout(self.w2(_SwiGLU.apply(self.w1(x), self.w3(x))))
 
 
 class TransformerBlock(nn.Module):
