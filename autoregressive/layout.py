@@ -144,7 +144,7 @@ def pack_rows(layout: SequenceLayout, text: Tensor) -> tuple[SequenceLayout, Ten
         content_index=torch.argsort(order)[None],
     )
     kept_text = used[:, : text.shape[1]].flatten().nonzero().flatten()
-    return packed, text.flatten(0, 1)[kept_text.to(text.device)][None]
+    return packed, text.flatten(0, 1)[kept_text.to(text.device, non_blocking=True)][None]
 
 
 def raster_edit_order(edit_mask: Tensor) -> Tensor:

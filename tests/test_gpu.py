@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from test_training import read_metrics, run_stage, stage_flags
@@ -18,6 +20,7 @@ from autoregressive.models.generate import generate
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.models.sampling import Sampling
+from autoregressive.train import loop
 
 pytestmark = pytest.mark.gpu
 V, N = 32, 16
@@ -56,6 +59,71 @@ def test_logits_and_greedy_tokens_are_the_cpus(model):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
     for a, b in zip(results["cpu"][1], results["cuda"][1], strict=True):
         assert torch.equal(a, b)
+
+
+def edits_of(model, counts, device):
+    """A ragged batch of edits; the arguments of `generate` up to the sampling."""
+    torch.manual_seed(3)
+    mask = torch.arange(N) < torch.tensor(counts)[:, None]
+    codes, text = torch.randint(V, mask.shape), torch.randn(len(mask), 6, 8)
+    orders = raster_edit_order(mask)[:, : max(counts)]
+    prompt = editing_prompt(codes, mask, orders, torch.ones(len(mask), 6, dtype=torch.bool), V)
+    tensors = text, orders, torch.rand(len(mask), N, dtype=torch.float64)
+    return prompt.to(device), *(tensor.to(device) for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_steps_replay_graphs_and_draw_the_same_codes(model, dtype):
+    counts = [N, 9, 3, 3, 2, 1, 1, 1]
+    model = copy.deepcopy(model).to("cuda", dtype)
+    prompt, text, orders, uniforms = edits_of(model, counts, "cuda")
+    sampling = Sampling(cfg_scale=2.0, sample_logits=dtype is torch.bfloat16)
+
+    def run():
+        return generate(model, prompt, text.to(dtype), orders, uniforms, sampling, counts=counts)
+
+    plain = run()
+    model.compile_steps()
+    for _ in range(3):  # recorded, then replayed
+        same = (run() == plain).float().mean()
+        assert same == 1 if dtype is torch.float32 else same > 0.9
+
+
+def test_decoding_steps_never_wait_for_the_gpu(model):
+    model = copy.deepcopy(model).to("cuda")
+    arguments = edits_of(model, [N, 5, 2], "cuda")
+
+    def run(on_code=None):
+        return generate(model, *arguments, Sampling(cfg_scale=2.0), counts=[N, 5, 2], on_code=on_code)
+
+    run()
+    try:
+        run(lambda *_: torch.cuda.set_sync_debug_mode("error"))  # from the first code on
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_training_steps_never_wait_for_the_gpu(shapes, train_flags, tmp_path, monkeypatch):
+    steps = []
+
+    def strict(function):
+        def run(*args):
+            steps.append(function.__name__)
+            torch.cuda.set_sync_debug_mode("error" if len(steps) > 6 else "default")  # warm by then
+            try:
+                return function(*args)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return run
+
+    for name in ("_backward", "_update"):
+        monkeypatch.setattr(loop, name, strict(getattr(loop, name)))
+    flags = stage_flags("editing", shapes, train_flags)
+    flags[flags.index("--device") + 1] = "cuda"
+    flags += ["--max-steps", "6", "--log-every", "6", "--epochs", "9", "--ema-decay", "0.9", "--cache-codes"]
+    run_stage("editing", [*flags, "--center-crop"], tmp_path, device="cuda")
+    assert len(steps) == 12
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from autoregressive.models.gpt import build_gpt
 from autoregressive.train.config import EditingConfig
+from autoregressive.train.inputs import Encoders, editing_inputs
+from autoregressive.train.loop import fit
 from dataset.mixed import MixedDataset
 from dataset.packed import PackedEdits, PackedT2I
 from dataset.packed_format import (
@@ -25,6 +28,7 @@ from dataset.packed_format import (
 from dataset.packed_writer import PackedWriter, ShardColumns
 from dataset.samples import collate_samples
 from runtime.config import parse
+from runtime.distributed import distributed
 from runtime.errors import UserError
 
 
@@ -133,6 +137,14 @@ def test_damaged_manifests_are_named(tmp_path):
         read_manifest(tmp_path)
 
 
+def test_manifests_from_before_masks_could_be_jittered_are_read(tmp_path):
+    synthetic(tmp_path, 6, 3)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    assert content.pop("mask_jitter") is None
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert read_manifest(tmp_path).settings.mask_jitter is None
+
+
 def test_mixtures_are_concatenations_or_drawn_by_weight(tmp_path):
     for name, num_rows in (("a", 10), ("b", 30)):
         synthetic(tmp_path / name, num_rows, 16)
@@ -172,6 +184,21 @@ def test_a_million_rows_open_at_once_and_stay_out_of_memory(tmp_path):
     assert rate > 2000, f"{rate:.0f} rows/s"  # on a busy machine
     assert after["RssAnon"] - before["RssAnon"] < 100e6
     assert sum(after.values()) - sum(before.values()) < 2e9
+
+    flags = ["--packed-data", str(tmp_path), "--vq-ckpt", "unused", "--results-dir", str(tmp_path / "run")]
+    flags += ["--global-batch-size", "8", "--max-steps", "10", "--num-workers", "2", "--log-every", "10"]
+    config = parse(EditingConfig, [*flags, "--device", "cpu", "--mixed-precision", "none"])
+    model = build_gpt("R-GPT-tiny", vocab_size=16384, block_size=256, caption_dim=8, mask_in_context=True)
+    peaks, make_inputs = [], editing_inputs(model, Encoders(None, None, 8, 120), config, torch.device("cpu"))
+
+    def watched(batch, step):
+        peaks.append(sum(resident().values()))
+        return make_inputs(batch, step)
+
+    with distributed("cpu") as ranks:
+        assert fit(model, packed, watched, config, ranks).step == 10
+    assert max(peaks) - sum(before.values()) < 2e9
+    print(f"1 M rows: {rate:.0f} rows/s, at most {(max(peaks) - sum(before.values())) / 1e6:.0f} MB more")
 
 
 def resident() -> dict[str, float]:

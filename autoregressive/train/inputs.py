@@ -66,9 +66,8 @@ def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Ten
 def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:
     """Puts "no caption" in place of whole captions, each with probability `rate`, drawn per sample."""
     dropped = [np.random.default_rng([CAPTION_DROP, seed]).random() < rate for seed in seeds]
-    return torch.where(
-        torch.tensor(dropped)[:, None, None].to(text.device), model.unconditional_text(text), text
-    )
+    rows = torch.tensor(dropped)[:, None, None].to(text.device, non_blocking=True)
+    return torch.where(rows, model.unconditional_text(text), text)
 
 
 def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
@@ -121,7 +120,8 @@ def _finish(
     device: torch.device,
 ) -> tuple[SequenceLayout, Tensor]:
     """Drops captions, packs if asked to, and takes all to the device."""
-    text = drop_captions(model, text.to(device).float(), seeds, config.class_dropout_p)
+    text = text.to(device, non_blocking=True).float()
+    text = drop_captions(model, text, seeds, config.class_dropout_p)
     if config.packs_rows(device.type):
         layout, text = pack_rows(layout, text)
     return layout.to(device), text

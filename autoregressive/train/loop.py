@@ -186,7 +186,8 @@ def _backward(
     """
     # The loss is a mean over the supervised slots of the global batch, so their number comes first.
     supervised = sum(len(layout.supervised) for layout, _ in inputs)
-    counts = ranks.all_reduce_sum(torch.tensor([supervised, num_bad], device=ranks.device))
+    counts = torch.tensor([supervised, num_bad]).to(ranks.device, non_blocking=True)
+    counts = ranks.all_reduce_sum(counts)
     loss_sum = torch.zeros((), device=ranks.device)
     for i, (layout, text) in enumerate(inputs):
         several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1

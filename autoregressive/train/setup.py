@@ -30,10 +30,17 @@ log = get_logger(__name__)
 PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
 
 
-def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encoder: bool = False) -> Encoders:
+def load_encoders(
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    needs_text_encoder: bool = False,
+    tokenizer_precision: str = "none",
+) -> Encoders:
     """The frozen tokenizer, and the text encoder if the flags name one; else all texts must be features.
 
     Args:
+      tokenizer_precision: autocast type of the tokenizer.
       needs_text_encoder: load the default one if the flags name none: validation has words to encode.
     """
     tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
@@ -48,7 +55,7 @@ def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encod
     )
     if config.t5_path is None and config.t5_model_type is None and not needs_text_encoder:
         text_width = config.t5_feature_dim or PUBLISHED_TEXT_WIDTH
-        return Encoders(tokenizer, None, text_width, config.max_text_tokens, config.tokenizer_precision)
+        return Encoders(tokenizer, None, text_width, config.max_text_tokens, tokenizer_precision)
     path = resolve_t5(config.t5_path, config.t5_model_type or DEFAULT_T5)
     text_encoder = T5Encoder(path, device, PRECISIONS[config.precision], config.max_text_tokens)
     if config.t5_feature_dim not in (None, text_encoder.width):
@@ -57,7 +64,7 @@ def load_encoders(config: TrainConfig, device: torch.device, *, needs_text_encod
             f"{text_encoder.width}"
         )
     width = text_encoder.width
-    return Encoders(tokenizer, text_encoder, width, config.max_text_tokens, config.tokenizer_precision)
+    return Encoders(tokenizer, text_encoder, width, config.max_text_tokens, tokenizer_precision)
 
 
 def build_model(

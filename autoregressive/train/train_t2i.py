@@ -16,7 +16,7 @@ from runtime.errors import run_command
 
 
 def train(config: T2IConfig, ranks: Distributed) -> None:
-    encoders = load_encoders(config, ranks.device)
+    encoders = load_encoders(config, ranks.device, tokenizer_precision=config.tokenizer_precision)
     dataset = load_packed(config, encoders, "t2i") if config.packed_data else load_lists(config, encoders)
     model = build_model(config, encoders, ranks.device, mask_in_context=False)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
