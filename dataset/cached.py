@@ -1,6 +1,6 @@
 """A dataset held in memory as codes and text features: images are read and encoded once, before training.
 
-The random choices made per sample after that (mask dilation, order, caption drop) are the same as without
+The random choices made per sample after that (mask dilation and jitter, order, caption drop) are as without
 the cache, because they hang on the sample's seed alone.
 """
 

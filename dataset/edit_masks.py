@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset.transforms import dilate
 from runtime.errors import UserError
 
 RULES = ("published", "exact")
@@ -69,6 +71,49 @@ def cells_to_pixels(edit_mask: Tensor, grid: int, height: int, width: int) -> Te
 def full_mask(grid: int) -> Tensor:
     """(grid * grid,) bool, every cell edited: what a sample without a mask stands for."""
     return torch.ones(grid * grid, dtype=torch.bool)
+
+
+def resize_mask(mask: Tensor, pixels: int) -> Tensor:
+    """Widens a mask on every side, or shrinks it, with a square brush.
+
+    Shrinking spares what touches the image's border there, and stops before the last pixel would go.
+
+    Args:
+      mask: (1, H, W) bool, or float of 0 and 1.
+      pixels: how far the outline moves: outwards above 0, inwards below.
+    Returns:
+      As `mask`; empty only if `mask` is.
+    """
+    resized = mask.float()
+    if pixels > 0:
+        resized = dilate(resized, pixels)
+    for _ in range(-pixels):
+        smaller = _erode(resized, 1)
+        if not smaller.any():
+            break
+        resized = smaller
+    return resized.to(mask.dtype)
+
+
+def jitter_mask(mask: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
+    """Widens or shrinks a mask and shifts it, all by random amounts, as hasty hands draw it.
+
+    Args:
+      mask: (1, H, W) float of 0 and 1.
+      pixels: largest amount of each, below H and W; every whole number up to it is as likely as the others.
+      rng: draws the amounts.
+    Returns:
+      As `mask`; `mask` itself where nothing of it would be left.
+    """
+    growth, down, right = rng.integers(-pixels, pixels + 1, size=3).tolist()
+    resized = dilate(mask, growth) if growth >= 0 else _erode(mask, -growth)
+    moved = F.pad(resized, (right, -right, down, -down))
+    return moved if moved.any() else mask
+
+
+def _erode(mask: Tensor, pixels: int) -> Tensor:
+    """What `dilate` of the rest leaves: beyond the image's border there is no rest."""
+    return 1 - dilate(1 - mask, pixels)
 
 
 def _pool_published(region: Tensor, grid: int) -> Tensor:

@@ -52,6 +52,7 @@ _PIXEL_FLAGS = {
     "data_path": "the packed folders are the data",
     "cache_codes": "packed data are codes already",
     "mask_dilation": "the shards hold the mask of each cell, widening it takes the pixels",
+    "mask_jitter": "masks are jittered when the data is packed",
     "center_crop": "the crop was chosen when the data was packed",
     "random_flip": "flips are made when the data is packed: --views",
 }
@@ -79,6 +80,7 @@ class PackedSettings:
       tokenizer: its `weights_fingerprint`.
       text_encoder: its fingerprint; None where the features came ready-made.
       data: fingerprint of the lists.
+      mask_jitter: most pixels by which masks were resized and shifted (`jitter_mask`); None for none.
     """
 
     kind: str
@@ -99,6 +101,7 @@ class PackedSettings:
     text_encoder: str | None
     data: str
     format: int = FORMAT
+    mask_jitter: int | None = None  # with a default: older manifests do not have it
 
     @property
     def num_cells(self) -> int:

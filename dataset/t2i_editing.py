@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.edit_masks import full_mask, pool_edit_mask
+from dataset.edit_masks import full_mask, jitter_mask, pool_edit_mask
 from dataset.images import load_edit_region, load_image
 from dataset.jsonl import JsonlRecords
 from dataset.records import EditRecord, ParquetEditRecords
@@ -18,7 +18,7 @@ from dataset.transforms import dilate, joint_transform
 from runtime.errors import UserError
 
 DILATION_PROBABILITY = 0.5
-_DILATION = 1  # first word of the entropy: the crop's random stream is another
+_DILATION, _JITTER = 1, 5  # first words of the entropy: the crop's random stream is another
 
 
 class EditingDataset(Dataset[EditSample]):
@@ -40,6 +40,7 @@ class EditingDataset(Dataset[EditSample]):
         random_flip: bool = False,
         full_mask: bool = False,
         mask_dilation: int = 0,
+        mask_jitter: int = 0,
     ) -> None:
         """
         Args:
@@ -53,7 +54,15 @@ class EditingDataset(Dataset[EditSample]):
           full_mask: edit every cell whatever the mask says (--enforce-fake-masking); masks are not read.
           mask_dilation: half of the regions are widened by a random 0 to this many pixels, so that the model
             learns from loose masks too.
+          mask_jitter: every region is widened or shrunk and shifted by random amounts of up to this many
+            pixels (`jitter_mask`), so that the model learns from inexact masks.
+        Raises:
+          UserError: `mask_jitter` is negative, or not below `image_size`.
         """
+        if not 0 <= mask_jitter < image_size:
+            raise UserError(
+                f"--mask-jitter {mask_jitter}: must be 0 or more pixels and below the image's {image_size}"
+            )
         self.records = records
         self.image_size = image_size
         self.grid = grid
@@ -63,6 +72,7 @@ class EditingDataset(Dataset[EditSample]):
         self.random_flip = random_flip
         self.full_mask = full_mask
         self.mask_dilation = mask_dilation
+        self.mask_jitter = mask_jitter
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,12 +100,14 @@ class EditingDataset(Dataset[EditSample]):
             return EditSample(blank, blank, nothing, text, seed, origin, problem=str(error)), None
 
     def pool(self, sample: EditSample, region: Tensor | None) -> EditSample:
-        """The sample with its token mask: `region` widened if the dice say so, then pooled."""
+        """The sample with its token mask: `region` widened and jittered as the dice say, then pooled."""
         if region is None:
             return replace(sample, edit_mask=full_mask(self.grid))
         rng = np.random.default_rng([_DILATION, sample.seed])
         if self.mask_dilation and rng.random() < DILATION_PROBABILITY:
             region = dilate(region, int(rng.integers(self.mask_dilation + 1)))
+        if self.mask_jitter:
+            region = jitter_mask(region, self.mask_jitter, np.random.default_rng([_JITTER, sample.seed]))
         try:
             return replace(sample, edit_mask=pool_edit_mask(region, self.grid, self.mask_rule))
         except UserError as error:

@@ -3,10 +3,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from dataset.edit_masks import EmptyMaskError, cells_to_pixels, full_mask, pool_edit_mask
+from dataset.edit_masks import (
+    EmptyMaskError,
+    cells_to_pixels,
+    full_mask,
+    jitter_mask,
+    pool_edit_mask,
+    resize_mask,
+)
 from dataset.images import load_edit_region
 from runtime.errors import UserError
 
@@ -105,3 +113,55 @@ def test_empty_mask_and_unknown_rule(rule):
     with pytest.raises(UserError, match="unknown mask rule 'nearest'"):
         pool_edit_mask(torch.ones(1, 8, 8), 2, "nearest")
     assert torch.equal(pool_edit_mask(torch.ones(1, 8, 8), 2, rule), full_mask(2))
+
+
+# A block, and a strip along the lower border.
+TWO_PARTS = table("""
+    .......
+    .###...
+    .###...
+    .###...
+    .......
+    ....###
+""")
+
+
+def test_resized_masks_by_hand():
+    widened = table("#####.. #####.. #####.. #####.. ####### ...####")
+    assert torch.equal(resize_mask(TWO_PARTS[None], 1)[0], widened)
+    shrunk = table("....... ....... ..#.... ....... ....... .......")
+    for pixels in (-1, -2, -50):  # the last pixel stays
+        assert torch.equal(resize_mask(TWO_PARTS[None], pixels)[0], shrunk)
+    assert resize_mask(TWO_PARTS[None].bool(), 1).dtype == torch.bool
+    assert torch.equal(resize_mask(TWO_PARTS[None], 0)[0], TWO_PARTS)
+
+
+def test_masks_do_not_shrink_from_the_border_of_the_image():
+    left = table("###... ###... ###...")
+    assert torch.equal(resize_mask(left[None], -2)[0], table("#..... #..... #....."))
+    assert resize_mask(torch.ones(1, 4, 5), -3).all()
+    assert not resize_mask(torch.zeros(1, 4, 5), -3).any() and not resize_mask(torch.zeros(1, 4, 5), 3).any()
+
+
+def test_jitter_draws_every_growth_and_shift_up_to_its_pixels():
+    mask = torch.zeros(1, 12, 12)
+    mask[0, 4:7, 4:7] = 1  # 3x3 around (5, 5)
+    sides, centres = set(), set()
+    for seed in range(400):
+        jittered = jitter_mask(mask, 2, np.random.default_rng(seed))
+        assert torch.equal(jittered, jitter_mask(mask, 2, np.random.default_rng(seed)))
+        rows, columns = jittered[0].nonzero().T
+        side = int(rows.max() - rows.min()) + 1
+        assert side**2 == len(rows), "not a filled square"
+        sides.add(side)
+        centres.add((int(rows.sum()) // len(rows), int(columns.sum()) // len(columns)))
+    assert sides == {1, 3, 5, 7} and centres == {(y, x) for y in range(3, 8) for x in range(3, 8)}
+
+
+def test_jitter_that_would_empty_a_mask_keeps_it():
+    corner = torch.zeros(1, 6, 5)
+    corner[0, 0, 0] = 1
+    jittered = [jitter_mask(corner, 4, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(mask.any() for mask in jittered)
+    # Shrinking by any amount would empty it: 4 draws of 9, and there are shifts out of the image.
+    assert sum(torch.equal(mask, corner) for mask in jittered) > 200 * 4 / 9

@@ -73,13 +73,15 @@ def assert_same_text(text: TextFeatures, expected: TextFeatures) -> None:
 
 def test_edits_are_those_of_the_images_in_every_view(shapes, flags, tmp_path):
     words = edit_flags(shapes / "train", flags, "--image-size", CROP, "--views", 3, "--random-flip",
-                       "--global-seed", 7, "--bad-sample-budget", 0.5)  # fmt: skip
+                       "--global-seed", 7, "--bad-sample-budget", 0.5, "--mask-jitter", 3)  # fmt: skip
     run(PackEditsConfig, pack_edits, words)
     config = parse(PackEditsConfig, list(map(str, words)))
     encoders = load_encoders(config, torch.device("cpu"))
-    images = build_dataset("editing_ultraedit", config.data_path, CROP, 16, grid=2, random_flip=True)
+    options = {"grid": 2, "random_flip": True, "mask_jitter": 3}
+    images = build_dataset("editing_ultraedit", config.data_path, CROP, 16, **options)
     packed = PackedEdits(tmp_path / "packed")
     assert len(packed) == len(images) == 24 and len(packed.manifest.shards) == 5
+    assert packed.settings.mask_jitter == 3
     lines = [json.loads(line) for line in (shapes / "train" / "editing.jsonl").read_text().splitlines()]
     num_problems = 0
     for i in range(24):

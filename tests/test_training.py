@@ -95,7 +95,7 @@ def test_two_ranks_train_as_one(optimizer, stage, shapes, train_flags, tmp_path)
 @pytest.mark.parametrize("stage", STAGES)
 def test_cached_codes_train_as_images(stage, shapes, train_flags, tmp_path):
     flags = stage_flags(stage, shapes, train_flags) + ["--max-steps", "3"]
-    flags += ["--center-crop", "--mask-dilation", "2"] if stage == "editing" else []
+    flags += ["--center-crop", "--mask-dilation", "2", "--mask-jitter", "3"] if stage == "editing" else []
     run_stage(stage, flags, tmp_path / "images")
     run_stage(stage, [*flags, "--cache-codes"], tmp_path / "codes")
     for a, b in zip(read_metrics(tmp_path / "images"), read_metrics(tmp_path / "codes"), strict=True):

@@ -209,6 +209,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
     )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_dilation: int = option(0, help="widen half of the masks by 0 to this many pixels")
+    mask_jitter: int = option(0, help="widen or shrink, and shift, each mask by up to this many pixels")
     full_mask_share: float = option(0.0, help="share of samples that train full regeneration instead")
     enforce_fake_masking: bool = option(False, help="every sample trains full regeneration")
     center_crop: bool = option(False, help="crop the middle instead of a random place")

@@ -5,9 +5,10 @@
         --vq-ckpt pretrained_models/vq_ds16_t2i.pt --image-size 256 \\
         --t5-path pretrained_models/t5-ckpt --center-crop
 
-Then `train_editing.py --packed-data data/ultraedit_packed`. The flags are those of the training. Crops and
-flips are drawn here: `--views 4 --random-flip` stores four of each pair, and training takes one of them each
-time. Masks are stored as cells by `--mask-rule`, so training cannot widen them (`--mask-dilation`).
+Then `train_editing.py --packed-data data/ultraedit_packed`. The flags are those of the training. Crops, flips
+and `--mask-jitter` are drawn here: `--views 4 --random-flip` stores four of each pair, and training takes one
+of them each time. Masks are stored as cells by `--mask-rule`, so training cannot widen them
+(`--mask-dilation`).
 
 A run that was stopped goes on when it is started again, on any number of ranks, and its shards are the same
 byte by byte. On a finished folder the command checks every shard; what is damaged is made again. Pairs that
@@ -39,10 +40,11 @@ class PackEditsConfig(PackingConfig):
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
     text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_jitter: int = option(0, help="widen or shrink, and shift, each mask by up to this many pixels")
     center_crop: bool = option(False, help="crop the middle instead of a random place")
     random_flip: bool = option(False, help="mirror half of the views")
-    views: int = option(1, help="crops and flips of each pair")
-    global_seed: int = option(0, help="of the crops and flips: those of a training's epochs with that seed")
+    views: int = option(1, help="crops, flips and jittered masks of each pair")
+    global_seed: int = option(0, help="of these: those of a training's epochs with that seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,10 +54,10 @@ class PackEditsConfig(PackingConfig):
             raise UserError(f"--views {self.views}: must be at least 1")
         if self.global_seed < 0:
             raise UserError(f"--global-seed {self.global_seed}: must not be negative")
-        if self.views > 1 and self.center_crop and not self.random_flip:
+        if self.views > 1 and self.center_crop and not (self.random_flip or self.mask_jitter):
             raise UserError(
                 f"--views {self.views} of a centre crop are all the same: leave out --center-crop, or add "
-                "--random-flip"
+                "--random-flip or --mask-jitter"
             )
 
 
@@ -75,6 +77,7 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
         grid=config.image_size // encoders.tokenizer.config.downsampling,
         text_field=config.text_field,
         mask_rule=config.mask_rule,
+        mask_jitter=config.mask_jitter,
         center_crop=config.center_crop,
         random_flip=config.random_flip,
     )

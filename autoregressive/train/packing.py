@@ -64,6 +64,7 @@ def packed_settings(
         seed=seed,
         center_crop=dataset.center_crop if edits else True,
         random_flip=dataset.random_flip if edits else False,
+        mask_jitter=(dataset.mask_jitter or None) if edits else None,
         mask_rule=of_kind.get("mask_rule"),
         text_field=of_kind.get("text_field"),
         tokenizer=weights_fingerprint(tokenizer),

@@ -19,7 +19,12 @@ from runtime.errors import run_command
 def train(config: EditingConfig, ranks: Distributed) -> None:
     test_sets = read_test_sets(config)
     needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
-    encoders = load_encoders(config, ranks.device, needs_text_encoder=needs_text_encoder)
+    encoders = load_encoders(
+        config,
+        ranks.device,
+        needs_text_encoder=needs_text_encoder,
+        tokenizer_precision=config.tokenizer_precision,
+    )
     dataset = load_pairs(config, encoders)
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
@@ -39,6 +44,7 @@ def load_pairs(config: EditingConfig, encoders: Encoders) -> Dataset:
         encoders,
         grid=config.image_size // encoders.tokenizer.config.downsampling,
         mask_dilation=config.mask_dilation,
+        mask_jitter=config.mask_jitter,
         full_mask=config.enforce_fake_masking,
         center_crop=config.center_crop,
         random_flip=config.random_flip,
