@@ -1,0 +1,1 @@
+"""Test-time scaling: spending more tokens on an image, led by a reward."""

@@ -1,0 +1,212 @@
+"""Test-time scaling (NEP paper): draw an image's worst cells again, keep what a reward likes better.
+
+batch = TaskBatch(pipeline, [Task("a red circle at the top left, gray background")])
+result = search(batch, build_reward("shapes", pipeline), SearchSettings(rounds=4))[0]
+result.image.save("circle.png")
+
+The paper publishes neither the number of cells nor that of candidates: here they are settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autoregressive.scaling.regions import REGIONS, propose_cells
+from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.tasks import TaskBatch
+from runtime.errors import UserError
+
+REVISED_SHARE = 0.25  # of the free cells, where no number is given
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search spends its tokens."""
+
+    rounds: int = 4
+    candidates: int = 4
+    """Ways in which a round draws its cells, each in a random order of its own."""
+    cells: int | None = None
+    """Cells that a round draws again, at most the free ones; a quarter of these by default."""
+    region: str = "lowest"
+    """How they are chosen, see `propose_cells`."""
+    token_budget: int | None = None
+    """Codes that one task may draw in all, the first image included; no limit by default."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.candidates < 1:
+            raise UserError(
+                f"rounds={self.rounds}, candidates={self.candidates}: take 0 or more rounds of 1 or more"
+            )
+        if self.cells is not None and self.cells < 1:
+            raise UserError(f"cells={self.cells}: draw at least 1 cell again")
+        if self.region not in REGIONS:
+            raise UserError(f"region {self.region!r} is not known; use one of {', '.join(REGIONS)}")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One attempt to improve an image; the first one of a result draws it.
+
+    Attributes:
+      best_candidate: the highest reward among the round's images.
+      accepted: whether that image is kept from here on.
+      reward: of the image that is kept after the round.
+      cells: raster numbers of those drawn in the round.
+      tokens_spent: codes drawn so far, this round's included.
+      image: the accepted image, else None.
+    """
+
+    best_candidate: float
+    accepted: bool
+    reward: float
+    cells: list[int]
+    tokens_spent: int
+    image: Image.Image | None
+
+
+@dataclass
+class SearchResult:
+    """What became of one task: the best image, its codes (N,), its reward, and how it came about."""
+
+    image: Image.Image
+    codes: Tensor
+    reward: float
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def tokens_spent(self) -> int:
+        return self.rounds[-1].tokens_spent
+
+    def reward_after(self, token_budget: int) -> float:
+        """The reward of the best image that `token_budget` codes have bought; -inf for less than one."""
+        bought = [r.reward for r in self.rounds if r.tokens_spent <= token_budget]
+        return max(bought, default=-torch.inf)
+
+
+def search(batch: TaskBatch, reward: Reward, settings: SearchSettings | None = None) -> list[SearchResult]:
+    """Draws every task once, then improves the images in rounds, all tasks side by side.
+
+    A round drops the lowest cells, draws them again in several random orders given all others, and accepts
+    the candidate with the highest reward only if it beats the image as it is. A task is done when its next
+    round would pass the budget, or when its reward cannot rise.
+
+    Returns:
+      One result a task; its batch makes no difference, but for rounding in the decoder.
+    Raises:
+      UserError: a budget too small for one image, a reward that is not a number.
+    """
+    settings = settings or SearchSettings()
+    budget = torch.inf if settings.token_budget is None else settings.token_budget
+    num_free = batch.free.sum(1)
+    _check_budget(budget, num_free)
+    cells_a_round = (num_free * REVISED_SHARE).ceil().long()
+    if settings.cells is not None:
+        cells_a_round = num_free.clamp(max=settings.cells)
+    results = _first_images(batch, reward)
+    for number in range(1, settings.rounds + 1):
+        costs = (cells_a_round * settings.candidates).tolist()
+        going = [
+            i
+            for i, result in enumerate(results)
+            if result.tokens_spent + costs[i] <= budget and result.reward < reward.highest
+        ]
+        if not going:
+            break
+        held = [results[i] for i in going]
+        part, counts = batch.rows(going), cells_a_round[going]
+        _revise(part, held, reward, settings, counts, number)
+    return results
+
+
+def best_of_n(batch: TaskBatch, reward: Reward, token_budget: int) -> list[SearchResult]:
+    """The baseline: whole images, as many as `token_budget` codes a task buy; the best one stays.
+
+    The first image is the one that `search` starts from, and each further one counts as a round.
+    """
+    num_free = batch.free.sum(1)
+    _check_budget(token_budget, num_free)
+    num_images = token_budget // num_free
+    results: list[SearchResult | None] = [None] * len(batch)
+    for n in num_images.unique().tolist():
+        rows = (num_images == n).nonzero().flatten().tolist()
+        part = batch.rows(rows)
+        codes = part.draw(part.seeds(0, n))
+        images = part.render(codes)
+        scores = _score(reward, images, [text for text in part.captions for _ in range(n)])
+        for i, row in enumerate(rows):
+            free = part.free[i].nonzero().flatten().tolist()
+            result = _start(images[i * n], codes[i * n], scores[i * n], free)
+            for j in range(i * n + 1, (i + 1) * n):
+                _take_best(result, images[j : j + 1], codes[j : j + 1], scores[j : j + 1], free)
+            results[row] = result
+    return results
+
+
+def _first_images(batch: TaskBatch, reward: Reward) -> list[SearchResult]:
+    codes = batch.draw(batch.seeds(0, 1))
+    images = batch.render(codes)
+    scores = _score(reward, images, batch.captions)
+    return [
+        _start(image, code, score, free.nonzero().flatten().tolist())
+        for image, code, score, free in zip(images, codes, scores, batch.free, strict=True)
+    ]
+
+
+def _revise(
+    batch: TaskBatch,
+    held: list[SearchResult],
+    reward: Reward,
+    settings: SearchSettings,
+    counts: Tensor,
+    number: int,
+) -> None:
+    """One round: writes into `held`, the batch's results so far."""
+    codes = torch.stack([result.codes for result in held])
+    current = [result.image for result in held]
+    region = propose_cells(settings.region, batch, codes, current, reward, counts, batch.seeds(number, 1))
+    num = settings.candidates
+    candidates = batch.draw_again(codes, region, batch.seeds(number, num))
+    images = batch.render(candidates)
+    scores = _score(reward, images, [text for text in batch.captions for _ in range(num)])
+    for i, result in enumerate(held):
+        mine = slice(i * num, (i + 1) * num)
+        cells = region[i].nonzero().flatten().tolist()
+        _take_best(result, images[mine], candidates[mine], scores[mine], cells)
+
+
+def _start(image: Image.Image, codes: Tensor, score: float, free: list[int]) -> SearchResult:
+    return SearchResult(image, codes, score, [Round(score, True, score, free, len(free), image)])
+
+
+def _take_best(
+    result: SearchResult, images: list[Image.Image], codes: Tensor, scores: list[float], cells: list[int]
+) -> None:
+    """Adds a round to `result` and, if one of the candidates is better, takes it."""
+    best = max(range(len(scores)), key=scores.__getitem__)
+    accepted = scores[best] > result.reward
+    if accepted:
+        result.image, result.codes, result.reward = images[best], codes[best], scores[best]
+    spent = result.tokens_spent + len(cells) * len(scores)
+    image = images[best] if accepted else None
+    result.rounds.append(Round(scores[best], accepted, result.reward, cells, spent, image))
+
+
+def _score(reward: Reward, images: list[Image.Image], texts: list[str]) -> list[float]:
+    scores = reward.score(images, texts)
+    if not torch.isfinite(scores).all():
+        bad = int((~torch.isfinite(scores)).nonzero()[0])
+        raise UserError(f"the reward {reward.name!r} of an image of {texts[bad]!r} is {scores[bad].item()}")
+    return scores.tolist()
+
+
+def _check_budget(token_budget: float, num_free: Tensor) -> None:
+    if (num_free > token_budget).any():
+        raise UserError(
+            f"a token budget of {token_budget} is less than the {num_free.max().item()} codes of one image; "
+            "raise it"
+        )

@@ -1,0 +1,207 @@
+"""What is to be drawn or edited, and what a model can do for it: draw, draw some cells again, judge cells.
+
+Letters: P tasks, B results (B / P of each task, side by side), N cells, K cells to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autoregressive.composite import changed_region, check_mask, compose
+from autoregressive.layout import editing_layout, random_orders, t2i_layout
+from autoregressive.models.generate import generate, place
+from autoregressive.models.sampling import Sampling, seeded_uniforms
+from autoregressive.pipeline import MODES, EditingPipeline
+from autoregressive.scaling.likelihood import log_likelihood
+from autoregressive.scaling.revision import revision_prompt
+from dataset.edit_masks import full_mask, pool_edit_mask
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to draw, or (with `image`) one to edit.
+
+    Attributes:
+      prompt: what the model reads.
+      caption: what the reward reads; the prompt by default. An edit's should describe the result.
+      image: to edit, RGB of any size.
+      mask: (H, W), above 0.5 = edit; None regenerates all.
+      seed: 0 or more; decides all draws, whatever the batch.
+    """
+
+    prompt: str
+    caption: str | None = None
+    image: Image.Image | None = None
+    mask: np.ndarray | Image.Image | None = None
+    seed: int = 0
+
+
+class TaskBatch:
+    """Tasks with their codes and texts, ready for the model."""
+
+    def __init__(
+        self,
+        pipeline: EditingPipeline,
+        tasks: Sequence[Task],
+        sampling: Sampling | None = None,
+        *,
+        mode: str | None = None,
+        mask_rule: str = "published",
+    ) -> None:
+        """
+        Args:
+          mode, mask_rule: as in `EditingPipeline.edit`.
+        Raises:
+          UserError: a model that draws in raster order only, or is asked to draw but can only edit; a mask
+            that is empty or not its image's size.
+        """
+        config = pipeline.transformer.config
+        self.pipeline, self.tasks = pipeline, list(tasks)
+        self.sampling = sampling or Sampling()
+        self.mode = mode or ("marks" if config.mask_in_context else "zero_shot")
+        if self.mode not in MODES or config.mask_in_context != (self.mode == "marks"):
+            raise UserError(
+                f"mode {self.mode!r} does not fit this model; leave it out, or take another model"
+            )
+        if not config.any_order:
+            raise UserError(
+                "drawing cells again needs an any-order model (R-GPT), this is a raster-order GPT"
+            )
+        if self.mode != "zero_shot" and any(task.image is None for task in self.tasks):
+            raise UserError(
+                "this model edits images and cannot draw from text alone: give every task an image"
+            )
+        self.free = torch.stack([self._free_cells(task, mask_rule) for task in self.tasks])
+        """(P, N) bool: the cells that the model decides."""
+        self.source = torch.zeros(self.free.shape, dtype=torch.long)
+        """(P, N) codes of the images to edit; 0 where there is none."""
+        edits = [i for i, task in enumerate(self.tasks) if task.image is not None]
+        if edits:
+            self.source[edits] = pipeline.encode([self.tasks[i].image for i in edits]).cpu()
+        self.text, self.text_valid = pipeline.encode_texts([task.prompt for task in self.tasks])
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def captions(self) -> list[str]:
+        """P texts for the reward."""
+        return [task.prompt if task.caption is None else task.caption for task in self.tasks]
+
+    def rows(self, index: Sequence[int]) -> TaskBatch:
+        """The tasks that `index` names, in its order."""
+        index = list(index)
+        part = object.__new__(TaskBatch)
+        part.__dict__.update(self.__dict__)
+        part.tasks = [self.tasks[i] for i in index]
+        for name in ("free", "source", "text", "text_valid"):
+            setattr(part, name, getattr(self, name)[index])
+        return part
+
+    def seeds(self, round_number: int, num_samples: int) -> list[int]:
+        """P · `num_samples` seeds for one round, functions of the tasks' own."""
+        return [
+            int(np.random.SeedSequence((task.seed, round_number, sample)).generate_state(1)[0])
+            for task in self.tasks
+            for sample in range(num_samples)
+        ]
+
+    def draw(self, seeds: Sequence[int]) -> Tensor:
+        """All free cells in raster order: (B, N) codes."""
+        return self.pipeline.edit_codes(
+            self.source, self.free, self.text, self.text_valid, seeds, self.sampling, self.mode
+        ).cpu()
+
+    def draw_again(self, codes: Tensor, cells: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Drops the codes of `cells` and draws them given all others, each result in a random order.
+
+        An editing model still reads the original image as its source; of the edit it reads what is kept.
+
+        Args:
+          codes: (P, N) codes of the images as they are.
+          cells: (P, N) bool, some of the free ones, at least one a task.
+          seeds: B, which decide orders and draws.
+        Returns:
+          (B, N) codes.
+        """
+        if self.mode == "zero_shot":
+            return self.pipeline.edit_codes(
+                codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, random_order=True
+            ).cpu()
+        num_samples = len(seeds) // len(self)
+        masks = cells.repeat_interleave(num_samples, 0)
+        counts = masks.sum(1)
+        orders = random_orders(list(seeds), masks.shape[1], masks)[:, : int(counts.max())]
+        prompt = revision_prompt(
+            self.source,
+            codes,
+            self.free,
+            cells,
+            orders[::num_samples],
+            self.text_valid,
+            vocab_size=self._vocab,
+            marks=self._marked,
+        )
+        model = self.pipeline.transformer
+        drawn = generate(
+            model,
+            prompt.to(model.device),
+            self.text.to(model.device, model.dtype),
+            orders.to(model.device),
+            seeded_uniforms(list(seeds), masks.shape[1]).to(model.device),
+            self.sampling,
+            counts=counts.tolist(),
+        )
+        return place(drawn.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
+
+    def log_likelihood(self, codes: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The model's own log-likelihood of every free cell in (P, N) `codes`, in a random order a task.
+
+        Args:
+          seeds: P, which decide the orders.
+        Returns:
+          (P, N) float32; 0 for cells that are not free.
+        """
+        if self.mode == "zero_shot":
+            # What an edit keeps is read first: the order ends with the free cells.
+            orders = random_orders(list(seeds), codes.shape[1], ~self.free)
+            layout = t2i_layout(codes, orders, self.text_valid)
+            by_cell = log_likelihood(self.pipeline.transformer, layout, self.text, orders)
+            return by_cell * self.free
+        orders = random_orders(list(seeds), codes.shape[1], self.free)
+        layout = editing_layout(
+            self.source, codes, self.free, self.text_valid, self._vocab, marks=self._marked, orders=orders
+        )
+        return log_likelihood(self.pipeline.transformer, layout, self.text, orders)
+
+    def render(self, codes: Tensor) -> list[Image.Image]:
+        """(B, N) codes → B images; an edit has its image's size and, outside the free cells, its pixels."""
+        num_samples = len(codes) // len(self)
+        images = self.pipeline.decode(codes)
+        for i, decoded in enumerate(images):
+            source, free = self.tasks[i // num_samples].image, self.free[i // num_samples]
+            if source is not None:
+                region = changed_region("cells", free, None, self.pipeline.grid, source.size)
+                images[i] = compose(source, decoded, region)
+        return images
+
+    @property
+    def _vocab(self) -> int:
+        return self.pipeline.transformer.config.vocab_size
+
+    @property
+    def _marked(self) -> bool:
+        return self.mode == "marks"
+
+    def _free_cells(self, task: Task, mask_rule: str) -> Tensor:
+        if task.image is None or task.mask is None:
+            return full_mask(self.pipeline.grid)
+        mask = check_mask(task.mask, task.image)
+        return pool_edit_mask(mask[None].float(), self.pipeline.grid, mask_rule)
