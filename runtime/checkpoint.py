@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -58,6 +59,23 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     write_atomic(path, lambda temporary: torch.save(content, temporary))
 
 
+def save_safetensors(path: str | Path, state: dict[str, torch.Tensor], args: dict[str, Any]) -> None:
+    """Writes weights as `.safetensors`, for inference; `args`, what JSON can hold, goes into its header."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, {"args": json.dumps(args)}))
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """{"model": weights, "args": what `save_safetensors` was given, or nothing}."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        args = json.loads((file.metadata() or {}).get("args", "{}"))
+        return {"model": {name: file.get_tensor(name) for name in file.keys()}, "args": args}
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a `.pt` or `.safetensors` checkpoint onto the CPU.
 
@@ -72,9 +90,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist; check the path")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
+            content = _load_safetensors(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 # Mapped, so that the optimizer's two thirds of a file are only read when they are used.

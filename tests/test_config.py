@@ -27,6 +27,7 @@ COMMANDS = {
     "reconstruction_eval": ("tokenizer.tokenizer_image.reconstruction_eval", "ReconstructionConfig"),
     "extract_codes_editing": ("autoregressive.train.extract_codes_editing", "PackEditsConfig"),
     "extract_codes_t2i": ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"),
+    "test_time_scaling": ("autoregressive.sample.test_time_scaling", "SampleScaled"),
     "sample_t2i_ddp": ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"),
     "prepare_magicbrush": ("dataset.prepare_magicbrush", "PrepareMagicBrushConfig"),
     "prepare_emu_edit": ("dataset.prepare_emu_edit", "PrepareEmuEditConfig"),

@@ -22,8 +22,13 @@ ALLOWED = {
     "autoregressive.layout": [],
     "autoregressive.models": ["autoregressive.layout", "runtime"],
     "autoregressive.composite": ["dataset", "runtime"],
-    "autoregressive.pipeline": ["autoregressive.composite", "autoregressive.layout", "autoregressive.models",
-                                "tokenizer", "language", "dataset", "runtime"],
+    "autoregressive.auto_mask": ["autoregressive.layout", "autoregressive.models", "dataset", "runtime"],
+    "autoregressive.pipeline": ["autoregressive.auto_mask", "autoregressive.composite",
+                                "autoregressive.layout", "autoregressive.models", "tokenizer", "language",
+                                "dataset", "runtime"],
+    "autoregressive.session": ["autoregressive", "dataset", "runtime"],
+    # Rewards judge images: with the metrics' encoders and the verifier.
+    "autoregressive.scaling": ["autoregressive", "dataset", "evaluations", "language", "runtime"],
     "autoregressive.sample": ["autoregressive", "tokenizer", "language", "dataset", "runtime"],
     "autoregressive.train": ["autoregressive", "tokenizer", "language", "dataset", "evaluations", "runtime"],
 }  # fmt: skip

@@ -1,0 +1,142 @@
+"""The recipe of the small models of the shapes set: data, text encoder, tokenizer, stage 1, stage 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from step_runner import StepRunner
+
+
+@dataclass(frozen=True)
+class ShapesRecipe:
+    """What decides the models.
+
+    Attributes:
+      setting: of the data, "easy" or "hard".
+      steps: optimizer steps of "tokenizer", "stage1" and "stage2".
+      tokenizer_images: how many images the tokenizer learns from; they are held in memory.
+      seed: of data, trainings and draws.
+      full_mask_share: of stage 2's steps, that train full regeneration.
+      mask_flags: of stage 2's masks.
+    """
+
+    setting: str
+    num_train: int
+    num_test: int
+    steps: dict[str, int]
+    tokenizer_images: int = 6000
+    tokenizer_batch: int = 16
+    gpt_model: str = "R-GPT-mini"
+    image_size: int = 72
+    seed: int = 0
+    full_mask_share: float = 0.2
+    mask_flags: tuple[str, ...] = ("--mask-dilation", "4")
+    ckpt_every: int = 200
+
+
+def checkpoint(folder: Path, step: int) -> str:
+    """The file that a training leaves at a step."""
+    return str(folder / "checkpoints" / f"{step:07d}.pt")
+
+
+def make_data(recipe: ShapesRecipe, runner: StepRunner) -> None:
+    """The shapes set in `data`, and in `t5` the text encoder that knows its words."""
+    data, t5, seed = runner.root / "data", runner.root / "t5", str(recipe.seed)
+    setting = [] if recipe.setting == "easy" else ["--setting", recipe.setting]
+    runner.run(
+        "data",
+        data,
+        ["dataset/prepare_shapes.py", "--output-dir", str(data), "--image-size", str(recipe.image_size)]
+        + ["--num-train", str(recipe.num_train), "--num-test", str(recipe.num_test), "--seed", seed]
+        + setting,
+    )
+    lists = [str(data / "train" / f"{name}.jsonl") for name in ("t2i", "editing")]
+    runner.run(
+        "text_encoder",
+        t5,
+        ["language/small_t5.py", "--texts", *lists, "--output-dir", str(t5), "--seed", seed],
+    )
+
+
+def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
+    """Trains the tokenizer and judges it in `reconstructions`; returns its checkpoint."""
+    root, steps = runner.root, recipe.steps["tokenizer"]
+    data, tokenizer, seen = root / "data", root / "tokenizer", root / "reconstructions"
+    runner.run(
+        "tokenizer",
+        tokenizer,
+        ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", "VQ-8-small"]
+        + ["--data-path", str(data / "train" / "t2i.jsonl"), "--max-images", str(recipe.tokenizer_images)]
+        + ["--image-size", str(recipe.image_size), "--results-dir", str(tokenizer), "--steps", str(steps)]
+        + ["--global-batch-size", str(recipe.tokenizer_batch)]
+        + ["--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02"]
+        + ["--weight-decay", "0", "--lr-schedule", "cosine", "--perceptual-weight", "0", "--disc-weight", "0"]
+        + ["--reconstruction-weight", "2", "--l1-weight", "1", "--gradient-weight", "1"]
+        + ["--quantize-after", str(min(100, steps // 2)), "--reseed-every", "50"]
+        + ["--no-augment", "--cache-images", "--num-workers", "0", "--log-every", "20"]
+        + ["--ckpt-every", str(recipe.ckpt_every), "--max-checkpoints", "2"]
+        + ["--global-seed", str(recipe.seed)],
+        resume_flag="--vq-ckpt",
+    )
+    vq_ckpt = checkpoint(tokenizer, steps)
+    runner.run(
+        "reconstructions",
+        seen,
+        ["tokenizer/tokenizer_image/reconstruction_eval.py", "--vq-ckpt", vq_ckpt]
+        + ["--data-path", str(data / "test" / "t2i.jsonl"), "--image-size", str(recipe.image_size)]
+        + ["--num-images", "500", "--output-dir", str(seen)],
+    )
+    return vq_ckpt
+
+
+def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: str = "stage1") -> str:
+    """Trains the any-order text-to-image model in the folder `name`; returns its checkpoint."""
+    steps = recipe.steps["stage1"]
+    runner.run(
+        name,
+        runner.root / name,
+        ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
+        + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
+        + ["--global-batch-size", "48", "--max-steps", str(steps)]
+        + ["--results-dir", str(runner.root / name)],
+        resume_flag="--gpt-ckpt",
+    )
+    return checkpoint(runner.root / name, steps)
+
+
+def train_stage2(
+    recipe: ShapesRecipe,
+    runner: StepRunner,
+    vq_ckpt: str,
+    stage1: str,
+    name: str = "stage2",
+    *,
+    marks: bool = True,
+) -> str:
+    """Trains the editor in the folder `name`, with the row of marks or without; returns its checkpoint."""
+    steps = recipe.steps["stage2"]
+    runner.run(
+        name,
+        runner.root / name,
+        ["autoregressive/train/train_editing.py", *_shared(recipe, runner, vq_ckpt)]
+        + ["--data-path", str(runner.root / "data" / "train" / "editing.jsonl")]
+        + (["--mask_in_context"] if marks else [])
+        + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.mask_flags]
+        + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]
+        + ["--global-batch-size", "40", "--max-steps", str(steps)]
+        + ["--results-dir", str(runner.root / name)],
+        resume_flag="--gpt-ckpt",
+    )
+    return checkpoint(runner.root / name, steps)
+
+
+def _shared(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str) -> list[str]:
+    """Flags of both stages."""
+    flags = ["--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5"), "--gpt-model", recipe.gpt_model]
+    flags += ["--image-size", str(recipe.image_size), "--cache-codes", "--num-workers", "0"]
+    flags += ["--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02", "--weight-decay", "0"]
+    flags += ["--lr-scheduler", "cosine", "--dropout-p", "0", "--token-dropout-p", "0"]
+    flags += ["--epochs", "1000", "--no-epoch-save", "--ckpt-every", str(recipe.ckpt_every)]
+    flags += ["--max-checkpoints", "2", "--log-every", "20", "--global-seed", str(recipe.seed)]
+    return flags + ["--preview-every", str(recipe.ckpt_every), "--cfg-scale", "1"]

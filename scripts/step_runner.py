@@ -1,0 +1,79 @@
+"""Runs the project's own commands in turn, skips what is done, goes on where a training stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.checkpoint import list_checkpoints, write_atomic
+from runtime.errors import UserError
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class StepRunner:
+    """Runs steps, skipping those whose command and inputs have not changed since they were done.
+
+    Attributes:
+      root: gets a folder `steps` with a file a step.
+      seconds: spent on each step, interrupted tries included.
+    """
+
+    root: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    _inputs: str = ""
+
+    def run(self, name: str, output: Path, command: list[str], resume_flag: str | None = None) -> None:
+        """Runs `python command…` as the step `name`.
+
+        Args:
+          output: the folder that the step writes; made anew if its command or an earlier step has changed.
+          resume_flag: for trainings, the flag that goes on from a checkpoint.
+        """
+        # Chained: a step also depends on every step before it.
+        self._inputs = hashlib.sha256(json.dumps([self._inputs, command]).encode()).hexdigest()
+        marker = self.root / "steps" / f"{name}.json"
+        state = json.loads(marker.read_text()) if marker.exists() else {}
+        same = state.get("inputs") == self._inputs
+        number = len(self.seconds) + 1
+        if same and state["done"]:
+            log.info("step %d, %s: done already (%.0f s)", number, name, state["seconds"])
+            self.seconds[name] = state["seconds"]
+            return
+        if not same and output.exists():
+            log.info("step %d, %s: its settings have changed, %s is made anew", number, name, output)
+            shutil.rmtree(output)
+        spent = state["seconds"] if same else 0.0
+        extra: list[str] = []
+        if resume_flag and (found := list_checkpoints(output / "checkpoints")):
+            extra = [resume_flag, str(found[-1])]
+        log.info("step %d, %s:\n  python %s", number, name, shlex.join([*command, *extra]))
+        self._mark(marker, spent, done=False)
+        start = time.monotonic()
+        try:
+            status = subprocess.run([sys.executable, *command, *extra], cwd=ROOT).returncode
+        finally:
+            spent += time.monotonic() - start
+            self._mark(marker, spent, done=False)
+        if status:
+            raise UserError(f"step {name} failed with exit status {status}; its message is above")
+        self._mark(marker, spent, done=True)
+        self.seconds[name] = spent
+
+    def branch(self) -> StepRunner:
+        """A runner whose steps depend on those so far, but not on what is run here from now on."""
+        return StepRunner(self.root, self.seconds, self._inputs)
+
+    def _mark(self, marker: Path, seconds: float, done: bool) -> None:
+        content = json.dumps({"inputs": self._inputs, "done": done, "seconds": seconds})
+        write_atomic(marker, lambda temporary: temporary.write_text(content))

@@ -1,0 +1,80 @@
+"""Trains the small models that the project ships in pretrained_models/shapes, and scores them.
+
+    python scripts/train_shapes.py --results-dir results/shapes   # hours on two CPU cores; can be stopped
+
+Data: the hard setting of the shapes set, with jittered places, gradients and textures, and all kinds of edit.
+Every step that is done is skipped, an interrupted training goes on. `scripts/ship_shapes.py` then makes the
+files that are shipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
+from shapes_scores import edit_and_score
+from step_runner import StepRunner
+
+from runtime.config import option, parse
+from runtime.errors import run_command
+
+STEPS = ("data", "tokenizer", "stage1", "stage2", "scores")
+MODES = {
+    "masked": ["--text", "instruction", "--turns", "single", "--write-ceiling"],
+    "zero_shot": ["--text", "global", "--turns", "single"],
+    "zero_shot_random": ["--text", "global", "--turns", "single", "--random-order"],
+    "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
+}
+
+
+@dataclass(frozen=True)
+class TrainShapes:
+    """Trains and scores the small models that are shipped."""
+
+    results_dir: str = option("results/shapes", help="everything goes here")
+    num_train: int = option(40000, help="training edits")
+    num_test: int = option(1200, help="held-out edits")
+    tokenizer_steps: int = option(2000, help="of the tokenizer")
+    stage1_steps: int = option(3000, help="of the text-to-image model")
+    stage2_steps: int = option(4000, help="of the editor")
+    seed: int = option(0, help="of data, trainings and draws")
+    until: str = option("scores", help="stop after this step", choices=STEPS)
+
+    def recipe(self) -> ShapesRecipe:
+        steps = {"tokenizer": self.tokenizer_steps, "stage1": self.stage1_steps, "stage2": self.stage2_steps}
+        return ShapesRecipe(
+            "hard",
+            self.num_train,
+            self.num_test,
+            steps,
+            tokenizer_images=20000,
+            seed=self.seed,
+            full_mask_share=0.3,
+            mask_flags=("--mask-dilation", "4"),
+        )
+
+
+def main() -> None:
+    config = parse(TrainShapes)
+    runner, recipe = StepRunner(Path(config.results_dir).resolve()), config.recipe()
+    make_data(recipe, runner)
+    if config.until == "data":
+        return
+    vq_ckpt = train_tokenizer(recipe, runner)
+    if config.until == "tokenizer":
+        return
+    stage1 = train_stage1(recipe, runner, vq_ckpt)
+    if config.until == "stage1":
+        return
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
+    if config.until == "stage2":
+        return
+    for mode, flags in MODES.items():
+        gpt_ckpt = stage1 if mode.startswith("zero_shot") else stage2
+        ceiling = runner.root / "edits" / "masked" / "ceiling"
+        edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
+
+
+if __name__ == "__main__":
+    run_command(main)
