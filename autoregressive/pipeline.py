@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autoregressive.auto_mask import AUTO, AutoMaskSettings, edit_scores
 from autoregressive.composite import COMPOSITES, changed_region, check_mask, compose
 from autoregressive.layout import (
     SequenceLayout,
@@ -33,7 +34,7 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.models.packed_linear import pack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
-from dataset.edit_masks import full_mask, pool_edit_mask
+from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
@@ -54,7 +55,7 @@ class EditResult:
       codes: (N,) int64 raster codes after the edit.
       edit_mask: (N,) bool raster, the cells that were generated.
       region: (H, W) bool, the pixels that were free to change.
-      timings: seconds of the batch's "encode", "generate" and "decode".
+      timings: seconds of the batch's "encode", "generate" and "decode", and "locate" if a mask was "auto".
     """
 
     image: Image.Image
@@ -129,15 +130,18 @@ class EditingPipeline:
         self,
         images: Sequence[Image.Image] | Image.Image,
         prompts: Sequence[Text] | Text,
-        masks: Sequence[Mask | None] | Mask | None = None,
+        masks: Sequence[Mask | str | None] | Mask | str | None = None,
         *,
         seeds: Sequence[int] | int = 0,
         num_samples: int = 1,
         sampling: Sampling | None = None,
         mode: str | None = None,
         mask_rule: str = "published",
+        mask_error: int = 0,
         random_order: bool = False,
         composite: str = "cells",
+        auto_mask: AutoMaskSettings | None = None,
+        source_codes: Tensor | None = None,
     ) -> list[EditResult]:
         """Regenerates the masked cells of each image.
 
@@ -145,16 +149,21 @@ class EditingPipeline:
           images: RGB, any size; the model sees them resized to a square. One image, with one prompt and one
             mask, or as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
-          masks: (H, W) arrays or grey images of the image's size, above 0.5 = edit; None regenerates all.
+          masks: (H, W) arrays or grey images of the image's size, above 0.5 = edit; None regenerates all;
+            "auto" finds the cells from the prompt (models with marks).
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
           sampling: see `Sampling`.
           mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
             text-to-image model that sees the kept cells). Default: by whether the model has marks.
           mask_rule: pixel mask to cells, "published" or "exact".
+          mask_error: widens each mask by this many of its pixels first, or shrinks it (negative, never to
+            nothing): for accuracy against mask error. An edit without a mask has none.
           random_order: draw the cells in random order instead of raster order.
           composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked
             pixels), "none" (all), "published" (wherever the upsampled token mask is not 0).
+          auto_mask: how "auto" gets its cells; the calibrated defaults if None.
+          source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
         """
@@ -171,15 +180,24 @@ class EditingPipeline:
             return []
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
-        pixel_masks = [check_mask(mask, image) for mask, image in zip(masks, images, strict=True)]
+        auto = torch.tensor([_is_auto(mask) for mask in masks])
+        pixel_masks = [
+            None if found else check_mask(mask, image)
+            for mask, image, found in zip(masks, images, auto, strict=True)
+        ]
+        pixel_masks = [m if m is None else resize_mask(m[None], mask_error)[0] for m in pixel_masks]
         edit_mask = torch.stack(
             [full_mask(self.grid) if m is None else pool_edit_mask(m[None].float(), self.grid, mask_rule)
              for m in pixel_masks]
         )  # fmt: skip
         timings: dict[str, float] = {}
         with _timed(timings, "encode", self.device):
-            source = self.encode(images)
+            source = self.encode(images) if source_codes is None else source_codes
             text, text_valid = self.encode_texts(prompts)
+        if auto.any():
+            with _timed(timings, "locate", self.device):
+                scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
+                edit_mask[auto] = (auto_mask or AutoMaskSettings()).region(scores, self.grid)
         with _timed(timings, "generate", self.device):
             codes = self.edit_codes(
                 source,
@@ -226,6 +244,19 @@ class EditingPipeline:
         prompt = t2i_prompt(orders[::num_samples], text_valid)
         drawn = self._generate(prompt, orders, text, seeds, sampling or Sampling())
         return self.decode(torch.zeros_like(drawn).scatter(1, orders.to(drawn.device), drawn))
+
+    def locate(self, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
+        """Scores each cell for how much the text asks to change it; `AutoMaskSettings.region` decides.
+
+        Args:
+          source: (B, N) codes.
+          text, text_valid: (B, T, C) and (B, T), left-padded.
+        Returns:
+          (B, N) float32 nats on the CPU, see `edit_scores`.
+        Raises:
+          UserError: the model has no marks.
+        """
+        return edit_scores(self.transformer, source, text, text_valid)
 
     def edit_codes(
         self,
@@ -328,6 +359,12 @@ def _one_each(seeds: Sequence[int] | int, num_inputs: int, num_samples: int) -> 
             f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
         )
     return seeds
+
+
+def _is_auto(mask: Mask | str | None) -> bool:
+    if isinstance(mask, str) and mask != AUTO:
+        raise UserError(f"mask {mask!r} is not known; give an array, an image, None or {AUTO!r}")
+    return isinstance(mask, str)
 
 
 class _timed:

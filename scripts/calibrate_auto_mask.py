@@ -46,8 +46,8 @@ class CalibrateAutoMask(SampleConfig):
     output: str = option("auto_mask.json", help="where the chosen settings and the whole table go")
     mask_rule: str = option("published", help="true pixel mask to cells", choices=RULES)
     num_edits: int = option(0, help="use the first of the edits only; 0 for all")
-    thresholds: list[float] = option([0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5], help="nats to try")
-    smoothings: list[float] = option([0, 0.5, 1, 1.5, 2], help="standard deviations in cells to try")
+    thresholds: list[float] = option([0.5, 1, 1.5, 2, 3, 4, 5, 7], help="nats to try")
+    smoothings: list[float] = option([0, 0.5, 1, 1.5, 2, 3], help="standard deviations in cells to try")
     growths: list[int] = option([0, 1, 2], help="cells to try")
 
     def grid_of_settings(self) -> list[AutoMaskSettings]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from autoregressive.auto_mask import AutoMaskSettings
 from autoregressive.composite import COMPOSITES
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
@@ -15,6 +16,7 @@ from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.checkpoint import file_sha256
 from runtime.config import REQUIRED, option
+from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 
@@ -88,8 +90,27 @@ class EditSampleConfig(SampleConfig):
     )
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_error: int = option(0, help="widen each mask by this many of its pixels first; below 0: shrink it")
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
+    auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")
+    auto_mask_settings: str | None = option(
+        None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
+    )
+
+    def __post_init__(self) -> None:
+        if self.auto_mask and self.full_mask:
+            raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
+        if self.mask_error and (self.full_mask or self.auto_mask):
+            raise UserError("--mask-error moves the outline of masks: leave out --full-mask and --auto-mask")
+
+    def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
+        """As `SampleConfig.settings`; with the values of the file in place of its name."""
+        return super().settings(text_encoder) | {"auto_mask_settings": asdict(self._auto_mask())}
+
+    def _auto_mask(self) -> AutoMaskSettings:
+        path = self.auto_mask_settings
+        return AutoMaskSettings() if path is None else AutoMaskSettings.load(path)
 
     def edit_options(self) -> dict[str, Any]:
         """The keyword arguments of `EditingPipeline.edit` that the flags decide."""
@@ -97,6 +118,8 @@ class EditSampleConfig(SampleConfig):
             "sampling": self.sampling(),
             "mode": self.mode,
             "mask_rule": self.mask_rule,
+            "mask_error": self.mask_error,
             "random_order": self.random_order,
             "composite": self.composite,
+            "auto_mask": self._auto_mask(),
         }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline
 from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
 from dataset.samples import Text
@@ -32,13 +33,13 @@ class EditJob:
       key: the result's file, below the folder of images; a sampling seed comes from it.
       source: the image to edit.
       text: gives what the model is told; called when the edit is made.
-      mask: a MagicBrush mask; None regenerates the whole image.
+      mask: a MagicBrush mask; "auto" finds the region; None regenerates the whole image.
     """
 
     key: str
     source: ImageSource
     text: Callable[[], Text]
-    mask: Path | None
+    mask: Path | str | None
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,11 @@ class EditRun:
     def _edit(self, jobs: Sequence[EditJob]) -> dict[str, Entry]:
         """Edits one batch and writes it."""
         images = [load_image(job.source) for job in jobs]
-        masks = [None if job.mask is None else load_magicbrush_mask(job.mask).numpy() for job in jobs]
+        masks = [_load_mask(job.mask, image) for job, image in zip(jobs, images, strict=True)]
         results = self.pipeline.edit(
             images,
             [job.text() for job in jobs],
-            [None if m is None else _fit(m, i) for m, i in zip(masks, images, strict=True)],
+            masks,
             seeds=[zlib.crc32(f"{self.seed} {job.key}".encode()) for job in jobs],
             **self.edit_options,
         )
@@ -217,6 +218,10 @@ def write_ceiling(
 def files_sha256(digests: Iterable[str]) -> str:
     """One digest of many."""
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _load_mask(mask: Path | str | None, image: Image.Image) -> np.ndarray | str | None:
+    return mask if mask is None or mask == AUTO else _fit(load_magicbrush_mask(mask).numpy(), image)
 
 
 def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:

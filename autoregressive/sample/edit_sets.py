@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from autoregressive.auto_mask import AUTO
 from autoregressive.sample.edit_run import EditJob, files_sha256
 from dataset.emu_edit import EmuItem
 from dataset.magicbrush import Turn, iterate_turns
@@ -97,6 +99,11 @@ def emu_sha256(items: Sequence[EmuItem]) -> str:
     files = dict.fromkeys(s.path if isinstance(s, ParquetImage) else s for s in sources)
     texts = (f"{item.idx}\0{item.instruction}\0" for item in items)
     return files_sha256([*texts, *map(file_sha256, files)])
+
+
+def without_masks(rounds: Sequence[Sequence[EditJob]]) -> list[list[EditJob]]:
+    """The same edits, each in the region that its instruction speaks of."""
+    return [[replace(job, mask=AUTO) for job in jobs] for jobs in rounds]
 
 
 def keys_of(rounds: Sequence[Sequence[EditJob]]) -> set[str]:

@@ -2,6 +2,8 @@
 
 python autoregressive/sample/sample_editing.py --vq-ckpt vq.pt --gpt-ckpt nep.pt --t5-path t5 \
     --image cat.png --mask region.png --prompt "give the cat a hat" --output edited.png
+
+With `--mask auto` the model finds the region itself.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline, EditResult
 from autoregressive.sample.common import EditSampleConfig
 from dataset.images import load_edit_region, load_image, save_png
@@ -30,7 +33,9 @@ class SampleEditing(EditSampleConfig):
     """Edits one image (--image --mask --prompt --output), or a list of them (--list)."""
 
     image: str | None = option(None, help="image to edit")
-    mask: str | None = option(None, help="region, white = edit; none regenerates the whole image")
+    mask: str | None = option(
+        None, help="region, white = edit; auto finds it; none regenerates the whole image"
+    )
     prompt: str | None = option(None, help="what to do (zero-shot: what the result shows)")
     output: str = option("edited.png", help="where the result goes")
     comparison: str | None = option(None, help="also write source, region and result side by side here")
@@ -38,13 +43,18 @@ class SampleEditing(EditSampleConfig):
         None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask == AUTO and self.full_mask:
+            raise UserError("--mask auto finds the region, --full-mask takes every cell: give one of them")
+
 
 @dataclass(frozen=True)
 class EditJob:
     """One line of work."""
 
     image: Path
-    mask: Path | None
+    mask: Path | str | None  # "auto" is no file
     prompt: str
     output: Path
 
@@ -54,7 +64,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
-        mask = None if config.mask is None else Path(config.mask)
+        mask = _mask(config.mask, Path())
         return [EditJob(Path(config.image), mask, config.prompt, Path(config.output))]
     path = Path(config.list)
     if not path.is_file():
@@ -70,9 +80,21 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
             raise UserError(
                 f"{path} line {number}: needs a JSON object with the keys image, prompt, output ({error!r})"
             ) from error
-        mask = path.parent / item["mask"] if item.get("mask") else None
+        mask = _mask(item.get("mask"), path.parent)
         jobs.append(EditJob(path.parent / image, mask, prompt, path.parent / output))
     return jobs
+
+
+def _mask(value: str | None, folder: Path) -> Path | str | None:
+    return value if value == AUTO else folder / value if value else None
+
+
+def _region(job: EditJob, image: Image.Image, config: EditSampleConfig) -> np.ndarray | str | None:
+    if config.full_mask:
+        return None
+    if config.auto_mask or job.mask == AUTO:
+        return AUTO
+    return None if job.mask is None else load_edit_region(job.mask, image.size).numpy()
 
 
 def edit_files(
@@ -80,10 +102,7 @@ def edit_files(
 ) -> list[EditResult]:
     """Edits one batch of files; results are not written."""
     images = [load_image(job.image) for job in jobs]
-    masks: list[np.ndarray | None] = [
-        None if job.mask is None or config.full_mask else load_edit_region(job.mask, image.size)
-        for job, image in zip(jobs, images, strict=True)
-    ]
+    masks = [_region(job, image, config) for job, image in zip(jobs, images, strict=True)]
     return pipeline.edit(
         images,
         [job.prompt for job in jobs],

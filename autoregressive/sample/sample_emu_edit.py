@@ -1,4 +1,4 @@
-"""Edits the Emu Edit test set for the evaluator: every cell regenerated, as the set has no masks.
+"""Edits the Emu Edit test set: every cell regenerated, as the set has no masks, or with --auto-mask.
 
     python autoregressive/sample/sample_emu_edit.py --vq-ckpt vq.pt --gpt-ckpt nep.pt --t5-path t5 \\
         --emu-path emu_edit_test_set --valid-list assets/emu_test_data.json --output-dir results/emu
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
-from autoregressive.sample.edit_sets import emu_jobs, emu_sha256
+from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, without_masks
 from dataset.emu_edit import read_emu
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
@@ -46,6 +46,8 @@ def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
     settings = config.settings(pipeline.text_encoder) | {"test_set_sha256": emu_sha256(items)}
     run = EditRun(pipeline, EditFolders(root / "samples", root), settings, config.edit_options(), config.seed)
     jobs = emu_jobs(items)
+    if config.auto_mask:
+        (jobs,) = without_masks([jobs])
     made = run.make(
         [jobs[ranks.rank :: ranks.world_size]], {job.key for job in jobs}, config.batch_size, ranks
     )

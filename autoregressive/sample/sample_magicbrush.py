@@ -15,7 +15,14 @@ from typing import Any
 
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
-from autoregressive.sample.edit_sets import TURNS, Sessions, keys_of, magicbrush_rounds, magicbrush_sha256
+from autoregressive.sample.edit_sets import (
+    TURNS,
+    Sessions,
+    keys_of,
+    magicbrush_rounds,
+    magicbrush_sha256,
+    without_masks,
+)
 from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
@@ -65,7 +72,7 @@ def sample(config: SampleMagicBrush, ranks: Distributed) -> None:
     run = EditRun(pipeline, folders, settings, config.edit_options(), config.seed)
 
     def rounds_of(some: Sessions):
-        return magicbrush_rounds(
+        rounds = magicbrush_rounds(
             some,
             config.turns,
             folders.images,
@@ -73,6 +80,7 @@ def sample(config: SampleMagicBrush, ranks: Distributed) -> None:
             descriptions=descriptions,
             width=pipeline.transformer.config.caption_dim if config.from_features else None,
         )
+        return without_masks(rounds) if config.auto_mask else rounds
 
     mine = {i: sessions[i] for i in list(sessions)[ranks.rank :: ranks.world_size]}
     made = run.make(rounds_of(mine), keys_of(rounds_of(sessions)), config.batch_size, ranks)

@@ -1,0 +1,182 @@
+"""Editing without a mask: which cells does the instruction speak of?
+
+An editing model that is told to regenerate everything mostly copies its source. Where the instruction makes
+it expect other codes than the source's, something has to change: these cells are the region.
+
+Letters: B batch, N cells, T text slots, C caption width, V codes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoregressive.layout import SequenceLayout, editing_layout
+from autoregressive.models.gpt import Transformer
+from runtime.errors import UserError
+
+AUTO = "auto"
+"""Stands in the place of a mask that is to be found."""
+_MOST_LOGITS = 2**26  # of one pass, a quarter of a gigabyte
+
+
+@dataclass(frozen=True)
+class AutoMaskSettings:
+    """From scores to a region; the defaults were chosen by `scripts/calibrate_auto_mask.py`.
+
+    Attributes:
+      threshold: nats that a cell's score must exceed.
+      smoothing: standard deviation in cells of the Gaussian that averages the scores first; 0 for none.
+      growth: cells by which the region is widened afterwards, in all eight directions.
+    """
+
+    threshold: float = 5.0
+    smoothing: float = 2.0
+    growth: int = 2
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.threshold):
+            raise UserError(f"auto mask threshold {self.threshold}: give a finite number of nats")
+        if not 0 <= self.smoothing < math.inf:
+            raise UserError(f"auto mask smoothing {self.smoothing}: give 0 or more cells")
+        if not isinstance(self.growth, int) or self.growth < 0:
+            raise UserError(f"auto mask growth {self.growth}: give a whole number of cells, 0 or more")
+
+    def region(self, scores: Tensor, grid: int) -> Tensor:
+        """The cells to edit: at least one in each row, the one with the highest smoothed score.
+
+        Args:
+          scores: (B, N) nats, see `edit_scores`.
+          grid: cells per side.
+        Returns:
+          (B, N) bool raster.
+        """
+        smooth = smooth_cells(scores.float().view(-1, 1, grid, grid), self.smoothing)
+        chosen = (smooth > self.threshold) | (smooth == smooth.amax((2, 3), keepdim=True))
+        size = 2 * self.growth + 1
+        return (F.max_pool2d(chosen.float(), size, 1, self.growth) > 0).flatten(1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AutoMaskSettings:
+        """Reads what `scripts/calibrate_auto_mask.py` wrote.
+
+        Raises:
+          UserError: a file that is missing or holds something else.
+        """
+        names = [field.name for field in fields(cls)]
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))["settings"]
+            return cls(**{name: settings[name] for name in names})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{path}: needs a JSON object with "settings": {{{", ".join(names)}}}, as '
+                f"scripts/calibrate_auto_mask.py writes it ({error!r})"
+            ) from error
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+def smooth_cells(values: Tensor, deviation: float) -> Tensor:
+    """Gaussian averages of (B, 1, G, G) values; beyond the border there is nothing to average.
+
+    Args:
+      deviation: standard deviation in cells, ≥ 0.
+    """
+    if deviation == 0:
+        return values
+    places = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device)
+    weights = torch.exp(-0.5 * ((places[:, None] - places) / deviation) ** 2)
+    weights = weights / weights.sum(1, keepdim=True)
+    return weights @ values @ weights.T
+
+
+def locating_layout(source: Tensor, text_valid: Tensor, vocab_size: int) -> SequenceLayout:
+    """Text · source codes · marks, all "edit", with probes · source codes; predicts each cell twice.
+
+    First as if it were the first cell of all: a probe stands for the last mark, is seen by no other slot, and
+    has one of the cells as its next. Then as in training, after the source's codes of the cells before it:
+    these tell that nothing was changed so far, so that of a change which is seen whole or not at all only the
+    first cell stands out.
+
+    Args:
+      source: (B, N) raster codes.
+      text_valid: (B, T) bool, padding at the left.
+      vocab_size: V.
+    Returns:
+      A layout with 2N predictions; the targets, (B, 2N), are the source's codes twice.
+    """
+    everything = torch.ones_like(source, dtype=torch.bool)
+    forced = editing_layout(source, source, everything, text_valid, vocab_size)
+    num_cells = source.shape[1]
+    raster = torch.arange(num_cells).expand_as(source)
+
+    def with_probes(values: Tensor, probes: Tensor) -> Tensor:
+        """Puts them before the last mark, with which the predictions of `forced` begin."""
+        start = values.shape[1] - num_cells
+        return torch.cat([values[:, :start], probes, values[:, start:]], dim=1)
+
+    return SequenceLayout(
+        token_ids=with_probes(forced.token_ids, torch.full_like(source, vocab_size + 1)),
+        cells=with_probes(forced.cells, raster[:, -1:].expand_as(source)),
+        next_cells=with_probes(forced.next_cells, raster),
+        key_valid=with_probes(forced.key_valid, ~everything),
+        slots=torch.arange(forced.cells.shape[1] + num_cells),
+        num_predictions=2 * num_cells,
+        targets=torch.cat([source, source], dim=1),
+    )
+
+
+@torch.inference_mode()
+def edit_scores(model: Transformer, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
+    """How much the instruction speaks for another code than the source's, in each cell.
+
+    Two passes over the source, every cell marked "edit", give p(code | text) and, without the instruction,
+    p(code). The score is the share of their Kullback-Leibler divergence that belongs to change: the sum of
+    p(code | text) (log p(code | text) - log p(code)) over all codes but the source's. Where the instruction
+    only makes a change less likely than it was, there is nothing to sum. Each cell is predicted twice, see
+    `locating_layout`; the higher score counts.
+
+    Args:
+      model: an editing model with marks.
+      source: (B, N) raster codes.
+      text, text_valid: (B, T, C) and (B, T), left-padded.
+    Returns:
+      (B, N) float32 nats on the CPU; high = to be edited.
+    Raises:
+      UserError: the model has no marks.
+    """
+    if not model.config.mask_in_context:
+        raise UserError(
+            "locating an edit needs a model with edit/keep marks, this one has none; give a mask, or no mask "
+            "to regenerate the whole image"
+        )
+    source = source.cpu()
+    weight = model.tok_embeddings.weight
+    vocab, training = model.config.vocab_size, model.training
+    rows = max(1, _MOST_LOGITS // (2 * source.shape[1] * vocab))
+    model.eval()
+    scores = []
+    try:
+        for codes, words, valid in zip(
+            source.split(rows), text.to(weight).split(rows), text_valid.cpu().split(rows), strict=True
+        ):
+            layout = locating_layout(codes, valid, vocab).to(weight.device)
+            told = model(layout, words).float().log_softmax(2)
+            untold = model(layout, model.unconditional_text(words)).float().log_softmax(2)
+            change = (told.exp() * (told - untold)).scatter(2, layout.targets[..., None], 0.0)
+            scores.append(change.sum(2).unflatten(1, (2, -1)).amax(1).cpu())
+    finally:
+        model.train(training)
+    return torch.cat(scores)
+
+
+def region_iou(found: Tensor, true: Tensor) -> Tensor:
+    """Intersection over union of (B, N) bool regions: (B,) float32 in [0, 1]."""
+    return (found & true).sum(1) / (found | true).sum(1).clamp(min=1)

@@ -1,0 +1,94 @@
+"""Several edits of one image, one after the other, without drift.
+
+session = EditSession(pipeline, image)
+session.edit("make the circle blue", mask)
+session.edit("remove the square", "auto")
+session.undo()
+session.image.save("edited.png")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from autoregressive.pipeline import EditingPipeline, EditResult, Mask
+from dataset.samples import Text
+from runtime.errors import UserError
+
+OPTIONS = ("sampling", "mode", "mask_rule", "random_order", "auto_mask", "mask_error")
+"""Those of `EditingPipeline.edit` that a session takes too."""
+
+
+@dataclass(frozen=True)
+class EditTurn:
+    """One edit of a session: what was asked for and what came of it."""
+
+    prompt: Text
+    result: EditResult
+
+
+class EditSession:
+    """An image with its codes, edited turn by turn.
+
+    The image is encoded once. Each turn changes the codes and the pixels of its own cells and no other: all
+    others stay bit for bit what they were, however many turns follow.
+
+    Attributes:
+      history: the turns so far, oldest first.
+    """
+
+    def __init__(self, pipeline: EditingPipeline, image: Image.Image) -> None:
+        """
+        Args:
+          image: of any size; taken as RGB.
+        """
+        self.pipeline = pipeline
+        self.history: list[EditTurn] = []
+        self._first_image = image.convert("RGB")
+        self._first_codes = pipeline.encode([self._first_image])[0].cpu()
+
+    @property
+    def image(self) -> Image.Image:
+        """The image after the last turn."""
+        return self.history[-1].result.image if self.history else self._first_image
+
+    @property
+    def codes(self) -> Tensor:
+        """(N,) int64 raster codes after the last turn."""
+        return self.history[-1].result.codes if self.history else self._first_codes
+
+    def edit(
+        self, prompt: Text, mask: Mask | str | None = None, *, seed: int = 0, **options: Any
+    ) -> EditResult:
+        """Edits the current image, which becomes the result.
+
+        Args:
+          prompt: what to do (editing models) or what the result shows (zero-shot).
+          mask: (H, W), above 0.5 = edit; "auto" to find the region from the prompt; None for everything.
+          seed: the same seed gives the same result.
+          options: `OPTIONS`, as in `EditingPipeline.edit`.
+        Raises:
+          UserError: as `EditingPipeline.edit`, and for other options; the session stays as it was.
+        """
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise UserError(f"a session has no option {unknown[0]!r}; use one of {', '.join(OPTIONS)}")
+        (result,) = self.pipeline.edit(
+            self.image, prompt, mask, seeds=seed, source_codes=self.codes[None], composite="cells", **options
+        )
+        self.history.append(EditTurn(prompt, result))
+        return result
+
+    def undo(self) -> EditTurn:
+        """Takes the last turn back and returns it; image and codes are what they were before it.
+
+        Raises:
+          UserError: there is no turn.
+        """
+        if not self.history:
+            raise UserError("nothing to undo: the session has no edit yet")
+        return self.history.pop()
