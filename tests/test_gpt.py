@@ -316,6 +316,29 @@ def test_compiled_steps_of_ragged_batches_drop_rows_by_halves(inputs):
     assert widths == [2] * 3 + [1] * 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_an_earlier_call_left_in_the_cache_reaches_no_later_one(inputs, dtype):
+    model, orders = tiny().to(dtype), random_orders(list(range(8)), N)
+    prompt, text = t2i_prompt(orders, inputs["text_valid"]), inputs["text"].to(dtype)
+
+    def run() -> Tensor:
+        return generate(model, prompt, text, orders, torch.zeros(8, N), GREEDY)
+
+    before = run()
+    with torch.inference_mode():
+        model.caches._buffer.fill_(float("nan"))
+    assert torch.equal(run(), before)
+
+
+def test_samples_share_a_prompt_of_one_word(inputs):
+    model, orders = tiny(), random_orders([3, 4, 5], N)
+    valid, text = torch.ones(1, 1, dtype=torch.bool), inputs["text"][:1, :1]
+    zeros, guided = torch.zeros(3, N), dataclasses.replace(GREEDY, cfg_scale=2.0)
+    shared = generate(model, t2i_prompt(orders[:1], valid), text, orders, zeros, guided)
+    own = t2i_prompt(orders, valid.expand(3, -1))
+    assert torch.equal(shared, generate(model, own, text.expand(3, -1, -1), orders, zeros, guided))
+
+
 def test_lean_backward_passes_are_those_of_the_formulas():
     x, gain, grad = (torch.randn(3, 5, 16, dtype=torch.double, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(_SwiGLU.apply, (x, gain))

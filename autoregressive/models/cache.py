@@ -40,6 +40,10 @@ class KVCache:
         values.index_copy_(2, slots, value.to(values.dtype))
         return keys[:, :, : self.live], values[:, :, : self.live]
 
+    def blank_rest(self) -> None:
+        """Zeroes the slots that are not live: masked ones count nothing, unless they hold NaN or infinity."""
+        self._store[..., self.live :, :].zero_()
+
     def copy_rows(self, source: Tensor) -> None:
         """Row i of all the rows becomes what row `source[i]` was, in the live slots."""
         for layer in self._store[..., : self.live, :]:  # one by one: a copy of the whole may not fit

@@ -68,6 +68,8 @@ def generate(
     codes = orders.new_zeros(batch, num_new)
     drawing, step = batch, 1
     logits = _prefill(model, prompt, text, orders[:, :1], prompt_of, cache)
+    if model.steps_see_whole_cache:
+        cache.blank_rest()
     for i in range(num_new):
         if copies // step == 2:
             logits = guide(logits, sampling.cfg_scale)
@@ -117,7 +119,7 @@ def _prefill(
 
 
 def _rows_to_run(needed: int, drawing: int, model: Transformer) -> int:
-    """How many of the first rows the next step has; compiled ones become fewer by halves, see there."""
+    """How many of the first rows the next step has; compiled ones become fewer by halves."""
     if not model.compiled_step:
         return needed
     while (drawing + 1) // 2 >= max(needed, 1) and drawing > 1:
