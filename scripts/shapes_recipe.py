@@ -27,6 +27,7 @@ class ShapesRecipe:
     steps: dict[str, int]
     tokenizer_images: int = 6000
     tokenizer_batch: int = 16
+    vq_model: str = "VQ-8-small"
     gpt_model: str = "R-GPT-mini"
     image_size: int = 72
     seed: int = 0
@@ -66,7 +67,7 @@ def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
     runner.run(
         "tokenizer",
         tokenizer,
-        ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", "VQ-8-small"]
+        ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", recipe.vq_model]
         + ["--data-path", str(data / "train" / "t2i.jsonl"), "--max-images", str(recipe.tokenizer_images)]
         + ["--image-size", str(recipe.image_size), "--results-dir", str(tokenizer), "--steps", str(steps)]
         + ["--global-batch-size", str(recipe.tokenizer_batch)]

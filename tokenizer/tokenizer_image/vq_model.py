@@ -33,6 +33,18 @@ VQ_MODELS: dict[str, VQConfig] = {
         norm_groups=8,
         attention=False,
     ),
+    # Sees quarter patches first: for objects at any place, where the small one blurs their edges.
+    "VQ-8-medium": VQConfig(
+        codebook_size=4096,
+        codebook_embed_dim=16,
+        width=96,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        z_channels=64,
+        stem_stride=4,
+        norm_groups=8,
+        attention=False,
+    ),
 }
 
 
