@@ -9,7 +9,6 @@ Letters: B batch, N cells, T text slots, C caption width, S side of the model's 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from dataset.transforms import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import stack_text_features
 from runtime.errors import UserError
+from runtime.timing import timed
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
 
 Mask = np.ndarray | Image.Image
@@ -181,24 +181,16 @@ class EditingPipeline:
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
         auto = torch.tensor([_is_auto(mask) for mask in masks])
-        pixel_masks = [
-            None if found else check_mask(mask, image)
-            for mask, image, found in zip(masks, images, auto, strict=True)
-        ]
-        pixel_masks = [m if m is None else resize_mask(m[None], mask_error)[0] for m in pixel_masks]
-        edit_mask = torch.stack(
-            [full_mask(self.grid) if m is None else pool_edit_mask(m[None].float(), self.grid, mask_rule)
-             for m in pixel_masks]
-        )  # fmt: skip
+        pixel_masks, edit_mask = self._read_masks(images, masks, mask_rule, mask_error)
         timings: dict[str, float] = {}
-        with _timed(timings, "encode", self.device):
+        with timed(timings, "encode", self.device):
             source = self.encode(images) if source_codes is None else source_codes
             text, text_valid = self.encode_texts(prompts)
         if auto.any():
-            with _timed(timings, "locate", self.device):
+            with timed(timings, "locate", self.device):
                 scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
                 edit_mask[auto] = (auto_mask or AutoMaskSettings()).region(scores, self.grid)
-        with _timed(timings, "generate", self.device):
+        with timed(timings, "generate", self.device):
             codes = self.edit_codes(
                 source,
                 edit_mask,
@@ -209,7 +201,7 @@ class EditingPipeline:
                 mode,
                 random_order=random_order,
             )
-        with _timed(timings, "decode", self.device):
+        with timed(timings, "decode", self.device):
             decoded = self.decode(codes)
         results = []
         for i, image in enumerate(decoded):
@@ -219,6 +211,20 @@ class EditingPipeline:
             edited = compose(source_image, image, region)
             results.append(EditResult(edited, codes[i].cpu(), cells, region, timings))
         return results
+
+    def _read_masks(
+        self, images: Sequence[Image.Image], masks: Sequence[Mask | str | None], rule: str, error: int
+    ) -> tuple[list[Tensor | None], Tensor]:
+        """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none."""
+        pixel_masks, edit_masks = [], []
+        for mask, image in zip(masks, images, strict=True):
+            pixels = None if _is_auto(mask) else check_mask(mask, image)
+            if pixels is not None:
+                pixels = resize_mask(pixels[None], error)[0]
+            cells = pixels if pixels is None else pool_edit_mask(pixels[None].float(), self.grid, rule)
+            pixel_masks.append(pixels)
+            edit_masks.append(full_mask(self.grid) if cells is None else cells)
+        return pixel_masks, torch.stack(edit_masks)
 
     @torch.inference_mode()
     def draw(
@@ -365,21 +371,3 @@ def _is_auto(mask: Mask | str | None) -> bool:
     if isinstance(mask, str) and mask != AUTO:
         raise UserError(f"mask {mask!r} is not known; give an array, an image, None or {AUTO!r}")
     return isinstance(mask, str)
-
-
-class _timed:
-    """Writes the seconds of a block into a dict, with the device's work included."""
-
-    def __init__(self, timings: dict[str, float], name: str, device: torch.device) -> None:
-        self.timings, self.name, self.device = timings, name, device
-
-    def __enter__(self) -> None:
-        self.start = self._now()
-
-    def __exit__(self, *_) -> None:
-        self.timings[self.name] = self._now() - self.start
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

@@ -1,0 +1,228 @@
+"""Decoding: with a cache, in ragged batches, shared, compiled; from logits to codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from tiny_gpt import GREEDY, C, N, V, tiny, tiny_inputs
+from torch import Tensor
+
+from autoregressive.layout import (
+    editing_layout,
+    editing_prompt,
+    infill_prompt,
+    random_orders,
+    raster_edit_order,
+    t2i_layout,
+    t2i_prompt,
+)
+from autoregressive.models.generate import generate, place
+from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
+
+
+@pytest.fixture
+def inputs():
+    return tiny_inputs()
+
+
+def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs):
+    model = tiny(mask_in_context=True)
+    mask, codes = inputs["edit_mask"], inputs["codes"]
+    orders = raster_edit_order(mask)
+    longest = int(mask.sum(1).max())
+    prompt = editing_prompt(codes, mask, orders, inputs["text_valid"], V)
+    seen = []
+    hook = model.output.register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, -1]))
+    drawn = generate(model, prompt, inputs["text"], orders[:, :longest], torch.zeros(8, N), GREEDY)
+    hook.remove()
+    everything = torch.full((8,), longest)
+    target = place(drawn, orders[:, :longest], everything, codes)
+    layout = editing_layout(codes, target, mask, inputs["text_valid"], V)
+    torch.testing.assert_close(torch.stack(seen, 1), model(layout, inputs["text"]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("mode", ["marks", "no_marks", "zero_shot"])
+def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale):
+    model = tiny(mask_in_context=mode == "marks")
+    sampling = dataclasses.replace(GREEDY, cfg_scale=scale)
+
+    def edit(rows: slice):
+        mask, codes, valid = (inputs[k][rows] for k in ("edit_mask", "codes", "text_valid"))
+        counts = mask.sum(1)
+        orders = raster_edit_order(mask)[:, : int(counts.max())]
+        if mode == "zero_shot":
+            prompt = infill_prompt(codes, mask, orders, valid)
+        else:
+            prompt = editing_prompt(codes, mask, orders, valid, V, marks=mode == "marks")
+        drawn = generate(model, prompt, inputs["text"][rows], orders, torch.zeros(len(mask), N), sampling)
+        return place(drawn, orders, counts, codes)
+
+    together = edit(slice(0, 8))
+    for i in range(8):
+        assert torch.equal(together[i : i + 1], edit(slice(i, i + 1)))
+    kept = ~inputs["edit_mask"]
+    assert torch.equal(together[kept], inputs["codes"][kept])
+
+
+def test_leaving_out_the_text_padding_changes_nothing(inputs):
+    model = tiny()
+    orders = random_orders(list(range(8)), N)
+    short, valid = inputs["text"], inputs["text_valid"]
+    padding = torch.full((8, 3, C), 7.0)
+    long, long_valid = torch.cat([padding, short], 1), torch.cat([torch.zeros(8, 3).bool(), valid], 1)
+    a = model(t2i_layout(inputs["codes"], orders, valid), short)
+    b = model(t2i_layout(inputs["codes"], orders, long_valid), long)
+    torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
+    guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
+    a = generate(model, t2i_prompt(orders, valid), short, orders, torch.zeros(8, N), guided)
+    b = generate(model, t2i_prompt(orders, long_valid), long, orders, torch.zeros(8, N), guided)
+    assert torch.equal(a, b)
+
+
+def test_a_seed_gives_the_same_draws_in_any_batch(inputs):
+    model = tiny()
+    sampling = Sampling(cfg_scale=1.0, temperature=1.5)
+    orders = random_orders(list(range(8)), N)
+
+    def sample(rows: slice):
+        seeds = list(range(8))[rows]
+        prompt = t2i_prompt(orders[rows], inputs["text_valid"][rows])
+        return generate(
+            model, prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling
+        )
+
+    together = sample(slice(0, 8))
+    assert torch.equal(together[5:6], sample(slice(5, 6)))
+    assert not torch.equal(together, generate(
+        model, t2i_prompt(orders, inputs["text_valid"]), inputs["text"], orders,
+        seeded_uniforms(list(range(8, 16)), N), sampling,
+    ))  # fmt: skip
+
+
+def test_guidance_interval_ends_guidance(inputs):
+    """Interval 0: the prefill and the first decoding step are guided, the others are not."""
+    model = tiny()
+    orders = random_orders(list(range(8)), N)
+    prompt = t2i_prompt(orders, inputs["text_valid"])
+
+    def run(**settings):
+        sampling = Sampling(sample_logits=False, **settings)
+        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), sampling)
+
+    guided, interval = run(cfg_scale=4.0), run(cfg_scale=4.0, cfg_interval=0)
+    assert torch.equal(guided[:, :2], interval[:, :2])
+    assert not torch.equal(guided, interval)
+    assert torch.equal(run(cfg_scale=4.0, cfg_interval=N), guided)
+
+
+def test_rows_that_are_done_cost_nothing(inputs):
+    model, counts = tiny(mask_in_context=True), inputs["edit_mask"].sum(1).tolist()
+    orders = raster_edit_order(inputs["edit_mask"])[:, : max(counts)]
+    prompt = editing_prompt(inputs["codes"], inputs["edit_mask"], orders, inputs["text_valid"], V)
+    widths = []
+    hook = model.norm.register_forward_hook(lambda *args: widths.append(len(args[2])))
+    generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+    hook.remove()
+    assert widths == [8] + [sum(c > i for c in counts) for i in range(1, max(counts))]
+    assert len(set(widths)) > 2
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
+def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
+    model, orders = tiny(), random_orders([0, 1], N)
+    prompt = t2i_prompt(orders, inputs["text_valid"][:2])
+    guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
+
+    def run(rows: slice) -> Tensor:
+        zeros = torch.zeros(len(orders[rows]), N)
+        some = prompt.rows(torch.arange(2)[rows])
+        return generate(model, some, inputs["text"][:2][rows], orders[rows], zeros, guided)
+
+    plain = run(slice(0, 2))
+    model.compile_steps()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert torch.equal(run(slice(0, 2)), plain)
+        assert torch.equal(run(slice(0, 2)), plain)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
+def test_compiled_steps_of_ragged_batches_drop_rows_by_halves(inputs):
+    model = tiny(mask_in_context=True)
+    counts = [9, 1, 1, 1, 4, 1, 1, 1]
+    edit_mask = torch.arange(N)[None] < torch.tensor(counts)[:, None]
+    orders = raster_edit_order(edit_mask)[:, : max(counts)]
+    prompt = editing_prompt(inputs["codes"], edit_mask, orders, inputs["text_valid"], V)
+
+    def run() -> Tensor:
+        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+
+    plain = run()
+    model.compile_steps()
+    widths, step = [], model.compiled_step
+
+    def counted(layout, *rest):
+        widths.append(len(layout.cells))
+        return step(layout, *rest)
+
+    model.compiled_step = counted
+    assert torch.equal(run(), plain)
+    assert widths == [2] * 3 + [1] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_an_earlier_call_left_in_the_cache_reaches_no_later_one(inputs, dtype):
+    model, orders = tiny().to(dtype), random_orders(list(range(8)), N)
+    prompt, text = t2i_prompt(orders, inputs["text_valid"]), inputs["text"].to(dtype)
+
+    def run() -> Tensor:
+        return generate(model, prompt, text, orders, torch.zeros(8, N), GREEDY)
+
+    before = run()
+    with torch.inference_mode():
+        model.caches._buffer.fill_(float("nan"))
+    assert torch.equal(run(), before)
+
+
+def test_samples_share_a_prompt_of_one_word(inputs):
+    model, orders = tiny(), random_orders([3, 4, 5], N)
+    valid, text = torch.ones(1, 1, dtype=torch.bool), inputs["text"][:1, :1]
+    zeros, guided = torch.zeros(3, N), dataclasses.replace(GREEDY, cfg_scale=2.0)
+    shared = generate(model, t2i_prompt(orders[:1], valid), text, orders, zeros, guided)
+    own = t2i_prompt(orders, valid.expand(3, -1))
+    assert torch.equal(shared, generate(model, own, text.expand(3, -1, -1), orders, zeros, guided))
+
+
+def test_repeated_calls_take_the_same_memory(inputs):
+    model, orders = tiny(), random_orders(list(range(8)), N)
+    buffers = []
+    for rows in (8, 8, 4):
+        prompt = t2i_prompt(orders[:rows], inputs["text_valid"][:rows])
+        generate(model, prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
+        buffers.append(model.caches._buffer.data_ptr())
+    assert len(set(buffers)) == 1
+
+
+def test_draw_follows_the_probabilities():
+    probabilities = torch.tensor([[0.5, 0.0, 0.25, 0.25]])
+    wanted = {0.0: 0, 0.49: 0, 0.51: 2, 0.74: 2, 0.76: 3, 0.9999999: 3}
+    for uniform, code in wanted.items():
+        assert draw(probabilities, torch.tensor([uniform], dtype=torch.float64)).item() == code
+    uniforms = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = draw(probabilities.expand(20000, -1), uniforms).bincount(minlength=4) / 20000
+    torch.testing.assert_close(shares, probabilities[0], atol=0.02, rtol=0)
+
+
+def test_filters_and_guidance_in_closed_form():
+    logits = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
+    torch.testing.assert_close(
+        filtered_probabilities(logits, 1.0, 2, 1.0), torch.tensor([[4 / 7, 3 / 7, 0, 0]])
+    )
+    torch.testing.assert_close(
+        filtered_probabilities(logits, 1.0, 0, 0.5), torch.tensor([[4 / 7, 3 / 7, 0, 0]])
+    )
+    both = torch.tensor([[2.0], [1.0]])
+    assert guide(both, 3.0).item() == 4.0 and guide(both, 1.0).item() == 2.0
