@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from autoregressive.train.state import average_weights
 from runtime.optim import build_optimizer, lr_factor
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -89,3 +91,17 @@ def test_constant_cosine_and_warm_up():
     assert lr_factor(0, 10, "cosine") == 1 and lr_factor(10, 10, "cosine") == pytest.approx(0)
     with pytest.raises(ValueError, match="unknown schedule"):
         lr_factor(0, 10, "exponential")
+
+
+def test_averages_are_those_of_torch():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    ours, theirs = (AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for _ in range(2))
+    for _ in range(4):
+        for weight in model.parameters():
+            weight.data += torch.randn_like(weight)
+        average_weights(ours, model)
+        theirs.update_parameters(model)
+    assert ours.n_averaged == theirs.n_averaged == 4
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)

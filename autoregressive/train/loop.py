@@ -20,7 +20,7 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
-from autoregressive.train.state import TrainState, averaged_weights, new_state, save
+from autoregressive.train.state import TrainState, average_weights, averaged_weights, new_state, save
 from dataset.sampler import ResumableBatchSampler
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
@@ -215,7 +215,7 @@ def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     state.optimizers.scale_lr(factor)
     state.optimizers.step(state.scaler, skip=~torch.isfinite(norm))
     if state.ema is not None:
-        state.ema.update_parameters(state.model)
+        average_weights(state.ema, state.model)
     state.scaler.update()
     state.optimizers.zero_grad()
     return norm

@@ -62,6 +62,17 @@ def new_state(
     return state
 
 
+@torch.no_grad()
+def average_weights(ema: AveragedModel, model: Transformer) -> None:
+    """`AveragedModel.update_parameters`, which would wait for the device to hand its counter over."""
+    averages, weights = list(ema.module.parameters()), list(model.parameters())
+    if ema.n_averaged == 0:
+        torch._foreach_copy_(averages, weights)
+    else:
+        ema.multi_avg_fn(averages, weights, ema.n_averaged)
+    ema.n_averaged += 1
+
+
 @contextmanager
 def averaged_weights(state: TrainState) -> Iterator[None]:
     """Puts the averaged weights, if the run keeps them, into the model for a while."""
