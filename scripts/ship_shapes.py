@@ -30,7 +30,7 @@ from runtime.errors import UserError, run_command
 
 # File: the training's folder, the arguments that a loader needs, and what it is.
 MODELS = {
-    "tokenizer": ("tokenizer", ("vq_model", "vq_config"), "images of 72 px to 9 × 9 codes and back"),
+    "tokenizer": ("tokenizer", ("vq_model", "vq_config"), "images of 96 px to 12 × 12 codes and back"),
     "t2i": ("stage1", ("gpt_model", "model_config"), "any-order text to image; edits zero-shot"),
     "editing": ("stage2", ("gpt_model", "model_config"), "edits, told the instruction and the region"),
 }
@@ -105,7 +105,7 @@ def card(root: Path, models: list[str]) -> str:
         "# Small models for the shapes set",
         "",
         "Made by this project from nothing but its own synthetic data, so that editing and the notebooks",
-        "run in seconds on a laptop. They know coloured shapes of 72 × 72 pixels and nothing else.",
+        "run in seconds on a laptop. They know coloured shapes of 96 × 96 pixels and nothing else.",
         "",
         "| file | what | size | steps | SHA-256 |",
         "|---|---|---|---|---|",

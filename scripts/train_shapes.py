@@ -35,7 +35,7 @@ class TrainShapes:
     results_dir: str = option("results/shapes", help="everything goes here")
     num_train: int = option(40000, help="training edits")
     num_test: int = option(1200, help="held-out edits")
-    tokenizer_steps: int = option(6000, help="of the tokenizer")
+    tokenizer_steps: int = option(5000, help="of the tokenizer")
     stage1_steps: int = option(3000, help="of the text-to-image model")
     stage2_steps: int = option(4000, help="of the editor")
     seed: int = option(0, help="of data, trainings and draws")
@@ -50,6 +50,7 @@ class TrainShapes:
             steps,
             tokenizer_images=20000,
             vq_model="VQ-8-medium",
+            image_size=96,
             seed=self.seed,
             full_mask_share=0.3,
             mask_flags=("--mask-dilation", "4"),
