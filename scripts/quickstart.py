@@ -8,15 +8,13 @@ interrupted goes on from its last checkpoint.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
 from shapes_scores import edit_and_score
-from step_runner import ROOT, StepRunner
+from step_runner import StepRunner, current_commit
 
 from evaluations.edit_grid import EditItem, edit_grid
 from evaluations.report import (
@@ -77,17 +75,10 @@ def summarise(config: Quickstart, runner: StepRunner) -> dict:
             "tokenizer_ceiling": masked["tokenizer_ceiling"]["all_turn"]["l1"],
         },
         "unchanged_pixel_share": min(unchanged),
-        "commit": _commit(),
+        "commit": current_commit(),
         "steps_scale": config.steps_scale,
         "seconds": runner.seconds,
     }
-
-
-def _commit() -> str:
-    if shutil.which("git") is None:
-        return "unknown"
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def edit_items(root: Path, mode: str) -> list[EditItem]:

@@ -40,7 +40,8 @@ SCORES = {
     "zero_shot_random": "zero-shot, random order (t2i)",
     "full_regeneration": "all cells anew (editing)",
 }
-ASKED = ("overall", "color", "shape", "size", "remove", "background")
+ASKED = ("overall", "color", "shape", "size")
+KINDS = ("remove", "replace", "background")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def card(root: Path, models: list[str]) -> str:
             continue
         verifier = json.loads(path.read_text())["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
+        numbers += [verifier["by_kind"].get(kind, {}).get("overall") for kind in KINDS]
         rows.append(
             f"| {words} | {' | '.join('' if n is None else f'{n:.3f}' for n in numbers)} | "
             f"{verifier['counts']['overall']} |"
@@ -122,8 +124,8 @@ def card(root: Path, models: list[str]) -> str:
         "",
         f"Held-out edits, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB):",
         "",
-        f"| | {' | '.join(ASKED)} | edits |",
-        "|---" * (len(ASKED) + 2) + "|",
+        f"| | {' | '.join((*ASKED, *KINDS))} | edits |",
+        "|---" * (len(ASKED) + len(KINDS) + 2) + "|",
         *rows,
         "",
         "![training losses](curves.png)",

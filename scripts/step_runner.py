@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.checkpoint import list_checkpoints, write_atomic
+from runtime.checkpoint import file_sha256, list_checkpoints, write_atomic
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -70,10 +70,19 @@ class StepRunner:
         self._mark(marker, spent, done=True)
         self.seconds[name] = spent
 
-    def branch(self) -> StepRunner:
-        """A runner whose steps depend on those so far, but not on what is run here from now on."""
-        return StepRunner(self.root, self.seconds, self._inputs)
+    def branch(self, *files: str) -> StepRunner:
+        """A runner whose steps depend on those so far and on `files`, not on what is run here from now on."""
+        inputs = "".join([self._inputs, *map(file_sha256, files)])
+        return StepRunner(self.root, self.seconds, inputs)
 
     def _mark(self, marker: Path, seconds: float, done: bool) -> None:
         content = json.dumps({"inputs": self._inputs, "done": done, "seconds": seconds})
         write_atomic(marker, lambda temporary: temporary.write_text(content))
+
+
+def current_commit() -> str:
+    """Git's name of the code that runs."""
+    if shutil.which("git") is None:
+        return "unknown"
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,0 +1,186 @@
+"""Measures test-time scaling on held-out shapes: a search in rounds against best-of-n at equal tokens.
+
+    python scripts/reproduce_scaling.py --vq-ckpt vq.pt --gpt-ckpt t2i.pt --t5-path t5 --cfg-scale 1 \\
+        --magicbrush-path data/shapes/test --output-dir scaling
+
+Whatever reward leads, the shapes verifier judges: an image is right if it lets the described scene pass.
+Writes for each task and reward `<task>_<reward>.json`: of both methods, after each round (or further image),
+the mean reward, the share of right images and the tokens drawn, in images' worth. What is there already, made
+with the same settings, is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from reproduce_rows import SCALING_REWARDS, SCALING_TASKS
+
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.common import SampleConfig
+from autoregressive.scaling.rewards import Reward, build_reward
+from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
+from autoregressive.scaling.shapes_reward import ShapesReward
+from autoregressive.scaling.tasks import Task, TaskBatch
+from autoregressive.scaling.trace import strip_of
+from dataset.images import load_image, load_magicbrush_mask, save_png
+from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
+from runtime.checkpoint import write_atomic
+from runtime.config import REQUIRED, option, parse
+from runtime.distributed import distributed
+from runtime.errors import UserError, run_command
+from runtime.logging import get_logger, progress
+
+log = get_logger(__name__)
+
+METHODS = ("search", "best_of_n")
+_NUM_STRIPS = 12
+
+
+@dataclass(frozen=True)
+class ReproduceScaling(SampleConfig):
+    """Measures test-time scaling on a shapes test set."""
+
+    magicbrush_path: str = option(REQUIRED, help="test set, with global_descriptions.json")
+    output_dir: str = option(REQUIRED, help="gets <task>_<reward>.json and strips/")
+    tasks: list[str] = option(
+        list(SCALING_TASKS),
+        help="draw the results from their descriptions, or edit zero-shot",
+        choices=list(SCALING_TASKS),
+    )
+    rewards: list[str] = option(list(SCALING_REWARDS), help="what leads the search", choices=SCALING_REWARDS)
+    num_tasks: int = option(256, help="the first so many edits of the set")
+    rounds: int = option(4, help="attempts to improve an image")
+    candidates: int = option(4, help="ways in which a round draws its cells")
+
+
+def load_tasks(config: ReproduceScaling, task: str) -> list[Task]:
+    """The first results of the test set: to draw from their descriptions, or to edit into."""
+    descriptions = read_descriptions(config.magicbrush_path, "global")
+    turns = list(iterate_turns(read_sessions(config.magicbrush_path)))[: config.num_tasks]
+    if not turns:
+        raise UserError(f"--num-tasks {config.num_tasks}: take at least 1 of {config.magicbrush_path}")
+
+    def load(number: int, turn: Turn) -> Task:
+        text, seed = descriptions[turn.session_id][turn.output_path.name], 10_000 * config.seed + number
+        if task == "draw":
+            return Task(text, seed=seed)
+        mask = load_magicbrush_mask(turn.mask_path).numpy()
+        return Task(text, image=load_image(turn.input_path), mask=mask, seed=seed)
+
+    return [load(number, turn) for number, turn in enumerate(turns)]
+
+
+def run_both(batch: TaskBatch, reward: Reward, settings: SearchSettings) -> dict[str, list[SearchResult]]:
+    """Both methods, which start from the same images and may draw as many tokens for each task."""
+    by_budget: dict[int, list[int]] = defaultdict(list)
+    for row, free in enumerate(batch.free.sum(1).tolist()):
+        by_budget[full_cost(free, settings)].append(row)
+    baseline: list[SearchResult | None] = [None] * len(batch)
+    for budget, rows in by_budget.items():
+        for row, result in zip(rows, best_of_n(batch.rows(rows), reward, budget), strict=True):
+            baseline[row] = result
+    return {"search": search(batch, reward, settings), "best_of_n": baseline}
+
+
+def full_cost(free: int, settings: SearchSettings) -> int:
+    """Tokens of a search that uses all its rounds, the first image of `free` cells included."""
+    return free + settings.rounds * settings.candidates * -(-free // 4)
+
+
+def summarise(results: Sequence[SearchResult], captions: Sequence[str]) -> dict[str, list[float]]:
+    """Means over tasks after each round, the first of which draws; a task that stops keeps its image.
+
+    Returns:
+      {"reward", "accuracy" (share of right images), "images_worth" (tokens drawn over those of one image)}
+    """
+    judge = ShapesReward()
+    columns: dict[str, list[float]] = {"reward": [], "accuracy": [], "images_worth": []}
+    right = [False] * len(results)
+    for number in range(max(len(result.rounds) for result in results)):
+        new = [i for i, r in enumerate(results) if number < len(r.rounds) and r.rounds[number].accepted]
+        images = [results[i].rounds[number].image for i in new]
+        for i, score in zip(new, judge.score(images, [captions[i] for i in new]), strict=True):
+            right[i] = bool(score == judge.highest)
+        reached = [result.rounds[min(number, len(result.rounds) - 1)] for result in results]
+        free = [len(result.rounds[0].cells) for result in results]
+        columns["reward"].append(_mean([r.reward for r in reached]))
+        columns["accuracy"].append(_mean(right))
+        columns["images_worth"].append(
+            _mean([r.tokens_spent / n for r, n in zip(reached, free, strict=True)])
+        )
+    return columns
+
+
+def summarise_both(
+    results: Mapping[str, Sequence[SearchResult]], captions: Sequence[str], settings: SearchSettings
+) -> dict[str, dict[str, list[float]]]:
+    """Of each method the columns of `summarise`, and "budget": what a round may have cost, in images' worth.
+
+    A search draws less than its budget where the reward cannot rise any more. Its columns go on to the last
+    round all the same.
+    """
+    summary = {method: summarise(found, captions) for method, found in results.items()}
+    for column in summary["search"].values():
+        column += column[-1:] * (settings.rounds + 1 - len(column))
+    free = [len(result.rounds[0].cells) for result in results["search"]]
+    full = _mean([full_cost(n, settings) / n for n in free])
+    steps = range(settings.rounds + 1)
+    summary["search"]["budget"] = [1 + (full - 1) * number / max(settings.rounds, 1) for number in steps]
+    summary["best_of_n"]["budget"] = summary["best_of_n"]["images_worth"]
+    return summary
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def measure(
+    pipeline: EditingPipeline, config: ReproduceScaling, task: str, reward_name: str
+) -> dict[str, dict[str, list[float]]]:
+    """Runs both methods on all tasks, writes strips of some that improved, and summarises."""
+    tasks, settings = load_tasks(config, task), SearchSettings(config.rounds, config.candidates)
+    reward = build_reward(reward_name, pipeline)
+    results: dict[str, list[SearchResult]] = {method: [] for method in METHODS}
+    with progress(total=len(tasks), desc=f"{task}, led by {reward_name}", unit="image") as bar:
+        for start in range(0, len(tasks), config.batch_size):
+            part = tasks[start : start + config.batch_size]
+            batch = TaskBatch(pipeline, part, config.sampling(), mask_rule="exact")
+            for method, found in run_both(batch, reward, settings).items():
+                results[method] += found
+            bar.update(len(part))
+    improved = [result for result in results["search"] if sum(r.accepted for r in result.rounds) > 1]
+    for number, result in enumerate(improved[:_NUM_STRIPS]):
+        name = f"{task}_{reward_name}_{number:02d}.png"
+        save_png(strip_of(result, pipeline.grid), Path(config.output_dir) / "strips" / name)
+    return summarise_both(results, [task.prompt for task in tasks], settings)
+
+
+def main() -> None:
+    config = parse(ReproduceScaling)
+    with distributed(config.device) as ranks:
+        pipeline = config.load_pipeline(ranks.device)
+        settings = config.settings(pipeline.text_encoder)
+        settings = {key: value for key, value in settings.items() if key not in ("tasks", "rewards")}
+        for task, reward in product(config.tasks, config.rewards):
+            path = Path(config.output_dir) / f"{task}_{reward}.json"
+            if _is_done(path, settings):
+                log.info("%s: done already", path)
+                continue
+            content = {"settings": settings, **measure(pipeline, config, task, reward)}
+            text = json.dumps(content, indent=1)
+            write_atomic(path, lambda temporary, text=text: temporary.write_text(text + "\n"))
+            last = {m: f"{content[m]['accuracy'][-1]:.3f}" for m in METHODS}
+            log.info("%s: right at first %.3f, at last %s", path, content["search"]["accuracy"][0], last)
+
+
+def _is_done(path: Path, settings: dict) -> bool:
+    return path.is_file() and json.loads(path.read_text())["settings"] == settings
+
+
+if __name__ == "__main__":
+    run_command(main)
