@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoregressive.layout import SequenceLayout, editing_layout
-from autoregressive.models.gpt import Transformer
+from autoregressive.models.gpt import Transformer, evaluating
 from runtime.errors import UserError
 
 AUTO = "auto"
@@ -159,11 +159,10 @@ def edit_scores(model: Transformer, source: Tensor, text: Tensor, text_valid: Te
         )
     source = source.cpu()
     weight = model.tok_embeddings.weight
-    vocab, training = model.config.vocab_size, model.training
+    vocab = model.config.vocab_size
     rows = max(1, _MOST_LOGITS // (2 * source.shape[1] * vocab))
-    model.eval()
     scores = []
-    try:
+    with evaluating(model):
         for codes, words, valid in zip(
             source.split(rows), text.to(weight).split(rows), text_valid.cpu().split(rows), strict=True
         ):
@@ -172,8 +171,6 @@ def edit_scores(model: Transformer, source: Tensor, text: Tensor, text_valid: Te
             untold = model(layout, model.unconditional_text(words)).float().log_softmax(2)
             change = (told.exp() * (told - untold)).scatter(2, layout.targets[..., None], 0.0)
             scores.append(change.sum(2).unflatten(1, (2, -1)).amax(1).cpu())
-    finally:
-        model.train(training)
     return torch.cat(scores)
 
 

@@ -29,7 +29,7 @@ from autoregressive.layout import (
     t2i_prompt,
 )
 from autoregressive.models.generate import generate, place
-from autoregressive.models.gpt import Transformer
+from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.models.packed_linear import pack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
@@ -248,7 +248,7 @@ class EditingPipeline:
         raster = torch.arange(self.grid**2).expand(len(seeds), -1)
         orders = raster if orders is None else orders
         prompt = t2i_prompt(orders[::num_samples], text_valid)
-        drawn = self._generate(prompt, orders, text, seeds, sampling or Sampling())
+        drawn = self.generate_codes(prompt, orders, text, seeds, sampling or Sampling())
         return self.decode(torch.zeros_like(drawn).scatter(1, orders.to(drawn.device), drawn))
 
     def locate(self, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
@@ -303,10 +303,10 @@ class EditingPipeline:
         else:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=marked)
-        codes = self._generate(prompt, orders, text, seeds, sampling, counts.tolist())
+        codes = self.generate_codes(prompt, orders, text, seeds, sampling, counts.tolist())
         return place(codes.cpu(), orders, counts, source.repeat_interleave(num_samples, 0))
 
-    def _generate(
+    def generate_codes(
         self,
         prompt: SequenceLayout,
         orders: Tensor,
@@ -315,11 +315,14 @@ class EditingPipeline:
         sampling: Sampling,
         counts: Sequence[int] | None = None,
     ) -> Tensor:
+        """Draws the codes of the cells in `orders`, on the model's device; see `generate`.
+
+        Args:
+          seeds: one a row of `orders`.
+        """
         weight = self.transformer.tok_embeddings.weight
         uniforms = seeded_uniforms(list(seeds), self.grid**2)
-        training = self.transformer.training
-        self.transformer.eval()
-        try:
+        with evaluating(self.transformer):
             return generate(
                 self.transformer,
                 prompt.to(weight.device),
@@ -329,8 +332,6 @@ class EditingPipeline:
                 sampling,
                 counts=counts,
             )
-        finally:
-            self.transformer.train(training)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import torch
 from reproduce_rows import SCALING_REWARDS, SCALING_TASKS
 
 from autoregressive.pipeline import EditingPipeline
@@ -89,7 +90,7 @@ def run_both(batch: TaskBatch, reward: Reward, settings: SearchSettings) -> dict
 
 def full_cost(free: int, settings: SearchSettings) -> int:
     """Tokens of a search that uses all its rounds, the first image of `free` cells included."""
-    return free + settings.rounds * settings.candidates * -(-free // 4)
+    return free + settings.rounds * settings.candidates * int(settings.cells_a_round(torch.tensor(free)))
 
 
 def summarise(results: Sequence[SearchResult], captions: Sequence[str]) -> dict[str, list[float]]:

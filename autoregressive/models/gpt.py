@@ -6,7 +6,8 @@ D model width. Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -208,6 +209,17 @@ class Transformer(nn.Module):
         return self.caches.cache(
             c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside; afterwards as before."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.layout import SequenceLayout, random_orders, t2i_layout
-from autoregressive.models.gpt import Transformer
+from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.scaling.rewards import Reward
 from runtime.errors import UserError
@@ -29,12 +29,8 @@ def log_likelihood(model: Transformer, layout: SequenceLayout, text: Tensor, ord
     Returns:
       (B, N) float32 on the CPU, raster order; 0 for cells that are not predicted.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits = model(layout.to(model.device), text.to(model.device, model.dtype)).float()
-    finally:
-        model.train(training)
     chosen = logits.log_softmax(-1).gather(-1, layout.targets[..., None].to(model.device))[..., 0].cpu()
     return torch.zeros(orders.shape).scatter(1, orders[:, : chosen.shape[1]], chosen * layout.loss_weight)
 

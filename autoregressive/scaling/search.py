@@ -47,6 +47,12 @@ class SearchSettings:
         if self.region not in REGIONS:
             raise UserError(f"region {self.region!r} is not known; use one of {', '.join(REGIONS)}")
 
+    def cells_a_round(self, num_free: Tensor) -> Tensor:
+        """(P,) cells that a round draws again, of (P,) free ones."""
+        if self.cells is not None:
+            return num_free.clamp(max=self.cells)
+        return (num_free * REVISED_SHARE).ceil().long()
+
 
 @dataclass(frozen=True)
 class Round:
@@ -104,9 +110,7 @@ def search(batch: TaskBatch, reward: Reward, settings: SearchSettings | None = N
     budget = torch.inf if settings.token_budget is None else settings.token_budget
     num_free = batch.free.sum(1)
     _check_budget(budget, num_free)
-    cells_a_round = (num_free * REVISED_SHARE).ceil().long()
-    if settings.cells is not None:
-        cells_a_round = num_free.clamp(max=settings.cells)
+    cells_a_round = settings.cells_a_round(num_free)
     results = _first_images(batch, reward)
     for number in range(1, settings.rounds + 1):
         costs = (cells_a_round * settings.candidates).tolist()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from autoregressive.composite import changed_region, check_mask, compose
 from autoregressive.layout import editing_layout, random_orders, t2i_layout
-from autoregressive.models.generate import generate, place
-from autoregressive.models.sampling import Sampling, seeded_uniforms
+from autoregressive.models.generate import place
+from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import MODES, EditingPipeline
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
@@ -149,16 +149,7 @@ class TaskBatch:
             vocab_size=self._vocab,
             marks=self._marked,
         )
-        model = self.pipeline.transformer
-        drawn = generate(
-            model,
-            prompt.to(model.device),
-            self.text.to(model.device, model.dtype),
-            orders.to(model.device),
-            seeded_uniforms(list(seeds), masks.shape[1]).to(model.device),
-            self.sampling,
-            counts=counts.tolist(),
-        )
+        drawn = self.pipeline.generate_codes(prompt, orders, self.text, seeds, self.sampling, counts.tolist())
         return place(drawn.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
 
     def log_likelihood(self, codes: Tensor, seeds: Sequence[int]) -> Tensor:

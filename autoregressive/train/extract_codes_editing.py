@@ -23,8 +23,7 @@ from dataclasses import dataclass
 
 from autoregressive.train.packing import pack, packed_settings
 from autoregressive.train.packing_config import PackingConfig
-from autoregressive.train.setup import load_encoders
-from dataset.build import build_dataset
+from autoregressive.train.setup import load_encoders, read_dataset
 from dataset.edit_masks import RULES
 from dataset.records import TEXT_FIELDS
 from runtime.config import option, parse
@@ -68,12 +67,9 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
       UserError: bad input, other settings in the output folder, too little disk space, too many bad pairs.
     """
     encoders = load_encoders(config, process.device)
-    dataset = build_dataset(
-        config.dataset,
-        config.data_path,
-        config.image_size,
-        encoders.text_width,
-        allow_outside_root=config.allow_outside_root,
+    dataset = read_dataset(
+        config,
+        encoders,
         grid=config.image_size // encoders.tokenizer.config.downsampling,
         text_field=config.text_field,
         mask_rule=config.mask_rule,

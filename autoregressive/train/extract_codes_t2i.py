@@ -36,8 +36,7 @@ from tqdm import tqdm
 
 from autoregressive.train.packing import pack, packed_settings
 from autoregressive.train.packing_config import PackingConfig
-from autoregressive.train.setup import load_encoders
-from dataset.build import build_dataset
+from autoregressive.train.setup import load_encoders, read_dataset
 from dataset.codes import code_settings, load_codes, save_codes
 from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.images import load_image
@@ -163,12 +162,9 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
 
 def _pack(config: ExtractCodesConfig, process: Distributed) -> None:
     encoders = load_encoders(config, process.device)
-    dataset = build_dataset(
-        config.dataset,
-        config.data_path,
-        config.image_size,
-        encoders.text_width,
-        allow_outside_root=config.allow_outside_root,
+    dataset = read_dataset(
+        config,
+        encoders,
         **({} if config.dataset == "t2i_cc12m" else {"t5_feat_path": config.t5_feat_path}),
     )
     pack(dataset, encoders, packed_settings(dataset, encoders, config), config, process)

@@ -12,6 +12,7 @@ from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
+from autoregressive.train.packing_config import PackingConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.codes import CodesDataset
@@ -31,7 +32,7 @@ PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so,
 
 
 def load_encoders(
-    config: TrainConfig,
+    config: TrainConfig | PackingConfig,
     device: torch.device,
     *,
     needs_text_encoder: bool = False,
@@ -125,9 +126,9 @@ def load_packed(
     return MixedDataset(datasets, config.packed_weights)
 
 
-def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
-    """The dataset that the flags name; with `--cache-codes` encoded and held in memory."""
-    dataset = build_dataset(
+def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **options) -> Dataset:
+    """The dataset that the flags name."""
+    return build_dataset(
         config.dataset,
         config.data_path,
         config.image_size,
@@ -135,6 +136,11 @@ def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
         allow_outside_root=config.allow_outside_root,
         **options,
     )
+
+
+def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
+    """The dataset that the flags name; with `--cache-codes` encoded and held in memory."""
+    dataset = read_dataset(config, encoders, **options)
     if isinstance(dataset, CodesDataset):
         dataset.require_tokenizer(weights_fingerprint(encoders.tokenizer), config.vq_ckpt)
     if not config.cache_codes:
