@@ -70,6 +70,7 @@ class ReproduceResults:
             self.num_test,
             steps,
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
+            image_size=96,  # what the shipped tokenizer has learnt
         )
 
 

@@ -1,4 +1,4 @@
-"""Editing the held-out shapes with a model, and scoring the results."""
+"""Editing and drawing the held-out shapes with a model, and scoring the results."""
 
 from __future__ import annotations
 
@@ -47,3 +47,16 @@ def edit_and_score(
         + (["--protocols", "all_turn"] if "single" in flags else []),
     )
     return scores
+
+
+def draw_and_score(runner: StepRunner, vq_ckpt: str, gpt_ckpt: str, *, seed: int) -> None:
+    """Draws the test set's captions, sources and results, and scores them into `scores/drawings`."""
+    scores = runner.root / "scores" / "drawings"
+    runner.run(
+        "drawings",
+        scores,
+        ["scripts/score_drawings.py", "--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5")]
+        + ["--gpt-ckpt", gpt_ckpt, "--captions", str(runner.root / "data" / "test" / "t2i.jsonl")]
+        + ["--output-dir", str(scores), "--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64"]
+        + ["--seed", str(seed)],
+    )

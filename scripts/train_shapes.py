@@ -3,8 +3,8 @@
     python scripts/train_shapes.py --results-dir results/shapes   # hours on two CPU cores; can be stopped
 
 Data: the hard setting of the shapes set, with jittered places, gradients and textures, and all kinds of edit.
-Every step that is done is skipped, an interrupted training goes on. `scripts/ship_shapes.py` then makes the
-files that are shipped.
+Every step that is done is skipped, an interrupted training goes on. What is scored is the files
+in half precision that `scripts/ship_shapes.py` then ships.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
-from shapes_scores import edit_and_score
+from shapes_scores import draw_and_score, edit_and_score
 from step_runner import StepRunner
 
 from runtime.config import option, parse
@@ -52,9 +52,20 @@ class TrainShapes:
             vq_model="VQ-8-medium",
             image_size=96,
             seed=self.seed,
-            full_mask_share=0.3,
+            full_mask_share=0.5,
             mask_flags=("--mask-dilation", "4"),
         )
+
+
+def export(runner: StepRunner, checkpoints: dict[str, str]) -> list[str]:
+    """Makes the files that are scored and shipped, `weights/<name>/<name>.safetensors`, in half precision."""
+    files = []
+    for name, ckpt in checkpoints.items():
+        folder = runner.root / "weights" / name
+        files.append(str(folder / f"{name}.safetensors"))
+        command = ["scripts/export_weights.py", "--ckpt", ckpt, "--output", files[-1]]
+        runner.run(f"export_{name}", folder, command)
+    return files
 
 
 def main() -> None:
@@ -72,10 +83,12 @@ def main() -> None:
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
     if config.until == "stage2":
         return
+    vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
     for mode, flags in MODES.items():
-        gpt_ckpt = stage1 if mode.startswith("zero_shot") else stage2
+        gpt_ckpt = t2i if mode.startswith("zero_shot") else editing
         ceiling = runner.root / "edits" / "masked" / "ceiling"
         edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
+    draw_and_score(runner, vq_ckpt, t2i, seed=config.seed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Makes a small file for others from a checkpoint: weights without the optimizer, in half precision.
+
+    python scripts/export_weights.py --ckpt results/shapes/stage2/checkpoints/0004000.pt \\
+        --output editing.safetensors
+
+Takes the averaged weights where a checkpoint has them. The file holds its configuration and loads wherever
+the checkpoint does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoregressive.models.weights import transformer_state
+from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
+from runtime.config import REQUIRED, option, parse
+from runtime.errors import UserError, run_command
+from runtime.precision import PRECISIONS
+
+_WANTED = ("vq_model", "vq_config", "gpt_model", "model_config")
+
+
+@dataclass(frozen=True)
+class ExportWeights:
+    """Makes a small file for others from a training's checkpoint."""
+
+    ckpt: str = option(REQUIRED, help="checkpoint of a tokenizer or transformer training")
+    output: str = option(REQUIRED, help="the file to write, *.safetensors")
+    precision: str = option("fp16", help="of the weights", choices=sorted(PRECISIONS))
+
+    def __post_init__(self) -> None:
+        if Path(self.output).suffix != ".safetensors":
+            raise UserError(f"--output {self.output}: name a *.safetensors file")
+
+
+def main() -> None:
+    config = parse(ExportWeights)
+    content = load_checkpoint(config.ckpt)
+    args = {key: value for key, value in checkpoint_args(content).items() if key in _WANTED}
+    dtype = PRECISIONS[config.precision]
+    state = {name: tensor.to(dtype) for name, tensor in transformer_state(content).items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{config.ckpt}: {name} does not fit into {config.precision}; take --precision bf16"
+            )
+    save_safetensors(config.output, state, args)
+    print(f"{config.output}: {Path(config.output).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_command(main)
