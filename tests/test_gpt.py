@@ -15,7 +15,12 @@ from autoregressive.layout import (
     random_orders,
     t2i_layout,
 )
-from autoregressive.models.attention import block_attention, masked_attention, sample_blocks
+from autoregressive.models.attention import (
+    block_attention,
+    masked_attention,
+    plain_attention,
+    sample_blocks,
+)
 from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
 from autoregressive.models.layers import RMSNorm, _SwiGLU
 from autoregressive.models.loss import SupervisedLoss
@@ -121,6 +126,26 @@ def test_block_attention_is_masked_attention(inputs):
         atol=1e-5,
         rtol=0,
     )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_plain_attention_is_masked_attention(inputs, dtype, tolerance):
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    mask = layout.attention_mask()
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    states = torch.randn(3, 8, 2, mask.shape[-1], 16)
+    results = []
+    for attention, allowed, kind in ((masked_attention, mask, torch.float32), (plain_attention, bias, dtype)):
+        leaves = [state.to(kind).requires_grad_() for state in states]
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+            mixed = attention(*leaves, 0.0, allowed)
+        assert mixed.dtype == kind
+        mixed.float().square().sum().backward()
+        results.append([mixed, *(leaf.grad for leaf in leaves)])
+    for exact, fast in zip(*results, strict=True):
+        assert (exact - fast).norm() < tolerance * exact.norm()
+    dropped = plain_attention(*states, 0.5, bias)
+    assert dropped.shape == states[0].shape and (dropped != plain_attention(*states, 0.0, bias)).any()
 
 
 def test_packing_a_batch_of_bad_samples_keeps_one(inputs):

@@ -43,10 +43,34 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, 
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
+class _PlainAttention(torch.autograd.Function):
+    """The formula of attention; its backward pass keeps one matrix, the shares, in the dtype of `query`.
+
+    By itself autocast would turn the scores to float32 and back, in both passes.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            shares = _products(query * query.shape[-1] ** -0.5, key).add_(bias).softmax(-1)
+            ctx.save_for_backward(query, key, value, shares)
+            return shares @ value
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, shares = ctx.saved_tensors
+        to_shares = grad @ value.transpose(-1, -2)
+        to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+        to_scores *= query.shape[-1] ** -0.5
+        return to_scores @ key, to_scores.transpose(-1, -2) @ query, shares.transpose(-1, -2) @ grad, None
+
+
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor) -> Tensor:
     """The same by its formula; `bias`, (B, 1, L, M), is 0 where a slot may look and -inf elsewhere."""
+    if dropout == 0:
+        return _PlainAttention.apply(query, key, value, bias.to(query.dtype))
     shares = (_products(query * query.shape[-1] ** -0.5, key) + bias).softmax(-1)
-    return F.dropout(shares, dropout, training=dropout > 0).to(value.dtype) @ value
+    return F.dropout(shares, dropout).to(value.dtype) @ value
 
 
 def _products(query: Tensor, key: Tensor) -> Tensor:
