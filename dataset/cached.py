@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,31 +20,43 @@ from dataset.samples import EditSample, T2ISample, Text
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from language.text_features import TextFeatures
+from runtime.distributed import ONE_RANK, Distributed
 from runtime.errors import UserError
 from runtime.logging import progress
 
 EncodeImages = Callable[[Tensor], Tensor]
 EncodeTexts = Callable[[list[Text]], list[TextFeatures]]
+Item = TypeVar("Item")
 BATCH = 64
 
 
 class CachedT2I(Dataset[T2ISample]):
     """`T2IDataset` with codes (N,) int32 in the place of `image`."""
 
-    def __init__(self, dataset: T2IDataset, encode_images: EncodeImages, encode_texts: EncodeTexts) -> None:
+    def __init__(
+        self,
+        dataset: T2IDataset,
+        encode_images: EncodeImages,
+        encode_texts: EncodeTexts,
+        ranks: Distributed = ONE_RANK,
+    ) -> None:
         """
         Args:
           encode_images: (B, 3, S, S) images → (B, N) codes.
           encode_texts: strings or features → features.
+          ranks: share the encoding; each holds everything.
         """
-        self._samples: list[T2ISample] = []
-        for samples in _batches(lambda index: dataset[index, 0], len(dataset)):
+
+        def encode(indices: range) -> list[T2ISample]:
+            samples = [dataset[index, 0] for index in indices]
             codes = encode_images(torch.stack([s.image for s in samples]))
             texts = encode_texts([s.text for s in samples])
-            self._samples += [
+            return [
                 replace(s, image=c.to(torch.int32), text=t)
                 for s, c, t in zip(samples, codes, texts, strict=True)
             ]
+
+        self._samples = _encode_all(encode, len(dataset), ranks)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -57,39 +71,45 @@ class CachedEdits(Dataset[EditSample]):
     """`EditingDataset` with codes (N,) int32 in the place of `source` and `edited`."""
 
     def __init__(
-        self, dataset: EditingDataset, encode_images: EncodeImages, encode_texts: EncodeTexts
+        self,
+        dataset: EditingDataset,
+        encode_images: EncodeImages,
+        encode_texts: EncodeTexts,
+        ranks: Distributed = ONE_RANK,
     ) -> None:
         """
         Args:
           dataset: with `center_crop` and without `random_flip`: random crops cannot be encoded beforehand.
           encode_images: (B, 3, S, S) images → (B, N) codes.
           encode_texts: strings or features → features.
+          ranks: share the encoding; each holds everything.
         """
         if dataset.random_flip or not dataset.center_crop:
             raise UserError(
                 "--cache-codes encodes each image once: it needs --center-crop and no --random-flip"
             )
         self._dataset = dataset
-        self._samples: list[EditSample] = []
-        self._regions: list[np.ndarray | None] = []
-        for loaded in _batches(dataset.load_unpooled, len(dataset)):
-            samples = [sample for sample, _ in loaded]
-            source = encode_images(torch.stack([s.source for s in samples]))
-            edited = encode_images(torch.stack([s.edited for s in samples]))
+
+        def encode(indices: range) -> list[tuple[EditSample, np.ndarray | None]]:
+            samples, regions = zip(*map(dataset.load_unpooled, indices), strict=True)
+            source = encode_images(torch.stack([s.source for s in samples])).to(torch.int32)
+            edited = encode_images(torch.stack([s.edited for s in samples])).to(torch.int32)
             texts = encode_texts([s.text for s in samples])
-            for (sample, region), codes, text in zip(
-                loaded, zip(source, edited, strict=True), texts, strict=True
-            ):
-                before, after = (c.to(torch.int32) for c in codes)
-                self._samples.append(replace(sample, source=before, edited=after, text=text))
-                self._regions.append(None if region is None else np.packbits(region.numpy() > 0.5))
+            samples = [
+                replace(s, source=before, edited=after, text=text)
+                for s, before, after, text in zip(samples, source, edited, texts, strict=True)
+            ]
+            bits = [None if r is None else np.packbits(r.numpy() > 0.5) for r in regions]
+            return list(zip(samples, bits, strict=True))
+
+        self._samples = _encode_all(encode, len(dataset), ranks)
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, key: tuple[int, int]) -> EditSample:
         index, seed = key
-        sample, bits = self._samples[index], self._regions[index]
+        sample, bits = self._samples[index]
         region = None
         if bits is not None:
             side = self._dataset.image_size
@@ -98,10 +118,14 @@ class CachedEdits(Dataset[EditSample]):
         return sample if sample.problem is not None else self._dataset.pool(sample, region)
 
 
-def _batches(load: Callable, count: int):
-    """Loads all samples, `BATCH` at a time, behind a progress bar."""
-    with progress(total=count, desc="encoding", unit="sample") as bar:
-        for start in range(0, count, BATCH):
-            loaded = [load(index) for index in range(start, min(start + BATCH, count))]
-            yield loaded
-            bar.update(len(loaded))
+def _encode_all(encode: Callable[[range], list[Item]], count: int, ranks: Distributed) -> list[Item]:
+    """`encode` of all indices in order, `BATCH` of them at a time on every rank, behind a progress bar."""
+    items: list[Item] = []
+    with progress(total=count, desc="encoding", unit="sample", disable=not ranks.is_main) as bar:
+        while len(items) < count:
+            start = len(items) + ranks.rank * BATCH
+            mine = range(start, min(start + BATCH, count))
+            parts = ranks.gather_objects(encode(mine) if mine else [])
+            items += chain.from_iterable(parts)
+            bar.update(sum(map(len, parts)))
+    return items

@@ -46,6 +46,10 @@ class Distributed:
         return values
 
 
+ONE_RANK = Distributed(0, 1, 0, torch.device("cpu"))
+"""A single process on the CPU."""
+
+
 def pick_device(device: str, local_rank: int = 0) -> torch.device:
     """The device of a `--device` flag: "auto" (a GPU where there is one), "cpu" or "cuda".
 

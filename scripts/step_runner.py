@@ -33,12 +33,20 @@ class StepRunner:
     seconds: dict[str, float] = field(default_factory=dict)
     _inputs: str = ""
 
-    def run(self, name: str, output: Path, command: list[str], resume_flag: str | None = None) -> None:
+    def run(
+        self,
+        name: str,
+        output: Path,
+        command: list[str],
+        resume_flag: str | None = None,
+        num_ranks: int = 1,
+    ) -> None:
         """Runs `python command…` as the step `name`.
 
         Args:
           output: the folder that the step writes; made anew if its command or an earlier step has changed.
           resume_flag: for trainings, the flag that goes on from a checkpoint.
+          num_ranks: processes that share the work, by torchrun; what is done is done for any number of them.
         """
         # Chained: a step also depends on every step before it.
         self._inputs = hashlib.sha256(json.dumps([self._inputs, command]).encode()).hexdigest()
@@ -57,6 +65,9 @@ class StepRunner:
         extra: list[str] = []
         if resume_flag and (found := list_checkpoints(output / "checkpoints")):
             extra = [resume_flag, str(found[-1])]
+        if num_ranks > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
+            command = [*torchrun, *command]
         log.info("step %d, %s:\n  python %s", number, name, shlex.join([*command, *extra]))
         self._mark(marker, spent, done=False)
         start = time.monotonic()

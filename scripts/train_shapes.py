@@ -1,10 +1,10 @@
 """Trains the small models that the project ships in pretrained_models/shapes, and scores them.
 
-    python scripts/train_shapes.py --results-dir results/shapes   # hours on two CPU cores; can be stopped
+    python scripts/train_shapes.py --results-dir results/shapes --num-ranks 2   # hours on two CPU cores
 
 Data: the hard setting of the shapes set, with jittered places, gradients and textures, and all kinds of edit.
-Every step that is done is skipped, an interrupted training goes on. What is scored is the files
-in half precision that `scripts/ship_shapes.py` then ships.
+It can be stopped: steps that are done are skipped, an interrupted training goes on. What is scored are the
+files in half precision that `scripts/ship_shapes.py` then ships.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class TrainShapes:
     num_train: int = option(40000, help="training edits")
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(5000, help="of the tokenizer")
-    stage1_steps: int = option(3000, help="of the text-to-image model")
-    stage2_steps: int = option(4000, help="of the editor")
+    stage1_steps: int = option(2800, help="of the text-to-image model")
+    stage2_steps: int = option(2800, help="of the editor")
+    num_ranks: int = option(1, help="processes that share stages 1 and 2")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
 
@@ -54,6 +55,9 @@ class TrainShapes:
             seed=self.seed,
             full_mask_share=0.5,
             mask_flags=("--mask-dilation", "4"),
+            stage1_batch=32,
+            stage2_batch=24,
+            num_ranks=self.num_ranks,
         )
 
 

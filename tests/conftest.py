@@ -7,7 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from autoregressive.models.weights import model_args
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions
 from runtime.checkpoint import save_checkpoint
+from runtime.distributed import Distributed
 from tokenizer.tokenizer_image.vq_model import build_vq_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,3 +117,27 @@ def run_program(*words: object, ranks: int = 1, check: bool = True) -> subproces
 
 def read_metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class _Threads(Distributed):
+    """One of several ranks that are threads of this process."""
+
+    shared: dict = {}
+
+    def gather_objects(self, value):
+        self.shared[self.rank] = value
+        self.shared["barrier"].wait()
+        values = [self.shared[rank] for rank in range(self.world_size)]
+        self.shared["barrier"].wait()
+        return values
+
+    def all_reduce_sum(self, tensor):
+        return torch.stack(self.gather_objects(tensor)).sum(dim=0)
+
+
+def run_threads(num_ranks: int, work: Callable[[Distributed], Any]) -> list:
+    """What `work` returns on each of several ranks, which are threads of this process."""
+    _Threads.shared["barrier"] = threading.Barrier(num_ranks, timeout=60)
+    with ThreadPoolExecutor(num_ranks) as pool:
+        ranks = [_Threads(rank, num_ranks, rank, torch.device("cpu")) for rank in range(num_ranks)]
+        return list(pool.map(work, ranks))

@@ -19,11 +19,10 @@ from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample import sample_emu_edit, sample_magicbrush
 from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
 from dataset.emu_edit import EmuItem
-from runtime.distributed import Distributed, pick_device
+from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
-ONE = Distributed(0, 1, 0, pick_device("cpu"))
 CELLS, CODES, WIDTH = 9, 16, 16
 
 
@@ -275,7 +274,7 @@ def test_test_sets(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
     config = sample_magicbrush.SampleMagicBrush(
         magicbrush_path=str(shapes / "test"), output_dir=str(tmp_path / "mb"), auto_mask=True, **common
     )
-    sample_magicbrush.sample(config, ONE)
+    sample_magicbrush.sample(config, ONE_RANK)
     edits = json.loads((tmp_path / "mb" / "samples.json").read_text())["edits"]
     assert len(asked) == len(edits) >= 7 and set(asked) == {"auto"}
     assert len({entry["tokens"] for entry in edits.values()}) > 1
@@ -287,5 +286,5 @@ def test_test_sets(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
         emu_path="x", output_dir=str(tmp_path / "emu"), auto_mask=True, **common
     )
     asked.clear()
-    sample_emu_edit.sample(config, ONE)
+    sample_emu_edit.sample(config, ONE_RANK)
     assert asked == ["auto"]

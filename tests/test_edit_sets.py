@@ -14,9 +14,8 @@ from preparation_data import cell, encoded, write_parquet
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
-from runtime.distributed import Distributed, pick_device
+from runtime.distributed import ONE_RANK
 
-ONE = Distributed(0, 1, 0, pick_device("cpu"))
 SIZE = 2 * IMAGE_SIZE  # another than the model's
 
 
@@ -98,7 +97,7 @@ def test_a_stopped_run_goes_on_and_other_settings_start_anew(vq_ckpt, gpt_ckpts,
         options = {"sampling": Sampling(cfg_scale=1.0)}
         edit_run = EditRun(stopping, folders, settings, options, seed=0)
         try:
-            edit_run.make([jobs], keys, 2, ONE)
+            edit_run.make([jobs], keys, 2, ONE_RANK)
         except KeyboardInterrupt:
             assert not folders.samples_json.exists()
         return stopping.edits

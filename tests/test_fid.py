@@ -20,12 +20,11 @@ from evaluations.fid import (
     load_inception,
 )
 from evaluations.folders import list_images, load_batches
-from runtime.distributed import Distributed
+from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
 # Scripting is the only way to make such a file.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-ALONE = Distributed(0, 1, 0, torch.device("cpu"))
 
 
 class TinyInception(nn.Module):
@@ -92,7 +91,7 @@ def test_fewer_vectors_than_features_give_zero_for_equal_sets_and_a_number_for_o
     moments = [Moments(), Moments()]
     for moment in moments:
         moment.add(torch.rand(5, 30, generator=generator))
-    first, second = (moment.gaussian(ALONE) for moment in moments)
+    first, second = (moment.gaussian(ONE_RANK) for moment in moments)
     assert frechet_distance(first, first) < 1e-9
     assert 0.1 < frechet_distance(first, second) < 30
 
@@ -103,7 +102,7 @@ def test_moments_are_numpys_whatever_the_batches():
         moments = Moments()
         for start in range(0, 9, size):
             moments.add(torch.from_numpy(features[start : start + size]))
-        result = moments.gaussian(ALONE)
+        result = moments.gaussian(ONE_RANK)
         np.testing.assert_allclose(result.mean, features.astype(np.float64).mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(result.covariance, np.cov(features.astype(np.float64).T), rtol=1e-7)
         assert result.count == 9
@@ -113,9 +112,9 @@ def test_a_single_image_has_no_covariance():
     moments = Moments()
     moments.add(torch.rand(1, 4))
     with pytest.raises(UserError, match="two images"):
-        moments.gaussian(ALONE)
+        moments.gaussian(ONE_RANK)
     with pytest.raises(UserError, match="two images"):
-        Moments().gaussian(ALONE)
+        Moments().gaussian(ONE_RANK)
 
 
 def test_resizing_is_bicubic_without_rounding():
@@ -132,7 +131,7 @@ def test_folders_of_the_same_images_are_at_distance_zero(tmp_path, network):
     first, second = write_images(tmp_path / "a", 8), write_images(tmp_path / "b", 8)
     other = write_images(tmp_path / "c", 8, seed=1)
     results = [
-        folder_gaussian(list_images(folder), network, ALONE, FolderSettings(batch_size=size))
+        folder_gaussian(list_images(folder), network, ONE_RANK, FolderSettings(batch_size=size))
         for folder, size in ((first, 8), (second, 3), (other, 8))
     ]
     assert frechet_distance(results[0], results[1]) < 1e-6
@@ -147,7 +146,7 @@ def test_statistics_are_cached_until_files_or_settings_change(tmp_path, network,
     def run(**changes) -> Gaussian:
         calls.clear()
         return folder_gaussian(
-            list_images(folder), network, ALONE, FolderSettings(cache_dir=cache, **changes)
+            list_images(folder), network, ONE_RANK, FolderSettings(cache_dir=cache, **changes)
         )
 
     first = run()
@@ -163,7 +162,7 @@ def test_statistics_are_cached_until_files_or_settings_change(tmp_path, network,
 def test_an_interrupted_run_goes_on_with_the_next_block(tmp_path, network, monkeypatch):
     folder, cache = write_images(tmp_path / "a", 6), tmp_path / "cache"
     monkeypatch.setattr(fid, "_BLOCK", 2)
-    expected = folder_gaussian(list_images(folder), network, ALONE, FolderSettings())
+    expected = folder_gaussian(list_images(folder), network, ONE_RANK, FolderSettings())
     loaded = []
 
     def load(path, real=fid.load_rgb):
@@ -175,8 +174,8 @@ def test_an_interrupted_run_goes_on_with_the_next_block(tmp_path, network, monke
     monkeypatch.setattr(fid, "load_rgb", load)
     settings = FolderSettings(cache_dir=cache, num_workers=1)
     with pytest.raises(UserError, match="power cut"):
-        folder_gaussian(list_images(folder), network, ALONE, settings)
-    result = folder_gaussian(list_images(folder), network, ALONE, settings)
+        folder_gaussian(list_images(folder), network, ONE_RANK, settings)
+    result = folder_gaussian(list_images(folder), network, ONE_RANK, settings)
     assert loaded[6:] == ["4.png", "5.png"]
     torch.testing.assert_close(result.covariance, expected.covariance)
     assert [path.suffix for path in cache.iterdir()] == [".npz"]  # the blocks are gone
@@ -185,11 +184,11 @@ def test_an_interrupted_run_goes_on_with_the_next_block(tmp_path, network, monke
 def test_a_damaged_cache_is_named(tmp_path, network):
     folder, cache = write_images(tmp_path / "a", 2), tmp_path / "cache"
     settings = FolderSettings(cache_dir=cache)
-    folder_gaussian(list_images(folder), network, ALONE, settings)
+    folder_gaussian(list_images(folder), network, ONE_RANK, settings)
     (path,) = cache.glob("*.npz")
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=f"{path.name}.*delete"):
-        folder_gaussian(list_images(folder), network, ALONE, settings)
+        folder_gaussian(list_images(folder), network, ONE_RANK, settings)
 
 
 def test_weights_that_are_missing_or_something_else_are_named(tmp_path, monkeypatch):
@@ -213,10 +212,10 @@ def test_unreadable_images_and_infinite_features_name_the_file(tmp_path, network
     with torch.no_grad():
         next(network.parameters()).fill_(torch.inf)
     with pytest.raises(UserError, match="0.png: Inception's features are not finite"):
-        folder_gaussian(list_images(folder), network, ALONE, FolderSettings())
+        folder_gaussian(list_images(folder), network, ONE_RANK, FolderSettings())
     (folder / "1.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="1.png"):
-        folder_gaussian(list_images(folder), network, ALONE, FolderSettings())
+        folder_gaussian(list_images(folder), network, ONE_RANK, FolderSettings())
 
 
 def test_listing_is_in_natural_order_and_empty_folders_are_refused(tmp_path):

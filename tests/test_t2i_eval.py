@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import run_threads
 from PIL import Image
 from test_fid import write_images, write_inception
 from torchvision import transforms
@@ -19,10 +19,9 @@ from evaluations.t2i.clip_score import PREFIX
 from evaluations.t2i.evaluation import T2IEvalConfig, evaluate_run
 from evaluations.t2i.pictures import cut_picture, list_generated, read_captions
 from runtime.config import parse
-from runtime.distributed import Distributed
+from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
-ALONE = Distributed(0, 1, 0, torch.device("cpu"))
 TINY = {
     "embed_dim": 12,
     "quick_gelu": True,
@@ -68,7 +67,7 @@ def coco(tmp_path):
     return tmp_path
 
 
-def run(coco, world=ALONE, **changes) -> dict:
+def run(coco, world=ONE_RANK, **changes) -> dict:
     paths = {"fake_dir": str(coco / "fake"), "ref_dir": str(coco / "ref"), "fid_cache": str(coco / "cache")}
     return evaluate_run(T2IEvalConfig(**paths | {"eval_res": 24} | changes), world)
 
@@ -155,41 +154,13 @@ def test_equal_images_are_at_distance_zero_and_rows_from_below_count_alone(coco)
     assert run(coco, **flags, eval_bottom=12)["fid"] == pytest.approx(0, abs=1e-6)
 
 
-class Threads(Distributed):
-    """One of several ranks that are threads of this process."""
-
-    shared: dict = {}
-
-    def gather_objects(self, value):
-        self.shared[self.rank] = value
-        self.shared["barrier"].wait()
-        values = [self.shared[rank] for rank in range(self.world_size)]
-        self.shared["barrier"].wait()
-        return values
-
-    def all_reduce_sum(self, tensor):
-        return torch.stack(self.gather_objects(tensor)).sum(dim=0)
-
-
 def test_ranks_share_the_work_with_the_same_result(coco, clip_ckpt, monkeypatch):
     flags = {"clip_ckpt": clip_ckpt, "inception_ckpt": write_inception(coco / "inception.pt")}
     alone = run(coco, **flags)
     monkeypatch.setattr("evaluations.fid._BLOCK", 2)
-    Threads.shared["barrier"] = threading.Barrier(2, timeout=60)
-    results = {}
-
-    def work(rank: int) -> None:
-        world = Threads(rank, 2, rank, torch.device("cpu"))
-        results[rank] = run(coco, world, **flags, batch_size=3)
-
-    others = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in others:
-        thread.start()
-    for thread in others:
-        thread.join()
-    for rank in range(2):
-        assert results[rank]["clip_score"] == pytest.approx(alone["clip_score"], abs=1e-7)
-        assert results[rank]["fid"] == pytest.approx(alone["fid"], rel=1e-6)
+    for result in run_threads(2, lambda world: run(coco, world, **flags, batch_size=3)):
+        assert result["clip_score"] == pytest.approx(alone["clip_score"], abs=1e-7)
+        assert result["fid"] == pytest.approx(alone["fid"], rel=1e-6)
 
 
 def test_images_are_in_natural_order_and_unequal_numbers_are_refused(tmp_path):

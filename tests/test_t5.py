@@ -17,7 +17,7 @@ from language.small_t5 import OFFSETS, make_small_t5, read_captions
 from language.t5 import T5Encoder, resolve_t5
 from language.text_features import load_text_features
 from runtime.config import parse
-from runtime.distributed import Distributed
+from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
 WIDTH = 32
@@ -176,7 +176,7 @@ def write_jsonl(path, lines):
 
 def run_extraction(folder, *flags):
     words = ["--t5-model-path", str(folder), "--precision", "none", *map(str, flags)]
-    extract(parse(ExtractConfig, words), Distributed(0, 1, 0, torch.device("cpu")))
+    extract(parse(ExtractConfig, words), ONE_RANK)
 
 
 def test_extract_a_list_that_training_reads(tmp_path, folder, encoder):

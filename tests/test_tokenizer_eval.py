@@ -7,19 +7,17 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from conftest import run_program
 from PIL import Image
 from test_fid import write_images, write_inception
 from test_lpips import NARROW, write_lpips_weights
 
 from evaluations.tokenizer.evaluation import TokenizerEvalConfig, evaluate_run, find_image_pairs
-from runtime.distributed import Distributed
+from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 from tokenizer.tokenizer_image import reconstruction_eval
 from tokenizer.tokenizer_image.lpips import LPIPS
 
-ALONE = Distributed(0, 1, 0, torch.device("cpu"))
 PROGRAM = "evaluations/tokenizer/evaluation.py"
 # Scripting is the only way to make such a file.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -34,7 +32,7 @@ def write_flat(folder, grey: int, names=("a.png", "b.png"), size=(24, 20)):
 
 def run(generated, originals, save, **changes) -> dict:
     paths = {"generated_path": str(generated), "gt_path": str(originals), "save_path": str(save)}
-    return evaluate_run(TokenizerEvalConfig(**paths, **changes), ALONE)
+    return evaluate_run(TokenizerEvalConfig(**paths, **changes), ONE_RANK)
 
 
 def test_equal_folders_are_perfect(tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ def test_two_ranks_train_as_one(optimizer, stage, shapes, train_flags, tmp_path)
     flags += ["--lr", "0.1" if optimizer == "sgd" else "1e-3"]
     one = run_stage(stage, flags, tmp_path / "one")
     program = f"autoregressive/train/train_{stage}.py"
+    flags += ["--cache-codes"] if stage == "t2i" else []
     run_program(program, *flags, "--results-dir", tmp_path / "two", ranks=2)
     two = load_checkpoint(tmp_path / "two" / "checkpoints" / "0000005.pt")
     pairs = zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True)

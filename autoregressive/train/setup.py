@@ -22,6 +22,7 @@ from dataset.packed_format import require_same
 from dataset.t2i_editing import EditingDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from runtime.checkpoint import weights_fingerprint
+from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
@@ -138,12 +139,12 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
     )
 
 
-def load_dataset(config: TrainConfig, encoders: Encoders, **options) -> Dataset:
-    """The dataset that the flags name; with `--cache-codes` encoded and held in memory."""
+def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **options) -> Dataset:
+    """The dataset that the flags name; with `--cache-codes` encoded by all ranks and held in memory."""
     dataset = read_dataset(config, encoders, **options)
     if isinstance(dataset, CodesDataset):
         dataset.require_tokenizer(weights_fingerprint(encoders.tokenizer), config.vq_ckpt)
     if not config.cache_codes:
         return dataset
     cached = CachedEdits if isinstance(dataset, EditingDataset) else CachedT2I
-    return cached(dataset, encoders.codes, encoders.features)
+    return cached(dataset, encoders.codes, encoders.features, ranks)

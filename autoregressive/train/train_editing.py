@@ -25,7 +25,7 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
         needs_text_encoder=needs_text_encoder,
         tokenizer_precision=config.tokenizer_precision,
     )
-    dataset = load_pairs(config, encoders)
+    dataset = load_pairs(config, encoders, ranks)
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
@@ -34,7 +34,7 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     fit(model, dataset, make_inputs, config, ranks, preview, validate)
 
 
-def load_pairs(config: EditingConfig, encoders: Encoders) -> Dataset:
+def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
     """The dataset of `--packed-data` or `--data-path`."""
     settings = {"text_field": config.text_field, "mask_rule": config.mask_rule}
     if config.packed_data:
@@ -42,6 +42,7 @@ def load_pairs(config: EditingConfig, encoders: Encoders) -> Dataset:
     return load_dataset(
         config,
         encoders,
+        ranks,
         grid=config.image_size // encoders.tokenizer.config.downsampling,
         mask_dilation=config.mask_dilation,
         mask_jitter=config.mask_jitter,

@@ -17,22 +17,24 @@ from runtime.errors import run_command
 
 def train(config: T2IConfig, ranks: Distributed) -> None:
     encoders = load_encoders(config, ranks.device, tokenizer_precision=config.tokenizer_precision)
-    dataset = load_packed(config, encoders, "t2i") if config.packed_data else load_lists(config, encoders)
+    dataset = load_images(config, encoders, ranks)
     model = build_model(config, encoders, ranks.device, mask_in_context=False)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = t2i_preview(pipeline, dataset, config)
     fit(model, dataset, t2i_inputs(model, encoders, config, ranks.device), config, ranks, preview)
 
 
-def load_lists(config: T2IConfig, encoders: Encoders) -> Dataset:
-    """The dataset of `--data-path`."""
+def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
+    """The dataset of `--packed-data` or `--data-path`."""
+    if config.packed_data:
+        return load_packed(config, encoders, "t2i")
     options = {}
     if config.dataset != "t2i_cc12m":
         options = {"t5_feat_path": config.t5_feat_path, "short_t5_feat_path": config.short_t5_feat_path}
     if config.dataset == "t2i_code":
         grid = config.image_size // encoders.tokenizer.config.downsampling
         options |= {"grid": grid, "codebook_size": encoders.tokenizer.config.codebook_size}
-    return load_dataset(config, encoders, **options)
+    return load_dataset(config, encoders, ranks, **options)
 
 
 def main() -> None:
