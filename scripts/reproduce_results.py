@@ -33,7 +33,7 @@ from runtime.logging import get_logger
 
 log = get_logger(__name__)
 
-STEPS = {"tokenizer": 1500, "stage1": 600, "stage2": 320}
+STEPS = {"tokenizer": 1500, "stage1": 600, "stage2": 300}
 _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
 
 
@@ -47,9 +47,10 @@ class ReproduceResults:
     vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
     steps_scale: float = option(1.0, help="multiplies the steps of all trainings")
-    num_train: int = option(8000, help="training edits")
+    num_train: int = option(6000, help="training edits")
     num_test: int = option(500, help="held-out edits")
     num_scaled: int = option(200, help="images, and edits, that test-time scaling is measured on")
+    num_ranks: int = option(1, help="processes that share a training; on CPUs one a core is fastest")
     quick: bool = option(False, help="see whether everything runs: hardly any steps and edits")
 
     def __post_init__(self) -> None:
@@ -71,6 +72,9 @@ class ReproduceResults:
             steps,
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
             image_size=96,  # what the shipped tokenizer has learnt
+            stage1_batch=32,
+            stage2_batch=24,
+            num_ranks=self.num_ranks,
         )
 
 

@@ -1,0 +1,48 @@
+"""The way to the shipped models, at a tiny size: training, export, scores, model card."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from conftest import run_program
+from PIL import Image
+
+from autoregressive.pipeline import EditingPipeline
+from runtime.checkpoint import load_checkpoint
+
+TINY = ["--num-train", "40", "--num-test", "4", "--tokenizer-steps", "2"]
+
+
+@pytest.mark.slow
+def test_trained_models_are_exported_scored_and_shipped(tmp_path):
+    run, shipped = tmp_path / "run", tmp_path / "shipped"
+    steps = ["--stage1-steps", "2", "--stage2-steps", "2"]
+    run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
+    run_program("scripts/ship_shapes.py", "--results-dir", run, "--output-dir", shipped)
+    card = (shipped / "README.md").read_text()
+    for name, folder, step in (("tokenizer", "tokenizer", 2), ("t2i", "stage1", 2), ("editing", "stage2", 2)):
+        path = shipped / f"{name}.safetensors"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+        trained = load_checkpoint(run / folder / "checkpoints" / f"{step:07d}.pt")["model"]
+        weights = load_checkpoint(path)["model"]
+        assert weights.keys() == trained.keys()
+        for key, weight in weights.items():
+            assert weight.dtype == torch.float16
+            torch.testing.assert_close(weight.float(), trained[key], rtol=1e-3, atol=1e-6)
+        if name != "tokenizer":
+            pipeline = EditingPipeline.load(shipped / "tokenizer.safetensors", path, shipped / "t5")
+            assert pipeline.image_size == 96 and pipeline.transformer.norm.weight.dtype == torch.float32
+    assert sum("| 4 |" in line for line in card.splitlines()) == 4  # edits of each mode
+    assert "drawn from the caption (t2i)" in card
+    assert Image.open(shipped / "curves.png").width > 600
+    again = run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
+    assert again.stderr.count("done already") == len(list((run / "steps").iterdir()))
+
+
+def test_what_is_missing_or_misnamed_is_said(tmp_path):
+    done = run_program("scripts/ship_shapes.py", "--results-dir", tmp_path, check=False)
+    assert done.returncode == 2 and "tokenizer.safetensors does not exist; run" in done.stderr
+    done = run_program("scripts/export_weights.py", "--ckpt", "a.pt", "--output", "b.pt", check=False)
+    assert done.returncode == 2 and "*.safetensors" in done.stderr
