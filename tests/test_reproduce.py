@@ -136,7 +136,7 @@ class Recorder:
     def __init__(self, root, commands=None):
         self.root, self.commands = root, {} if commands is None else commands
 
-    def run(self, name, output, command, resume_flag=None):
+    def run(self, name, output, command, resume_flag=None, num_ranks=1):
         self.commands[name] = command
 
     def branch(self, *files):
