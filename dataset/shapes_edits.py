@@ -27,6 +27,9 @@ from dataset.shapes import (
 )
 from runtime.errors import UserError
 
+NUM_LOOKS = 16
+"""Directions of gradients and stripes, and grains of speckles: noise that never repeats only costs codes."""
+
 EDIT_KINDS = ("recolor", "reshape", "add", "remove", "resize", "replace", "background")
 
 _INSTRUCTIONS = {
@@ -151,7 +154,7 @@ def _random_object(rng: np.random.Generator, config: ShapesConfig, place: str) -
 
 def _random_background(rng: np.random.Generator, config: ShapesConfig) -> Background:
     kind = _pick(rng, config.backgrounds)
-    return Background(_pick(rng, BACKGROUNDS), kind, 0 if kind == "plain" else int(rng.integers(2**31)))
+    return Background(_pick(rng, BACKGROUNDS), kind, 0 if kind == "plain" else int(rng.integers(NUM_LOOKS)))
 
 
 def _unambiguous(scene: Scene) -> bool:

@@ -19,7 +19,7 @@ class ShapesRecipe:
       seed: of data, trainings and draws.
       full_mask_share: of stage 2's steps, that train full regeneration.
       mask_flags: of stage 2's masks.
-      num_ranks: processes that share stages 1 and 2; on CPUs one a core is faster than threads.
+      num_ranks: processes that share a training; on CPUs one a core is faster than threads.
     """
 
     setting: str
@@ -83,6 +83,7 @@ def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
         + ["--ckpt-every", str(recipe.ckpt_every), "--max-checkpoints", "2"]
         + ["--global-seed", str(recipe.seed)],
         resume_flag="--vq-ckpt",
+        num_ranks=recipe.num_ranks,
     )
     vq_ckpt = checkpoint(tokenizer, steps)
     runner.run(

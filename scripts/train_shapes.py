@@ -38,7 +38,7 @@ class TrainShapes:
     tokenizer_steps: int = option(5000, help="of the tokenizer")
     stage1_steps: int = option(2800, help="of the text-to-image model")
     stage2_steps: int = option(2800, help="of the editor")
-    num_ranks: int = option(1, help="processes that share stages 1 and 2")
+    num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
 
