@@ -1,6 +1,6 @@
 """Makes a small file for others from a checkpoint: weights without the optimizer, in half precision.
 
-    python scripts/export_weights.py --ckpt results/shapes/stage2/checkpoints/0004000.pt \\
+    python scripts/export_weights.py --ckpt results/shapes/stage2/checkpoints/0003500.pt \\
         --output editing.safetensors
 
 Takes the averaged weights where a checkpoint has them. The file holds its configuration and loads wherever

@@ -1,7 +1,7 @@
 """Draws held-out captions of the shapes set and lets the verifier judge the images.
 
     python scripts/score_drawings.py --vq-ckpt vq.pt --gpt-ckpt t2i.pt --t5-path t5 --cfg-scale 1 \\
-        --list data/shapes/test/t2i.jsonl --output-dir scores/drawings
+        --captions data/shapes/test/t2i.jsonl --output-dir scores/drawings
 
 Writes `drawings.json` (shares of right colours and shapes over all objects, and of images in which everything
 is right), `drawings.png` (the first images) and `images/`.
@@ -12,15 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.utils import save_image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from dataset.images import load_image
+from dataset.images import load_image, save_png
 from dataset.records import read_t2i_jsonl
+from dataset.shapes import Scene
 from dataset.shapes_captions import parse_caption
 from dataset.shapes_verifier import SceneVerdict, verify_scene
 from runtime.checkpoint import write_atomic
@@ -58,7 +61,7 @@ def summarise(verdicts: Sequence[SceneVerdict]) -> dict[str, float]:
 def main() -> None:
     config = parse(ScoreDrawings)
     records = read_t2i_jsonl([config.captions])
-    texts = [records[i].text for i in range(min(config.num_images, len(records)))]
+    texts = [record.text for record in islice(records, config.num_images)]
     scenes = [parse_caption(text) for text in texts]
     output = Path(config.output_dir)
     jobs = [
@@ -66,11 +69,18 @@ def main() -> None:
         for i, text in enumerate(texts)
     ]
     with distributed(config.device) as ranks:
-        draw_jobs(config.load_pipeline(ranks.device), jobs, config, ranks)
-    images = [np.array(load_image(job.path)) for job in jobs]
+        draw_jobs(config.load_pipeline(ranks.device), jobs[ranks.rank :: ranks.world_size], config, ranks)
+        ranks.barrier()
+    if ranks.is_main:
+        score([job.path for job in jobs], scenes, output)
+
+
+def score(paths: Sequence[Path], scenes: Sequence[Scene], output: Path) -> None:
+    """Judges the images and writes what was found."""
+    images = [np.array(load_image(path)) for path in paths]
     scores = summarise([verify_scene(image, scene) for image, scene in zip(images, scenes, strict=True)])
-    first = torch.from_numpy(np.stack(images[:_IN_PICTURE])).permute(0, 3, 1, 2) / 255
-    save_image(first, output / "drawings.png", nrow=_ROW)
+    first = torch.from_numpy(np.stack(images[:_IN_PICTURE])).permute(0, 3, 1, 2)
+    save_png(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
     text = json.dumps(scores, indent=1)
     write_atomic(output / "drawings.json", lambda path: path.write_text(text + "\n"))
     print(text)
