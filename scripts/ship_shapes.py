@@ -11,6 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def ship(config: ShipShapes) -> None:
     for name, (folder, words) in MODELS.items():
         made, path = root / "weights" / name / f"{name}.safetensors", output / f"{name}.safetensors"
         if not made.is_file():
-            raise UserError(f"{made} does not exist; run scripts/train_shapes.py first")
+            raise UserError(f"{made} does not exist; let scripts/train_shapes.py run to its end first")
         shutil.copyfile(made, path)
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
         steps = int(list_checkpoints(root / folder / "checkpoints")[-1].stem)
@@ -78,14 +79,12 @@ def draw_curves(root: Path, path: Path) -> None:
 
 def card(root: Path, models: list[str]) -> str:
     """The model card."""
-    psnr = json.loads((root / "reconstructions" / "reconstruction.json").read_text())["psnr"]
-    drawings = json.loads((root / "scores" / "drawings" / "drawings.json").read_text())
+    psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
+    drawings = _read(root / "scores" / "drawings" / "drawings.json")
     rows = []
     for name, words in SCORES.items():
-        path = root / "scores" / name / "evaluation_metrics.json"
-        if not path.exists():
-            continue
-        verifier = json.loads(path.read_text())["verifier"]["generated"]["all_turn"]
+        scores = _read(root / "scores" / name / "evaluation_metrics.json")
+        verifier = scores["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
         numbers += [verifier["by_kind"].get(kind, {}).get("overall") for kind in KINDS]
         rows.append(
@@ -124,6 +123,12 @@ def card(root: Path, models: list[str]) -> str:
         "![training losses](curves.png)",
         "",
     ])  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; let scripts/train_shapes.py run to its end first")
+    return json.loads(path.read_text())
 
 
 def main() -> None:
