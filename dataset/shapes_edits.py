@@ -58,8 +58,9 @@ class ShapesConfig:
 
     Attributes:
       image_size: side of the images in pixels.
-      jitter: objects lie up to this fraction of a place's side away from its middle; 0 also makes an edit's
-        region the whole place instead of a padded bounding box.
+      jitter: objects lie this fraction of a place's side left or right of its middle, or neither, and as far
+        above or below it, or neither; 0 also makes an edit's region the whole place instead of a padded
+        bounding box.
       backgrounds: subset of `BACKGROUND_KINDS`.
       edits: subset of `EDIT_KINDS`.
       sizes: subset of `SIZES`.
@@ -148,7 +149,8 @@ def _pick(rng: np.random.Generator, choices: Any, other_than: str | None = None)
 
 
 def _random_object(rng: np.random.Generator, config: ShapesConfig, place: str) -> SceneObject:
-    dx, dy = (round(float(v), 3) for v in rng.uniform(-config.jitter, config.jitter, 2))
+    # A few offsets, not any: what a small model has to learn is how objects look, not how to measure.
+    dx, dy = (round(config.jitter * int(step), 3) for step in rng.integers(-1, 2, 2))
     return SceneObject(_pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, config.sizes), place, dx, dy)
 
 
