@@ -27,7 +27,7 @@ from dataset.shapes import (
 )
 from runtime.errors import UserError
 
-NUM_LOOKS = 16
+NUM_LOOKS = 4
 """Directions of gradients and stripes, and grains of speckles: noise that never repeats only costs codes."""
 
 EDIT_KINDS = ("recolor", "reshape", "add", "remove", "resize", "replace", "background")

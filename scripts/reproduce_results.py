@@ -71,9 +71,6 @@ class ReproduceResults:
             self.num_test,
             steps,
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
-            image_size=96,  # what the shipped tokenizer has learnt
-            stage1_batch=32,
-            stage2_batch=24,
             num_ranks=self.num_ranks,
         )
 

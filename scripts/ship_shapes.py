@@ -22,7 +22,7 @@ from runtime.errors import UserError, run_command
 
 # File: the training's folder, and what it is.
 MODELS = {
-    "tokenizer": ("tokenizer", "images of 96 px to 12 × 12 codes and back"),
+    "tokenizer": ("tokenizer", "images of 72 px to 9 × 9 codes and back"),
     "t2i": ("stage1", "any-order text to image; edits zero-shot"),
     "editing": ("stage2", "edits, told the instruction and the region"),
 }
@@ -97,7 +97,7 @@ def card(root: Path, models: list[str]) -> str:
         "# Small models for the shapes set",
         "",
         "Made by this project from nothing but its own synthetic data, so that editing and the notebooks",
-        "run in seconds on a laptop. They know coloured shapes of 96 × 96 pixels and nothing else.",
+        "run in seconds on a laptop. They know coloured shapes of 72 × 72 pixels and nothing else.",
         "",
         "| file | what | size | steps | SHA-256 |",
         "|---|---|---|---|---|",

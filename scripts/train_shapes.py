@@ -51,12 +51,12 @@ class TrainShapes:
             steps,
             tokenizer_images=20000,
             vq_model="VQ-8-medium",
-            image_size=96,
+            image_size=72,
             seed=self.seed,
             full_mask_share=0.5,
             mask_flags=("--mask-dilation", "4"),
-            stage1_batch=32,
-            stage2_batch=24,
+            stage1_batch=40,
+            stage2_batch=32,
             num_ranks=self.num_ranks,
         )
 

@@ -177,3 +177,19 @@ def test_codes_that_never_occur_are_reseeded_from_latents():
     assert (after[1:3] @ latents.T).amax(-1).min() > 0.99
     counts.reset()
     assert counts.counts.sum() == 0
+
+
+def test_local_normalisation_keeps_a_change_where_it_is():
+    """With a GroupNorm one bright pixel moves the latents of all cells; locally only those it can reach."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 8, 160) * 2 - 1
+    changed = image.clone()
+    changed[..., :4] = 1
+    far = {}
+    for local in (False, True):
+        model = build_vq_model("VQ-8-small", **{**TINY, "local_norm": local}).eval()
+        with torch.no_grad():
+            difference = (model.encode(image) - model.encode(changed)).abs().amax((0, 1, 2))
+        assert difference[0] > 1e-3
+        far[local] = difference[-1]
+    assert far[True] == 0 < far[False]

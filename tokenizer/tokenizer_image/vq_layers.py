@@ -23,6 +23,8 @@ class VQConfig:
         the levels away that cost most on a CPU.
       norm_groups: groups of every GroupNorm. It must stay well below `width`: one channel a group would
         remove each channel's mean, which is the colour of a flat image.
+      local_norm: normalise every position by itself. A GroupNorm takes in the whole image, so that an
+        object at one end changes codes at the other: noise that a transformer cannot foresee.
       attention: self-attention at the coarsest level and in the middle.
       dropout_p: within the residual blocks, in training.
     """
@@ -35,6 +37,7 @@ class VQConfig:
     z_channels: int = 256
     stem_stride: int = 1
     norm_groups: int = 32
+    local_norm: bool = False
     attention: bool = True
     dropout_p: float = 0.0
 
@@ -44,7 +47,16 @@ class VQConfig:
         return self.stem_stride * 2 ** (len(self.channel_mult) - 1)
 
 
-def group_norm(channels: int, config: VQConfig) -> nn.GroupNorm:
+class LocalNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def normalization(channels: int, config: VQConfig) -> nn.Module:
+    if config.local_norm:
+        return LocalNorm(channels, eps=1e-6)
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
@@ -53,9 +65,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: VQConfig):
         super().__init__()
-        self.norm1 = group_norm(in_channels, config)
+        self.norm1 = normalization(in_channels, config)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels, config)
+        self.norm2 = normalization(out_channels, config)
         self.dropout = nn.Dropout(config.dropout_p)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
@@ -72,7 +84,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int, config: VQConfig):
         super().__init__()
-        self.norm = group_norm(channels, config)
+        self.norm = normalization(channels, config)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -148,7 +160,7 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(width)
             self.conv_blocks.append(level)
         self.mid = middle(widths[-1], config)
-        self.norm_out = group_norm(widths[-1], config)
+        self.norm_out = normalization(widths[-1], config)
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +185,7 @@ class Decoder(nn.Module):
             if i < len(widths) - 1:
                 level.upsample = Upsample(width)
             self.conv_blocks.append(level)
-        self.norm_out = group_norm(widths[-1], config)
+        self.norm_out = normalization(widths[-1], config)
         self.conv_out = nn.Conv2d(widths[-1], 3 * config.stem_stride**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ VQ_MODELS: dict[str, VQConfig] = {
         num_res_blocks=1,
         z_channels=64,
         stem_stride=4,
-        norm_groups=8,
+        local_norm=True,
         attention=False,
     ),
 }
