@@ -193,3 +193,15 @@ def test_local_normalisation_keeps_a_change_where_it_is():
         assert difference[0] > 1e-3
         far[local] = difference[-1]
     assert far[True] == 0 < far[False]
+
+
+def test_a_local_encoder_sees_one_cell():
+    torch.manual_seed(0)
+    config = {**TINY, "local_norm": True, "local_encoder": True, "stem_stride": 4, "channel_mult": (1, 2)}
+    model = build_vq_model("VQ-8-small", **config).eval()
+    image = torch.rand(1, 3, 24, 24) * 2 - 1
+    changed = image.clone()
+    changed[..., 8:16, 8:16] = 1
+    with torch.no_grad():
+        same = (model.encode(image) == model.encode(changed)).all(1)[0]
+    assert same.flatten().tolist() == [cell != 4 for cell in range(9)]

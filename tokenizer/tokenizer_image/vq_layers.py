@@ -25,6 +25,8 @@ class VQConfig:
         remove each channel's mean, which is the colour of a flat image.
       local_norm: normalise every position by itself. A GroupNorm takes in the whole image, so that an
         object at one end changes codes at the other: noise that a transformer cannot foresee.
+      local_encoder: the encoder sees of each cell that cell alone, so that equal pixels always have the same
+        code, whatever is beside them. Needs `local_norm`; the decoder sees the neighbours all the same.
       attention: self-attention at the coarsest level and in the middle.
       dropout_p: within the residual blocks, in training.
     """
@@ -38,6 +40,7 @@ class VQConfig:
     stem_stride: int = 1
     norm_groups: int = 32
     local_norm: bool = False
+    local_encoder: bool = False
     attention: bool = True
     dropout_p: float = 0.0
 
@@ -60,16 +63,21 @@ def normalization(channels: int, config: VQConfig) -> nn.Module:
     return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
 
 
-class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut."""
+def convolution(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    """Of an odd kernel, as large as what it reads."""
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
 
-    def __init__(self, in_channels: int, out_channels: int, config: VQConfig):
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: VQConfig, kernel: int = 3):
         super().__init__()
         self.norm1 = normalization(in_channels, config)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = convolution(in_channels, out_channels, kernel)
         self.norm2 = normalization(out_channels, config)
         self.dropout = nn.Dropout(config.dropout_p)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = convolution(out_channels, out_channels, kernel)
         same = in_channels == out_channels
         self.nin_shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -98,14 +106,15 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution; pads at the right and the bottom only, as published."""
+    """Stride-2 convolution; one of three pads at the right and the bottom only, as published."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, kernel: int = 3):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, kernel, stride=2)
+        self.pad = kernel - 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, self.pad, 0, self.pad)))
 
 
 class Upsample(nn.Module):
@@ -122,10 +131,19 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, attention after each if asked, then an optional resampling."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attend: bool, config: VQConfig):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        attend: bool,
+        config: VQConfig,
+        kernel: int = 3,
+    ):
         super().__init__()
         widths = [in_channels] + [out_channels] * num_blocks
-        self.res = nn.ModuleList(ResBlock(a, b, config) for a, b in zip(widths, widths[1:], strict=False))
+        pairs = zip(widths, widths[1:], strict=False)
+        self.res = nn.ModuleList(ResBlock(a, b, config, kernel) for a, b in pairs)
         attn = (AttnBlock(out_channels, config) if attend else nn.Identity() for _ in range(num_blocks))
         self.attn = nn.ModuleList(attn)
         self.downsample: nn.Module = nn.Identity()
@@ -137,11 +155,10 @@ class Level(nn.Module):
         return self.upsample(self.downsample(x))
 
 
-def middle(channels: int, config: VQConfig) -> nn.ModuleList:
+def middle(channels: int, config: VQConfig, kernel: int = 3) -> nn.ModuleList:
     between = AttnBlock(channels, config) if config.attention else nn.Identity()
-    return nn.ModuleList(
-        [ResBlock(channels, channels, config), between, ResBlock(channels, channels, config)]
-    )
+    first, last = (ResBlock(channels, channels, config, kernel) for _ in range(2))
+    return nn.ModuleList([first, between, last])
 
 
 class Encoder(nn.Module):
@@ -151,17 +168,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.stem_stride = config.stem_stride
         widths = [config.width * m for m in config.channel_mult]
-        self.conv_in = nn.Conv2d(3 * config.stem_stride**2, config.width, 3, padding=1)
+        kernel, down = (1, 2) if config.local_encoder else (3, 3)
+        self.conv_in = convolution(3 * config.stem_stride**2, config.width, kernel)
         self.conv_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip([config.width, *widths], widths, strict=False)):
             last = i == len(widths) - 1
-            level = Level(before, width, config.num_res_blocks, last and config.attention, config)
+            level = Level(before, width, config.num_res_blocks, last and config.attention, config, kernel)
             if not last:
-                level.downsample = Downsample(width)
+                level.downsample = Downsample(width, down)
             self.conv_blocks.append(level)
-        self.mid = middle(widths[-1], config)
+        self.mid = middle(widths[-1], config, kernel)
         self.norm_out = normalization(widths[-1], config)
-        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+        self.conv_out = convolution(widths[-1], config.z_channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(F.pixel_unshuffle(x, self.stem_stride))

@@ -42,6 +42,7 @@ VQ_MODELS: dict[str, VQConfig] = {
         z_channels=64,
         stem_stride=4,
         local_norm=True,
+        local_encoder=True,
         attention=False,
     ),
 }
