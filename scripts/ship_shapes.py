@@ -50,10 +50,8 @@ def ship(config: ShipShapes) -> None:
     output.mkdir(parents=True, exist_ok=True)
     lines = []
     for name, (folder, words) in MODELS.items():
-        made, path = root / "weights" / name / f"{name}.safetensors", output / f"{name}.safetensors"
-        if not made.is_file():
-            raise UserError(f"{made} does not exist; let scripts/train_shapes.py run to its end first")
-        shutil.copyfile(made, path)
+        path = output / f"{name}.safetensors"
+        shutil.copyfile(_finished(root / "weights" / name / path.name), path)
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
         steps = int(list_checkpoints(root / folder / "checkpoints")[-1].stem)
         lines.append(
@@ -126,9 +124,14 @@ def card(root: Path, models: list[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return json.loads(_finished(path).read_text())
+
+
+def _finished(path: Path) -> Path:
+    """The path, if the training has left a file there."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; let scripts/train_shapes.py run to its end first")
-    return json.loads(path.read_text())
+    return path
 
 
 def main() -> None:

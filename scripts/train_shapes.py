@@ -51,7 +51,6 @@ class TrainShapes:
             steps,
             tokenizer_images=20000,
             vq_model="VQ-8-medium",
-            image_size=72,
             seed=self.seed,
             full_mask_share=0.5,
             mask_flags=("--mask-dilation", "4"),

@@ -122,7 +122,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = convolution(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.stem_stride = config.stem_stride
         widths = [config.width * m for m in reversed(config.channel_mult)]
-        self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.conv_in = convolution(config.z_channels, widths[0], 3)
         self.mid = middle(widths[0], config)
         self.conv_blocks = nn.ModuleList()
         for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
                 level.upsample = Upsample(width)
             self.conv_blocks.append(level)
         self.norm_out = normalization(widths[-1], config)
-        self.conv_out = nn.Conv2d(widths[-1], 3 * config.stem_stride**2, 3, padding=1)
+        self.conv_out = convolution(widths[-1], 3 * config.stem_stride**2, 3)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.conv_in(z)
