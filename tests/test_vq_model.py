@@ -205,3 +205,5 @@ def test_a_local_encoder_sees_one_cell():
     with torch.no_grad():
         same = (model.encode(image) == model.encode(changed)).all(1)[0]
     assert same.flatten().tolist() == [cell != 4 for cell in range(9)]
+    with pytest.raises(UserError, match="local_norm"):
+        build_vq_model("VQ-8-small", **{**config, "local_norm": False})

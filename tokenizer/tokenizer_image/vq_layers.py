@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import UserError
+
 
 @dataclass(frozen=True)
 class VQConfig:
@@ -26,7 +28,7 @@ class VQConfig:
       local_norm: normalise every position by itself. A GroupNorm takes in the whole image, so that an
         object at one end changes codes at the other: noise that a transformer cannot foresee.
       local_encoder: the encoder sees of each cell that cell alone, so that equal pixels always have the same
-        code, whatever is beside them. Needs `local_norm`; the decoder sees the neighbours all the same.
+        code, whatever is beside them. Needs `local_norm` and no `attention`. The decoder sees neighbours.
       attention: self-attention at the coarsest level and in the middle.
       dropout_p: within the residual blocks, in training.
     """
@@ -43,6 +45,10 @@ class VQConfig:
     local_encoder: bool = False
     attention: bool = True
     dropout_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.local_encoder and (self.attention or not self.local_norm):
+            raise UserError("local_encoder needs local_norm and no attention: both would look beyond a cell")
 
     @property
     def downsampling(self) -> int:
