@@ -38,7 +38,7 @@ from runtime.logging import get_logger, progress
 
 _CHUNK = 250
 _BLOCK = 4096  # bytes a small file takes on common file systems
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 log = get_logger("prepare_shapes")
 

@@ -28,7 +28,7 @@ PLACES = (
     "bottom",
     "bottom right",
 )
-SIZES = {"small": 0.25, "regular": 0.4, "large": 0.36}
+SIZES = {"small": 0.23, "regular": 0.4, "large": 1 / 3}
 COLORS = {
     "red": (214, 40, 40),
     "green": (40, 150, 60),

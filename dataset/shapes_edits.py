@@ -98,7 +98,7 @@ class ShapesConfig:
 SETTINGS = {
     "easy": ShapesConfig(),
     "hard": ShapesConfig(
-        jitter=0.12, backgrounds=BACKGROUND_KINDS, edits=EDIT_KINDS, sizes=("small", "large")
+        jitter=1 / 6, backgrounds=BACKGROUND_KINDS, edits=EDIT_KINDS, sizes=("small", "large")
     ),
 }
 
@@ -150,7 +150,7 @@ def _pick(rng: np.random.Generator, choices: Any, other_than: str | None = None)
 
 def _random_object(rng: np.random.Generator, config: ShapesConfig, place: str) -> SceneObject:
     # A few offsets, not any: what a small model has to learn is how objects look, not how to measure.
-    dx, dy = (round(config.jitter * int(step), 3) for step in rng.integers(-1, 2, 2))
+    dx, dy = (config.jitter * int(step) for step in rng.integers(-1, 2, 2))
     return SceneObject(_pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, config.sizes), place, dx, dy)
 
 

@@ -34,10 +34,10 @@ _CELL = 24
 _CANVAS = 3 * _CELL
 _FOREGROUND_DISTANCE = 60.0  # RGB levels; textures stay within 35, palette colours are at least 100 away
 _FOREIGN_DISTANCE = 70.0  # a pixel further than this from the line background - colour is neither
-_LEAST_AREA = 14  # pixels; the smallest object, a small star, covers 47
+_LEAST_AREA = 14  # pixels; the smallest object, a small star, covers 36
 _LEAST_OVERLAP = 0.65  # opacity overlap below which nothing is recognised
-_MAX_SHIFT = 4  # pixels between a template's middle and its place's; jitter stays within 3.4
-_SIZE_TOLERANCE = 0.055  # of a place; half the step from small to large
+_MAX_SHIFT = 4  # pixels between a template's middle and its place's; jitter moves objects as far
+_SIZE_TOLERANCE = 0.05  # of a place; half the step from small to large
 
 
 @dataclass(frozen=True)
