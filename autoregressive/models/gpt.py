@@ -30,6 +30,10 @@ class ModelConfig:
     n_head: int
     any_order: bool = True
     """R-GPT: a target-aware position table, text not rotated. Otherwise LlamaGen's GPT."""
+    query_turn: str = "cells"
+    """The layout's field whose cell turns a slot's query: "cells", where it stands, as published, or
+    "next_cells", what it predicts. Only then do neighbours of the predicted cell stand at fixed distances in a
+    random order (the double positions of Pannatier et al. 2024); keys turn by where they stand."""
     mask_in_context: bool = False
     """Has the two marks, edit and keep."""
     vocab_size: int = 16384
@@ -69,6 +73,7 @@ GPT_MODELS = {
     for size, (layers, heads, dim) in _SIZES.items()
 }
 GPT_MODELS["GPT-XL-RAR"] = GPT_MODELS["R-GPT-XL"]  # the name in the published 512 px command
+GPT_MODELS["R-GPT-mini"] = replace(GPT_MODELS["R-GPT-mini"], query_turn="next_cells")
 
 
 def build_gpt(name: str, **overrides) -> Transformer:
@@ -147,7 +152,8 @@ class Transformer(nn.Module):
         """What `forward` gives to the output head: (B, K, D)."""
         cache = cache or NoCache()
         x = self.embed(layout, text)
-        rotary = self.rotary[layout.cells]
+        turns = torch.stack([getattr(layout, self.config.query_turn), layout.cells], dim=2)
+        rotary = self.rotary[turns]  # of query and key
         attend = attention_of(layout, x.dtype)
         for layer in self.layers:
             x = self.run_block(layer, x, rotary, attend, layout.slots, cache)

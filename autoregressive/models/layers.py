@@ -70,7 +70,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache) -> Tensor:
         batch, length, dim = x.shape
         qkv = self.wqkv(x).view(batch, length, 3, self.n_head, dim // self.n_head)
-        query, key = rotate(qkv[:, :, :2], rotary[:, :, None, None]).transpose(1, 3).unbind(2)
+        query, key = rotate(qkv[:, :, :2], rotary[:, :, :, None]).transpose(1, 3).unbind(2)
         key, value = cache.update(self.layer, slots, key, qkv[:, :, 2].transpose(1, 2))
         mixed = attend(query, key, value, self.attn_dropout * self.training)
         return self.resid_dropout(self.wo(mixed.transpose(1, 2).reshape(batch, length, dim)))
