@@ -58,9 +58,8 @@ class ShapesConfig:
 
     Attributes:
       image_size: side of the images in pixels.
-      jitter: objects lie this fraction of a place's side left or right of its middle, or neither, and as far
-        above or below it, or neither; 0 also makes an edit's region the whole place instead of a padded
-        bounding box.
+      jitter: objects lie this fraction of a place's side left or right of its middle, and as far above or
+        below it; 0 also makes an edit's region the whole place instead of a padded bounding box.
       backgrounds: subset of `BACKGROUND_KINDS`.
       edits: subset of `EDIT_KINDS`.
       sizes: subset of `SIZES`.
@@ -149,8 +148,8 @@ def _pick(rng: np.random.Generator, choices: Any, other_than: str | None = None)
 
 
 def _random_object(rng: np.random.Generator, config: ShapesConfig, place: str) -> SceneObject:
-    # A few offsets, not any: what a small model has to learn is how objects look, not how to measure.
-    dx, dy = (config.jitter * int(step) for step in rng.integers(-1, 2, 2))
+    # Four offsets, not any: what a small model has to learn is how objects look, not how to measure.
+    dx, dy = (2 * config.jitter * int(end) - config.jitter for end in rng.integers(0, 2, 2))
     return SceneObject(_pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, config.sizes), place, dx, dy)
 
 

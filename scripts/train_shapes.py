@@ -35,7 +35,7 @@ class TrainShapes:
     results_dir: str = option("results/shapes", help="everything goes here")
     num_train: int = option(24000, help="training edits")
     num_test: int = option(1200, help="held-out edits")
-    tokenizer_steps: int = option(3000, help="of the tokenizer")
+    tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(4000, help="of the text-to-image model")
     stage2_steps: int = option(3500, help="of the editor")
     num_ranks: int = option(1, help="processes that share a training")
@@ -54,7 +54,7 @@ class TrainShapes:
             seed=self.seed,
             full_mask_share=0.5,
             mask_flags=("--mask-dilation", "4"),
-            stage1_batch=40,
+            stage1_batch=32,
             stage2_batch=32,
             num_ranks=self.num_ranks,
         )

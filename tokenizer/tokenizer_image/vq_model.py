@@ -35,7 +35,7 @@ VQ_MODELS: dict[str, VQConfig] = {
     ),
     # Sees quarter patches first: for objects at any place, where the small one blurs their edges.
     "VQ-8-medium": VQConfig(
-        codebook_size=1024,
+        codebook_size=512,
         width=96,
         channel_mult=(1, 2),
         num_res_blocks=1,
