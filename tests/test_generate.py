@@ -28,8 +28,9 @@ def inputs():
     return tiny_inputs()
 
 
-def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs):
-    model = tiny(mask_in_context=True)
+@pytest.mark.parametrize("query_turn", ["cells", "next_cells"])
+def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs, query_turn):
+    model = tiny(mask_in_context=True, query_turn=query_turn)
     mask, codes = inputs["edit_mask"], inputs["codes"]
     orders = raster_edit_order(mask)
     longest = int(mask.sum(1).max())
@@ -44,10 +45,10 @@ def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs):
     torch.testing.assert_close(torch.stack(seen, 1), model(layout, inputs["text"]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("scale, query_turn", [(1.0, "cells"), (3.0, "cells"), (1.0, "next_cells")])
 @pytest.mark.parametrize("mode", ["marks", "no_marks", "zero_shot"])
-def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale):
-    model = tiny(mask_in_context=mode == "marks")
+def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale, query_turn):
+    model = tiny(mask_in_context=mode == "marks", query_turn=query_turn)
     sampling = dataclasses.replace(GREEDY, cfg_scale=scale)
 
     def edit(rows: slice):

@@ -193,6 +193,18 @@ def test_raster_models_and_any_order_models_differ_in_data_only():
     assert raster.rotary[-1].abs().sum() == 0 and any_order.rotary[-1, :, 0].eq(1).all()
 
 
+def test_a_query_that_turns_by_the_next_cell_knows_it_without_the_table(inputs):
+    first, second = torch.arange(N), torch.arange(N).roll(1)
+    codes = inputs["codes"][:1, :1].expand(1, N)  # all alike: only the cells tell the two orders apart
+    layouts = [t2i_layout(codes, order[None], inputs["text_valid"][:1]) for order in (first, second)]
+    for query_turn in ("cells", "next_cells"):
+        model = tiny(query_turn=query_turn)
+        torch.nn.init.zeros_(model.target_aware_pos_embed_postfix)
+        # Behind the text alone, with a caption to measure directions from.
+        one, other = (model(layout, inputs["text"][:1])[:, 0] for layout in layouts)
+        assert torch.equal(one, other) == (query_turn == "cells")
+
+
 def test_angles_stay_exact_in_a_half_precision_model(inputs):
     model = tiny()
     before = model.rotary.clone()

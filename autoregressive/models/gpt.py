@@ -32,8 +32,8 @@ class ModelConfig:
     """R-GPT: a target-aware position table, text not rotated. Otherwise LlamaGen's GPT."""
     query_turn: str = "cells"
     """The layout's field whose cell turns a slot's query: "cells", where it stands, as published, or
-    "next_cells", what it predicts. Only then do the neighbours of that cell stand at fixed distances in a random
-    order (the double positions of Pannatier et al. 2024). Keys turn by where they stand."""
+    "next_cells", what it predicts. Only then do the neighbours of that cell stand at fixed distances in a
+    random order (the double positions of Pannatier et al. 2024). Keys turn by where they stand."""
     mask_in_context: bool = False
     """Has the two marks, edit and keep."""
     vocab_size: int = 16384
