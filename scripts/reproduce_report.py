@@ -17,6 +17,7 @@ from reproduce_rows import (
     SCALING_TASKS,
     scaling_name,
 )
+from shapes_recipe import HARD_SETTING
 
 Column = tuple[str, str, str, int]  # title, number, protocol, digits
 
@@ -68,8 +69,10 @@ def _head(about: dict[str, Any]) -> str:
     return "\n".join([
         "# Results on shapes",
         "",
-        f"Hard setting of the shapes set, {about['num_test']} held-out edits; every number is the mean over "
-        f"the seeds {', '.join(map(str, about['seeds']))} ± half its 95 % t-interval. A seed decides both "
+        HARD_SETTING,
+        "",
+        f"{about['num_test']} held-out edits; every number is the mean over the seeds "
+        f"{', '.join(map(str, about['seeds']))} ± half its 95 % t-interval. A seed decides both "
         "trainings and all draws; data and tokenizer are the same for all.",
         "",
         f"- Command: `{about['command']}`",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from shapes_recipe import HARD_SETTING
 
 from runtime.checkpoint import file_sha256, list_checkpoints, load_checkpoint, write_atomic
 from runtime.config import option, parse
@@ -101,9 +103,9 @@ def card(root: Path, models: list[str]) -> str:
         "|---|---|---|---|---|",
         *models,
         "",
-        "`t5/` is the text encoder that knows the words of the set. Data: `dataset/prepare_shapes.py",
-        "--setting hard` (jittered places, gradients and textures, seven kinds of edit); scenes of the test",
-        "set are in no training.",
+        "`t5/` is the text encoder that knows the words of the set.",
+        "",
+        *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",
         "python scripts/train_shapes.py   # data, tokenizer, stage 1, stage 2, scores",
