@@ -10,7 +10,7 @@ from step_runner import StepRunner
 HARD_SETTING = (
     "The hard setting of the shapes set: 1 to 3 objects in nine places, of six shapes, seven colours and two "
     "sizes, in a place at one of four offsets of 1/18 of the image (half a cell at 72 px); six background "
-    "colours, plain, gradient, striped or speckled, the latter three in four looks each; seven kinds of edit, "
+    "colours, plain, gradient, striped or speckled, the last three in four looks each; seven kinds of edit, "
     "with masks that are the objects' bounding boxes and a margin. Test scenes are in no training."
 )
 """What the data is, for cards and reports."""
