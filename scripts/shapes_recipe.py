@@ -112,7 +112,7 @@ def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: s
         runner.root / name,
         ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
-        + ["--global-batch-size", str(recipe.stage1_batch), "--max-steps", str(steps)]
+        + ["--codebook-init", "--global-batch-size", str(recipe.stage1_batch), "--max-steps", str(steps)]
         + ["--results-dir", str(runner.root / name)],
         resume_flag="--gpt-ckpt",
         num_ranks=recipe.num_ranks,

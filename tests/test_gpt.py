@@ -24,6 +24,7 @@ from autoregressive.models.attention import (
 from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
 from autoregressive.models.layers import RMSNorm, _SwiGLU
 from autoregressive.models.loss import SupervisedLoss
+from autoregressive.models.weights import start_from_codebook
 
 
 @pytest.fixture
@@ -203,6 +204,20 @@ def test_a_query_that_turns_by_the_next_cell_knows_it_without_the_table(inputs):
         # Behind the text alone, with a caption to measure directions from.
         one, other = (model(layout, inputs["text"][:1])[:, 0] for layout in layouts)
         assert torch.equal(one, other) == (query_turn == "cells")
+
+
+@torch.no_grad()
+def test_codes_that_are_alike_start_alike(inputs):
+    codebook = torch.nn.functional.normalize(torch.randn(V, 4), dim=1)
+    model = build_gpt("R-GPT-mini", vocab_size=V, block_size=N, caption_dim=C, cls_token_num=8)
+    before = model.tok_embeddings.weight.norm(dim=1).mean()
+    start_from_codebook(model, codebook)
+    for weight, tolerance in ((model.tok_embeddings.weight, 0.25), (model.output.weight, 1e-5)):
+        rows = torch.nn.functional.normalize(weight, dim=1)
+        torch.testing.assert_close(rows @ rows.T, codebook @ codebook.T, atol=tolerance, rtol=0)
+    assert model.tok_embeddings.weight.norm(dim=1).mean() == pytest.approx(before.item(), rel=0.15)
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    assert 0.1 < model(layout, inputs["text"]).std() < 10
 
 
 def test_angles_stay_exact_in_a_half_precision_model(inputs):

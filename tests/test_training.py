@@ -183,13 +183,15 @@ def test_a_checkpoint_keeps_the_published_keys_and_is_pruned(shapes, train_flags
 
 def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_flags, tmp_path):
     flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "1"]
-    run_stage("t2i", flags, tmp_path / "one")
+    run_stage("t2i", [*flags, "--codebook-init"], tmp_path / "one")
     ckpt = tmp_path / "one" / "checkpoints" / "0000001.pt"
     editing = [*stage_flags("editing", shapes, train_flags), "--max-steps", "1"]
     run_stage("editing", [*editing, "--init-gpt-ckpt", ckpt], tmp_path / "two")
     with pytest.raises(UserError, match="misshapen.*layers.0"):
         wider = [f if f != "R-GPT-tiny" else "R-GPT-mini" for f in editing]
         run_stage("editing", [*wider, "--init-gpt-ckpt", ckpt], tmp_path / "x")
+    with pytest.raises(UserError, match="--codebook-init is for fresh weights"):
+        run_stage("editing", [*editing, "--init-gpt-ckpt", ckpt, "--codebook-init"], tmp_path / "x")
     with pytest.raises(UserError, match="not a checkpoint"):
         run_stage("editing", [*editing, "--init-gpt-ckpt", __file__], tmp_path / "x")
     with pytest.raises(UserError, match="lacks optimizer"):

@@ -6,8 +6,9 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
@@ -16,6 +17,8 @@ from runtime.logging import get_logger
 
 POSITION_TABLE = "target_aware_pos_embed_postfix"
 MARKS = ("mask_embedding", "unmask_embedding")
+# Of the head's rows, against unit codes: fresh logits spread by about one.
+CODEBOOK_HEAD_SCALE = 3.0
 log = get_logger(__name__)
 
 
@@ -56,6 +59,22 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     load_weights(model, state, source=path, may_miss=may_miss)
     if absent:
         log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
+
+
+@torch.no_grad()
+def start_from_codebook(model: Transformer, codebook: Tensor) -> None:
+    """Starts the code embeddings and the output head of a fresh `model` from the tokenizer's codebook.
+
+    Both begin as the (V, E) unit codes, E at most the model's width, each turned into it by a rotation of its
+    own; the embeddings keep their norm, and some of the noise that tells near codes apart. Codes of similar
+    patches so begin alike, where otherwise each would have to be learned by itself.
+    """
+    codes = codebook.to(model.device)
+    width = model.config.dim
+    into, out_of = (nn.init.orthogonal_(codes.new_empty(codes.shape[1], width)) for _ in range(2))
+    embeddings = model.tok_embeddings.weight
+    embeddings.mul_(0.3).add_(codes @ into * (0.02 * width**0.5))
+    model.output.weight.copy_(codes @ out_of * CODEBOOK_HEAD_SCALE)
 
 
 def model_args(model_name: str, config: ModelConfig) -> dict[str, Any]:

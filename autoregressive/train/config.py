@@ -39,6 +39,9 @@ class TrainConfig:
     init_gpt_ckpt: str | None = option(
         None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
     )
+    codebook_init: bool = option(
+        False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
+    )
     image_size: int = option(256, help="side of the square images, pixels")
     downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
     vocab_size: int | None = option(None, help="codes; must be the tokenizer's")
@@ -150,6 +153,8 @@ class TrainConfig:
             raise UserError("--data-path is missing: give a .jsonl list (or several), or --packed-data")
         if not self.vq_ckpt:
             raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
+        if self.codebook_init and self.init_gpt_ckpt:
+            raise UserError("--codebook-init is for fresh weights; --init-gpt-ckpt brings its own")
         if self.max_text_tokens > self.cls_token_num:
             raise UserError(
                 f"--t5-feature-max-len {self.max_text_tokens} exceeds the model's --cls-token-num "

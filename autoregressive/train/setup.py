@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.layers import recompute_block
-from autoregressive.models.weights import initialise_from
+from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing_config import PackingConfig
@@ -89,6 +89,8 @@ def build_model(
             drop_path_rate=config.drop_path,
         )
     )
+    if config.codebook_init:
+        start_from_codebook(model, encoders.tokenizer.quantize.codebook())
     if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
         initialise_from(model, config.init_gpt_ckpt)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
