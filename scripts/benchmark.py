@@ -40,7 +40,7 @@ from runtime.logging import get_logger
 
 log = get_logger("benchmark")
 GROUPS = ("loader", "prefill", "decode", "edit", "train")
-# The slow twin turns queries as published.
+# The slow twin turns queries and keys as published.
 MODELS = sorted(n for n, config in GPT_MODELS.items() if config.any_order and config.query_turn == "cells")
 LEAST_REPEATS = 5  # fewer make no median worth quoting
 

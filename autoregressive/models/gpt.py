@@ -34,6 +34,8 @@ class ModelConfig:
     """The layout's field whose cell turns a slot's query: "cells", where it stands, as published, or
     "next_cells", what it predicts. Only then do the neighbours of that cell stand at fixed distances in a
     random order (the double positions of Pannatier et al. 2024). Keys turn by where they stand."""
+    rotary_base: float = 10000.0
+    """Of the rotary frequencies; small grids are told apart better by a small one."""
     mask_in_context: bool = False
     """Has the two marks, edit and keep."""
     vocab_size: int = 16384
@@ -73,7 +75,8 @@ GPT_MODELS = {
     for size, (layers, heads, dim) in _SIZES.items()
 }
 GPT_MODELS["GPT-XL-RAR"] = GPT_MODELS["R-GPT-XL"]  # the name in the published 512 px command
-GPT_MODELS["R-GPT-mini"] = replace(GPT_MODELS["R-GPT-mini"], query_turn="next_cells")
+# A small model in a short training finds out what neighbours say only if both help it to find them.
+GPT_MODELS["R-GPT-mini"] = replace(GPT_MODELS["R-GPT-mini"], query_turn="next_cells", rotary_base=20.0)
 
 
 def build_gpt(name: str, **overrides) -> Transformer:
@@ -115,7 +118,8 @@ class Transformer(nn.Module):
 
     def _rotary_table(self) -> Tensor:
         config = self.config
-        return rotary_table(config.grid, config.dim // config.n_head, not config.any_order)
+        head_dim = config.dim // config.n_head
+        return rotary_table(config.grid, head_dim, not config.any_order, config.rotary_base)
 
     def _apply(self, fn, recurse: bool = True):
         """Every `.to(…)` goes through here: the angles stay float32 in a half-precision model."""

@@ -138,7 +138,7 @@ class CaptionEmbedder(nn.Module):
         return self.cap_proj["fc2"](F.gelu(self.cap_proj["fc1"](features), approximate="tanh"))
 
 
-def rotary_table(grid: int, head_dim: int, text_rotates_to_zero: bool, base: float = 10000.0) -> Tensor:
+def rotary_table(grid: int, head_dim: int, text_rotates_to_zero: bool, base: float) -> Tensor:
     """Cosines and sines for every cell, and for cell -1 in the last row.
 
     Two-dimensional rotary embedding (Su et al. 2021): the first half of a head's pairs turns with the cell's
@@ -147,6 +147,7 @@ def rotary_table(grid: int, head_dim: int, text_rotates_to_zero: bool, base: flo
     Args:
       grid: cells per side.
       head_dim: multiple of 4.
+      base: published 10000.
       text_rotates_to_zero: the text row is all zeros, as LlamaGen's weights were trained with; else identity.
     Returns:
       (grid² + 1, head_dim / 2, 2) float32.
