@@ -193,6 +193,9 @@ class T2IConfig(TrainConfig):
     )
     t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
+    raster_share: float = option(
+        0.0, help="share of samples whose cells come in raster order, not a random one"
+    )
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
     def __post_init__(self) -> None:
@@ -201,6 +204,7 @@ class T2IConfig(TrainConfig):
             raise UserError("--packed-data holds its texts: it goes without --t5-feat-path")
         if self.cache_codes and self.short_t5_feat_path:
             raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
+        _check_share("--raster-share", self.raster_share)
 
 
 @dataclass(frozen=True)
@@ -227,3 +231,9 @@ class EditingConfig(TrainConfig, ValidationConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         ValidationConfig.__post_init__(self)
+        _check_share("--full-mask-share", self.full_mask_share)
+
+
+def _check_share(flag: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise UserError(f"{flag} {share} is no share: give a number from 0 to 1")

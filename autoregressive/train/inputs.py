@@ -24,7 +24,7 @@ from tokenizer.tokenizer_image.vq_model import VQModel
 MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
 
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
-CAPTION_DROP, FULL_MASK = 2, 3
+CAPTION_DROP, FULL_MASK, RASTER_ORDER = 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -65,21 +65,25 @@ def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Ten
 
 def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:
     """Puts "no caption" in place of whole captions, each with probability `rate`, drawn per sample."""
-    dropped = [np.random.default_rng([CAPTION_DROP, seed]).random() < rate for seed in seeds]
-    rows = torch.tensor(dropped)[:, None, None].to(text.device, non_blocking=True)
+    rows = _chosen(CAPTION_DROP, seeds, rate)[:, None, None].to(text.device, non_blocking=True)
     return torch.where(rows, model.unconditional_text(text), text)
 
 
+def _chosen(purpose: int, seeds: list[int], share: float) -> Tensor:
+    """(B,) bool: samples that fall into the `share` of them, a coin each that nothing else uses."""
+    return torch.tensor([np.random.default_rng([purpose, seed]).random() < share for seed in seeds])
+
+
 def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
-    """Stage 1: a fresh random order for every sample (raster order for `GPT-*`)."""
+    """Stage 1: a fresh random order for every sample but the raster share (all, for `GPT-*`)."""
+    raster_share = config.raster_share if model.config.any_order else 1.0
 
     def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
         num_cells = model.config.block_size
-        orders = random_orders(batch.seeds, num_cells)
-        if not model.config.any_order:
-            orders = torch.arange(num_cells).expand_as(orders)
+        in_raster = _chosen(RASTER_ORDER, batch.seeds, raster_share)[:, None]
+        orders = torch.where(in_raster, torch.arange(num_cells), random_orders(batch.seeds, num_cells))
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
 
