@@ -36,7 +36,7 @@ class TrainShapes:
     num_train: int = option(24000, help="training edits")
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
-    stage1_steps: int = option(4000, help="of the text-to-image model")
+    stage1_steps: int = option(5000, help="of the text-to-image model")
     stage2_steps: int = option(3500, help="of the editor")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
