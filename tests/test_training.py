@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import read_metrics, run_program
+from tiny_gpt import C, N, tiny
 
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.inputs import t2i_inputs
 from autoregressive.train.train_editing import train as train_editing
 from autoregressive.train.train_t2i import train as train_t2i
+from dataset.samples import T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import save_text_features
 from runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -110,6 +114,32 @@ def test_packed_rows_train_as_padded_batches(stage, shapes, train_flags, tmp_pat
     run_stage(stage, [*flags, "--pack-rows", "on"], tmp_path / "packed")
     for a, b in zip(read_metrics(tmp_path / "padded"), read_metrics(tmp_path / "packed"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-5
+
+
+def orders_of(raster_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tensor:
+    """(400, N) the orders in which stage 1 draws 400 samples, their seeds 0 to 399."""
+    flags = ["--data-path", "x", "--vq-ckpt", "x", "--raster-share", str(raster_share)]
+    cells, valid = torch.arange(N).expand(400, -1), torch.ones(400, 1, dtype=torch.bool)
+    encoders = SimpleNamespace(
+        codes=lambda images: images, text=lambda texts: (torch.zeros(400, 1, C), valid)
+    )
+    cpu = torch.device("cpu")
+    make = t2i_inputs(tiny(gpt_model), encoders, parse(T2IConfig, flags), cpu)
+    empty = [""] * 400
+    batch = T2IBatch(empty, list(range(400)), empty, [None] * 400, valid[:, 0], cells)
+    return make(batch, 0)[0].targets
+
+
+def test_the_raster_share_of_stage_one_is_drawn_per_sample():
+    cells = torch.arange(N)
+    none, half, all_raster = (orders_of(share) for share in (0, 0.5, 1))
+    assert torch.equal(all_raster, cells.expand(400, -1))
+    assert not (none == cells).all(1).any() and torch.equal(none.sort(1).values, cells.expand(400, -1))
+    in_raster = (half == cells).all(1)
+    assert 160 < in_raster.sum() < 240 and torch.equal(half[~in_raster], none[~in_raster])
+    assert torch.equal(orders_of(0, "GPT-tiny"), all_raster)
+    with pytest.raises(UserError, match="--raster-share 1.5"):
+        orders_of(1.5)
 
 
 def spoiled_list(shapes, name: str, **changes) -> str:
