@@ -167,6 +167,31 @@ def random_orders(seeds: list[int], num_cells: int, edit_mask: Tensor | None = N
     return orders.gather(1, kept_last)
 
 
+def region_orders(seeds: list[int], num_cells: int) -> Tensor:
+    """(B, N) orders of zero-shot edits: cells in raster order, but those of a random rectangle come last.
+
+    Height and width are uniform; half of the rectangles are in raster order, the others in a random one.
+
+    Args:
+      seeds: one a sample.
+    """
+    grid = round(num_cells**0.5)
+    generator = torch.Generator()
+    orders = torch.empty(len(seeds), num_cells, dtype=torch.long)
+    for order, seed in zip(orders, seeds, strict=True):
+        generator.manual_seed(seed)
+        size = torch.randint(1, grid + 1, (2,), generator=generator)
+        top, left = (torch.rand(2, generator=generator) * (grid + 1 - size)).long().tolist()
+        height, width = size.tolist()
+        inside = torch.zeros(grid, grid, dtype=torch.bool)
+        inside[top : top + height, left : left + width] = True
+        kept, region = (part.flatten().nonzero()[:, 0] for part in (~inside, inside))
+        if torch.rand((), generator=generator) < 0.5:
+            region = region[torch.randperm(len(region), generator=generator)]
+        torch.cat([kept, region], out=order)
+    return orders
+
+
 def t2i_layout(
     codes: Tensor, orders: Tensor, text_valid: Tensor, sample_valid: Tensor | None = None
 ) -> SequenceLayout:

@@ -112,7 +112,7 @@ def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: s
         runner.root / name,
         ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
-        + ["--codebook-init", "--raster-share", "0.5", "--max-steps", str(steps)]
+        + ["--codebook-init", "--region-share", "0.8", "--max-steps", str(steps)]
         + ["--global-batch-size", str(recipe.stage1_batch)]
         + ["--results-dir", str(runner.root / name)],
         resume_flag="--gpt-ckpt",

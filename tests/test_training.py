@@ -11,6 +11,7 @@ import torch
 from conftest import read_metrics, run_program
 from tiny_gpt import C, N, tiny
 
+from autoregressive.layout import random_orders, region_orders
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import t2i_inputs
@@ -116,9 +117,9 @@ def test_packed_rows_train_as_padded_batches(stage, shapes, train_flags, tmp_pat
         assert abs(a["loss"] - b["loss"]) < 1e-5
 
 
-def orders_of(raster_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tensor:
+def orders_of(region_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tensor:
     """(400, N) the orders in which stage 1 draws 400 samples, their seeds 0 to 399."""
-    flags = ["--data-path", "x", "--vq-ckpt", "x", "--raster-share", str(raster_share)]
+    flags = ["--data-path", "x", "--vq-ckpt", "x", "--region-share", str(region_share)]
     cells, valid = torch.arange(N).expand(400, -1), torch.ones(400, 1, dtype=torch.bool)
     encoders = SimpleNamespace(
         codes=lambda images: images, text=lambda texts: (torch.zeros(400, 1, C), valid)
@@ -130,15 +131,14 @@ def orders_of(raster_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tenso
     return make(batch, 0)[0].targets
 
 
-def test_the_raster_share_of_stage_one_is_drawn_per_sample():
-    cells = torch.arange(N)
-    none, half, all_raster = (orders_of(share) for share in (0, 0.5, 1))
-    assert torch.equal(all_raster, cells.expand(400, -1))
-    assert not (none == cells).all(1).any() and torch.equal(none.sort(1).values, cells.expand(400, -1))
-    in_raster = (half == cells).all(1)
-    assert 160 < in_raster.sum() < 240 and torch.equal(half[~in_raster], none[~in_raster])
-    assert torch.equal(orders_of(0, "GPT-tiny"), all_raster)
-    with pytest.raises(UserError, match="--raster-share 1.5"):
+def test_the_region_share_of_stage_one_is_drawn_per_sample():
+    none, half, all_edits = (orders_of(share) for share in (0, 0.5, 1))
+    assert torch.equal(none, random_orders(list(range(400)), N))
+    assert torch.equal(all_edits, region_orders(list(range(400)), N))
+    as_edits = (half == all_edits).all(1)
+    assert 160 < as_edits.sum() < 240 and torch.equal(half[~as_edits], none[~as_edits])
+    assert torch.equal(orders_of(0.5, "GPT-tiny"), torch.arange(N).expand(400, -1))
+    with pytest.raises(UserError, match="--region-share 1.5"):
         orders_of(1.5)
 
 

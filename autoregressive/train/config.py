@@ -204,7 +204,7 @@ class T2IConfig(TrainConfig):
             raise UserError("--packed-data holds its texts: it goes without --t5-feat-path")
         if self.cache_codes and self.short_t5_feat_path:
             raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
-        _check_share("--raster-share", self.raster_share)
+        _check_share("--region-share", self.region_share)
 
 
 @dataclass(frozen=True)

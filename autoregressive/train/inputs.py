@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, editing_layout, pack_rows, random_orders, t2i_layout
+from autoregressive.layout import (
+    SequenceLayout,
+    editing_layout,
+    pack_rows,
+    random_orders,
+    region_orders,
+    t2i_layout,
+)
 from autoregressive.models.gpt import Transformer
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
@@ -24,7 +31,7 @@ from tokenizer.tokenizer_image.vq_model import VQModel
 MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
 
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
-CAPTION_DROP, FULL_MASK, RASTER_ORDER = 2, 3, 4
+CAPTION_DROP, FULL_MASK, REGION_ORDER = 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,18 @@ def _chosen(purpose: int, seeds: list[int], share: float) -> Tensor:
 
 
 def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
-    """Stage 1: a fresh random order for every sample but the raster share (all, for `GPT-*`)."""
-    raster_share = config.raster_share if model.config.any_order else 1.0
+    """Stage 1: a fresh order for every sample, random or that of an edit (raster order for `GPT-*`)."""
 
     def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
         num_cells = model.config.block_size
-        in_raster = _chosen(RASTER_ORDER, batch.seeds, raster_share)[:, None]
-        orders = torch.where(in_raster, torch.arange(num_cells), random_orders(batch.seeds, num_cells))
+        orders = random_orders(batch.seeds, num_cells)
+        as_edits = _chosen(REGION_ORDER, batch.seeds, config.region_share)
+        seeds = [seed for seed, chosen in zip(batch.seeds, as_edits, strict=True) if chosen]
+        orders[as_edits] = region_orders(seeds, num_cells)
+        if not model.config.any_order:
+            orders = torch.arange(num_cells).expand_as(orders)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
 
