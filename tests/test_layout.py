@@ -10,6 +10,7 @@ from autoregressive.layout import (
     infill_prompt,
     next_step,
     random_orders,
+    region_orders,
     raster_edit_order,
     t2i_layout,
     t2i_prompt,
@@ -117,6 +118,23 @@ def test_next_step_never_looks_behind_its_slot():
     codes, valid = CODES[:, :1], torch.ones(2, 6, dtype=torch.bool)
     layout = next_step(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([3]))
     assert layout.attention_mask().int().tolist() == [[[[1, 1, 1, 1, 0, 0]]]] * 2
+
+
+def test_region_orders_draw_a_rectangle_last():
+    grid, seeds = 5, list(range(300))
+    orders = region_orders(seeds, grid**2)
+    sizes, in_raster = set(), []
+    for order in orders.tolist():
+        assert sorted(order) == list(range(grid**2))
+        # Whatever follows the last break of the raster order belongs to the rectangle.
+        kept = next((i for i in range(1, grid**2) if order[i] < order[i - 1]), grid**2)
+        last = sorted(order[kept:])
+        rows, columns = {cell // grid for cell in last}, {cell % grid for cell in last}
+        sizes.add((len(rows), len(columns)))
+        in_raster.append(order[kept:] == last)
+    assert {(1, 1), (5, 5), (2, 4), (4, 2)} <= sizes and 0.4 < sum(in_raster) / 300 < 0.8
+    assert torch.equal(region_orders([7, 250], grid**2), orders[[7, 250]])
+    assert region_orders([], 9).shape == (0, 9)
 
 
 def test_random_orders_hang_on_the_seed_alone():

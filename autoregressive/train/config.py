@@ -193,8 +193,8 @@ class T2IConfig(TrainConfig):
     )
     t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
-    raster_share: float = option(
-        0.0, help="share of samples whose cells come in raster order, not a random one"
+    region_share: float = option(
+        0.0, help="share of samples drawn as zero-shot edits: a rectangle comes last"
     )
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
