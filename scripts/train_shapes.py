@@ -37,7 +37,7 @@ class TrainShapes:
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
-    stage2_steps: int = option(3500, help="of the editor")
+    stage2_steps: int = option(3000, help="of the editor")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -52,7 +52,7 @@ class TrainShapes:
             tokenizer_images=20000,
             vq_model="VQ-8-medium",
             seed=self.seed,
-            full_mask_share=0.5,
+            full_mask_share=0.4,
             mask_flags=("--mask-dilation", "4"),
             stage1_batch=32,
             stage2_batch=32,
