@@ -109,7 +109,7 @@ def _tables(results: Results) -> list[str]:
         ("Editing in a region (table 1)", ["copy_source", "nep", "full_mask", "tokenizer_ceiling"], _BOTH),
         ("Ablations (table 3)", ["nep", "no_marks", "ntp"], _BOTH),
         ("Cost of an edit (table 4), amortised over batches of 64", list(ROWS), _COST),
-        ("Zero-shot editing (table 5)", ["copy_source", "zero_shot", "nep"], _BOTH),
+        ("Zero-shot editing (table 5)", ["copy_source", "zero_shot_tight", "zero_shot", "nep"], _BOTH),
         (
             "In-mask order (table 6)",
             ["zero_shot", "zero_shot_random_order", "nep", "nep_random_order"],

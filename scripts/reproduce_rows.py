@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shapes_recipe import ShapesRecipe, train_stage1, train_stage2
-from shapes_scores import edit_and_score
+from shapes_scores import ZERO_SHOT, ZERO_SHOT_TIGHT, edit_and_score
 from step_runner import StepRunner
 
 _INSTRUCTION = ("--text", "instruction")
-_RESULT = ("--text", "global")
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,9 @@ ROWS = {
     "ntp": Row("stage2_ntp", (*_INSTRUCTION, "--full-mask"), "NTP: trained on all cells"),
     "full_mask": Row("stage2", (*_INSTRUCTION, "--full-mask"), "NEP's model, all cells"),
     "auto_mask": Row("stage2", (*_INSTRUCTION, "--auto-mask"), "NEP, region found by the model"),
-    "zero_shot": Row("stage1", _RESULT, "zero-shot, raster order"),
-    "zero_shot_random_order": Row("stage1", (*_RESULT, "--random-order"), "zero-shot, random order"),
+    "zero_shot": Row("stage1", ZERO_SHOT, "zero-shot, region widened by half a cell"),
+    "zero_shot_random_order": Row("stage1", (*ZERO_SHOT, "--random-order"), "the same, random in-mask order"),
+    "zero_shot_tight": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, region as it is"),
 }
 # Baselines that the evaluation measures beside the generated images of the row "nep".
 BASELINES = {

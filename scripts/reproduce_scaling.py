@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from reproduce_rows import SCALING_REWARDS, SCALING_TASKS
+from shapes_scores import ZERO_SHOT_WIDENING
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
@@ -28,6 +29,7 @@ from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_
 from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
+from dataset.edit_masks import resize_mask
 from dataset.images import load_image, load_magicbrush_mask, save_png
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.checkpoint import write_atomic
@@ -70,7 +72,7 @@ def load_tasks(config: ReproduceScaling, task: str) -> list[Task]:
         text, seed = descriptions[turn.session_id][turn.output_path.name], 10_000 * config.seed + number
         if task == "draw":
             return Task(text, seed=seed)
-        mask = load_magicbrush_mask(turn.mask_path).numpy()
+        mask = resize_mask(load_magicbrush_mask(turn.mask_path)[None], ZERO_SHOT_WIDENING)[0].numpy()
         return Task(text, image=load_image(turn.input_path), mask=mask, seed=seed)
 
     return [load(number, turn) for number, turn in enumerate(turns)]

@@ -7,6 +7,13 @@ from pathlib import Path
 
 from step_runner import StepRunner
 
+ZERO_SHOT_WIDENING = 4  # pixels
+"""Half a cell. Masks are drawn tightly around an object, which says where in its place it stands; an editor
+learns to read them so, a model that was trained to draw does not."""
+ZERO_SHOT_TIGHT = ("--text", "global")
+ZERO_SHOT = (*ZERO_SHOT_TIGHT, "--mask-error", str(ZERO_SHOT_WIDENING))
+"""Flags of `sample_magicbrush.py` for stage-1 models, which are told what the result shows."""
+
 
 def edit_and_score(
     runner: StepRunner,

@@ -30,8 +30,9 @@ MODELS = {
 }
 SCORES = {
     "masked": "edit in the given region (editing)",
-    "zero_shot": "zero-shot, raster order (t2i)",
-    "zero_shot_random": "zero-shot, random order (t2i)",
+    "zero_shot": "zero-shot, region widened by half a cell (t2i)",
+    "zero_shot_random": "the same in random order (t2i)",
+    "zero_shot_tight": "zero-shot, region as it is (t2i)",
     "full_regeneration": "all cells anew (editing)",
 }
 ASKED = ("overall", "color", "shape")

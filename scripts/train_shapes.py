@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
-from shapes_scores import draw_and_score, edit_and_score
+from shapes_scores import ZERO_SHOT, ZERO_SHOT_TIGHT, draw_and_score, edit_and_score
 from step_runner import StepRunner
 
 from runtime.config import option, parse
@@ -22,8 +22,9 @@ from runtime.errors import run_command
 STEPS = ("data", "tokenizer", "stage1", "stage2", "scores")
 MODES = {
     "masked": ["--text", "instruction", "--turns", "single", "--write-ceiling"],
-    "zero_shot": ["--text", "global", "--turns", "single"],
-    "zero_shot_random": ["--text", "global", "--turns", "single", "--random-order"],
+    "zero_shot": [*ZERO_SHOT, "--turns", "single"],
+    "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
+    "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
 
