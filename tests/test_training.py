@@ -119,7 +119,8 @@ def test_packed_rows_train_as_padded_batches(stage, shapes, train_flags, tmp_pat
 
 def orders_of(region_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tensor:
     """(400, N) the orders in which stage 1 draws 400 samples, their seeds 0 to 399."""
-    flags = ["--data-path", "x", "--vq-ckpt", "x", "--region-share", str(region_share)]
+    flags = ["--data-path", "x", "--vq-ckpt", "x", "--gpt-model", gpt_model]
+    flags += ["--region-share", str(region_share)]
     cells, valid = torch.arange(N).expand(400, -1), torch.ones(400, 1, dtype=torch.bool)
     encoders = SimpleNamespace(
         codes=lambda images: images, text=lambda texts: (torch.zeros(400, 1, C), valid)
@@ -137,9 +138,11 @@ def test_the_region_share_of_stage_one_is_drawn_per_sample():
     assert torch.equal(all_edits, region_orders(list(range(400)), N))
     as_edits = (half == all_edits).all(1)
     assert 160 < as_edits.sum() < 240 and torch.equal(half[~as_edits], none[~as_edits])
-    assert torch.equal(orders_of(0.5, "GPT-tiny"), torch.arange(N).expand(400, -1))
-    with pytest.raises(UserError, match="--region-share 1.5"):
+    assert torch.equal(orders_of(0, "GPT-tiny"), torch.arange(N).expand(400, -1))
+    with pytest.raises(UserError, match="--region-share 1.5 is no share"):
         orders_of(1.5)
+    with pytest.raises(UserError, match="GPT-tiny draws in raster order only"):
+        orders_of(0.5, "GPT-tiny")
 
 
 def spoiled_list(shapes, name: str, **changes) -> str:

@@ -205,6 +205,10 @@ class T2IConfig(TrainConfig):
         if self.cache_codes and self.short_t5_feat_path:
             raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
         _check_share("--region-share", self.region_share)
+        if self.region_share and not GPT_MODELS[self.gpt_model].any_order:
+            raise UserError(
+                f"--region-share is for R-GPT models: {self.gpt_model} draws in raster order only"
+            )
 
 
 @dataclass(frozen=True)
