@@ -22,11 +22,11 @@ from runtime.checkpoint import file_sha256, list_checkpoints, load_checkpoint, w
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 
-# File: the training's folder, and what it is.
+# File: the folders of its trainings, one after the other, and what it is.
 MODELS = {
-    "tokenizer": ("tokenizer", "images of 72 px to 9 × 9 codes and back"),
-    "t2i": ("stage1", "any-order text to image; edits zero-shot"),
-    "editing": ("stage2", "edits, told the instruction and the region"),
+    "tokenizer": (["tokenizer"], "images of 72 px to 9 × 9 codes and back"),
+    "t2i": (["stage1"], "any-order text to image; edits zero-shot"),
+    "editing": (["stage2", "stage2_again"], "edits, told the instruction and the region"),
 }
 SCORES = {
     "masked": "edit in the given region (editing)",
@@ -52,11 +52,11 @@ def ship(config: ShipShapes) -> None:
     root, output = Path(config.results_dir), Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     lines = []
-    for name, (folder, words) in MODELS.items():
+    for name, (folders, words) in MODELS.items():
         path = output / f"{name}.safetensors"
         shutil.copyfile(_finished(root / "weights" / name / path.name), path)
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
-        steps = int(list_checkpoints(root / folder / "checkpoints")[-1].stem)
+        steps = " + ".join(str(_steps(root / folder)) for folder in folders)
         lines.append(
             f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB | {steps} "
             f"| `{file_sha256(path)}` |"
@@ -69,11 +69,14 @@ def ship(config: ShipShapes) -> None:
 def draw_curves(root: Path, path: Path) -> None:
     """The training losses of the three models, side by side."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (folder, _) in zip(figure.subplots(1, 3), MODELS.values(), strict=True):
-        lines = [json.loads(line) for line in (root / folder / "metrics.jsonl").read_text().splitlines()]
-        points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    for axes, (name, (folders, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
+        start, points = 0, []
+        for folder in (root / folder for folder in folders):
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            points += [(start + line["step"], line["loss"]) for line in lines if "loss" in line]
+            start += _steps(folder)
         axes.plot(*zip(*points, strict=True), color="#1f6fb4", linewidth=1)
-        axes.set(title=folder, xlabel="step", ylabel="loss")
+        axes.set(title=name, xlabel="step", ylabel="loss")
         axes.grid(alpha=0.3)
     FigureCanvasAgg(figure).print_png(path)
 
@@ -124,6 +127,11 @@ def card(root: Path, models: list[str]) -> str:
         "![training losses](curves.png)",
         "",
     ])  # fmt: skip
+
+
+def _steps(training: Path) -> int:
+    """How many steps it took."""
+    return int(list_checkpoints(training / "checkpoints")[-1].stem)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class TrainShapes:
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
-    stage2_steps: int = option(3000, help="of the editor")
+    stage2_steps: int = option(3000, help="of the editor, in each of two cosine cycles")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -85,6 +85,7 @@ def main() -> None:
     if config.until == "stage1":
         return
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again")
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
