@@ -170,10 +170,12 @@ def test_every_row_gets_its_model_and_flags_that_exist(tmp_path):
         for name, command in commands.items()
         if command[0].endswith("sample_magicbrush.py")
     }
-    assert len(edits) == 8 + 2 * len(MASK_ERRORS)
+    assert len(edits) == 9 + 2 * len(MASK_ERRORS)
     assert edits["edit_seed0/mask_error_stage2_jitter_-8"].mask_error == -8
     assert "stage2_jitter" in edits["edit_seed0/mask_error_stage2_jitter_-8"].gpt_ckpt
     assert "stage1" in edits["edit_seed0/zero_shot_random_order"].gpt_ckpt
+    widened = {name: edits[f"edit_seed0/{name}"].mask_error for name in ("zero_shot", "zero_shot_tight")}
+    assert widened == {"zero_shot": 4, "zero_shot_tight": 0}
     assert edits["edit_seed0/auto_mask"].auto_mask and "calibrate_seed0" in commands
     assert edits["edit_seed0/ntp"].full_mask and edits["edit_seed0/ntp"].turns == "both"
 
@@ -204,7 +206,10 @@ def test_a_tiny_run_writes_report_numbers_and_figures_and_is_resumed(tmp_path, v
     assert len(rewards) == 5 and rewards == sorted(rewards)
     assert [claim["verdict"] for claim in results["claims"]] == ["undecided"]
     report = (tmp_path / "RESULTS.md").read_text()
-    assert "zero-shot, raster order" in report and "zero-shot edits, led by likelihood" in report
+    assert (
+        "zero-shot, region widened by half a cell" in report
+        and "zero-shot edits, led by likelihood" in report
+    )
     for name in ("scaling.png", "edits_zero_shot.png"):
         assert f"figures/{name}" in report and Image.open(tmp_path / "figures" / name).width > 300
     again = run_program("scripts/reproduce_results.py", *flags)
