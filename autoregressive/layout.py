@@ -183,12 +183,12 @@ def region_orders(seeds: list[int], num_cells: int) -> Tensor:
         size = torch.randint(1, grid + 1, (2,), generator=generator)
         top, left = (torch.rand(2, generator=generator) * (grid + 1 - size)).long().tolist()
         height, width = size.tolist()
-        inside = torch.zeros(grid, grid, dtype=torch.bool)
-        inside[top : top + height, left : left + width] = True
-        kept, region = (part.flatten().nonzero()[:, 0] for part in (~inside, inside))
+        kept = torch.ones(1, grid, grid, dtype=torch.bool)
+        kept[:, top : top + height, left : left + width] = False
+        order[:] = raster_edit_order(kept.flatten(1))[0]
         if torch.rand((), generator=generator) < 0.5:
-            region = region[torch.randperm(len(region), generator=generator)]
-        torch.cat([kept, region], out=order)
+            region = order[-height * width :]
+            region[:] = region[torch.randperm(height * width, generator=generator)]
     return orders
 
 

@@ -147,8 +147,8 @@ def rotary_table(grid: int, head_dim: int, text_rotates_to_zero: bool, base: flo
     Args:
       grid: cells per side.
       head_dim: multiple of 4.
-      base: published 10000.
       text_rotates_to_zero: the text row is all zeros, as LlamaGen's weights were trained with; else identity.
+      base: published 10000.
     Returns:
       (grid² + 1, head_dim / 2, 2) float32.
     """
