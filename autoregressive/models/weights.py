@@ -73,7 +73,8 @@ def start_from_codebook(model: Transformer, codebook: Tensor) -> None:
     width = model.config.dim
     into, out_of = (nn.init.orthogonal_(codes.new_empty(codes.shape[1], width)) for _ in range(2))
     embeddings = model.tok_embeddings.weight
-    embeddings.mul_(0.3).add_(codes @ into * (0.02 * width**0.5))
+    norm = embeddings.norm(dim=1).mean()
+    embeddings.mul_(0.3).add_(codes @ into * norm)
     model.output.weight.copy_(codes @ out_of * CODEBOOK_HEAD_SCALE)
 
 

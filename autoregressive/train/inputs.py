@@ -5,6 +5,7 @@ Letters: B batch, N cells, T text slots, C caption width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from autoregressive.layout import (
     region_orders,
     t2i_layout,
 )
-from autoregressive.models.gpt import Transformer
+from autoregressive.models.gpt import ModelConfig, Transformer
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
@@ -87,17 +88,21 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
     def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
-        num_cells = model.config.block_size
-        orders = random_orders(batch.seeds, num_cells)
-        as_edits = _chosen(REGION_ORDER, batch.seeds, config.region_share)
-        seeds = [seed for seed, chosen in zip(batch.seeds, as_edits, strict=True) if chosen]
-        orders[as_edits] = region_orders(seeds, num_cells)
-        if not model.config.any_order:
-            orders = torch.arange(num_cells).expand_as(orders)
+        orders = _t2i_orders(batch.seeds, model.config, config.region_share)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
 
     return make
+
+
+def _t2i_orders(seeds: list[int], model: ModelConfig, region_share: float) -> Tensor:
+    """(B, N) the order in which each sample's cells are predicted."""
+    if not model.any_order:
+        return torch.arange(model.block_size).expand(len(seeds), -1)
+    orders = random_orders(seeds, model.block_size)
+    as_edits = _chosen(REGION_ORDER, seeds, region_share)
+    orders[as_edits] = region_orders(list(itertools.compress(seeds, as_edits)), model.block_size)
+    return orders
 
 
 def editing_inputs(
