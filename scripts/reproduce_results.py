@@ -33,7 +33,7 @@ from runtime.logging import get_logger
 
 log = get_logger(__name__)
 
-STEPS = {"tokenizer": 1500, "stage1": 600, "stage2": 300}
+STEPS = {"tokenizer": 1500, "stage1": 1000, "stage2": 300}
 _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
 
 
@@ -71,6 +71,8 @@ class ReproduceResults:
             self.num_test,
             steps,
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
+            stage1_batch=32,
+            stage2_batch=32,
             num_ranks=self.num_ranks,
         )
 
