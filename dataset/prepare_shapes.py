@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.shapes import render
-from dataset.shapes_edits import SETTINGS, ShapesConfig, random_session
+from dataset.shapes_edits import EDIT_KINDS, SETTINGS, ShapesConfig, random_session
 from dataset.shapes_writers import (
     contact_sheet,
     draw_test_sessions,
@@ -58,6 +58,11 @@ class PrepareShapesConfig:
         choices=tuple(SETTINGS),
         help="easy: aligned objects, plain backgrounds, 4 edit kinds; hard: jitter, textures, all 7 kinds",
     )
+    edits: list[str] | None = option(
+        None,
+        choices=EDIT_KINDS,
+        help="kinds of edit instead of the setting's; one named twice comes twice as often",
+    )
     write_parquet: bool = option(False, help="also write train/editing.parquet")
     num_workers: int = option(2, help="processes")
 
@@ -74,13 +79,15 @@ class PrepareShapesConfig:
 
     @property
     def shapes(self) -> ShapesConfig:
-        return replace(SETTINGS[self.setting], image_size=self.image_size)
+        config = replace(SETTINGS[self.setting], image_size=self.image_size)
+        return config if self.edits is None else replace(config, edits=tuple(self.edits))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content of the files."""
         names = ("num_train", "num_test", "num_emu", "image_size", "seed", "setting")
-        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names}
+        edits = {} if self.edits is None else {"edits": self.edits}
+        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names} | edits
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -110,8 +117,9 @@ def _is_finished(config: PrepareShapesConfig) -> bool:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); delete {folder} and run again") from None
     if settings != config.identity:
-        known = {**dict.fromkeys(config.identity), **settings}
-        differing = [f"{k}={known[k]} instead of {v}" for k, v in config.identity.items() if known[k] != v]
+        wanted = config.identity
+        names = [name for name in wanted | settings if settings.get(name) != wanted.get(name)]
+        differing = [f"{name}={settings.get(name)} instead of {wanted.get(name)}" for name in names]
         raise UserError(
             f"{folder} holds a set with {', '.join(differing)}; delete it or give another --output-dir"
         )

@@ -61,7 +61,7 @@ class ShapesConfig:
       jitter: objects lie this fraction of a place's side left or right of its middle, and as far above or
         below it; 0 also makes an edit's region the whole place instead of a padded bounding box.
       backgrounds: subset of `BACKGROUND_KINDS`.
-      edits: subset of `EDIT_KINDS`.
+      edits: of `EDIT_KINDS`; one that is named twice comes twice as often.
       sizes: subset of `SIZES`.
       max_objects: scenes hold 1 to this many objects.
     """
@@ -78,6 +78,8 @@ class ShapesConfig:
             chosen = getattr(self, field)
             if not chosen or not set(chosen) <= set(allowed):
                 raise UserError(f"shapes {field}={chosen}: choose one or more of {tuple(allowed)}")
+        if set(self.edits) in ({"add"}, {"remove"}):
+            raise UserError(f"shapes edits={self.edits}: impossible in some scenes; choose another kind too")
         if not 24 <= self.image_size <= 4096:
             raise UserError(f"shapes image_size={self.image_size}: choose 24 to 4096 pixels")
         if not 2 <= self.max_objects <= 3:

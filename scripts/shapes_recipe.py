@@ -7,6 +7,8 @@ from pathlib import Path
 
 from step_runner import StepRunner
 
+from dataset.shapes_edits import SETTINGS
+
 HARD_SETTING = (
     "The hard setting of the shapes set: 1 to 3 objects in nine places, of six shapes, seven colours and two "
     "sizes, in a place at one of four offsets of 1/18 of the image (half a cell at 72 px); six background "
@@ -72,6 +74,22 @@ def make_data(recipe: ShapesRecipe, runner: StepRunner) -> None:
     )
 
 
+def make_more_edits(recipe: ShapesRecipe, runner: StepRunner, name: str, num_train: int) -> None:
+    """Further edits for training in the folder `name`, four times as many adds among them.
+
+    Of an add the source does not show where in its place the object belongs: only the region tells. From few
+    of them a model does not learn to read it.
+    """
+    folder, kinds = runner.root / name, SETTINGS[recipe.setting].edits
+    runner.run(
+        name,
+        folder,
+        ["dataset/prepare_shapes.py", "--output-dir", str(folder), "--setting", recipe.setting]
+        + ["--image-size", str(recipe.image_size), "--num-train", str(num_train), "--num-test", "1"]
+        + ["--num-emu", "0", "--seed", str(recipe.seed + 1), "--edits", *kinds, "add", "add", "add"],
+    )
+
+
 def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
     """Trains the tokenizer and judges it in `reconstructions`; returns its checkpoint."""
     root, steps = runner.root, recipe.steps["tokenizer"]
@@ -129,14 +147,19 @@ def train_stage2(
     name: str = "stage2",
     *,
     marks: bool = True,
+    data: str = "data",
 ) -> str:
-    """Trains the editor in the folder `name`, with the row of marks or without; returns its checkpoint."""
+    """Trains the editor in the folder `name`, with the row of marks or without; returns its checkpoint.
+
+    Args:
+      data: the folder with the shapes set.
+    """
     steps = recipe.steps["stage2"]
     runner.run(
         name,
         runner.root / name,
         ["autoregressive/train/train_editing.py", *_shared(recipe, runner, vq_ckpt)]
-        + ["--data-path", str(runner.root / "data" / "train" / "editing.jsonl")]
+        + ["--data-path", str(runner.root / data / "train" / "editing.jsonl")]
         + (["--mask_in_context"] if marks else [])
         + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.mask_flags]
         + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]

@@ -12,7 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
+from shapes_recipe import (
+    ShapesRecipe,
+    make_data,
+    make_more_edits,
+    train_stage1,
+    train_stage2,
+    train_tokenizer,
+)
 from shapes_scores import ZERO_SHOT, ZERO_SHOT_TIGHT, draw_and_score, edit_and_score
 from step_runner import StepRunner
 
@@ -35,6 +42,7 @@ class TrainShapes:
 
     results_dir: str = option("results/shapes", help="everything goes here")
     num_train: int = option(24000, help="training edits")
+    num_again: int = option(60000, help="further ones, for the editor's second cycle")
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
@@ -85,7 +93,9 @@ def main() -> None:
     if config.until == "stage1":
         return
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
-    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again")
+    # Of the pairs it has seen the editor has nothing more to learn.
+    make_more_edits(recipe, runner, "data_again", config.num_again)
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data="data_again")
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
