@@ -119,6 +119,18 @@ def test_a_finished_set_is_left_alone_and_other_settings_are_refused(prepared, t
         prepare(tmp_path)
 
 
+def test_kinds_of_edit_can_be_chosen_and_weighted(tmp_path):
+    prepare(tmp_path / "set", num_train=60, setting="hard", edits=["add", "add", "add", "recolor"])
+    asked = [line["edit_prompt"].split()[0] for line in read_lines(tmp_path / "set" / "train/editing.jsonl")]
+    adds = sum(word in ("add", "put", "draw") for word in asked)
+    recolors = sum(word in ("change", "make", "paint") for word in asked)
+    assert adds + recolors == 60 and adds > recolors > 0
+    with pytest.raises(UserError, match="edits=.*instead of None"):
+        prepare(tmp_path / "set", num_train=60, setting="hard")
+    with pytest.raises(UserError, match="impossible in some scenes"):
+        prepare(tmp_path / "adds", edits=["add"])
+
+
 def test_an_interrupted_run_goes_on_and_ends_like_an_unbroken_one(tmp_path, monkeypatch):
     prepare(tmp_path / "whole", num_train=300)
 

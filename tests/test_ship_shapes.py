@@ -12,7 +12,7 @@ from PIL import Image
 from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
 
-TINY = ["--num-train", "40", "--num-test", "4", "--tokenizer-steps", "2"]
+TINY = ["--num-train", "40", "--num-again", "40", "--num-test", "4", "--tokenizer-steps", "2"]
 
 
 @pytest.mark.slow
