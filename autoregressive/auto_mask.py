@@ -139,9 +139,9 @@ def edit_scores(model: Transformer, source: Tensor, text: Tensor, text_valid: Te
 
     Two passes over the source, every cell marked "edit", give p(code | text) and, without the instruction,
     p(code). The score is the share of their Kullback-Leibler divergence that belongs to change: the sum of
-    p(code | text) (log p(code | text) - log p(code)) over all codes but the source's. Where the instruction
-    only makes a change less likely than it was, there is nothing to sum. Each cell is predicted twice, see
-    `locating_layout`; the higher score counts.
+    p(code | text) (log p(code | text) - log p(code)) over all codes but the source's. It is below 0 where the
+    instruction makes a change less likely than it was; smoothed, that speaks against the cells around it too.
+    Each cell is predicted twice, see `locating_layout`; the higher score counts.
 
     Args:
       model: an editing model with marks.

@@ -280,20 +280,36 @@ def infill_prompt(codes: Tensor, edit_mask: Tensor, orders: Tensor, text_valid: 
       orders: (B, N) cells, edited ones first.
       text_valid: (B, T) bool.
     """
-    num_kept = (~edit_mask).sum(1)
-    longest = int(num_kept.max())
-    # Raster order of [edited | kept]: the last `num_kept` entries of a row are its kept cells.
-    cells = raster_edit_order(edit_mask)[:, edit_mask.shape[1] - longest :]
-    kept = torch.arange(longest, device=cells.device) >= longest - num_kept[:, None]
+    cells, kept = right_aligned(~edit_mask)
     plain = _sequence(codes.gather(1, cells), cells, orders[:, :1], text_valid, 1)
-    valid = torch.cat([text_valid, kept], dim=1)
-    index = torch.argsort(valid.to(torch.uint8), dim=1, stable=True)
-    sorted_cells = plain.cells.gather(1, index)
+    return pad_left(dataclasses.replace(plain, key_valid=torch.cat([text_valid, kept], dim=1)))
+
+
+def right_aligned(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Raster numbers of the True cells in (B, N) `chosen`, in that order, at the right ends of (B, M) rows.
+
+    Returns:
+      The numbers, and (B, M) bool which of them are chosen ones; M is the most that a row has.
+    """
+    num_chosen = chosen.sum(1)
+    longest = int(num_chosen.max())
+    # Raster order of [others | chosen]: the last entries of a row are what is wanted.
+    cells = raster_edit_order(~chosen)[:, chosen.shape[1] - longest :]
+    return cells, torch.arange(longest, device=cells.device) >= longest - num_chosen[:, None]
+
+
+def pad_left(layout: SequenceLayout) -> SequenceLayout:
+    """Moves the slots that are not valid to the left: every row's last slot is its last content.
+
+    What that slot predicts stays; every other slot predicts the one after it.
+    """
+    index = torch.argsort(layout.key_valid.to(torch.uint8), dim=1, stable=True)
+    cells = layout.cells.gather(1, index)
     return dataclasses.replace(
-        plain,
-        cells=sorted_cells,
-        next_cells=torch.cat([sorted_cells[:, 1:], orders[:, :1]], dim=1),
-        key_valid=valid.gather(1, index),
+        layout,
+        cells=cells,
+        next_cells=torch.cat([cells[:, 1:], layout.next_cells[:, -1:]], dim=1),
+        key_valid=layout.key_valid.gather(1, index),
         content_index=index,
     )
 

@@ -283,13 +283,7 @@ class EditingPipeline:
           text, text_valid: (P, T, C) and (P, T), left-padded.
           seeds: B of them, B / P for each source in turn.
         """
-        marked = self.transformer.config.mask_in_context
-        mode = mode or ("marks" if marked else "zero_shot")
-        if mode not in MODES:
-            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
-        if marked != (mode == "marks"):
-            has = "has" if marked else "has no"
-            raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
+        mode = self.resolve_mode(mode)
         source, edit_mask = source.cpu(), edit_mask.cpu()
         num_samples = len(seeds) // len(source)
         masks = edit_mask.repeat_interleave(num_samples, 0)
@@ -302,9 +296,24 @@ class EditingPipeline:
             prompt = infill_prompt(source, edit_mask, first, text_valid)
         else:
             vocab = self.transformer.config.vocab_size
-            prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=marked)
+            prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
         codes = self.generate_codes(prompt, orders, text, seeds, sampling, counts.tolist())
         return place(codes.cpu(), orders, counts, source.repeat_interleave(num_samples, 0))
+
+    def resolve_mode(self, wanted: str | None = None) -> str:
+        """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".
+
+        Raises:
+          UserError: a mode that is unknown or does not fit the model.
+        """
+        marked = self.transformer.config.mask_in_context
+        mode = wanted or ("marks" if marked else "zero_shot")
+        if mode not in MODES:
+            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
+        if marked != (mode == "marks"):
+            has = "has" if marked else "has no"
+            raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
+        return mode
 
     def generate_codes(
         self,

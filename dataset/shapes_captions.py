@@ -29,7 +29,7 @@ def parse_caption(text: str) -> Scene:
     Args:
       text: for example "a red circle at the top left, striped gray background".
     Raises:
-      UserError: another kind of text, or two objects in one place.
+      UserError: another kind of text, two objects in one place, or one in every place.
     """
     *things, behind = text.strip().split(", ")
     objects = [_OBJECT.fullmatch(thing) for thing in things]
@@ -45,4 +45,6 @@ def parse_caption(text: str) -> Scene:
     )
     if len({thing.place for thing in scene_objects}) < len(scene_objects):
         raise UserError(f"{text!r} puts two objects in one place; name each place once")
+    if len(scene_objects) == len(PLACES):
+        raise UserError(f"{text!r} leaves no place empty, so that no background can be seen; name fewer")
     return Scene(scene_objects, Background(background[2], background[1] or "plain"))

@@ -48,7 +48,7 @@ class CalibrateAutoMask(SampleConfig):
     num_edits: int = option(0, help="use the first of the edits only; 0 for all")
     thresholds: list[float] = option([0.5, 1, 1.5, 2, 3, 4, 5, 7], help="nats to try")
     smoothings: list[float] = option([0, 0.5, 1, 1.5, 2, 3], help="standard deviations in cells to try")
-    growths: list[int] = option([0, 1, 2], help="cells to try")
+    growths: list[int] = option([0, 1, 2, 3], help="cells to try")
 
     def grid_of_settings(self) -> list[AutoMaskSettings]:
         """Every combination of the values to try."""
@@ -105,6 +105,13 @@ def main() -> None:
     log.info("%s", "".join(f"{name:>11}" for name in table[0]))
     for row in table[:_SHOWN]:
         log.info("%s", "".join(f"{value:11.3g}" for value in row.values()))
+    for name, tried in (
+        ("threshold", config.thresholds),
+        ("smoothing", config.smoothings),
+        ("growth", config.growths),
+    ):
+        if table[0][name] == max(tried):
+            log.warning("%s %g is the highest that was tried: try higher ones too", name, table[0][name])
     content = {
         "settings": {name: table[0][name] for name in names},
         "iou": table[0]["iou"],

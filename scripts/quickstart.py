@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shapes_recipe import ShapesRecipe, make_data, train_stage1, train_stage2, train_tokenizer
 from shapes_scores import edit_and_score
-from step_runner import StepRunner, current_commit
+from step_runner import StepRunner
 
 from evaluations.edit_grid import EditItem, edit_grid
 from evaluations.report import (
@@ -75,7 +75,7 @@ def summarise(config: Quickstart, runner: StepRunner) -> dict:
             "tokenizer_ceiling": masked["tokenizer_ceiling"]["all_turn"]["l1"],
         },
         "unchanged_pixel_share": min(unchanged),
-        "commit": current_commit(),
+        "commit": ", ".join(sorted(runner.commits)),
         "steps_scale": config.steps_scale,
         "seconds": runner.seconds,
     }
@@ -181,7 +181,7 @@ def main() -> None:
         root / "report.html",
         "Quickstart: image editing by next editing token prediction",
         report_sections(runner, summary),
-        subtitle=f"{summary['minutes']:.1f} minutes, commit {summary['commit'][:10]}",
+        subtitle=f"{summary['minutes']:.1f} minutes, commit {summary['commit']}",
     )
     edit_grid(edit_items(root, "masked")[:12], root / "edits.png")
     summary["minutes"] += (time.monotonic() - start) / 60

@@ -8,28 +8,34 @@ from typing import Any
 from reproduce_numbers import MULTI, SINGLE, Results, Statistic
 from reproduce_rows import SCALING_REWARDS, SCALING_TASKS, scaling_name
 
-HOLDS, FAILS, OPEN, TIED = "holds", "does not hold", "undecided", "no difference"
+HOLDS, FAILS, OPEN, TIED, ABSENT = "holds", "does not hold", "undecided", "no difference", "not measured"
+MARGIN = 0.02
+"""A share of edits: two methods whose shares are no further apart do equally well."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: a difference that should be above 0, or (`equal`) whose interval should hold 0.
+    """One comparison: a difference that should be above 0, or (`equal`) within ± `MARGIN`.
 
-    `words` say what should be true.
+    `words` say what should be true; no difference means that it was not measured.
     """
 
     words: str
-    difference: Statistic
+    difference: Statistic | None
     equal: bool = False
 
     @property
     def verdict(self) -> str:
         """From the 95 % interval of the difference; "no difference" where all seeds have exactly none."""
+        if self.difference is None:
+            return ABSENT
         mean, half = self.difference.mean, self.difference.half_interval
         if mean is None or half is None:
             return OPEN
         if self.equal:
-            return HOLDS if abs(mean) <= half or mean == 0 else FAILS
+            if abs(mean) + half <= MARGIN:
+                return HOLDS
+            return FAILS if abs(mean) - half > MARGIN else OPEN
         if mean == half == 0:
             return TIED
         if mean - half > 0:
@@ -53,14 +59,14 @@ class Claim:
 
     def to_dict(self) -> dict[str, Any]:
         checks = [
-            {"words": c.words, "verdict": c.verdict, "difference": c.difference.to_dict()}
+            {"words": c.words, "verdict": c.verdict, "difference": c.difference and c.difference.to_dict()}
             for c in self.checks
         ]
         return {"words": self.words, "verdict": self.verdict, "checks": checks}
 
 
 def judge(results: Results) -> list[Claim]:
-    """The five claims, with the checks that the rows at hand allow."""
+    """The five claims, but for those of which nothing was measured."""
     turns = {SINGLE: "single turns", MULTI: "sessions"}
 
     def above(better: str, worse: str, words: str) -> list[Check]:
@@ -96,30 +102,40 @@ def judge(results: Results) -> list[Claim]:
         ],
     }
     return [
-        Claim(words, tuple(c for c in checks if c is not None))
+        Claim(words, tuple(checks))
         for words, checks in claims.items()
-        if any(c is not None for c in checks)
+        if any(check.difference is not None for check in checks)
     ]
 
 
 def _compare(
     results: Results, more: str, less: str, number: str, protocol: str, words: str, equal: bool = False
-) -> Check | None:
+) -> Check:
     pair = [results.find(row, number, protocol) for row in (more, less)]
-    return None if None in pair else Check(words, pair[0].minus(pair[1]), equal)
+    return Check(words, None if None in pair else pair[0].minus(pair[1]), equal)
 
 
 def _scaling_checks(results: Results) -> list[Check]:
-    """The last round against the first image, and against as many tokens spent on whole images."""
+    """The last round against the first image, and against as many tokens spent on whole images.
+
+    A search accepts higher rewards only: that its reward rises shows nothing, nor does its accuracy where the
+    verifier is the reward.
+    """
     checks = []
     for task, task_words in SCALING_TASKS.items():
         for reward in SCALING_REWARDS:
-            if (found := results.scaling.get(scaling_name(task, reward))) is None:
-                continue
+            found = results.scaling.get(scaling_name(task, reward))
             for column in ("reward", "accuracy"):
-                scaled, baseline = found["search"][column], found["best_of_n"][column]
                 where = f"{column} of {task_words}, led by {reward},"
-                checks.append(Check(f"{where} rises over the rounds", scaled[-1].minus(scaled[0])))
-                words = f"{where} beats best-of-n at equal tokens"
-                checks.append(Check(words, scaled[-1].minus(baseline[-1])))
+                words = f"{where} beats best-of-n, which draws at least as many tokens"
+                checks.append(Check(words, _gain(found, column, "best_of_n", -1)))
+                if column == "accuracy" and reward != "shapes":
+                    checks.append(Check(f"{where} rises over the rounds", _gain(found, column, "search", 0)))
     return checks
+
+
+def _gain(
+    found: dict[str, dict[str, list[Statistic]]] | None, column: str, method: str, at: int
+) -> Statistic | None:
+    """The search's last number less another one; None if nothing was measured."""
+    return None if found is None else found["search"][column][-1].minus(found[method][column][at])

@@ -19,12 +19,12 @@ from reproduce_rows import (
     scaling_name,
 )
 
+from autoregressive.scaling.search import METHODS
 from evaluations.edit_grid import edit_grid
 
 _GRIDS = ("nep", "zero_shot", "auto_mask", "ntp")
 _NUM_SHOWN = 8
 _COLOURS = ("#1f6fb4", "#b4531f")
-_METHODS = {"search": "search", "best_of_n": "best of n"}
 
 
 def draw_figures(results: Results, root: Path, seed: int, groups: Sequence[str]) -> list[Path]:
@@ -68,12 +68,12 @@ def _scaling(results: Results, path: Path) -> Path:
     for (rounds, reward, accuracy), (task, led_by) in zip(grid, names, strict=True):
         methods = results.scaling[scaling_name(task, led_by)]
         scaled = methods["search"]["reward"]
-        _line(rounds, range(len(scaled)), scaled, _COLOURS[0], _METHODS["search"])
+        _line(rounds, range(len(scaled)), scaled, _COLOURS[0], METHODS["search"])
         title = f"{SCALING_TASKS[task]}, led by {led_by}"
         rounds.set(xlabel="rounds", ylabel=f"reward: {led_by}", title=title)
         rounds.set_xticks(range(len(scaled)))
         for axes, column in ((reward, "reward"), (accuracy, "accuracy")):
-            for colour, (method, words) in zip(_COLOURS, _METHODS.items(), strict=True):
+            for colour, (method, words) in zip(_COLOURS, METHODS.items(), strict=True):
                 budget = [point.mean for point in methods[method]["budget"]]
                 _line(axes, budget, methods[method][column], colour, words)
             axes.set_xlabel("token budget, in whole images")

@@ -20,6 +20,7 @@ from reproduce_rows import (
     scaling_name,
 )
 
+from autoregressive.scaling.search import METHODS
 from evaluations.images import load_region
 from evaluations.metrics import half_interval95
 
@@ -99,7 +100,7 @@ def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
             for reward in SCALING_REWARDS:
                 name = scaling_name(task, reward)
                 found = [_read(scores[seed] / "scaling" / f"{name}.json") for seed in seeds]
-                scaling[name] = {m: _columns([one[m] for one in found]) for m in ("search", "best_of_n")}
+                scaling[name] = {m: _columns([one[m] for one in found]) for m in METHODS}
     return Results(rows, mask_error, scaling)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduce_claims import Claim
+from reproduce_claims import MARGIN, Claim
 from reproduce_numbers import KINDS, MULTI, RATES, SINGLE, Results, Statistic
 from reproduce_rows import (
     BASELINES,
@@ -44,13 +44,14 @@ def write_report(
     """Writes RESULTS.md beside the folder of figures.
 
     Args:
-      about: "command", "machine", "date", "commit", "seeds", "num_test", "num_train", "steps", "minutes".
+      about: "command", "machine", "date", "commit", "seeds", "num_test", "num_scaled", "num_train", "steps",
+        "minutes".
     """
     parts = [_head(about), _claims(claims), *_tables(results)]
     if results.mask_error:
         parts.append(_mask_error(results))
     if results.scaling:
-        parts.append(_scaling(results))
+        parts.append(_scaling(results, about["num_scaled"]))
     pictures = "\n\n".join(f"![{file.stem.replace('_', ' ')}](figures/{file.name})" for file in figures)
     parts.append(f"## Figures\n\nPictures of edits are those of seed {about['seeds'][0]}.\n\n{pictures}")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -87,8 +88,9 @@ def _claims(claims: Sequence[Claim]) -> str:
         "## The paper's claims",
         "",
         "A comparison holds if the 95 % interval of its difference over seeds lies above 0, does not hold if "
-        "it lies below, and is undecided if it holds 0; one of equals holds if its interval holds 0. A claim "
-        "holds if all of its comparisons do. L1, tokens and seconds count the other way: more is worse.",
+        "it lies below, and is undecided if it holds 0; one of equals holds if the interval lies within "
+        f"± {MARGIN} and does not if it lies outside. A claim holds if all of its comparisons do. L1, tokens "
+        "and seconds count the other way: more is worse.",
     ]
     for claim in claims:
         lines += [
@@ -140,11 +142,13 @@ def _mask_error(results: Results) -> str:
     return "## Masks too small or too large: edits that the verifier passes\n\n" + "\n".join(lines)
 
 
-def _scaling(results: Results) -> str:
-    """Columns are rounds; best-of-n gets the columns' tokens as whole images."""
+def _scaling(results: Results, num_scaled: int) -> str:
+    """Columns are rounds; the last one is best-of-n at the end."""
     parts = [
-        "## Test-time scaling (table 7)\n\nDrawn at temperature 1 without guidance: candidates must differ. "
-        "The budget is what rounds may draw, in whole images; a task whose reward cannot rise draws no more."
+        f"## Test-time scaling (table 7)\n\nThe first {num_scaled} tasks, drawn at temperature 1 without "
+        "guidance: candidates must differ. The budget is what rounds may draw, in whole images; a task whose "
+        "reward cannot rise draws no more. Best of n may draw as much as all rounds, rounded up to whole "
+        "images. A search accepts higher rewards only, so that its reward cannot fall."
     ]
     for task, task_words in SCALING_TASKS.items():
         for reward in SCALING_REWARDS:
@@ -152,7 +156,7 @@ def _scaling(results: Results) -> str:
             search, baseline = methods["search"], methods["best_of_n"]
             rounds = range(len(search["reward"]))
             title = f"{task_words}, led by {reward}"
-            lines = _row([title, *(f"round {r}" for r in rounds), "best of n, same tokens"], True)
+            lines = _row([title, *(f"round {r}" for r in rounds), "best of n"], True)
             for column, words in (
                 ("reward", "reward"),
                 ("accuracy", "verifier"),

@@ -24,7 +24,7 @@ from reproduce_numbers import collect
 from reproduce_report import write_report
 from reproduce_rows import GROUPS, SeedModels, make_validation, run_seed
 from shapes_recipe import ShapesRecipe, make_data, train_tokenizer
-from step_runner import StepRunner, current_commit
+from step_runner import StepRunner
 
 from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
@@ -56,6 +56,10 @@ class ReproduceResults:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give different seeds, at least one")
+        if not 1 <= self.num_scaled <= self.num_test:
+            raise UserError(
+                f"--num-scaled {self.num_scaled}: take 1 to {self.num_test}, the --num-test edits"
+            )
 
     def sizes(self) -> ReproduceResults:
         """The configuration that is run: with `--quick` a tiny one."""
@@ -96,16 +100,19 @@ def about(config: ReproduceResults, runner: StepRunner) -> dict[str, Any]:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     processors = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    steps = dict(config.recipe().steps)
+    if not config.train_tokenizer:
+        del steps["tokenizer"]
     return {
         "command": shlex.join(["python", "scripts/reproduce_results.py", *sys.argv[1:]]),
         "machine": f"{processors[0] if processors else platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": current_commit(),
+        "commit": ", ".join(sorted(runner.commits)),
         "seeds": config.seeds,
         "num_train": config.num_train,
         "num_test": config.num_test,
         "num_scaled": config.num_scaled,
-        "steps": config.recipe().steps,
+        "steps": steps,
         "minutes": sum(runner.seconds.values()) / 60,
     }
 

@@ -12,7 +12,6 @@ with the same settings, is kept.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,8 +23,9 @@ from shapes_scores import ZERO_SHOT_WIDENING
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
-from autoregressive.scaling.rewards import Reward, build_reward
-from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
+from autoregressive.sample.edit_sets import magicbrush_sha256
+from autoregressive.scaling.rewards import build_reward
+from autoregressive.scaling.search import METHODS, SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
@@ -40,7 +40,6 @@ from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)
 
-METHODS = ("search", "best_of_n")
 _NUM_STRIPS = 12
 
 
@@ -64,9 +63,12 @@ class ReproduceScaling(SampleConfig):
 def load_tasks(config: ReproduceScaling, task: str) -> list[Task]:
     """The first results of the test set: to draw from their descriptions, or to edit into."""
     descriptions = read_descriptions(config.magicbrush_path, "global")
-    turns = list(iterate_turns(read_sessions(config.magicbrush_path)))[: config.num_tasks]
-    if not turns:
-        raise UserError(f"--num-tasks {config.num_tasks}: take at least 1 of {config.magicbrush_path}")
+    turns = list(iterate_turns(read_sessions(config.magicbrush_path)))
+    if not 1 <= config.num_tasks <= len(turns):
+        raise UserError(
+            f"--num-tasks {config.num_tasks}: take 1 to {len(turns)}, all of {config.magicbrush_path}"
+        )
+    turns = turns[: config.num_tasks]
 
     def load(number: int, turn: Turn) -> Task:
         text, seed = descriptions[turn.session_id][turn.output_path.name], 10_000 * config.seed + number
@@ -76,23 +78,6 @@ def load_tasks(config: ReproduceScaling, task: str) -> list[Task]:
         return Task(text, image=load_image(turn.input_path), mask=mask, seed=seed)
 
     return [load(number, turn) for number, turn in enumerate(turns)]
-
-
-def run_both(batch: TaskBatch, reward: Reward, settings: SearchSettings) -> dict[str, list[SearchResult]]:
-    """Both methods, which start from the same images and may draw as many tokens for each task."""
-    by_budget: dict[int, list[int]] = defaultdict(list)
-    for row, free in enumerate(batch.free.sum(1).tolist()):
-        by_budget[full_cost(free, settings)].append(row)
-    baseline: list[SearchResult | None] = [None] * len(batch)
-    for budget, rows in by_budget.items():
-        for row, result in zip(rows, best_of_n(batch.rows(rows), reward, budget), strict=True):
-            baseline[row] = result
-    return {"search": search(batch, reward, settings), "best_of_n": baseline}
-
-
-def full_cost(free: int, settings: SearchSettings) -> int:
-    """Tokens of a search that uses all its rounds, the first image of `free` cells included."""
-    return free + settings.rounds * settings.candidates * int(settings.cells_a_round(torch.tensor(free)))
 
 
 def summarise(results: Sequence[SearchResult], captions: Sequence[str]) -> dict[str, list[float]]:
@@ -131,7 +116,7 @@ def summarise_both(
     for column in summary["search"].values():
         column += column[-1:] * (settings.rounds + 1 - len(column))
     free = [len(result.rounds[0].cells) for result in results["search"]]
-    full = _mean([full_cost(n, settings) / n for n in free])
+    full = (settings.cost(torch.tensor(free)) / torch.tensor(free)).mean().item()
     steps = range(settings.rounds + 1)
     summary["search"]["budget"] = [1 + (full - 1) * number / max(settings.rounds, 1) for number in steps]
     summary["best_of_n"]["budget"] = summary["best_of_n"]["images_worth"]
@@ -153,8 +138,8 @@ def measure(
         for start in range(0, len(tasks), config.batch_size):
             part = tasks[start : start + config.batch_size]
             batch = TaskBatch(pipeline, part, config.sampling(), mask_rule="exact")
-            for method, found in run_both(batch, reward, settings).items():
-                results[method] += found
+            results["search"] += search(batch, reward, settings)
+            results["best_of_n"] += best_of_n(batch, reward, settings)
             bar.update(len(part))
     improved = [result for result in results["search"] if sum(r.accepted for r in result.rounds) > 1]
     for number, result in enumerate(improved[:_NUM_STRIPS]):
@@ -169,6 +154,9 @@ def main() -> None:
         pipeline = config.load_pipeline(ranks.device)
         settings = config.settings(pipeline.text_encoder)
         settings = {key: value for key, value in settings.items() if key not in ("tasks", "rewards")}
+        json_files = sorted(Path(config.magicbrush_path).glob("*.json"))
+        sessions = read_sessions(config.magicbrush_path)
+        settings["test_set_sha256"] = magicbrush_sha256(sessions, json_files)
         for task, reward in product(config.tasks, config.rewards):
             path = Path(config.output_dir) / f"{task}_{reward}.json"
             if _is_done(path, settings):

@@ -30,10 +30,12 @@ class StepRunner:
     Attributes:
       root: gets a folder `steps` with a file a step.
       seconds: spent on each step, interrupted tries included.
+      commits: of the code that ran the steps, see `current_commit`.
     """
 
     root: Path
     seconds: dict[str, float] = field(default_factory=dict)
+    commits: set[str] = field(default_factory=set)
     _inputs: str = ""
 
     def run(
@@ -60,11 +62,14 @@ class StepRunner:
         if same and state["done"]:
             log.info("step %d, %s: done already (%.0f s)", number, name, state["seconds"])
             self.seconds[name] = state["seconds"]
+            self.commits.update(state.get("commits", ["unknown"]))
             return
         if not same and output.exists():
             log.info("step %d, %s: its settings have changed, %s is made anew", number, name, output)
             shutil.rmtree(output)
         spent = state["seconds"] if same else 0.0
+        earlier = state.get("commits", ["unknown"]) if same else []
+        commits = sorted({current_commit(), *earlier})
         extra: list[str] = []
         if resume_flag and (found := list_checkpoints(output / "checkpoints")):
             extra = [resume_flag, str(found[-1])]
@@ -72,32 +77,39 @@ class StepRunner:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
             command = [*torchrun, *command]
         log.info("step %d, %s:\n  python %s", number, name, shlex.join([*command, *extra]))
-        self._mark(marker, spent, done=False)
+        self._mark(marker, spent, commits, done=False)
         start = time.monotonic()
         try:
             process = [sys.executable, *command, *extra]
             status = subprocess.run(process, cwd=ROOT, env={**KEEP_MEMORY, **os.environ}).returncode
         finally:
             spent += time.monotonic() - start
-            self._mark(marker, spent, done=False)
+            self._mark(marker, spent, commits, done=False)
         if status:
             raise UserError(f"step {name} failed with exit status {status}; its message is above")
-        self._mark(marker, spent, done=True)
+        self._mark(marker, spent, commits, done=True)
         self.seconds[name] = spent
+        self.commits.update(commits)
 
     def branch(self, *files: str) -> StepRunner:
         """A runner whose steps depend on those so far and on `files`, not on what is run here from now on."""
         inputs = "".join([self._inputs, *map(file_sha256, files)])
-        return StepRunner(self.root, self.seconds, inputs)
+        return StepRunner(self.root, self.seconds, self.commits, inputs)
 
-    def _mark(self, marker: Path, seconds: float, done: bool) -> None:
-        content = json.dumps({"inputs": self._inputs, "done": done, "seconds": seconds})
+    def _mark(self, marker: Path, seconds: float, commits: list[str], done: bool) -> None:
+        state = {"inputs": self._inputs, "done": done, "seconds": seconds, "commits": commits}
+        content = json.dumps(state)
         write_atomic(marker, lambda temporary: temporary.write_text(content))
 
 
 def current_commit() -> str:
-    """Git's name of the code that runs."""
+    """Git's name of the code that runs, with a "+" where tracked files differ from it."""
+    name, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return "unknown" if not name else name[:12] + "+" * bool(changed)
+
+
+def _git(*words: str) -> str:
+    """What a git command prints; nothing where there is no git, or no repository."""
     if shutil.which("git") is None:
-        return "unknown"
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+        return ""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()

@@ -27,7 +27,7 @@ def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     calibrate_auto_mask.main()
     content = json.loads((tmp_path / "auto.json").read_text())
-    assert content["edits"] == 7 and len(content["table"]) == 3 * 6 * 3
+    assert content["edits"] == 7 and len(content["table"]) == 3 * 6 * 4
     assert content["iou"] == max(row["iou"] for row in content["table"])
     # At -100 nats every cell is chosen: the intersection over union is the share of the true cells.
     everything = next(row for row in content["table"] if row["threshold"] == -100)

@@ -53,15 +53,19 @@ def test_a_statistic_over_seeds():
         ((-0.1, 0.2, 0.05), False, "undecided"),
         ((0.0, 0.0, 0.0), False, "no difference"),
         ((0.3,), False, "undecided"),  # one seed shows nothing
-        ((-0.1, 0.2, 0.05), True, "holds"),
         ((0.0, 0.0, 0.0), True, "holds"),
+        ((0.010, 0.011, 0.012), True, "holds"),  # a difference, but none that matters
+        ((-0.1, 0.2, 0.05), True, "undecided"),
         ((0.10, 0.11, 0.12), True, "does not hold"),
+        ((-0.10, -0.11, -0.12), True, "does not hold"),
+        (None, False, "not measured"),
+        (None, True, "not measured"),
     ],
 )
 def test_the_verdict_comes_from_the_interval(values, equal, verdict):
     from reproduce_claims import Check
 
-    assert Check("", statistic(*values), equal).verdict == verdict
+    assert Check("", values and statistic(*values), equal).verdict == verdict
 
 
 def results_of(rows):
@@ -81,8 +85,14 @@ def test_claims_follow_the_rows():
     claims = judge(results_of({"nep": bad, "ntp": good}))
     assert [claim.verdict for claim in claims] == ["does not hold"]
     assert len(claims[0].to_dict()["checks"]) == 3
-    orders = {"zero_shot": good, "zero_shot_random_order": good, "copy_source": bad}
-    assert [claim.verdict for claim in judge(results_of(orders))] == ["holds"]
+    rows = {"zero_shot": good, "zero_shot_random_order": good, "copy_source": bad}
+    (claim,) = judge(results_of(rows))
+    verdicts = [check.verdict for check in claim.checks]
+    assert verdicts == ["holds", "holds"] + ["not measured"] * 2 + ["holds"] * 2 + ["not measured"] * 2
+    assert claim.verdict == "undecided" and claim.to_dict()["checks"][2]["difference"] is None
+    better = {"overall": statistic(0.95, 0.96, 0.97), "l1": good["l1"]}
+    rows |= {"nep": better, "nep_random_order": better}
+    assert judge(results_of(rows))[-1].verdict == "holds"
 
 
 def test_scaling_is_held_against_best_of_n():
@@ -92,14 +102,16 @@ def test_scaling_is_held_against_best_of_n():
     low, middle, high = (statistic(x, x + 0.01, x + 0.03) for x in (0.1, 0.4, 0.8))
     column = {"reward": [low, high], "accuracy": [low, middle]}
     baseline = {"reward": [low, middle], "accuracy": [low, high]}
-    found = {"draw_shapes": {"search": column, "best_of_n": baseline}}
-    (claim,) = judge(Results({}, {}, found))
-    verdicts = [check.verdict for check in claim.checks]
-    assert verdicts == ["holds", "holds", "holds", "does not hold"] and claim.verdict == "does not hold"
+    methods = {"search": column, "best_of_n": baseline}
+    (claim,) = judge(Results({}, {}, {"draw_shapes": methods, "draw_likelihood": methods}))
+    verdicts = [check.verdict for check in claim.checks if check.verdict != "not measured"]
+    assert verdicts == ["holds", "does not hold", "holds", "does not hold", "holds"]
+    assert "accuracy of text to image, led by likelihood, rises" in claim.checks[4].words
+    assert claim.verdict == "does not hold"
 
 
 def test_the_share_of_right_images_follows_what_is_accepted():
-    from reproduce_scaling import full_cost, summarise_both
+    from reproduce_scaling import summarise_both
 
     from autoregressive.scaling.search import Round, SearchResult, SearchSettings
 
@@ -119,7 +131,7 @@ def test_the_share_of_right_images_follows_what_is_accepted():
     assert summary["search"]["accuracy"] == [0.5, 0.5, 1.0]
     assert summary["search"]["reward"] == [0.75, 0.75, 1.0]
     assert summary["search"]["images_worth"] == [1, 1.5, 2]
-    assert full_cost(8, settings) == 8 + 2 * 4 * 2 and summary["search"]["budget"] == [1, 2, 3]
+    assert summary["search"]["budget"] == [1, 2, 3]
     assert summary["best_of_n"]["accuracy"] == [0, 0] and summary["best_of_n"]["budget"] == [1, 2]
 
 

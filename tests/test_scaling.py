@@ -58,9 +58,9 @@ def box(width: int, height: int) -> np.ndarray:
 
 DRAWINGS = [Task("a red circle", seed=1), Task("a blue star at the top left", seed=2), Task("x", seed=3)]
 EDITS = [
-    Task("make it red", image=noise(24, 24), mask=box(24, 24), seed=4),
+    Task("make it red", "a red square", image=noise(24, 24), mask=box(24, 24), seed=4),
     Task("remove the blue star", "gray background", noise(60, 45, 1), box(60, 45), seed=5),
-    Task("a star", image=noise(24, 24, 2), seed=6),
+    Task("a star", "a star", image=noise(24, 24, 2), seed=6),
 ]
 
 
@@ -150,11 +150,11 @@ def test_pixels_outside_an_edit_stay_bit_for_bit(pipelines, name):
 def test_a_task_ends_the_same_in_any_batch(pipelines, name, tasks):
     settings = SearchSettings(rounds=3, candidates=2, region="likelihood", token_budget=16)
     together = search(batch_of(pipelines, name, tasks), Brightness(), settings)
-    baseline = best_of_n(batch_of(pipelines, name, tasks), Brightness(), 18)
+    baseline = best_of_n(batch_of(pipelines, name, tasks), Brightness(), settings)
     for i, task in enumerate(tasks):
         alone = batch_of(pipelines, name, [task])
         same_but_for_rounding(search(alone, Brightness(), settings)[0], together[i])
-        same_but_for_rounding(best_of_n(alone, Brightness(), 18)[0], baseline[i])
+        same_but_for_rounding(best_of_n(alone, Brightness(), settings)[0], baseline[i])
 
 
 def same_but_for_rounding(result: SearchResult, other: SearchResult) -> None:
@@ -175,11 +175,25 @@ def test_a_budget_is_never_passed(pipelines):
         assert all(result.tokens_spent <= budget for result in results)
     with pytest.raises(UserError, match="a token budget of 8 is less than the 9 codes of one image"):
         search(batch, Brightness(), SearchSettings(token_budget=8))
+    with pytest.raises(UserError, match="a token budget of 0 is less"):
+        best_of_n(batch, Brightness(), SearchSettings(token_budget=0))
+
+
+@pytest.mark.parametrize(
+    ("budget", "costs", "images"),
+    [(None, [27, 22], [3, 6]), (1000, [27, 22], [3, 6]), (20, [15, 16], [2, 4]), (24, [21, 22], [2, 6])],
+)
+def test_the_baseline_costs_what_a_search_costs(budget, costs, images):
+    """Rounded up to whole images, unless that passes the budget."""
+    settings = SearchSettings(rounds=3, candidates=3, cells=2, token_budget=budget)
+    num_free = torch.tensor([9, 4])
+    assert settings.cost(num_free).tolist() == costs and settings.num_images(num_free).tolist() == images
 
 
 def test_best_of_n_keeps_the_best_of_what_the_budget_buys(pipelines):
     batch = batch_of(pipelines, "edit", EDITS)
-    results = best_of_n(batch, Brightness(), 20)
+    settings = SearchSettings(rounds=20, candidates=1, cells=1, token_budget=20)
+    results = best_of_n(batch, Brightness(), settings)
     starts = search(batch, Brightness(), SearchSettings(rounds=0))
     for result, start, num_free in zip(results, starts, (4, 4, 9), strict=True):
         assert len(result.rounds) == 20 // num_free and result.tokens_spent == 20 // num_free * num_free
@@ -202,12 +216,23 @@ def test_a_search_stops_at_the_highest_reward_and_refuses_what_is_no_number(pipe
     with pytest.raises(UserError, match="the reward 'brightness' of an image of 'a red circle' is nan"):
         search(batch, Broken())
 
+    class Unsure(Brightness):
+        def token_scores(self, images, texts, grid):
+            return torch.full((len(images), grid**2), torch.nan)
+
+    with pytest.raises(UserError, match="region 'lowest': not all token scores .reward 'brightness'"):
+        search(batch, Unsure())
+
 
 def test_errors_name_the_value(pipelines):
     with pytest.raises(UserError, match="cannot draw from text alone"):
         batch_of(pipelines, "edit", DRAWINGS)
     with pytest.raises(UserError, match="mode 'zero_shot' does not fit this model"):
         TaskBatch(pipelines["edit"], EDITS, mode="zero_shot")
+    with pytest.raises(UserError, match="'make it blue': this model reads .* give the task a caption"):
+        batch_of(pipelines, "edit", [Task("make it blue", image=noise(24, 24))])
+    with pytest.raises(UserError, match="'a star' has a mask but no image"):
+        batch_of(pipelines, "t2i", [Task("a star", mask=box(24, 24))])
     with pytest.raises(UserError, match="candidates=0"):
         SearchSettings(candidates=0)
     with pytest.raises(UserError, match="cells=0"):
@@ -273,20 +298,19 @@ def test_the_program_edits_a_list(common, gpt_ckpts, tmp_path, monkeypatch):
     (tmp_path / "edits.jsonl").write_text(json.dumps(line) + "\n")
     flags = [*common, "--gpt-ckpt", gpt_ckpts["edit"], "--reward", "shapes", "--mask-rule", "exact"]
     flags += ["--list", tmp_path / "edits.jsonl", "--output-dir", tmp_path]
-    scale(monkeypatch, *flags, "--method", "best_of_n", "--token-budget", "12")
+    scale(monkeypatch, *flags, "--method", "best_of_n", "--rounds", "2")
     (item,) = json.loads((tmp_path / "trace.json").read_text())["items"].values()
     assert [entry["tokens_spent"] for entry in item["rounds"]] == [4, 8, 12]
     assert item["caption"] == line["caption"]
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("in.png", "0000.png"))
     assert (before[28:] == after[28:]).all() and (before != after).any()
 
-    with pytest.raises(UserError, match="needs --token-budget"):
-        scale(monkeypatch, *flags, "--method", "best_of_n")
     for bad, message in (
         ('{"image": "in.png"}', "needs a JSON object with the key prompt"),
         ("[1]", "needs a JSON object"),
         ('{"prompt": "x", "mask": "mask.png"}', "has a mask but no image"),
         ('{"prompt": 3}', "prompt and caption must be texts"),
+        ('{"prompt": "x", "image": "no.png"}', ".*no.png does not exist"),
     ):
         (tmp_path / "edits.jsonl").write_text(f"{json.dumps(line)}\n{bad}\n")
         with pytest.raises(UserError, match=f"edits.jsonl line 2: {message}"):

@@ -72,6 +72,9 @@ def test_other_captions_are_refused(text):
 def test_two_objects_in_one_place_are_refused():
     with pytest.raises(UserError, match="two objects in one place"):
         parse_caption("a red circle at the top, a blue star at the top, gray background")
+    everywhere = ", ".join(f"a red circle at the {place}" for place in PLACES)
+    with pytest.raises(UserError, match="leaves no place empty"):
+        ShapesReward().check([f"{everywhere}, gray background"])
 
 
 def test_shapes_reward_counts_the_right_answers():
@@ -172,7 +175,8 @@ def test_an_edits_likelihood_is_that_of_its_cells_given_all_else(pipelines, name
     """The text-to-image model reads the kept cells first; the editor draws the free cells alone."""
     pipeline, mask = pipelines[name], np.zeros((24, 24), bool)
     mask[:16, 8:] = True  # 4 of 3x3 cells
-    batch = TaskBatch(pipeline, [Task("make it red", image=noise(24, 24), mask=mask)], mask_rule="exact")
+    task = Task("make it red", "a red square", image=noise(24, 24), mask=mask)
+    batch = TaskBatch(pipeline, [task], mask_rule="exact")
     codes = batch.draw([3])
     found = batch.log_likelihood(codes, [5])
     (free,) = batch.free

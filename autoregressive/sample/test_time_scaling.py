@@ -15,8 +15,8 @@ from pathlib import Path
 from autoregressive.pipeline import MODES
 from autoregressive.sample.common import SampleConfig
 from autoregressive.scaling.regions import REGIONS
-from autoregressive.scaling.rewards import REWARDS, Reward, build_reward
-from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
+from autoregressive.scaling.rewards import REWARDS, build_reward
+from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
@@ -29,8 +29,6 @@ from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)
 
-METHODS = ("search", "best_of_n")
-
 
 @dataclass(frozen=True)
 class SampleScaled(SampleConfig):
@@ -40,16 +38,18 @@ class SampleScaled(SampleConfig):
     task_list: str | None = option(
         None,
         help="a .jsonl with the keys prompt, image (to edit), mask, caption (of the result, for the reward), "
-        "all but prompt optional (paths relative to it)",
+        "all but prompt optional (paths relative to it), the caption not for models that read instructions",
         aliases=["list"],
     )
     output_dir: str = option("scaled", help="gets 0000.png, 0001.png, …, strips/ and trace.json")
     reward: str = option("clip", help="what judges the images", choices=REWARDS)
     method: str = option(
-        "search", help="best_of_n: whole images for --token-budget, the baseline", choices=METHODS
+        "search",
+        help="best_of_n: the baseline, whole images for as many codes as a search may draw",
+        choices=tuple(METHODS),
     )
     rounds: int = option(4, help="attempts to improve an image")
-    candidates: int = option(4, help="ways in which a round draws its cells")
+    candidates: int = option(4, help="ways in which a round draws its cells, all at once")
     cells: int | None = option(None, help="cells that a round draws again; default: a quarter of the free")
     region: str = option(
         "lowest",
@@ -116,27 +116,23 @@ def _read_line(path: Path, number: int, text: str) -> _Line:
         raise UserError(f"{path} line {number}: prompt and caption must be texts")
     if mask is not None and image is None:
         raise UserError(f"{path} line {number}: has a mask but no image to edit")
+    for file in (image, mask):
+        if file is not None and not file.is_file():
+            raise UserError(f"{path} line {number}: {file} does not exist")
     return _Line(prompt, caption, image, mask)
-
-
-def improve(batch: TaskBatch, reward: Reward, config: SampleScaled) -> list[SearchResult]:
-    """Runs the method that the flags ask for."""
-    if config.method == "search":
-        return search(batch, reward, config.search_settings())
-    if config.token_budget is None:
-        raise UserError("--method best_of_n needs --token-budget, the codes that one image may cost")
-    return best_of_n(batch, reward, config.token_budget)
 
 
 def main() -> None:
     config = parse(SampleScaled)
     lines, folder = read_lines(config), Path(config.output_dir)
-    config.search_settings()  # wrong values are found before any weights are read
+    settings = config.search_settings()  # wrong values are found before any weights are read
+    improve = search if config.method == "search" else best_of_n
     with distributed(config.device) as ranks:
         pipeline = config.load_pipeline(ranks.device)
         reward = build_reward(
             config.reward, pipeline, clip_model=config.clip_model, clip_ckpt=config.clip_ckpt
         )
+        reward.check([line.prompt if line.caption is None else line.caption for line in lines])
         numbered = list(enumerate(lines))[ranks.rank :: ranks.world_size]
         traces = {}
         with progress(total=len(numbered), desc="scaling", unit="image", disable=not ranks.is_main) as bar:
@@ -146,14 +142,14 @@ def main() -> None:
                 batch = TaskBatch(
                     pipeline, tasks, config.sampling(), mode=config.mode, mask_rule=config.mask_rule
                 )
-                results = improve(batch, reward, config)
-                for (number, line), result in zip(part, results, strict=True):
+                results = improve(batch, reward, settings)
+                for (number, line), caption, result in zip(part, batch.captions, results, strict=True):
                     name = f"{number:04d}.png"
                     save_png(result.image, folder / name)
                     save_png(strip_of(result, pipeline.grid), folder / "strips" / name)
                     traces[name] = {
                         "prompt": line.prompt,
-                        "caption": line.caption or line.prompt,
+                        "caption": caption,
                         "rounds": trace_of(result),
                     }
                 bar.update(len(part))

@@ -32,6 +32,8 @@ def propose_cells(
       seeds: P, which break ties and decide the orders of "likelihood".
     Returns:
       (P, N) bool.
+    Raises:
+      UserError: scores that are not numbers.
     """
     if region == "lowest":
         scores = reward.token_scores(images, batch.captions, batch.pipeline.grid)
@@ -41,6 +43,12 @@ def propose_cells(
         scores = torch.zeros(codes.shape)
     else:
         raise UserError(f"region {region!r} is not known; use one of {', '.join(REGIONS)}")
+    scores = scores.cpu()
+    if not scores[batch.free].isfinite().all():
+        raise UserError(
+            f"region {region!r}: not all token scores (reward {reward.name!r}) are numbers; choose the cells "
+            "by --region random"
+        )
     return lowest_cells(scores, batch.free, counts, seeds)
 
 

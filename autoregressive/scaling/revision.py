@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, editing_prompt, raster_edit_order
+from autoregressive.layout import SequenceLayout, editing_prompt, pad_left, right_aligned
 
 
 def revision_prompt(
@@ -34,21 +34,15 @@ def revision_prompt(
       vocab_size, marks: as in `editing_layout`.
     """
     context = editing_prompt(source, edit_mask, orders, text_valid, vocab_size, marks=marks)
-    kept = edit_mask & ~cells
-    num_kept = kept.sum(1)
-    longest = int(num_kept.max())
-    # Raster order of [others | kept]: the last `num_kept` entries of a row are its kept cells.
-    kept_cells = raster_edit_order(~kept)[:, kept.shape[1] - longest :]
-    is_kept = torch.arange(longest) >= longest - num_kept[:, None]
-    valid = torch.cat([context.key_valid, is_kept], dim=1)
-    index = torch.argsort(valid.to(torch.uint8), dim=1, stable=True)
-    slot_cells = torch.cat([context.cells, kept_cells], dim=1).gather(1, index)
-    return SequenceLayout(
-        token_ids=torch.cat([context.token_ids, codes.gather(1, kept_cells)], dim=1),
-        cells=slot_cells,
-        next_cells=torch.cat([slot_cells[:, 1:], orders[:, :1]], dim=1),
-        key_valid=valid.gather(1, index),
-        slots=torch.arange(slot_cells.shape[1]),
-        num_predictions=1,
-        content_index=index,
+    kept_cells, is_kept = right_aligned(edit_mask & ~cells)
+    slot_cells = torch.cat([context.cells, kept_cells], dim=1)
+    return pad_left(
+        SequenceLayout(
+            token_ids=torch.cat([context.token_ids, codes.gather(1, kept_cells)], dim=1),
+            cells=slot_cells,
+            next_cells=torch.cat([slot_cells[:, 1:], orders[:, :1]], dim=1),
+            key_valid=torch.cat([context.key_valid, is_kept], dim=1),
+            slots=torch.arange(slot_cells.shape[1]),
+            num_predictions=1,
+        )
     )

@@ -28,6 +28,9 @@ class Reward:
     highest = math.inf
     """A score that cannot be beaten; a search stops there."""
 
+    def check(self, texts: Sequence[str]) -> None:
+        """Raises a UserError for a text that no image can be judged by; most rewards read any."""
+
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """(B,) float32 scores, higher is better.
 

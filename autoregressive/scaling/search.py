@@ -20,6 +20,8 @@ from autoregressive.scaling.rewards import Reward
 from autoregressive.scaling.tasks import TaskBatch
 from runtime.errors import UserError
 
+METHODS = {"search": "search", "best_of_n": "best of n"}
+"""Names of the two functions below, and words for them."""
 REVISED_SHARE = 0.25  # of the free cells, where no number is given
 
 
@@ -52,6 +54,19 @@ class SearchSettings:
         if self.cells is not None:
             return num_free.clamp(max=self.cells)
         return (num_free * REVISED_SHARE).ceil().long()
+
+    def cost(self, num_free: Tensor) -> Tensor:
+        """(P,) codes that a search draws in all rounds that the budget allows, of (P,) free cells."""
+        per_round = self.cells_a_round(num_free) * self.candidates
+        rounds = torch.full_like(num_free, self.rounds)
+        if self.token_budget is not None:
+            rounds = rounds.minimum((self.token_budget - num_free).clamp(min=0) // per_round)
+        return num_free + rounds * per_round
+
+    def num_images(self, num_free: Tensor) -> Tensor:
+        """(P,) whole images that cost as much as a search: rounded up, unless that passes the budget."""
+        images = -(-self.cost(num_free) // num_free)
+        return images if self.token_budget is None else images.minimum(self.token_budget // num_free)
 
 
 @dataclass(frozen=True)
@@ -107,17 +122,15 @@ def search(batch: TaskBatch, reward: Reward, settings: SearchSettings | None = N
       UserError: a budget too small for one image, a reward that is not a number.
     """
     settings = settings or SearchSettings()
-    budget = torch.inf if settings.token_budget is None else settings.token_budget
     num_free = batch.free.sum(1)
-    _check_budget(budget, num_free)
-    cells_a_round = settings.cells_a_round(num_free)
+    _check_budget(settings, num_free)
+    cells_a_round, in_all = settings.cells_a_round(num_free), settings.cost(num_free).tolist()
     results = _first_images(batch, reward)
     for number in range(1, settings.rounds + 1):
-        costs = (cells_a_round * settings.candidates).tolist()
         going = [
             i
             for i, result in enumerate(results)
-            if result.tokens_spent + costs[i] <= budget and result.reward < reward.highest
+            if result.tokens_spent < in_all[i] and result.reward < reward.highest
         ]
         if not going:
             break
@@ -127,38 +140,46 @@ def search(batch: TaskBatch, reward: Reward, settings: SearchSettings | None = N
     return results
 
 
-def best_of_n(batch: TaskBatch, reward: Reward, token_budget: int) -> list[SearchResult]:
-    """The baseline: whole images, as many as `token_budget` codes a task buy; the best one stays.
+def best_of_n(batch: TaskBatch, reward: Reward, settings: SearchSettings | None = None) -> list[SearchResult]:
+    """The baseline: whole images for as many codes as `search` may draw; the best one stays.
 
     The first image is the one that `search` starts from, and each further one counts as a round.
+
+    Args:
+      settings: those of the search; see `SearchSettings.num_images`.
     """
+    settings = settings or SearchSettings()
     num_free = batch.free.sum(1)
-    _check_budget(token_budget, num_free)
-    num_images = token_budget // num_free
-    results: list[SearchResult | None] = [None] * len(batch)
-    for n in num_images.unique().tolist():
-        rows = (num_images == n).nonzero().flatten().tolist()
-        part = batch.rows(rows)
-        codes = part.draw(part.seeds(0, n))
-        images = part.render(codes)
-        scores = _score(reward, images, [text for text in part.captions for _ in range(n)])
-        for i, row in enumerate(rows):
-            free = part.free[i].nonzero().flatten().tolist()
-            result = _start(images[i * n], codes[i * n], scores[i * n], free)
-            for j in range(i * n + 1, (i + 1) * n):
-                _take_best(result, images[j : j + 1], codes[j : j + 1], scores[j : j + 1], free)
-            results[row] = result
+    _check_budget(settings, num_free)
+    num_images = settings.num_images(num_free)
+    results = _first_images(batch, reward)
+    for number in range(1, int(num_images.max())):
+        going = (num_images > number).nonzero().flatten().tolist()
+        part = batch.rows(going)
+        codes, images, scores = _whole_images(part, reward, number)
+        for i, row in enumerate(going):
+            one, cells = slice(i, i + 1), _numbers(part.free[i])
+            _take_best(results[row], images[one], codes[one], scores[one], cells)
     return results
 
 
-def _first_images(batch: TaskBatch, reward: Reward) -> list[SearchResult]:
-    codes = batch.draw(batch.seeds(0, 1))
+def _whole_images(
+    batch: TaskBatch, reward: Reward, number: int
+) -> tuple[Tensor, list[Image.Image], list[float]]:
+    """Codes, image and reward of every task's image of that number."""
+    codes = batch.draw(batch.seeds(0, 1, first=number))
     images = batch.render(codes)
-    scores = _score(reward, images, batch.captions)
-    return [
-        _start(image, code, score, free.nonzero().flatten().tolist())
-        for image, code, score, free in zip(images, codes, scores, batch.free, strict=True)
-    ]
+    return codes, images, _score(reward, images, batch.captions)
+
+
+def _first_images(batch: TaskBatch, reward: Reward) -> list[SearchResult]:
+    found = zip(*_whole_images(batch, reward, 0), batch.free, strict=True)
+    return [_start(image, code, score, _numbers(free)) for code, image, score, free in found]
+
+
+def _numbers(cells: Tensor) -> list[int]:
+    """(N,) bool → raster numbers."""
+    return cells.nonzero().flatten().tolist()
 
 
 def _revise(
@@ -179,8 +200,7 @@ def _revise(
     scores = _score(reward, images, [text for text in batch.captions for _ in range(num)])
     for i, result in enumerate(held):
         mine = slice(i * num, (i + 1) * num)
-        cells = region[i].nonzero().flatten().tolist()
-        _take_best(result, images[mine], candidates[mine], scores[mine], cells)
+        _take_best(result, images[mine], candidates[mine], scores[mine], _numbers(region[i]))
 
 
 def _start(image: Image.Image, codes: Tensor, score: float, free: list[int]) -> SearchResult:
@@ -208,9 +228,9 @@ def _score(reward: Reward, images: list[Image.Image], texts: list[str]) -> list[
     return scores.tolist()
 
 
-def _check_budget(token_budget: float, num_free: Tensor) -> None:
-    if (num_free > token_budget).any():
+def _check_budget(settings: SearchSettings, num_free: Tensor) -> None:
+    if settings.token_budget is not None and (num_free > settings.token_budget).any():
         raise UserError(
-            f"a token budget of {token_budget} is less than the {num_free.max().item()} codes of one image; "
-            "raise it"
+            f"a token budget of {settings.token_budget} is less than the {num_free.max().item()} codes of "
+            "one image; raise it"
         )

@@ -51,6 +51,10 @@ class ShapesReward(Reward):
     name = "shapes"
     highest = 1.0
 
+    def check(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            parse_caption(text)
+
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         return torch.tensor([_share(answers) for answers in self._answers(images, texts)])
 

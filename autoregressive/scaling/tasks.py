@@ -17,7 +17,7 @@ from autoregressive.composite import changed_region, check_mask, compose
 from autoregressive.layout import editing_layout, random_orders, t2i_layout
 from autoregressive.models.generate import place
 from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import MODES, EditingPipeline
+from autoregressive.pipeline import EditingPipeline
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
 from dataset.edit_masks import full_mask, pool_edit_mask
@@ -30,7 +30,8 @@ class Task:
 
     Attributes:
       prompt: what the model reads.
-      caption: what the reward reads; the prompt by default. An edit's should describe the result.
+      caption: what the reward reads: what the result should show. The prompt by default, unless the model
+        reads instructions.
       image: to edit, RGB of any size.
       mask: (H, W), above 0.5 = edit; None regenerates all.
       seed: 0 or more; decides all draws, whatever the batch.
@@ -60,16 +61,12 @@ class TaskBatch:
           mode, mask_rule: as in `EditingPipeline.edit`.
         Raises:
           UserError: a model that draws in raster order only, or is asked to draw but can only edit; a mask
-            that is empty or not its image's size.
+            that is empty, not its image's size or without an image; a caption that is missing.
         """
         config = pipeline.transformer.config
         self.pipeline, self.tasks = pipeline, list(tasks)
         self.sampling = sampling or Sampling()
-        self.mode = mode or ("marks" if config.mask_in_context else "zero_shot")
-        if self.mode not in MODES or config.mask_in_context != (self.mode == "marks"):
-            raise UserError(
-                f"mode {self.mode!r} does not fit this model; leave it out, or take another model"
-            )
+        self.mode = pipeline.resolve_mode(mode)
         if not config.any_order:
             raise UserError(
                 "drawing cells again needs an any-order model (R-GPT), this is a raster-order GPT"
@@ -78,6 +75,14 @@ class TaskBatch:
             raise UserError(
                 "this model edits images and cannot draw from text alone: give every task an image"
             )
+        for task in self.tasks:
+            if task.image is None and task.mask is not None:
+                raise UserError(f"task {task.prompt!r} has a mask but no image to edit")
+            if self.mode != "zero_shot" and task.caption is None:
+                raise UserError(
+                    f"task {task.prompt!r}: this model reads instructions, a reward what the result should "
+                    "show; give the task a caption"
+                )
         self.free = torch.stack([self._free_cells(task, mask_rule) for task in self.tasks])
         """(P, N) bool: the cells that the model decides."""
         self.source = torch.zeros(self.free.shape, dtype=torch.long)
@@ -105,12 +110,12 @@ class TaskBatch:
             setattr(part, name, getattr(self, name)[index])
         return part
 
-    def seeds(self, round_number: int, num_samples: int) -> list[int]:
-        """P · `num_samples` seeds for one round, functions of the tasks' own."""
+    def seeds(self, round_number: int, num_samples: int, first: int = 0) -> list[int]:
+        """P · `num_samples` seeds for one round, from that of sample `first`, functions of the tasks' own."""
         return [
             int(np.random.SeedSequence((task.seed, round_number, sample)).generate_state(1)[0])
             for task in self.tasks
-            for sample in range(num_samples)
+            for sample in range(first, first + num_samples)
         ]
 
     def draw(self, seeds: Sequence[int]) -> Tensor:
