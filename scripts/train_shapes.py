@@ -9,7 +9,7 @@ files in half precision that `scripts/ship_shapes.py` then ships.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shapes_recipe import (
@@ -47,6 +47,7 @@ class TrainShapes:
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
     stage2_steps: int = option(3000, help="of the editor, in each of two cosine cycles")
+    exact_steps: int = option(1000, help="of the editor at last, with exact masks")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -96,6 +97,9 @@ def main() -> None:
     # Of the pairs it has seen the editor has nothing more to learn.
     make_more_edits(recipe, runner, "data_again", config.num_again)
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data="data_again")
+    # A widened mask may begin where another object's exact one does.
+    exact = replace(recipe, mask_flags=(), steps={**recipe.steps, "stage2": config.exact_steps})
+    stage2 = train_stage2(exact, runner, vq_ckpt, stage2, "stage2_exact", data="data_again")
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
