@@ -88,10 +88,10 @@ def test_claims_follow_the_rows():
     rows = {"zero_shot": good, "zero_shot_random_order": good, "copy_source": bad}
     (claim,) = judge(results_of(rows))
     verdicts = [check.verdict for check in claim.checks]
-    assert verdicts == ["holds", "holds"] + ["not measured"] * 2 + ["holds"] * 2 + ["not measured"] * 2
+    assert verdicts == ["holds"] * 2 + ["not measured"] * 4 + ["holds"] * 2 + ["not measured"] * 2
     assert claim.verdict == "undecided" and claim.to_dict()["checks"][2]["difference"] is None
     better = {"overall": statistic(0.95, 0.96, 0.97), "l1": good["l1"]}
-    rows |= {"nep": better, "nep_random_order": better}
+    rows |= {"nep": better, "nep_random_order": better, "zero_shot_tight": bad}
     assert judge(results_of(rows))[-1].verdict == "holds"
 
 
