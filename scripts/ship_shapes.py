@@ -29,7 +29,7 @@ MODELS = {
     "editing": (["stage2", "stage2_again", "stage2_exact"], "edits, told the instruction and the region"),
 }
 SCORES = {
-    "masked": "edit in the given region (editing)",
+    "masked": "edit in the given region, temperature 0.1 (editing)",
     "zero_shot": "zero-shot, region widened by half a cell (t2i)",
     "zero_shot_random": "the same in random order (t2i)",
     "zero_shot_tight": "zero-shot, region as it is (t2i)",
@@ -118,7 +118,8 @@ def card(root: Path, models: list[str]) -> str:
         "",
         f"Held-out edits and captions, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB). An",
         "edit is judged by the edited object: overall, by its colour and shape where asked, and by kind of",
-        "edit. A drawing is judged by all of its objects, and overall only if everything is right.",
+        "edit. A drawing is judged by all of its objects, and overall only if everything is right. Guidance 1;",
+        "temperature 0.5 where no other stands.",
         "",
         f"| | {' | '.join((*ASKED, *KINDS))} | images |",
         "|---" * (len(ASKED) + len(KINDS) + 2) + "|",

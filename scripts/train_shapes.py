@@ -28,7 +28,7 @@ from runtime.errors import run_command
 
 STEPS = ("data", "tokenizer", "stage1", "stage2", "scores")
 MODES = {
-    "masked": ["--text", "instruction", "--turns", "single", "--write-ceiling"],
+    "masked": ["--text", "instruction", "--turns", "single", "--temperature", "0.1", "--write-ceiling"],
     "zero_shot": [*ZERO_SHOT, "--turns", "single"],
     "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
     "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
