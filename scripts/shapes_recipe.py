@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,19 +148,19 @@ def train_stage2(
     name: str = "stage2",
     *,
     marks: bool = True,
-    data: str = "data",
+    data: Sequence[str] = ("data",),
 ) -> str:
     """Trains the editor in the folder `name`, with the row of marks or without; returns its checkpoint.
 
     Args:
-      data: the folder with the shapes set.
+      data: folders with shapes sets.
     """
     steps = recipe.steps["stage2"]
     runner.run(
         name,
         runner.root / name,
         ["autoregressive/train/train_editing.py", *_shared(recipe, runner, vq_ckpt)]
-        + ["--data-path", str(runner.root / data / "train" / "editing.jsonl")]
+        + ["--data-path", *(str(runner.root / folder / "train" / "editing.jsonl") for folder in data)]
         + (["--mask_in_context"] if marks else [])
         + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.mask_flags]
         + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]

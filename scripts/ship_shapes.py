@@ -26,7 +26,7 @@ from runtime.errors import UserError, run_command
 MODELS = {
     "tokenizer": (["tokenizer"], "images of 72 px to 9 × 9 codes and back"),
     "t2i": (["stage1"], "any-order text to image; edits zero-shot"),
-    "editing": (["stage2", "stage2_again", "stage2_exact"], "edits, told the instruction and the region"),
+    "editing": (["stage2", "stage2_again", "stage2_wide"], "edits, told the instruction and the region"),
 }
 SCORES = {
     "masked": "edit in the given region, temperature 0.1 (editing)",

@@ -47,7 +47,7 @@ class TrainShapes:
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
     stage2_steps: int = option(3000, help="of the editor, in each of two cosine cycles")
-    exact_steps: int = option(1000, help="of the editor at last, with exact masks")
+    wide_steps: int = option(4000, help="of the editor at last, with masks that are exact or far too wide")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -96,10 +96,12 @@ def main() -> None:
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
     # Of the pairs it has seen the editor has nothing more to learn.
     make_more_edits(recipe, runner, "data_again", config.num_again)
-    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data="data_again")
-    # A widened mask may begin where another object's exact one does.
-    exact = replace(recipe, mask_flags=(), steps={**recipe.steps, "stage2": config.exact_steps})
-    stage2 = train_stage2(exact, runner, vq_ckpt, stage2, "stage2_exact", data="data_again")
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data=("data_again",))
+    # Where the region holds several objects the instruction has to tell which one is meant; and of a mask that
+    # is either exact or much wider the first cell tells an object's place.
+    steps = {**recipe.steps, "stage2": config.wide_steps}
+    wide = replace(recipe, mask_flags=("--mask-dilation", "40"), full_mask_share=0.3, steps=steps)
+    stage2 = train_stage2(wide, runner, vq_ckpt, stage2, "stage2_wide", data=("data", "data_again"))
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
