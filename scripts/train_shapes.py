@@ -97,8 +97,8 @@ def main() -> None:
     # Of the pairs it has seen the editor has nothing more to learn.
     make_more_edits(recipe, runner, "data_again", config.num_again)
     stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data=("data_again",))
-    # Where a region holds several objects the instruction has to tell which one is meant; and of a mask that is
-    # either exact or much wider the first cell tells an object's place.
+    # Where a region holds several objects the instruction has to tell which one is meant; and of a mask that
+    # is exact or else much wider the first cell tells an object's place.
     steps = {**recipe.steps, "stage2": config.wide_steps}
     wide = replace(recipe, mask_flags=("--mask-dilation", "40"), full_mask_share=0.3, steps=steps)
     stage2 = train_stage2(wide, runner, vq_ckpt, stage2, "stage2_wide", data=("data", "data_again"))
