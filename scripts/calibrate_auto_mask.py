@@ -105,11 +105,8 @@ def main() -> None:
     log.info("%s", "".join(f"{name:>11}" for name in table[0]))
     for row in table[:_SHOWN]:
         log.info("%s", "".join(f"{value:11.3g}" for value in row.values()))
-    for name, tried in (
-        ("threshold", config.thresholds),
-        ("smoothing", config.smoothings),
-        ("growth", config.growths),
-    ):
+    all_tried = (config.thresholds, config.smoothings, config.growths)
+    for name, tried in zip(names, all_tried, strict=True):
         if table[0][name] == max(tried):
             log.warning("%s %g is the highest that was tried: try higher ones too", name, table[0][name])
     content = {
