@@ -205,7 +205,7 @@ def t2i_layout(
     """
     ordered = codes.gather(1, orders)
     weight = torch.ones_like(ordered, dtype=torch.float32)
-    return _teacher_forced(ordered, orders, text_valid, codes.shape[1], weight, sample_valid)
+    return _teacher_forced(ordered, orders, text_valid, ordered, weight, sample_valid)
 
 
 def editing_layout(
@@ -218,6 +218,7 @@ def editing_layout(
     marks: bool = True,
     orders: Tensor | None = None,
     sample_valid: Tensor | None = None,
+    supervise_marks: bool = False,
 ) -> SequenceLayout:
     """Editing training: text · source codes · marks · edited codes; the edited cells are predicted.
 
@@ -232,17 +233,22 @@ def editing_layout(
       marks: False leaves the marks out ("w/o ERC" in the paper).
       orders: (B, N) cells, edited ones first; raster order by default.
       sample_valid: (B,) bool; False gives a sample no weight.
+      supervise_marks: the edited cells are predicted a first time by the slots in front of their marks,
+        where no edited code is known that could tell what the edit is about.
     """
     orders = raster_edit_order(edit_mask) if orders is None else orders
     counts = edit_mask.sum(1)
     num = max(int(counts.max()), 1)  # a batch of nothing but bad samples still needs a shape
     ids, cells = _editing_context(source, edit_mask, vocab_size, marks)
-    weight = (torch.arange(num, device=counts.device) < counts[:, None]).float()
+    edited = target.gather(1, orders[:, :num])
+    targets, weight = edited, (torch.arange(num, device=counts.device) < counts[:, None]).float()
+    if supervise_marks:
+        targets, weight = torch.cat([target, edited], dim=1), torch.cat([edit_mask.float(), weight], dim=1)
     return _teacher_forced(
-        torch.cat([ids, target.gather(1, orders[:, :num])], dim=1),
+        torch.cat([ids, edited], dim=1),
         torch.cat([cells, orders[:, :num]], dim=1),
         text_valid,
-        num,
+        targets,
         weight,
         sample_valid,
     )
@@ -335,14 +341,19 @@ def _editing_context(
 
 
 def _teacher_forced(
-    ids: Tensor, cells: Tensor, text_valid: Tensor, num: int, weight: Tensor, sample_valid: Tensor | None
+    ids: Tensor,
+    cells: Tensor,
+    text_valid: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    sample_valid: Tensor | None,
 ) -> SequenceLayout:
-    """A layout that predicts the last `num` of `ids`; the last id of all is only a target."""
+    """A layout whose last slots predict `targets` (B, K); the last id of all is none but a target."""
     if sample_valid is not None:
         weight = weight * sample_valid[:, None].float()
-    layout = _sequence(ids[:, :-1], cells[:, :-1], cells[:, -1:], text_valid, num)
+    layout = _sequence(ids[:, :-1], cells[:, :-1], cells[:, -1:], text_valid, targets.shape[1])
     supervised = weight.flatten().nonzero().flatten()
-    return dataclasses.replace(layout, targets=ids[:, -num:], loss_weight=weight, supervised=supervised)
+    return dataclasses.replace(layout, targets=targets, loss_weight=weight, supervised=supervised)
 
 
 def _sequence(

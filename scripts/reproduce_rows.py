@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shapes_recipe import ShapesRecipe, train_stage1, train_stage2
+from shapes_recipe import ShapesRecipe, prepare_shapes, train_stage1, train_stage2
 from shapes_scores import ZERO_SHOT, ZERO_SHOT_TIGHT, edit_and_score
 from step_runner import StepRunner
 
@@ -92,9 +92,9 @@ class SeedModels:
             return train_stage1(self.recipe, runner, self.vq_ckpt, folder), runner
         recipe = self.recipe
         if name == "stage2_jitter":
-            recipe = replace(recipe, mask_flags=("--mask-jitter", JITTER))
+            recipe = replace(recipe, stage2_flags=("--mask-jitter", JITTER))
         if name == "stage2_ntp":  # its marks say "edit" everywhere, which tells it nothing
-            recipe = replace(recipe, mask_flags=("--enforce_fake_masking",))
+            recipe = replace(recipe, stage2_flags=("--enforce_fake_masking",))
         stage1, runner = self.get("stage1")
         marks = name != "stage2_no_marks"
         return train_stage2(recipe, runner, self.vq_ckpt, stage1, folder, marks=marks), runner
@@ -105,14 +105,8 @@ def make_validation(recipe: ShapesRecipe, runner: StepRunner) -> None:
 
     Another seed draws other scenes, so that settings chosen on them do not flatter the test set.
     """
-    folder = runner.root / "validation"
-    runner.run(
-        "validation",
-        folder,
-        ["dataset/prepare_shapes.py", "--output-dir", str(folder), "--setting", recipe.setting]
-        + ["--image-size", str(recipe.image_size), "--num-train", "1", "--num-emu", "0"]
-        + ["--num-test", str(max(recipe.num_test // 3, 1)), "--seed", str(recipe.seed + 1)],
-    )
+    num_test = max(recipe.num_test // 3, 1)
+    prepare_shapes(recipe, runner, "validation", 1, num_test, recipe.seed + 1, ["--num-emu", "0"])
 
 
 def run_seed(models: SeedModels, groups: Sequence[str], num_scaled: int) -> None:

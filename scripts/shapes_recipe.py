@@ -29,7 +29,7 @@ class ShapesRecipe:
       tokenizer_images: how many images the tokenizer learns from; they are held in memory.
       seed: of data, trainings and draws.
       full_mask_share: of stage 2's steps, that train full regeneration.
-      mask_flags: of stage 2's masks.
+      stage2_flags: of stage 2 alone: its masks, and what it supervises.
       num_ranks: processes that share a training; on CPUs one a core is faster than threads.
     """
 
@@ -44,7 +44,7 @@ class ShapesRecipe:
     image_size: int = 72
     seed: int = 0
     full_mask_share: float = 0.2
-    mask_flags: tuple[str, ...] = ("--mask-dilation", "4")
+    stage2_flags: tuple[str, ...] = ("--mask-dilation", "4")
     ckpt_every: int = 200
     stage1_batch: int = 48
     stage2_batch: int = 40
@@ -56,22 +56,36 @@ def checkpoint(folder: Path, step: int) -> str:
     return str(folder / "checkpoints" / f"{step:07d}.pt")
 
 
+def prepare_shapes(
+    recipe: ShapesRecipe,
+    runner: StepRunner,
+    name: str,
+    num_train: int,
+    num_test: int,
+    seed: int,
+    more: Sequence[str] = (),
+) -> None:
+    """A shapes set of the recipe's setting in the folder `name`; another seed draws other scenes."""
+    folder = runner.root / name
+    runner.run(
+        name,
+        folder,
+        ["dataset/prepare_shapes.py", "--output-dir", str(folder), "--image-size", str(recipe.image_size)]
+        + ["--num-train", str(num_train), "--num-test", str(num_test), "--seed", str(seed)]
+        + ([] if recipe.setting == "easy" else ["--setting", recipe.setting])
+        + list(more),
+    )
+
+
 def make_data(recipe: ShapesRecipe, runner: StepRunner) -> None:
     """The shapes set in `data`, and in `t5` the text encoder that knows its words."""
-    data, t5, seed = runner.root / "data", runner.root / "t5", str(recipe.seed)
-    setting = [] if recipe.setting == "easy" else ["--setting", recipe.setting]
-    runner.run(
-        "data",
-        data,
-        ["dataset/prepare_shapes.py", "--output-dir", str(data), "--image-size", str(recipe.image_size)]
-        + ["--num-train", str(recipe.num_train), "--num-test", str(recipe.num_test), "--seed", seed]
-        + setting,
-    )
+    data, t5 = runner.root / "data", runner.root / "t5"
+    prepare_shapes(recipe, runner, "data", recipe.num_train, recipe.num_test, recipe.seed)
     lists = [str(data / "train" / f"{name}.jsonl") for name in ("t2i", "editing")]
     runner.run(
         "text_encoder",
         t5,
-        ["language/small_t5.py", "--texts", *lists, "--output-dir", str(t5), "--seed", seed],
+        ["language/small_t5.py", "--texts", *lists, "--output-dir", str(t5), "--seed", str(recipe.seed)],
     )
 
 
@@ -81,14 +95,9 @@ def make_more_edits(recipe: ShapesRecipe, runner: StepRunner, name: str, num_tra
     Of an add the source does not show where in its place the object belongs: only the region tells. From few
     of them a model does not learn to read it.
     """
-    folder, kinds = runner.root / name, SETTINGS[recipe.setting].edits
-    runner.run(
-        name,
-        folder,
-        ["dataset/prepare_shapes.py", "--output-dir", str(folder), "--setting", recipe.setting]
-        + ["--image-size", str(recipe.image_size), "--num-train", str(num_train), "--num-test", "1"]
-        + ["--num-emu", "0", "--seed", str(recipe.seed + 1), "--edits", *kinds, "add", "add", "add"],
-    )
+    kinds = [*SETTINGS[recipe.setting].edits, "add", "add", "add"]
+    more = ["--num-emu", "0", "--edits", *kinds]
+    prepare_shapes(recipe, runner, name, num_train, 1, recipe.seed + 1, more)
 
 
 def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
@@ -162,7 +171,7 @@ def train_stage2(
         ["autoregressive/train/train_editing.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", *(str(runner.root / folder / "train" / "editing.jsonl") for folder in data)]
         + (["--mask_in_context"] if marks else [])
-        + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.mask_flags]
+        + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.stage2_flags]
         + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]
         + ["--global-batch-size", str(recipe.stage2_batch), "--max-steps", str(steps)]
         + ["--results-dir", str(runner.root / name)],

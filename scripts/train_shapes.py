@@ -9,7 +9,7 @@ files in half precision that `scripts/ship_shapes.py` then ships.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from shapes_recipe import (
@@ -27,8 +27,10 @@ from runtime.config import option, parse
 from runtime.errors import run_command
 
 STEPS = ("data", "tokenizer", "stage1", "stage2", "scores")
+MASKED_TEMPERATURE = 0.1
 MODES = {
-    "masked": ["--text", "instruction", "--turns", "single", "--temperature", "0.1", "--write-ceiling"],
+    "masked": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
+    + ["--write-ceiling"],
     "zero_shot": [*ZERO_SHOT, "--turns", "single"],
     "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
     "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
@@ -42,12 +44,11 @@ class TrainShapes:
 
     results_dir: str = option("results/shapes", help="everything goes here")
     num_train: int = option(24000, help="training edits")
-    num_again: int = option(60000, help="further ones, for the editor's second cycle")
+    num_more: int = option(60000, help="further ones, for the editor alone")
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
-    stage2_steps: int = option(3000, help="of the editor, in each of two cosine cycles")
-    wide_steps: int = option(4000, help="of the editor at last, with masks that are exact or far too wide")
+    stage2_steps: int = option(4000, help="of the editor")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -63,7 +64,9 @@ class TrainShapes:
             vq_model="VQ-8-medium",
             seed=self.seed,
             full_mask_share=0.4,
-            mask_flags=("--mask-dilation", "4"),
+            # Where a region holds several objects the instruction has to tell which one is meant; and of a
+            # mask that is exact or else much wider the first cell tells an object's place.
+            stage2_flags=("--mask-dilation", "40", "--supervise-marks"),
             stage1_batch=32,
             stage2_batch=32,
             num_ranks=self.num_ranks,
@@ -93,15 +96,9 @@ def main() -> None:
     stage1 = train_stage1(recipe, runner, vq_ckpt)
     if config.until == "stage1":
         return
-    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
-    # Of the pairs it has seen the editor has nothing more to learn.
-    make_more_edits(recipe, runner, "data_again", config.num_again)
-    stage2 = train_stage2(recipe, runner, vq_ckpt, stage2, "stage2_again", data=("data_again",))
-    # Where a region holds several objects the instruction has to tell which one is meant; and of a mask that
-    # is exact or else much wider the first cell tells an object's place.
-    steps = {**recipe.steps, "stage2": config.wide_steps}
-    wide = replace(recipe, mask_flags=("--mask-dilation", "40"), full_mask_share=0.3, steps=steps)
-    stage2 = train_stage2(wide, runner, vq_ckpt, stage2, "stage2_wide", data=("data", "data_again"))
+    # Of pairs that it has seen a few times the editor has nothing more to learn.
+    make_more_edits(recipe, runner, "more_edits", config.num_more)
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1, data=("data", "more_edits"))
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})

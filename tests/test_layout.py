@@ -63,6 +63,16 @@ def test_editing_without_marks_and_full_regeneration():
     assert layout.targets.tolist() == TARGET.tolist()
 
 
+def test_marks_are_supervised_where_the_next_one_is_an_edited_cell():
+    layout = editing_layout(CODES, TARGET, MASK, TEXT, V, supervise_marks=True)
+    plain = editing_layout(CODES, TARGET, MASK, TEXT, V)
+    assert torch.equal(layout.token_ids, plain.token_ids) and torch.equal(layout.next_cells, plain.next_cells)
+    assert layout.targets.tolist() == [[40, 41, 42, 43, 41, 42], [50, 51, 52, 53, 53, 50]]
+    assert layout.loss_weight.tolist() == [[0, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
+    predicted = layout.next_cells[:, -layout.num_predictions :]
+    assert torch.equal(layout.targets, TARGET.gather(1, predicted))
+
+
 def test_editing_layout_of_unusable_samples_only_has_no_weight():
     nothing = torch.zeros_like(MASK)
     layout = editing_layout(CODES, TARGET, nothing, TEXT, V, sample_valid=torch.zeros(2, dtype=torch.bool))

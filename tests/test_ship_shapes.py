@@ -12,21 +12,17 @@ from PIL import Image
 from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
 
-TINY = ["--num-train", "40", "--num-again", "40", "--num-test", "4", "--tokenizer-steps", "2"]
+TINY = ["--num-train", "40", "--num-more", "40", "--num-test", "4", "--tokenizer-steps", "2"]
 
 
 @pytest.mark.slow
 def test_trained_models_are_exported_scored_and_shipped(tmp_path):
     run, shipped = tmp_path / "run", tmp_path / "shipped"
-    steps = ["--stage1-steps", "2", "--stage2-steps", "2", "--wide-steps", "2"]
+    steps = ["--stage1-steps", "2", "--stage2-steps", "2"]
     run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
     run_program("scripts/ship_shapes.py", "--results-dir", run, "--output-dir", shipped)
     card = (shipped / "README.md").read_text()
-    for name, folder, step in (
-        ("tokenizer", "tokenizer", 2),
-        ("t2i", "stage1", 2),
-        ("editing", "stage2_wide", 2),
-    ):
+    for name, folder, step in (("tokenizer", "tokenizer", 2), ("t2i", "stage1", 2), ("editing", "stage2", 2)):
         path = shipped / f"{name}.safetensors"
         assert hashlib.sha256(path.read_bytes()).hexdigest() in card
         trained = load_checkpoint(run / folder / "checkpoints" / f"{step:07d}.pt")["model"]

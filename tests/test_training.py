@@ -108,9 +108,11 @@ def test_cached_codes_train_as_images(stage, shapes, train_flags, tmp_path):
         assert abs(a["loss"] - b["loss"]) < 1e-6
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_packed_rows_train_as_padded_batches(stage, shapes, train_flags, tmp_path):
-    flags = stage_flags(stage, shapes, train_flags) + ["--max-steps", "3", "--class-dropout-p", "0.3"]
+@pytest.mark.parametrize(
+    "stage, extra", [*((stage, []) for stage in STAGES), ("editing", ["--supervise-marks"])]
+)
+def test_packed_rows_train_as_padded_batches(stage, extra, shapes, train_flags, tmp_path):
+    flags = stage_flags(stage, shapes, train_flags) + ["--max-steps", "3", "--class-dropout-p", "0.3", *extra]
     run_stage(stage, flags, tmp_path / "padded")
     run_stage(stage, [*flags, "--pack-rows", "on"], tmp_path / "packed")
     for a, b in zip(read_metrics(tmp_path / "padded"), read_metrics(tmp_path / "packed"), strict=True):

@@ -217,6 +217,9 @@ class EditingConfig(TrainConfig, ValidationConfig):
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
     mask_in_context: bool = option(False, help="give the model the row of edit/keep marks")
+    supervise_marks: bool = option(
+        False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
+    )
     text_field: str = option(
         "target_caption", help="what the model is told", choices=["instruction", "target_caption"]
     )
@@ -236,6 +239,8 @@ class EditingConfig(TrainConfig, ValidationConfig):
         TrainConfig.__post_init__(self)
         ValidationConfig.__post_init__(self)
         _check_share("--full-mask-share", self.full_mask_share)
+        if self.supervise_marks and not self.mask_in_context:
+            raise UserError("--supervise-marks needs the row of marks: add --mask_in_context")
 
 
 def _check_share(flag: str, share: float) -> None:

@@ -124,6 +124,7 @@ def editing_inputs(
             model.config.vocab_size,
             marks=model.config.mask_in_context,
             sample_valid=batch.valid,
+            supervise_marks=config.supervise_marks,
         )
         return _finish(model, layout, text, batch.seeds, config, device)
 
