@@ -23,8 +23,8 @@ from dataset.jsonl import is_inside
 from dataset.samples import T2ISample, blank_text
 from dataset.t2i import SHORT_CAPTION_PROBABILITY
 from language.text_features import load_text_features
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)

@@ -15,9 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runtime.checkpoint import write_atomic
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import progress
 
 SETTINGS_FILE = "extraction.json"

@@ -10,8 +10,8 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)

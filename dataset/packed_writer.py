@@ -25,8 +25,8 @@ from dataset.packed_format import (
     shard_path,
 )
 from language.text_features import TextFeatures
-from runtime.checkpoint import file_sha256, write_atomic
 from runtime.errors import UserError
+from runtime.files import file_sha256, write_atomic
 
 
 @dataclass

@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 Item = TypeVar("Item")

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.images import load_image
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
 IMAGE_FORMATS = ("original", "png", "jpg")

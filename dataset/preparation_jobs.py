@@ -16,8 +16,8 @@ from threading import Event, Lock
 from typing import Any
 
 from dataset.preparation import check_disk, log, require_budget, run_parallel
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import progress
 
 RECORD_BYTES = 1000  # about what one item takes in its record and in the list

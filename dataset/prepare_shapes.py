@@ -31,9 +31,9 @@ from dataset.shapes_writers import (
     write_train_chunk,
     write_ultraedit_parquet,
 )
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 
 _CHUNK = 250

@@ -88,11 +88,15 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         for epoch in count(self.epoch):
             if self.num_epochs is not None and epoch >= self.num_epochs:
                 return
-            shuffle = np.random.default_rng([_SHUFFLE, self.seed, epoch]).permutation(self.num_samples)
+            shuffle = self._shuffled(epoch)
             size = self.global_batch_size
             for start in range(consumed, self.num_samples - size + 1, size):
                 yield from self._micro_batches(epoch, shuffle[start : start + size])
             consumed = 0
+
+    def indices_at(self, epoch: int, consumed: int) -> np.ndarray:
+        """The samples of the global batch, of all ranks, that comes at that place."""
+        return self._shuffled(epoch)[consumed : consumed + self.global_batch_size]
 
     def ends_epoch(self) -> bool:
         """Whether the global batch that comes next is the last of its epoch."""
@@ -123,6 +127,9 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                     f"{getattr(self, name)}; use the same, or start anew from the checkpoint's weights"
                 )
         self.seed, self.epoch, self.consumed = state["seed"], state["epoch"], state["consumed"]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([_SHUFFLE, self.seed, epoch]).permutation(self.num_samples)
 
     def _micro_batches(self, epoch: int, global_batch: np.ndarray) -> Iterator[list[tuple[int, int]]]:
         mine = np.split(global_batch, self.world_size)[self.rank]

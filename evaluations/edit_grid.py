@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from evaluations.images import load_rgb
-from runtime.checkpoint import write_atomic
+from runtime.files import write_atomic
 
 # A path, a PIL image, or an array: (H, W, 3) uint8, (H, W) bool or uint8.
 ImageLike = str | Path | Image.Image | np.ndarray

@@ -24,9 +24,10 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from evaluations.weights import PRETRAINED, find_weights, read_state_dict
-from runtime.checkpoint import file_sha256, load_weights
+from runtime.checkpoint import load_weights
 from runtime.config import option
 from runtime.errors import UserError
+from runtime.files import file_sha256
 from tokenizer.tokenizer_image.lpips import find_lpips_weights, load_lpips
 
 CLIP_MODEL = "ViT-B-32-quickgelu"

@@ -27,9 +27,9 @@ from evaluations.fid_cache import StatisticsCache
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
 from evaluations.weights import PRETRAINED, find_weights
-from runtime.checkpoint import file_sha256
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.files import file_sha256
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)

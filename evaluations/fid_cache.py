@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.checkpoint import write_atomic
 from runtime.errors import UserError
+from runtime.files import write_atomic
 
 
 class StatisticsCache:

@@ -18,7 +18,7 @@ from PIL import Image
 from evaluations.editing.measure import COPY_SOURCE, GENERATED
 from evaluations.images import load_rgb
 from evaluations.item_page_template import TEMPLATE
-from runtime.checkpoint import write_atomic
+from runtime.files import write_atomic
 
 _SHOWN_SIDE = 192
 _SMALL_SIDE = 128

@@ -19,7 +19,7 @@ from PIL import Image
 from evaluations.edit_grid import EditItem, ImageLike, edit_grid, to_image
 from evaluations.report_curves import draw_curves, read_metrics
 from evaluations.report_template import TEMPLATE
-from runtime.checkpoint import write_atomic
+from runtime.files import write_atomic
 
 __all__ = [
     "CurveSection",

@@ -34,10 +34,10 @@ from dataset.extraction import Source, claim_folders, list_jsonl, missing_batche
 from dataset.jsonl import JsonLine, JsonlRecords
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
-from runtime.checkpoint import write_atomic
 from runtime.config import REQUIRED, legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from runtime.precision import PRECISIONS
 

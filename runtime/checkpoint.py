@@ -1,11 +1,14 @@
-"""Checkpoints: written whole or not at all, read without executing anything, refused where they differ."""
+"""Checkpoints: written whole or not at all, read without executing anything, refused where they differ.
+
+Beside a checkpoint stands its manifest, `<name>.sha256`, as `sha256sum` writes and checks it. Neither torch
+nor safetensors would notice a flipped bit.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,34 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
+from runtime.files import file_sha256, write_atomic
+from runtime.logging import get_logger
 
-
-def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+log = get_logger(__name__)
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -54,9 +35,58 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def manifest_path(path: str | Path) -> Path:
+    """Where the manifest of a checkpoint stands."""
+    return Path(f"{path}.sha256")
+
+
+def _write_with_manifest(path: Path, write: Callable[[Path], None]) -> None:
+    """`write_atomic`, with the manifest first: what appears under its name can be checked from then on."""
+
+    def write_both(temporary: Path) -> None:
+        write(temporary)
+        line = f"{file_sha256(temporary)}  {path.name}\n"
+        write_atomic(manifest_path(path), lambda beside: beside.write_text(line))
+
+    write_atomic(path, write_both)
+
+
+def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
+    """Compares a checkpoint with its manifest.
+
+    Args:
+      needs_manifest: a file without one is refused too; published files have none.
+    Raises:
+      UserError: it is not what was written.
+    """
+    manifest = manifest_path(path)
+    try:
+        words = manifest.read_text().split()
+    except FileNotFoundError:
+        if needs_manifest:
+            raise UserError(
+                f"{path} has no manifest {manifest.name}: its writing was cut short, or it is a copy; if you "
+                f"trust it, make one with: sha256sum {path} > {manifest}"
+            ) from None
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{manifest} cannot be read: {error}") from None
+    found = file_sha256(path)
+    if words[:1] != [found]:
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is {found[:16]}… and its manifest says "
+            f"{(words or ['nothing'])[0][:16]}…; use another checkpoint"
+        )
+
+
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Writes a `.pt` checkpoint of tensors and plain Python values."""
-    write_atomic(path, lambda temporary: torch.save(content, temporary))
+    """Writes a `.pt` checkpoint of tensors and plain Python values, and its manifest."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # an open file, so that a full disk is the OSError that it is
+            torch.save(content, file)
+
+    _write_with_manifest(Path(path), write)
 
 
 def save_safetensors(path: str | Path, state: dict[str, torch.Tensor], args: dict[str, Any]) -> None:
@@ -64,7 +94,8 @@ def save_safetensors(path: str | Path, state: dict[str, torch.Tensor], args: dic
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, {"args": json.dumps(args)}))
+    metadata = {"args": json.dumps(args)}
+    _write_with_manifest(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
@@ -83,18 +114,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     `args`, is the only class allowed besides torch's own. A bare state dict comes back as {"model": …}.
 
     Raises:
-      UserError: no such file, or not a checkpoint.
+      UserError: no such file, not what its manifest says, or not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; check the path")
+    require_whole(path)
     try:
         if path.suffix == ".safetensors":
             content = _load_safetensors(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
+                is_zip = zipfile.is_zipfile(path)
+                if is_zip:
+                    _require_stored(path)
                 # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
-                content = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                content = torch.load(path, "cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
         reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(
@@ -108,6 +143,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content.get("model"), dict):
         raise UserError(f"{path} has the keys {sorted(map(str, content))}; a checkpoint needs 'model'")
     return content
+
+
+def _require_stored(path: Path) -> None:
+    """Refuses a zip that unpacks to more than its own size: torch writes none, and would unpack it."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it would unpack to {unpacked} bytes, more than it has")
 
 
 def checkpoint_args(content: dict[str, Any]) -> dict[str, Any]:
@@ -158,8 +201,83 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     return sorted(p for p in Path(folder).glob("*.pt") if re.fullmatch(r"\d+", p.stem))
 
 
+def newest_whole_checkpoint(folder: str | Path, below: Path | None = None) -> Path | None:
+    """The newest step checkpoint in `folder` that is what its manifest says; warns of those that are not.
+
+    Args:
+      below: look only at those before this one.
+    """
+    for path in reversed(list_checkpoints(folder)):
+        if below is not None and int(path.stem) >= int(below.stem):
+            continue
+        try:
+            require_whole(path, needs_manifest=True)
+        except UserError as problem:
+            log.warning("passed over: %s", problem)
+        else:
+            return path
+    return None
+
+
+def resume_point(
+    wanted: str | None, results_dir: str | Path, ranks: Distributed, *, newest: bool = False
+) -> str | None:
+    """The checkpoint that a run goes on from, the same on all ranks.
+
+    A run that torchrun has started again goes on by itself from the newest whole checkpoint it has left.
+
+    Args:
+      wanted: the one that the flags name; if it is damaged, the newest whole one before it in its folder.
+      results_dir: the run's folder.
+      newest: the run's newest whole one, if it has any, whatever `wanted` says (`--auto-resume`).
+    Raises:
+      UserError: the one wanted is damaged and there is no other.
+    """
+    found, problem = wanted, None
+    if ranks.is_main:
+        try:
+            found = _resume_point(wanted, Path(results_dir), newest or restart_count() > 0)
+        except UserError as error:
+            problem = error
+    found, problem = ranks.gather_objects((found, problem))[0]
+    if problem is not None:
+        raise problem
+    return found
+
+
+def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | None:
+    own = newest_whole_checkpoint(results_dir / "checkpoints") if newest else None
+    if own is not None:
+        log.info("going on from the newest whole checkpoint, %s", own)
+        return str(own)
+    if wanted is None or not Path(wanted).is_file():
+        return wanted  # what it is not, its reader says
+    path = Path(wanted)
+    try:
+        require_whole(path, needs_manifest=True)
+    except UserError as problem:
+        steps = path in list_checkpoints(path.parent)
+        other = newest_whole_checkpoint(path.parent, below=path) if steps else None
+        if other is None and manifest_path(path).exists():
+            raise
+        if other is None:
+            log.warning("%s; it is taken as it is", problem)
+            return wanted
+        log.warning("%s; going on from %s", problem, other)
+        return str(other)
+    return wanted
+
+
 def prune_checkpoints(folder: str | Path, keep: int) -> None:
-    """Deletes the oldest step checkpoints beyond `keep`; `keep` ≤ 0 keeps all."""
+    """Deletes the oldest step checkpoints beyond `keep`, and what killed processes left half written.
+
+    Args:
+      keep: ≤ 0 keeps all.
+    """
+    folder = Path(folder)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
     if keep > 0:
         for path in list_checkpoints(folder)[:-keep]:
             path.unlink()
+            manifest_path(path).unlink(missing_ok=True)

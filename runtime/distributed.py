@@ -50,6 +50,11 @@ ONE_RANK = Distributed(0, 1, 0, torch.device("cpu"))
 """A single process on the CPU."""
 
 
+def restart_count() -> int:
+    """How often torchrun (`--max-restarts`) has started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def pick_device(device: str, local_rank: int = 0) -> torch.device:
     """The device of a `--device` flag: "auto" (a GPU where there is one), "cpu" or "cuda".
 
@@ -84,7 +89,11 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         torch.cuda.set_device(where)
     # The GPU is not passed to init_process_group: eager NCCL set-up would only slow the single-GPU case.
     if world_size > 1:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        # torchrun starts a crashed group again on the same store, where the last attempt's addresses stand.
+        store, _, _ = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"attempt {restart_count()}", store)
+        backend = "nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield Distributed(rank, world_size, local_rank, where)
     finally:

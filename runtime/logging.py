@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from runtime.errors import UserError
+from runtime.files import write_atomic, writing
 
 
 class _ThroughTqdm(logging.Handler):
@@ -58,14 +59,15 @@ class MetricsLog:
         self._path = Path(results_dir) / "metrics.jsonl" if enabled else None
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = []
         if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
-            self._path.write_text("".join(f"{line}\n" for line in lines))
+        content = "".join(f"{line}\n" for line in lines)
+        write_atomic(self._path, lambda temporary: temporary.write_text(content))
 
     def write(self, step: int, **numbers: Any) -> None:
         if self._path is not None:
-            with self._path.open("a") as file:
+            with writing(self._path), self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
 
 

@@ -33,9 +33,9 @@ from benchmark_rows import Bench, markdown, table
 from benchmark_training import training_rows
 
 from autoregressive.models.gpt import GPT_MODELS
-from runtime.checkpoint import write_atomic
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 log = get_logger("benchmark")

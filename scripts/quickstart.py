@@ -26,9 +26,9 @@ from evaluations.report import (
     TextSection,
     build_report,
 )
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.errors import run_command
+from runtime.files import write_atomic
 
 STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}
 MODES = {

@@ -27,9 +27,9 @@ from rehearsal_checks import Checks, Training, check_emu, check_magicbrush, chec
 from rehearsal_run import run_watched
 
 from autoregressive.models.gpt import GPT_MODELS
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 log = get_logger("rehearsal")

@@ -26,9 +26,9 @@ from reproduce_rows import GROUPS, SeedModels, make_validation, run_seed
 from shapes_recipe import ShapesRecipe, make_data, train_tokenizer
 from step_runner import StepRunner
 
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)

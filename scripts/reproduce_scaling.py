@@ -32,10 +32,10 @@ from autoregressive.scaling.trace import strip_of
 from dataset.edit_masks import resize_mask
 from dataset.images import load_image, load_magicbrush_mask, save_png
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
-from runtime.checkpoint import write_atomic
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)

@@ -26,10 +26,10 @@ from dataset.records import read_t2i_jsonl
 from dataset.shapes import Scene
 from dataset.shapes_captions import parse_caption
 from dataset.shapes_verifier import SceneVerdict, verify_scene
-from runtime.checkpoint import write_atomic
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 
 _IN_PICTURE, _ROW = 32, 8
 

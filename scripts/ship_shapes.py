@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from shapes_recipe import HARD_SETTING
 from train_shapes import MASKED_TEMPERATURE
 
-from runtime.checkpoint import file_sha256, list_checkpoints, load_checkpoint, write_atomic
+from runtime.checkpoint import list_checkpoints, load_checkpoint
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import file_sha256, write_atomic
 
 # File: the folder of its training, and what it is.
 MODELS = {

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.checkpoint import file_sha256, list_checkpoints, write_atomic
+from runtime.checkpoint import list_checkpoints
 from runtime.errors import UserError
+from runtime.files import file_sha256, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from runtime.checkpoint import write_atomic
+from runtime.files import write_atomic
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
-from runtime.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_atomic
+from runtime.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from runtime.errors import UserError
+from runtime.files import write_atomic
 
 TINY = {"vocab_size": 8, "block_size": 16, "caption_dim": 4, "cls_token_num": 6}
 

@@ -25,8 +25,8 @@ from evaluations.editing.registry import EMU_METRICS, MAGICBRUSH_METRICS, load_m
 from evaluations.encoders import CLIP_MODEL, ClipEncoder, DinoEncoder, WeightFlags, full_float32
 from evaluations.images import load_rgb
 from evaluations.weights import read_state_dict
-from runtime.checkpoint import file_sha256
 from runtime.errors import UserError
+from runtime.files import file_sha256
 
 
 @pytest.fixture(scope="module")

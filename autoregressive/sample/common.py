@@ -14,9 +14,9 @@ from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import MODES, EditingPipeline
 from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5, T5Encoder
-from runtime.checkpoint import file_sha256
 from runtime.config import REQUIRED, option
 from runtime.errors import UserError
+from runtime.files import file_sha256
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 

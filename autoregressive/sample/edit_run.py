@@ -17,8 +17,8 @@ from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline
 from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
 from dataset.samples import Text
-from runtime.checkpoint import write_atomic
 from runtime.distributed import Distributed
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)

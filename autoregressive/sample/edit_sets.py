@@ -13,8 +13,8 @@ from dataset.emu_edit import EmuItem
 from dataset.magicbrush import Turn, iterate_turns
 from dataset.parquet import ParquetImage
 from dataset.samples import Text, load_text
-from runtime.checkpoint import file_sha256
 from runtime.errors import UserError
+from runtime.files import file_sha256
 
 Sessions = dict[str, list[Turn]]
 TURNS = ("both", "single", "multi")

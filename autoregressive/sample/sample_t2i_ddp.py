@@ -24,10 +24,11 @@ from PIL import Image
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from runtime.checkpoint import checkpoint_args, load_checkpoint, write_atomic
+from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.config import REQUIRED, legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 from tokenizer.tokenizer_image.vq_model import require_config

@@ -21,10 +21,10 @@ from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
 from dataset.images import load_edit_region, load_image, save_png
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)

@@ -36,6 +36,9 @@ class TrainConfig:
     codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
     gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
     gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
+    auto_resume: bool = option(
+        False, help="go on from the newest whole checkpoint in --results-dir, if there is one"
+    )
     init_gpt_ckpt: str | None = option(
         None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
     )

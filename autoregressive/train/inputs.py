@@ -71,6 +71,18 @@ def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Ten
         return tokenizer.encode_ids(images.to(device)).cpu()
 
 
+def spoil_text(text: Tensor, *images: Tensor) -> Tensor:
+    """(B, T, C) text, not-a-number where a pixel of the sample is not finite: that step is then skipped.
+
+    The tokenizer would hide it: it gives every pixel some code.
+    """
+    for pixels in images:
+        if pixels.is_floating_point():
+            finite = torch.isfinite(pixels).flatten(1).all(1).to(text.device, non_blocking=True)
+            text = torch.where(finite[:, None, None], text, torch.nan)
+    return text
+
+
 def drop_captions(model: Transformer, text: Tensor, seeds: list[int], rate: float) -> Tensor:
     """Puts "no caption" in place of whole captions, each with probability `rate`, drawn per sample."""
     rows = _chosen(CAPTION_DROP, seeds, rate)[:, None, None].to(text.device, non_blocking=True)
@@ -88,6 +100,7 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
     def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
+        text = spoil_text(text, batch.image)
         orders = _t2i_orders(batch.seeds, model.config, config.region_share)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
@@ -113,6 +126,7 @@ def editing_inputs(
     def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
         text, text_valid = encoders.text(batch.texts)
+        text = spoil_text(text, batch.source, batch.edited)
         # One coin a step, not one a sample: a single full mask makes every row of its batch long.
         coin = np.random.default_rng([FULL_MASK, config.global_seed, step]).random()
         full = coin < config.full_mask_share

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from runtime.errors import UserError
 from runtime.logging import MetricsLog, WandbRun, get_logger, progress
 from runtime.optim import lr_factor
 from runtime.precision import autocast
+from runtime.stopping import LateReading, StopSignals, leave_signals_to_the_trainer
 
 log = get_logger(__name__)
 MAX_SKIPPED_STEPS = 10
@@ -80,30 +81,41 @@ def fit(
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
     batches = iter(_loader(dataset, sampler, config, ranks))
-    unsettled: list[tuple[Tensor, Tensor]] = []
+    unsettled: list[_Unsettled] = []
+    stops = LateReading()
     model.train()
-    with _Meter(state, total_steps, config, ranks) as meter:
+    with StopSignals() as signals, _Meter(state, total_steps, config, ranks) as meter:
         while state.step < total_steps:
             micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
-            loss, num_bad = _backward(network, inputs, _count_bad(micro_batches), state, config, ranks)
+            problems = _name_bad(micro_batches)
+            notes = [len(problems), int(signals.received > 0)]
+            loss, num_bad, num_stops = _backward(network, inputs, notes, state, config, ranks)
             norm = _update(state, total_steps, config)
             state.step += 1
-            unsettled.append((norm, num_bad))
+            origins = [origin for batch in micro_batches for origin in batch.origins]
+            unsettled.append(_Unsettled(norm, num_bad, origins, problems))
             last = state.step == total_steps
             epoch_ends = state.sampler.ends_epoch()
             saves = last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0
             logs = last or state.step % config.log_every == 0
-            if saves or logs or epoch_ends:
-                _settle(unsettled, state, config)
+            stopped = stops.read(num_stops) > 0
+            if saves or logs or epoch_ends or stopped:
+                _settle(unsettled, state, config, ranks)
             state.sampler.advance()
             if epoch_ends:
                 state.num_bad = 0
+                state.bad_samples.clear()
             meter.update(loss, sum(batch_flops(model.config, layout) for layout, _ in inputs))
             if logs:
                 meter.line(norm)
-            if saves:
+            if saves or stopped:
                 save(state, config, ranks)
+            if stopped and not last:
+                log.warning(
+                    "stopped at step %d of %d by a signal; --auto-resume goes on", state.step, total_steps
+                )
+                raise SystemExit(signals.exit_status())
             if preview and config.preview_every and (last or state.step % config.preview_every == 0):
                 with meter.paused(), averaged_weights(state):
                     if ranks.is_main:
@@ -127,6 +139,7 @@ def _loader(
         pin_memory=ranks.device.type == "cuda",
         # Its own: starting to iterate draws a number, which must not come from the dropouts' generator.
         generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_the_trainer,
     )
 
 
@@ -137,56 +150,83 @@ def _parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
     return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
 
 
-def _settle(unsettled: list[tuple[Tensor, Tensor]], state: TrainState, config: TrainConfig) -> None:
-    """Judges the (gradient norm, unusable samples) of the latest steps, all at once: it waits for the device.
+class _Unsettled(NamedTuple):
+    """What a step leaves to be judged when the device is waited for anyway."""
+
+    norm: Tensor
+    """The gradient's, the same on all ranks."""
+    num_bad: Tensor
+    """Unusable samples of all ranks."""
+    origins: list[str]
+    """This rank's samples."""
+    problems: list[str]
+    """What is wrong with this rank's unusable ones."""
+
+
+def _settle(unsettled: list[_Unsettled], state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
+    """Judges the latest steps, all at once: it waits for the device.
 
     All ranks have the same numbers and decide alike.
     """
-    norms = torch.stack([norm for norm, _ in unsettled]).tolist()
-    state.num_bad += int(torch.stack([bad for _, bad in unsettled]).sum())
+    steps = list(unsettled)
     unsettled.clear()
+    norms = torch.stack([step.norm for step in steps]).tolist()
+    new_bad = int(torch.stack([step.num_bad for step in steps]).sum())
+    state.num_bad += new_bad
+    if new_bad:
+        found = ranks.gather_objects([problem for step in steps for problem in step.problems])
+        state.bad_samples += [problem for part in found for problem in part]
     num_samples = state.sampler.num_samples
     if state.num_bad > config.bad_sample_budget * num_samples:
         raise UserError(
             f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
-            f"{config.bad_sample_budget} of {num_samples}; they are named above. Mend the data or raise it"
+            f"{config.bad_sample_budget} of {num_samples}; mend the data or raise it:\n  "
+            + "\n  ".join(state.bad_samples)
         )
     if state.scaler.is_enabled():
         return  # it finds its scale by meeting infinities
-    for step, norm in enumerate(norms, start=state.step - len(norms) + 1):
+    for number, (step, norm) in enumerate(zip(steps, norms, strict=True), start=state.step - len(steps) + 1):
         if not math.isfinite(norm):
             state.num_skipped += 1
-            log.warning("step %d skipped: the gradient norm is %s", step, norm)
+            origins = [origin for part in ranks.gather_objects(step.origins) for origin in part]
+            if ranks.is_main:
+                log.warning(
+                    "step %d skipped: the gradient norm is %s; its samples: %s",
+                    number,
+                    norm,
+                    ", ".join(origins),
+                )
     if state.num_skipped > MAX_SKIPPED_STEPS:
         raise UserError(
-            f"{state.num_skipped} steps had a gradient that is not finite; lower --lr or check the data"
+            f"{state.num_skipped} steps had a gradient that is not finite; their samples are named above: "
+            "check these, or lower --lr"
         )
 
 
-def _count_bad(micro_batches: list[T2IBatch | EditBatch]) -> int:
-    """Names the samples that cannot be used; returns their number."""
+def _name_bad(micro_batches: list[T2IBatch | EditBatch]) -> list[str]:
+    """What is wrong with the samples that cannot be used."""
     problems = [p for batch in micro_batches for p in batch.problems if p is not None]
     for problem in problems:
         log.warning("sample left out: %s", problem)
-    return len(problems)
+    return problems
 
 
 def _backward(
     network: nn.Module,
     inputs: list[tuple],
-    num_bad: int,
+    notes: list[int],
     state: TrainState,
     config: TrainConfig,
     ranks: Distributed,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Accumulates the gradient of a global batch.
 
     Returns:
-      This rank's part of the mean loss, and the unusable samples of all ranks; both stay on the device.
+      This rank's part of the mean loss, and the sums of `notes` over the ranks; all stay on the device.
     """
     # The loss is a mean over the supervised slots of the global batch, so their number comes first.
     supervised = sum(len(layout.supervised) for layout, _ in inputs)
-    counts = torch.tensor([supervised, num_bad]).to(ranks.device, non_blocking=True)
+    counts = torch.tensor([supervised, *notes]).to(ranks.device, non_blocking=True)
     counts = ranks.all_reduce_sum(counts)
     loss_sum = torch.zeros((), device=ranks.device)
     for i, (layout, text) in enumerate(inputs):
@@ -194,10 +234,12 @@ def _backward(
         with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
             with autocast(ranks.device, config.mixed_precision):
                 loss = network(layout, text) / counts[0].clamp(min=1)
+            # An infinite loss can have a finite gradient; times not-a-number it has none.
+            loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
             # DDP averages over the ranks; a sum is wanted.
             state.scaler.scale(loss * ranks.world_size).backward()
         loss_sum += loss.detach()
-    return loss_sum, counts[1]
+    return loss_sum, *counts[1:]
 
 
 def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:

@@ -28,9 +28,10 @@ from dataset.samples import EditBatch, T2IBatch, Text, collate_samples
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from language.text_features import count_stored_tokens
-from runtime.checkpoint import file_sha256, weights_fingerprint
+from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.files import file_sha256
 from runtime.logging import get_logger, progress
 
 log = get_logger("packing")

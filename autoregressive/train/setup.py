@@ -21,7 +21,7 @@ from dataset.packed import open_packed
 from dataset.packed_format import require_same
 from dataset.t2i_editing import EditingDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
-from runtime.checkpoint import weights_fingerprint
+from runtime.checkpoint import resume_point, weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -30,6 +30,12 @@ from tokenizer.tokenizer_image.vq_model import load_vq_model, require_config
 
 log = get_logger(__name__)
 PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
+
+
+def find_resume_point(config: TrainConfig, ranks: Distributed) -> TrainConfig:
+    """The settings with the checkpoint to go on from, if any, as `--gpt-ckpt`."""
+    found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
+    return replace(config, gpt_ckpt=found)
 
 
 def load_encoders(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class TrainState:
     step: int = 0
     num_bad: int = 0
     """Unusable samples met in this epoch, over all ranks."""
+    bad_samples: list[str] = field(default_factory=list)
+    """What is wrong with those that this process has met, on all ranks."""
     num_skipped: int = 0
     """Steps without an update because their gradient was not finite."""
 

@@ -9,7 +9,13 @@ from autoregressive.train.config import EditingConfig
 from autoregressive.train.inputs import Encoders, editing_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import editing_preview
-from autoregressive.train.setup import build_model, load_dataset, load_encoders, load_packed
+from autoregressive.train.setup import (
+    build_model,
+    find_resume_point,
+    load_dataset,
+    load_encoders,
+    load_packed,
+)
 from autoregressive.train.validation import Validation, read_test_sets
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
@@ -17,6 +23,7 @@ from runtime.errors import run_command
 
 
 def train(config: EditingConfig, ranks: Distributed) -> None:
+    config = find_resume_point(config, ranks)
     test_sets = read_test_sets(config)
     needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
     encoders = load_encoders(

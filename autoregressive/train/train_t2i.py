@@ -9,13 +9,20 @@ from autoregressive.train.config import T2IConfig
 from autoregressive.train.inputs import Encoders, t2i_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import t2i_preview
-from autoregressive.train.setup import build_model, load_dataset, load_encoders, load_packed
+from autoregressive.train.setup import (
+    build_model,
+    find_resume_point,
+    load_dataset,
+    load_encoders,
+    load_packed,
+)
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
 
 
 def train(config: T2IConfig, ranks: Distributed) -> None:
+    config = find_resume_point(config, ranks)
     encoders = load_encoders(config, ranks.device, tokenizer_precision=config.tokenizer_precision)
     dataset = load_images(config, encoders, ranks)
     model = build_model(config, encoders, ranks.device, mask_in_context=False)

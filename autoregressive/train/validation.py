@@ -33,9 +33,10 @@ from dataset.jsonl import read_json
 from dataset.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
 from evaluations.editing import emuedit_eval, image_eval
 from evaluations.pairs import ALL_TURN, PROTOCOLS
-from runtime.checkpoint import file_sha256, weights_fingerprint
+from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.files import file_sha256
 
 Rounds = list[list[EditJob]]
 

@@ -19,10 +19,10 @@ from evaluations.encoders import Network, WeightFlags, full_float32
 from evaluations.item_page import write_item_page
 from evaluations.metrics import half_interval95, mean_over_pairs
 from evaluations.pairs import Pair
-from runtime.checkpoint import write_atomic
 from runtime.config import option
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)

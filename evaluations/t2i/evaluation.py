@@ -33,10 +33,10 @@ from evaluations.folders import list_images
 from evaluations.item_page import write_item_page
 from evaluations.t2i.clip_score import VIT_B, VIT_G, WITHOUT, clip_scores, load_clip
 from evaluations.t2i.pictures import WHOLE, cut_picture, list_generated, read_captions
-from runtime.checkpoint import file_sha256, write_atomic
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import file_sha256, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)

@@ -25,10 +25,10 @@ from evaluations.folders import list_images, load_batches
 from evaluations.images import load_rgb
 from evaluations.item_page import write_item_page
 from evaluations.tokenizer.measure import JudgeFlags, Judges, ReconstructionScores
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import progress
 
 _NAMED_AT_MOST = 5

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from runtime.checkpoint import write_atomic
+from runtime.files import write_atomic
 
 _GAP = 2
 _PAIRS_PER_ROW = 4

@@ -23,10 +23,10 @@ from torch import Tensor
 from dataset.image_folder import ImageDataset, list_images
 from dataset.images import save_png
 from evaluations.tokenizer.measure import JudgeFlags, Judges, ReconstructionScores
-from runtime.checkpoint import write_atomic
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.pictures import save_pairs

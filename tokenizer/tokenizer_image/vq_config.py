@@ -80,10 +80,14 @@ class VQTrainConfig:
     reseed_until: float = option(0.7, help="fraction of the run after which codes stay")
 
     vq_ckpt: str | None = option(None, help="checkpoint to go on from", aliases=("resume",))
+    auto_resume: bool = option(
+        False, help="go on from the newest whole checkpoint in --results-dir, if there is one"
+    )
     finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
     log_every: int = option(100, help="steps between lines in metrics.jsonl")
     ckpt_every: int = option(5000, help="steps between checkpoints and previews; the last step always saves")
     max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
+    bad_sample_budget: float = option(0.01, help="share of unreadable images past which training stops")
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 
     dataset: str = legacy("--data-path itself shows what it is: images or jsonl files")

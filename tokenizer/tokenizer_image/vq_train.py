@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader
 
 from dataset.image_folder import ImageDataset, collate_images, list_images
 from dataset.sampler import ResumableBatchSampler
-from runtime.checkpoint import prune_checkpoints, save_checkpoint
+from runtime.checkpoint import prune_checkpoints, resume_point, save_checkpoint
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
-from runtime.errors import run_command
+from runtime.errors import UserError, run_command
 from runtime.logging import MetricsLog, get_logger, progress
+from runtime.stopping import LateReading, StopSignals, leave_signals_to_the_trainer
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_state import VQTrainState
@@ -31,6 +32,7 @@ log = get_logger(__name__)
 
 KMEANS_IMAGES = 256
 PREVIEW_IMAGES = 8
+MAX_SKIPPED_STEPS = 10
 
 
 class Batches:
@@ -47,7 +49,7 @@ class Batches:
             config.global_seed,
             micro_batches=config.gradient_accumulation_steps,
         )
-        self.problems = 0
+        self.problems: list[str] = []
         self.cache = self._decode_all() if config.cache_images else None
 
     def first(self, count: int) -> Tensor:
@@ -73,6 +75,7 @@ class Batches:
             collate_fn=collate_images,
             num_workers=self.config.num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_the_trainer,
         )
 
     def _decode_all(self) -> Tensor:
@@ -89,7 +92,17 @@ class Batches:
     def _report(self, problems: list[str]) -> None:
         for problem in problems:
             log.warning("left out: %s", problem)
-        self.problems += len(problems)
+        self.problems += [problem for problem in problems if problem not in self.problems]
+        if len(self.problems) > self.config.bad_sample_budget * len(self.dataset):
+            raise UserError(
+                f"{len(self.problems)} unreadable images, more than --bad-sample-budget "
+                f"{self.config.bad_sample_budget} of {len(self.dataset)}; mend the data or raise it:\n  "
+                + "\n  ".join(self.problems)
+            )
+
+    def files_at(self, epoch: int, consumed: int) -> list[str]:
+        """The files of the global batch at that place."""
+        return [str(self.dataset.paths[index]) for index in self.sampler.indices_at(epoch, consumed)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,10 +126,12 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
     state = VQTrainState(config, dist.device)
     batches = Batches(config, paths, dist)
-    if config.vq_ckpt and config.finetune:
+    own = resume_point(None, config.results_dir, dist, newest=config.auto_resume)
+    if own is None and config.vq_ckpt and config.finetune:
         state.load_weights(config.vq_ckpt)
-    elif config.vq_ckpt:
-        batches.sampler.load_state_dict(state.resume(config.vq_ckpt))
+    elif own or config.vq_ckpt:
+        ckpt = own or resume_point(config.vq_ckpt, config.results_dir, dist)
+        batches.sampler.load_state_dict(state.resume(ckpt))
     trainer = Trainer(config, state, dist)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
@@ -126,29 +141,56 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
         total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
     )
     clock, logged_step, stream = time.perf_counter(), state.step, iter(batches)
-    while state.step < config.steps:
-        if config.quantize_after and state.step == config.quantize_after:
-            trainer.start_codes(batches.first(KMEANS_IMAGES))
-        micro_batches = [
-            next(stream).to(dist.device, non_blocking=True, memory_format=torch.channels_last)
-            for _ in range(config.gradient_accumulation_steps)
-        ]
-        trainer.train_step(micro_batches)
-        batches.sampler.advance()
-        bar.update()
-        last = state.step == config.steps
-        if state.step % config.log_every == 0 or last:
-            numbers = trainer.read_metrics()
-            seconds = (time.perf_counter() - clock) / (state.step - logged_step)
-            clock, logged_step = time.perf_counter(), state.step
-            numbers["samples_per_second"] = round(config.global_batch_size / seconds, 2)
-            numbers["eta_seconds"] = round(seconds * (config.steps - state.step), 1)
-            metrics.write(state.step, **numbers)
-            bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
-        if (state.step % config.ckpt_every == 0 or last) and dist.is_main:
-            save(config, state, batches)
+    stops, norms, skipped = LateReading(), {}, 0
+    with StopSignals() as signals:
+        while state.step < config.steps:
+            if config.quantize_after and state.step == config.quantize_after:
+                trainer.start_codes(batches.first(KMEANS_IMAGES))
+            micro_batches = [
+                next(stream).to(dist.device, non_blocking=True, memory_format=torch.channels_last)
+                for _ in range(config.gradient_accumulation_steps)
+            ]
+            norm = trainer.train_step(micro_batches)
+            norms[state.step] = (norm, batches.sampler.epoch, batches.sampler.consumed)
+            batches.sampler.advance()
+            bar.update()
+            last = state.step == config.steps
+            received = torch.tensor(int(signals.received > 0)).to(dist.device, non_blocking=True)
+            stopped = stops.read(dist.all_reduce_sum(received)) > 0
+            if state.step % config.log_every == 0 or last or stopped:
+                skipped += name_skipped(norms, batches)
+                if skipped > MAX_SKIPPED_STEPS:
+                    raise UserError(f"{skipped} steps had a gradient that is not finite; lower --lr")
+                numbers = trainer.read_metrics()
+                seconds = (time.perf_counter() - clock) / (state.step - logged_step)
+                clock, logged_step = time.perf_counter(), state.step
+                numbers["samples_per_second"] = round(config.global_batch_size / seconds, 2)
+                numbers["eta_seconds"] = round(seconds * (config.steps - state.step), 1)
+                metrics.write(state.step, **numbers)
+                bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
+            if (state.step % config.ckpt_every == 0 or last or stopped) and dist.is_main:
+                save(config, state, batches)
+            if stopped and not last:
+                dist.barrier()
+                log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
+                raise SystemExit(signals.exit_status())
     bar.close()
     dist.barrier()
+
+
+def name_skipped(norms: dict[int, tuple[Tensor, int, int]], batches: Batches) -> int:
+    """Names the images of the steps whose gradient was not finite, and forgets all; returns their number.
+
+    Args:
+      norms: of each step the gradient's norm, the same on all ranks, and the place of its batch.
+    """
+    skipped = [step for step, (norm, *_) in norms.items() if not torch.isfinite(norm)]
+    for step in skipped:
+        norm, *place = norms[step]
+        what = f"step {step} skipped: the gradient norm is {norm.item()}; its samples: "
+        log.warning("%s", what + ", ".join(batches.files_at(*place)))
+    norms.clear()
+    return len(skipped)
 
 
 def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:

@@ -74,11 +74,13 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return autocast(self.dist.device, self.config.mixed_precision)
 
-    def train_step(self, micro_batches: Sequence[Tensor]) -> None:
+    def train_step(self, micro_batches: Sequence[Tensor]) -> Tensor:
         """One step of the tokenizer and, once it takes part, one of the discriminator.
 
         Args:
           micro_batches: (B, 3, S, S) each, of one size; gradients add up over them.
+        Returns:
+          The norm of the tokenizer's gradient; where it is not finite, the weights stay as they were.
         """
         config, state = self.config, self.state
         factor = lr_factor(state.step, config.steps, config.lr_schedule, warmup_steps=config.warmup_steps)
@@ -102,6 +104,7 @@ class Trainer:
         self.averages.add(grad_norm=norm, **means)
         self._count_codes(torch.cat([p.ids for p in passes]), torch.cat([p.unit_latents for p in passes]))
         state.step += 1
+        return norm
 
     def _sync(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Ranks exchange gradients in the last backward pass of a step only."""
@@ -166,7 +169,7 @@ class Trainer:
     def _step(self, module: nn.Module, optimizer: Optimizers, factor: float) -> Tensor:
         norm = optimizer.clip(module, self.config.max_grad_norm, self.scaler)
         optimizer.scale_lr(factor)
-        optimizer.step(self.scaler)
+        optimizer.step(self.scaler, skip=~torch.isfinite(norm))
         optimizer.zero_grad()
         return norm
 
