@@ -108,6 +108,8 @@ def _transparent_region(image: Image.Image) -> Tensor | None:
 def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:
     """Opens, checks the header, decodes, and applies the EXIF orientation; the mode stays the file's."""
     stream_source = Path(source) if isinstance(source, str) else source
+    if isinstance(stream_source, Path) and stream_source.exists() and not stream_source.is_file():
+        raise UserError(f"{source}: is no file; a pipe or a device could be read for ever")
     try:
         with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as image:
             if image.width * image.height > max_pixels:

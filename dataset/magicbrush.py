@@ -71,6 +71,8 @@ def read_sessions(
     rules = PathRules(file.parent, allow_outside_root)
     sessions = {}
     for session_id, edits in read_json(file, dict).items():
+        if session_id in ("", ".", "..") or set(session_id) & set("/\\\0"):
+            raise UserError(f"{file}: session {session_id!r}: an id must be a plain folder name")
         if not isinstance(edits, list) or not edits:
             raise UserError(
                 f"{file}: session {session_id!r} must be a non-empty list of edits, got {edits!r}"

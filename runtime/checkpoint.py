@@ -83,8 +83,15 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Writes a `.pt` checkpoint of tensors and plain Python values, and its manifest."""
 
     def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # an open file, so that a full disk is the OSError that it is
-            torch.save(content, file)
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(content, file)
+            except (
+                RuntimeError
+            ) as error:  # closing its zip, torch complains of what a full disk has cut short
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     _write_with_manifest(Path(path), write)
 
@@ -275,7 +282,8 @@ def prune_checkpoints(folder: str | Path, keep: int) -> None:
       keep: ≤ 0 keeps all.
     """
     folder = Path(folder)
-    for leftover in folder.glob(".*.tmp"):
+    orphans = [path for path in folder.glob("*.pt.sha256") if not path.with_suffix("").exists()]
+    for leftover in [*folder.glob(".*.tmp"), *orphans]:
         leftover.unlink(missing_ok=True)
     if keep > 0:
         for path in list_checkpoints(folder)[:-keep]:

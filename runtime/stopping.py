@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WORKER_GRACE = 20  # seconds
 
 
 class StopSignals:
@@ -40,9 +44,30 @@ class StopSignals:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """For `DataLoader(worker_init_fn=…)`: Ctrl-C and batch systems signal the loader's processes too."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """For `DataLoader(worker_init_fn=…)`: Ctrl-C and batch systems signal the loader's processes too.
+
+    A loader's process outlives SIGTERM by what a last step and its saving may take, then ends as if all were
+    well: a trainer that dies ends its processes with SIGTERM and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
+
+
+class Loading:
+    """A loader's batches; its processes end when this is left, whatever went wrong."""
+
+    def __init__(self, loader: Iterable) -> None:
+        self._batches: Iterator | None = iter(loader)
+
+    def next(self) -> Any:
+        return next(self._batches)
+
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._batches = None  # the only reference: a traceback that held one would keep the processes
 
 
 class LateReading:

@@ -72,7 +72,7 @@ def test_missing_image_and_own_limit(tmp_path):
     picture().save(tmp_path / "a.png")
     with pytest.raises(UserError, match="none.png: no such file"):
         load_image(tmp_path / "none.png")
-    with pytest.raises(UserError, match="is a directory|cannot be read"):
+    with pytest.raises(UserError, match="is no file"):
         load_image(tmp_path)
     with pytest.raises(UserError, match="a.png: 16x16 is above the limit"):
         load_image(tmp_path / "a.png", max_pixels=255)

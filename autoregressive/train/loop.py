@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,20 +13,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from autoregressive.models.flops import batch_flops, peak_flops
+from autoregressive.models.flops import batch_flops
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
+from autoregressive.train.meter import Meter
 from autoregressive.train.state import TrainState, average_weights, averaged_weights, new_state, save
 from dataset.sampler import ResumableBatchSampler
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.logging import MetricsLog, WandbRun, get_logger, progress
+from runtime.logging import get_logger
 from runtime.optim import lr_factor
 from runtime.precision import autocast
-from runtime.stopping import LateReading, StopSignals, leave_signals_to_the_trainer
+from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
 
 log = get_logger(__name__)
 MAX_SKIPPED_STEPS = 10
@@ -80,13 +79,17 @@ def fit(
     network = _parallel(SupervisedLoss(model), ranks)
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
-    batches = iter(_loader(dataset, sampler, config, ranks))
+    loader = _loader(dataset, sampler, config, ranks)
     unsettled: list[_Unsettled] = []
     stops = LateReading()
     model.train()
-    with StopSignals() as signals, _Meter(state, total_steps, config, ranks) as meter:
+    with (
+        StopSignals() as signals,
+        Meter(state, total_steps, config, ranks) as meter,
+        Loading(loader) as batches,
+    ):
         while state.step < total_steps:
-            micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+            micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
             problems = _name_bad(micro_batches)
             notes = [len(problems), int(signals.received > 0)]
@@ -112,9 +115,7 @@ def fit(
             if saves or stopped:
                 save(state, config, ranks)
             if stopped and not last:
-                log.warning(
-                    "stopped at step %d of %d by a signal; --auto-resume goes on", state.step, total_steps
-                )
+                log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
                 raise SystemExit(signals.exit_status())
             if preview and config.preview_every and (last or state.step % config.preview_every == 0):
                 with meter.paused(), averaged_weights(state):
@@ -261,97 +262,3 @@ def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     state.scaler.update()
     state.optimizers.zero_grad()
     return norm
-
-
-class _Meter:
-    """Progress bar, console line, metrics.jsonl and wandb; waits for the device once per log line only.
-
-    "useful_tflops" counts the operations that the batches need (`batch_flops`), per device; "mfu" is their
-    share of the device's half-precision peak.
-    """
-
-    def __init__(self, state: TrainState, total_steps: int, config: TrainConfig, ranks: Distributed) -> None:
-        self.state, self.total_steps, self.config, self.ranks = state, total_steps, config, ranks
-        self.file = MetricsLog(config.results_dir, ranks.is_main, state.step)
-        project = config.wandb_project if ranks.is_main else None
-        self.wandb = WandbRun(project, config.results_dir, asdict(config))
-        self.bar = progress(
-            total=total_steps, initial=state.step, desc="training", unit="step", disable=not ranks.is_main
-        )
-        self.peak = None if config.mixed_precision == "none" else peak_flops(ranks.device)
-        if config.peak_tflops is not None:
-            self.peak = config.peak_tflops * 1e12
-        self._restart()
-
-    def _restart(self) -> None:
-        self.losses: list[Tensor] = []
-        self.flops: list[Tensor] = []
-        self.start = time.perf_counter()
-
-    def update(self, loss: Tensor, flops: Tensor) -> None:
-        """Takes in one step: this rank's part of its loss and of its useful operations."""
-        self.losses.append(loss)
-        self.flops.append(flops)
-        self.bar.update()
-
-    def line(self, norm: Tensor) -> None:
-        """Logs the steps since the last line, with the gradient norm of the latest."""
-        step, numbers = self.state.step, self._numbers(norm)
-        self.file.write(step, **numbers)
-        self.wandb.log(step, **numbers)
-        if self.ranks.is_main:
-            minutes, seconds = divmod(round(numbers["seconds_left"]), 60)
-            log.info(
-                f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  "
-                f"gradient {numbers['grad_norm']:.3f}  {numbers['samples_per_second']:.1f} samples/s  "
-                f"{numbers['useful_tflops']:.3g} TFLOP/s"
-                + (f" ({numbers['mfu']:.0%} of the peak)" if "mfu" in numbers else "")
-                + f"  ends in {minutes}:{seconds:02d}"
-            )
-        self._restart()
-
-    def _numbers(self, norm: Tensor) -> dict[str, float]:
-        steps = len(self.losses)
-        sums = self.ranks.all_reduce_sum(
-            torch.stack([torch.stack(self.losses).double().mean(), torch.stack(self.flops).sum()])
-        ).tolist()
-        seconds = time.perf_counter() - self.start
-        flops = sums[1] / seconds / self.ranks.world_size
-        return {
-            "loss": sums[0],
-            "grad_norm": norm.item(),
-            "lr": self.state.optimizers.param_groups[0]["lr"],
-            "samples_per_second": steps * self.config.global_batch_size / seconds,
-            "seconds_left": (self.total_steps - self.state.step) * seconds / steps,
-            "useful_tflops": flops / 1e12,
-            **({} if self.peak is None else {"mfu": flops / self.peak}),
-            "epoch": self.state.sampler.epoch,
-        }
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Keeps the time of a preview or a validation out of the training speed."""
-        paused_at = time.perf_counter()
-        yield
-        self.start += time.perf_counter() - paused_at
-
-    def scores(self, scores: dict[str, float]) -> None:
-        """Takes in the results of a validation."""
-        self.file.write(self.state.step, **scores)
-        self.wandb.log(self.state.step, **scores)
-        if self.ranks.is_main:
-            log.info(
-                "step %d  %s",
-                self.state.step,
-                "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
-            )
-
-    def picture(self, path: Path) -> None:
-        self.wandb.picture(self.state.step, path)
-
-    def __enter__(self) -> _Meter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-        self.wandb.finish()

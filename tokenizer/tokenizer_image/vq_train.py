@@ -22,7 +22,7 @@ from runtime.config import parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import MetricsLog, get_logger, progress
-from runtime.stopping import LateReading, StopSignals, leave_signals_to_the_trainer
+from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_state import VQTrainState
@@ -140,14 +140,14 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     bar = progress(
         total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
     )
-    clock, logged_step, stream = time.perf_counter(), state.step, iter(batches)
+    clock, logged_step = time.perf_counter(), state.step
     stops, norms, skipped = LateReading(), {}, 0
-    with StopSignals() as signals:
+    with StopSignals() as signals, Loading(batches) as stream:
         while state.step < config.steps:
             if config.quantize_after and state.step == config.quantize_after:
                 trainer.start_codes(batches.first(KMEANS_IMAGES))
             micro_batches = [
-                next(stream).to(dist.device, non_blocking=True, memory_format=torch.channels_last)
+                stream.next().to(dist.device, non_blocking=True, memory_format=torch.channels_last)
                 for _ in range(config.gradient_accumulation_steps)
             ]
             norm = trainer.train_step(micro_batches)

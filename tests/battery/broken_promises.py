@@ -1,0 +1,141 @@
+"""Breaks each promise by one line in a scratch copy, and requires that a case of the battery notices.
+
+python -m tests.battery.broken_promises     # prints the table of RELIABILITY.md
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import UserError, run_command
+from runtime.logging import progress
+from tests.battery.__main__ import TESTS
+from tests.battery.training import ROOT
+
+
+@dataclass(frozen=True)
+class Break:
+    """A line that keeps a promise, what it is changed to, and the case that must fail then."""
+
+    promise: int
+    file: str
+    old: str
+    new: str
+    test: int
+    case: str
+
+
+BREAKS = (
+    Break(
+        1, "autoregressive/train/state.py", "    torch.set_rng_state(saved[ranks.rank]", "    len(saved[ranks.rank]",
+        1, "t2i, mid-epoch, 0 workers, 1 ranks",
+    ),
+    Break(
+        1, "dataset/sampler.py", 'state["epoch"], state["consumed"]', 'state["epoch"], 0',
+        1, "t2i, mid-epoch, 0 workers, 1 ranks",
+    ),
+    Break(2, "runtime/checkpoint.py", "    if words[:1] != [found]:", "    if not words:", 4, "bit flip 0"),
+    Break(2, "runtime/files.py", "            write(temporary)\n", "            write(path)\n", 2, "moment 1"),
+    Break(
+        3, "autoregressive/train/loop.py", "            if saves or stopped:\n", "            if saves:\n",
+        3, "step, to agent, 1 time(s)",
+    ),
+    Break(
+        3, "autoregressive/train/loop.py", "raise SystemExit(signals.exit_status())", "raise SystemExit(0)",
+        3, "step, to 1, 1 time(s)",
+    ),
+    Break(
+        3, "runtime/checkpoint.py", "newest or restart_count() > 0", "newest",
+        9, "sigkill of rank 0 at step 5",
+    ),
+    Break(
+        4, "autoregressive/train/loop.py", "skip=~torch.isfinite(norm)", "skip=norm < 0",
+        5, "nan in gradient, rank 0, none",
+    ),
+    Break(
+        4, "autoregressive/train/inputs.py", "text = torch.where(finite[:, None, None], text, torch.nan)", "pass",
+        5, "nan in pixels, rank 1, none",
+    ),
+    Break(
+        5, "autoregressive/train/loop.py", "        state.bad_samples += [", "        list() + [",
+        7, "image: empty",
+    ),
+    Break(
+        6, "runtime/checkpoint.py", "weights_only=True, mmap=is_zip", "weights_only=False, mmap=is_zip",
+        6, "os.system",
+    ),
+    Break(6, "runtime/checkpoint.py", "    if unpacked > path.stat().st_size:", "    if not unpacked:", 6, "zip bomb"),
+    Break(7, "dataset/jsonl.py", "        if not inside:", "        if not path:", 8, "image, .."),
+    Break(
+        7, "dataset/images.py", "image.width * image.height > max_pixels", "image.width > max_pixels",
+        7, "image: PNG bomb, 900 megapixels",
+    ),
+    Break(
+        8, "runtime/files.py", "    except OSError as error:", "    except EOFError as error:",
+        10, "full while a checkpoint is written",
+    ),
+)  # fmt: skip
+
+
+def run_broken(broken: Break, scratch: Path) -> bool:
+    """Whether the case fails in a copy with the promise broken; it must pass in this one."""
+    copy = scratch / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, copy / name)
+    file = copy / broken.file
+    text = file.read_text()
+    if text.count(broken.old) != 1:
+        raise UserError(
+            f"{broken.file}: {broken.old!r} stands there {text.count(broken.old)} times, not once"
+        )
+    file.write_text(text.replace(broken.old, broken.new))
+    names = [case.name for case in TESTS[broken.test - 1][1].cases()]
+    command = ["-m", "tests.battery", "--only", str(broken.test), "--case", str(names.index(broken.case))]
+    done = subprocess.run(
+        [
+            sys.executable,
+            *command,
+            "--results-dir",
+            str(scratch / "results"),
+            "--fresh",
+            "--num-workers",
+            "1",
+        ],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+    )
+    if f"FAILED test {broken.test}" not in done.stderr and done.returncode:
+        raise UserError(f"the battery itself failed:\n{done.stdout}{done.stderr}")
+    return done.returncode != 0
+
+
+def main() -> None:
+    rows, missed = [], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for broken in progress(BREAKS, desc="breaking", unit="promise"):
+            noticed = run_broken(broken, Path(scratch))
+            missed += not noticed
+            old, new = (" ".join(line.split()) for line in (broken.old, broken.new))
+            rows.append(
+                f"| {broken.promise} | `{broken.file}`: `{old}` → `{new}` | {broken.test}: {broken.case} | "
+                f"{'noticed' if noticed else 'MISSED'} |"
+            )
+    print("| promise | change | case | |\n|---|---|---|---|", *rows, sep="\n")
+    if missed:
+        raise UserError(f"{missed} of {len(BREAKS)} changes went unnoticed")
+
+
+if __name__ == "__main__":
+    run_command(main)

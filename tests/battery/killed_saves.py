@@ -1,0 +1,74 @@
+"""Test 2: SIGKILL at a random moment of a save loses nothing older, and leaves nothing half that is taken."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from runtime.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    newest_whole_checkpoint,
+    prune_checkpoints,
+    require_whole,
+    save_checkpoint,
+)
+from runtime.errors import UserError
+from tests.battery.cases import Assets, Case, same
+
+
+def cases() -> list[Case]:
+    return [Case(f"moment {number}", partial(_run, number)) for number in range(100)]
+
+
+def content_of(step: int) -> dict:
+    """A checkpoint of some megabytes, which its step decides."""
+    weights = {f"layer{i}": torch.full((64, 1024), float(step + i)) for i in range(8)}
+    return {"model": weights, "optimizer": {"state": weights}, "steps": step}
+
+
+def _run(number: int, assets: Assets, folder: Path) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _save_on_and_on(folder, write)
+    os.close(write)
+    first = os.read(read, 4)
+    assert first, "the first checkpoint was not written"
+    time.sleep(random.Random(number).uniform(0, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    told = [first]
+    while step := os.read(read, 4):
+        told.append(step)
+    os.close(read)
+    last_told = int.from_bytes(told[-1], "little")
+
+    whole = newest_whole_checkpoint(folder)
+    assert whole is not None and int(whole.stem) >= last_told, f"{whole} is older than step {last_told}"
+    for path in list_checkpoints(folder):
+        try:
+            require_whole(path, needs_manifest=True)
+        except UserError:
+            continue
+        assert same(load_checkpoint(path), content_of(int(path.stem))), f"{path} passes, but is another"
+    save_checkpoint(folder / "9999999.pt", content_of(1))
+    prune_checkpoints(folder, 1)
+    assert sorted(p.name for p in folder.iterdir()) == ["9999999.pt", "9999999.pt.sha256"], "leftovers stay"
+
+
+def _save_on_and_on(folder: Path, pipe: int) -> None:
+    try:
+        for step in range(1, 1000):
+            path = folder / f"{step:07d}.pt"
+            save_checkpoint(path, content_of(step))
+            prune_checkpoints(folder, 2)
+            os.write(pipe, step.to_bytes(4, "little"))
+    finally:
+        os._exit(1)

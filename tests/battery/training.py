@@ -1,0 +1,102 @@
+"""Trainings as real processes, and what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.checkpoint import list_checkpoints, load_checkpoint, require_whole
+from tests.battery.cases import Assets
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TIMEOUT = 180
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended.
+
+    Attributes:
+      status: of the process that was started: the training, or torchrun.
+      text: what it printed.
+      folder: holds `results`, and the plan's `batches<rank>.jsonl`.
+    """
+
+    status: int | str
+    text: str
+    folder: Path
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return list_checkpoints(self.folder / "results" / "checkpoints")
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """All that a resume goes on from, but for the flags."""
+        path = self.folder / "results" / "checkpoints" / f"{step:07d}.pt"
+        require_whole(path, needs_manifest=True)
+        content = load_checkpoint(path)
+        del content["args"]
+        return content
+
+    def batches(self, rank: int = 0) -> dict[int, dict]:
+        """Step → what the rank trained on then, and the hash of its weights; the last time it came there."""
+        lines = (self.folder / f"batches{rank}.jsonl").read_text().splitlines()
+        return {line["step"]: line for line in map(json.loads, lines)}
+
+
+def run_training(
+    assets: Assets,
+    folder: Path,
+    plan: dict,
+    flags: Sequence[object] = (),
+    *,
+    ranks: int = 1,
+    max_restarts: int | None = None,
+    expect: int | None = 0,
+) -> Run:
+    """Trains in `folder/results`, in real processes; again in the same folder to go on.
+
+    Args:
+      plan: see `tests.battery.worker`; "log" is `folder`.
+      max_restarts: of torchrun; None starts a single rank without torchrun.
+      expect: the exit status; None for any but 0.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"log": str(folder), **plan}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    data = assets.shapes / "train" / f"{plan['stage']}.jsonl"
+    command = ["-m", "tests.battery.worker", folder / "plan.json", *assets.train_flags()]
+    command += ["--data-path", data, "--results-dir", folder / "results", *flags]
+    command += ["--mask_in_context"] if plan["stage"] == "editing" else []
+    if ranks > 1 or max_restarts is not None:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        command = [*torchrun, f"--max-restarts={max_restarts or 0}", *command]
+    with open(folder / "output.txt", "w") as output:  # not a pipe, which a process left over would hold open
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            status = "none: it hangs"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    run = Run(status, (folder / "output.txt").read_text(errors="replace"), folder)
+    as_expected = status not in (0, "none: it hangs") if expect is None else status == expect
+    assert as_expected, f"exit status {status}, expected {expect}:\n{run.text[-4000:]}"
+    return run

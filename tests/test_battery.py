@@ -1,0 +1,91 @@
+"""The quick part of the reliability battery; the whole of it is `python -m tests.battery`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT))
+
+from tests.battery.__main__ import TESTS, Battery, run_battery, run_case, table  # noqa: E402
+from tests.battery.broken_promises import BREAKS  # noqa: E402
+from tests.battery.cases import Assets, Case  # noqa: E402
+
+COUNTS = (40, 100, 18, 121, 48, 15, 64, 12, 20, 8, 6, 20)
+# Test number → its quick cases: all that take no process, a few of those that do.
+QUICK = {
+    1: [23], 2: range(0, 100, 20), 3: [3], 4: range(0, 121, 8), 5: [5], 6: [0, 7, 8, 10, 12, 14],
+    7: range(0, 64, 5), 8: range(12), 9: [5], 10: [0, 5], 12: range(20),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("battery")
+    Assets(folder / "assets").make()
+    return folder
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_quick_cases(number, root):
+    for index in QUICK[number]:
+        outcome = run_case(number, index, str(root))
+        assert outcome["error"] is None, f"{outcome['case']}:\n{outcome['error']}"
+
+
+def test_the_battery_has_472_cases_with_names_of_their_own():
+    names = [[case.name for case in module.cases()] for _, module in TESTS]
+    assert tuple(map(len, names)) == COUNTS and sum(COUNTS) == 472
+    for name in names:
+        assert not [case for case, count in Counter(name).items() if count > 1]
+
+
+def test_every_promise_has_a_line_that_can_be_broken():
+    for broken in BREAKS:
+        assert (ROOT / broken.file).read_text().count(broken.old) == 1, broken
+        assert broken.case in [case.name for case in TESTS[broken.test - 1][1].cases()], broken
+    assert {broken.promise for broken in BREAKS} == set(range(1, 9))  # the ninth is the demo's
+
+
+def test_a_failing_case_fails_the_battery_and_is_run_again(tmp_path, monkeypatch, capsys):
+    def fail(assets, folder):
+        raise AssertionError("as planned")
+
+    monkeypatch.setattr(
+        TESTS[7][1], "cases", lambda: [Case("one", lambda assets, folder: None), Case("two", fail)]
+    )
+    monkeypatch.setattr("tests.battery.__main__.ProcessPoolExecutor", InPlace)
+    config = Battery(results_dir=str(tmp_path), only=8)
+    outcomes = run_battery(config)
+    assert [outcome["error"] is None for outcome in outcomes] == [True, False]
+    assert table(outcomes, [8]).splitlines()[1].split()[-4:-1] == ["2", "1", "1"]
+    assert "as planned" in capsys.readouterr().err
+    monkeypatch.setattr(
+        TESTS[7][1], "cases", lambda: [Case("one", fail), Case("two", lambda assets, folder: None)]
+    )
+    assert all(outcome["error"] is None for outcome in run_battery(config)), "only the failed one runs again"
+    assert len(json.loads((tmp_path / "results.json").read_text())["outcomes"]) == 2
+
+
+class InPlace:
+    """A pool that runs everything at once, here."""
+
+    def __init__(self, *_) -> None:
+        pass
+
+    def __enter__(self) -> InPlace:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def submit(self, function, *arguments):
+        from concurrent.futures import Future
+
+        future: Future = Future()
+        future.set_result(function(*arguments))
+        return future
