@@ -116,7 +116,7 @@ def run_broken(broken: Break, scratch: Path) -> bool:
         text=True,
         env={**os.environ, "PYTHONPATH": str(copy)},
     )
-    if f"FAILED test {broken.test}" not in done.stderr and done.returncode:
+    if f"FAILED test {broken.test}" not in done.stdout and done.returncode:
         raise UserError(f"the battery itself failed:\n{done.stdout}{done.stderr}")
     return done.returncode != 0
 
