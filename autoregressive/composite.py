@@ -14,15 +14,49 @@ from runtime.errors import UserError
 COMPOSITES = ("cells", "mask", "none", "published")
 
 
-def check_mask(mask: np.ndarray | Image.Image | None, image: Image.Image) -> Tensor | None:
+def is_one_picture(images: object) -> bool:
+    """Whether it is one image, not several."""
+    return isinstance(images, Image.Image) or isinstance(images, np.ndarray | Tensor) and images.ndim == 3
+
+
+def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
+    """A PIL image of one, of a (H, W, 3) array or a (3, H, W) tensor; bytes, or floats in [0, 1].
+
+    Raises:
+      UserError: another shape, type or range.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray | Tensor):
+        raise UserError(f"an image of type {type(picture).__name__}: give a PIL image, an array or a tensor")
+    kind, shape = ("array", "(H, W, 3)") if isinstance(picture, np.ndarray) else ("tensor", "(3, H, W)")
+    pixels = picture if kind == "array" else picture.detach().cpu().movedim(0, -1).numpy()
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(f"an image {kind} of shape {tuple(picture.shape)}: it must be {shape}")
+    if pixels.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype.kind != "f" or not (0 <= pixels.min() and pixels.max() <= 1):
+        raise UserError(
+            f"an image {kind} of {pixels.dtype} from {pixels.min()} to {pixels.max()}: give bytes, or floats "
+            "in [0, 1]"
+        )
+    return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
+
+
+def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image) -> Tensor | None:
     """The mask as a (H, W) bool tensor; None stays None.
 
+    Args:
+      mask: (H, W), above half of its range = edit: bytes above 127, other numbers above 0.5 (a mask of ones
+        and zeros is a byte mask too, where nothing is above 1).
     Raises:
       UserError: it is not of the image's size.
     """
     if mask is None:
         return None
-    tensor = torch.from_numpy(np.array(mask, dtype=np.float32))
+    tensor = mask.cpu().float() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask, np.float32))
+    if tensor.numel() and tensor.max() > 1:
+        tensor = tensor / 255
     if tensor.shape != (image.height, image.width):
         raise UserError(
             f"the mask has the shape {tuple(tensor.shape)}, the image is {image.width}x{image.height}: "

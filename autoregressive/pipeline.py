@@ -9,9 +9,10 @@ Letters: B batch, N cells, T text slots, C caption width, S side of the model's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.auto_mask import AUTO, AutoMaskSettings, edit_scores
-from autoregressive.composite import COMPOSITES, changed_region, check_mask, compose
+from autoregressive.composite import (
+    COMPOSITES,
+    as_image,
+    changed_region,
+    check_mask,
+    compose,
+    is_one_picture,
+)
 from autoregressive.layout import (
     SequenceLayout,
     editing_prompt,
@@ -30,9 +38,10 @@ from autoregressive.layout import (
 )
 from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import Transformer, evaluating
-from autoregressive.models.packed_linear import pack_linears
+from autoregressive.models.packed_linear import pack_linears, unpack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
+from autoregressive.pretrained import Defaults, load_pretrained, push_folder, save_pretrained
 from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
@@ -42,7 +51,10 @@ from runtime.errors import UserError
 from runtime.timing import timed
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
 
-Mask = np.ndarray | Image.Image
+Picture = Image.Image | np.ndarray | Tensor
+Mask = Image.Image | np.ndarray | Tensor
+Progress = Callable[[int, int, Tensor], None]
+"""Called after each drawn code with (codes drawn so far, codes to draw, (B, N) raster codes as they are)."""
 MODES = ("marks", "no_marks", "zero_shot")
 
 
@@ -74,6 +86,7 @@ class EditingPipeline:
           text_encoder: None if every text comes as features.
         """
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
+        self.defaults = Defaults()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
         if transformer.config.vocab_size != tokenizer.config.codebook_size:
@@ -121,6 +134,60 @@ class EditingPipeline:
         pack_linears(transformer)
         return cls(tokenizer, transformer, text_encoder)
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, model: str | None = None, **options: Any) -> EditingPipeline:
+        """Loads a folder that `save_pretrained` made, or one from the hub.
+
+        Args:
+          name: a folder, or a hub id such as "user/model".
+          model: which of the folder's transformers; its first by default.
+          options: `revision` (of a hub model), `device`, `dtype` and `with_text_encoder` as in `load`.
+        Raises:
+          UserError: no such folder or hub model, or one that is damaged.
+        """
+        return load_pretrained(cls, name, model, **options)
+
+    def save_pretrained(
+        self, folder: str | Path, model: str = "transformer", *, copy_text_encoder: bool | None = None
+    ) -> None:
+        """Writes all of it into a folder that `from_pretrained` reads; tokens drawn from it are the same.
+
+        Args:
+          folder: made if need be; a folder that holds other models of this tokenizer keeps them.
+          model: the transformer's name there.
+          copy_text_encoder: with its weights, or its name only. Default: weights, unless it came from the
+            hub's cache, whence others can have it too.
+        """
+        save_pretrained(self, Path(folder), model, copy_text_encoder=copy_text_encoder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        folder: str | Path,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Saves to `folder` (`options` are those of `save_pretrained`), uploads it, returns where it is."""
+        self.save_pretrained(folder, **options)
+        message = "Upload the editing pipeline"
+        return push_folder(Path(folder), repo_id, private=private, message=message, token=token)
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> EditingPipeline:
+        """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
+        unpack_linears(self.transformer)
+        self.transformer.to(device=device, dtype=dtype)
+        self.transformer.caches.clear()
+        pack_linears(self.transformer)
+        if device is not None:
+            self.tokenizer.to(device)
+            if self.text_encoder is not None:
+                self.text_encoder.to(device)
+        return self
+
     @property
     def device(self) -> torch.device:
         return self.transformer.device
@@ -128,32 +195,36 @@ class EditingPipeline:
     @torch.inference_mode()
     def edit(
         self,
-        images: Sequence[Image.Image] | Image.Image,
+        images: Sequence[Picture] | Picture,
         prompts: Sequence[Text] | Text,
         masks: Sequence[Mask | str | None] | Mask | str | None = None,
         *,
         seeds: Sequence[int] | int = 0,
+        generator: torch.Generator | None = None,
         num_samples: int = 1,
         sampling: Sampling | None = None,
         mode: str | None = None,
-        mask_rule: str = "published",
-        mask_error: int = 0,
+        mask_rule: str | None = None,
+        mask_error: int | None = None,
         random_order: bool = False,
         composite: str = "cells",
         auto_mask: AutoMaskSettings | None = None,
         source_codes: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> list[EditResult]:
         """Regenerates the masked cells of each image.
 
         Args:
-          images: RGB, any size; the model sees them resized to a square. One image, with one prompt and one
-            mask, or as many of each.
+          images: of any size; the model sees them resized to a square. PIL images, (H, W, 3) arrays or
+            (3, H, W) tensors, of bytes or of floats in [0, 1]. One image, with one prompt and one mask, or
+            as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
-          masks: (H, W) arrays or grey images of the image's size, above 0.5 = edit; None regenerates all;
-            "auto" finds the cells from the prompt (models with marks).
+          masks: (H, W) arrays, tensors or grey images of the image's size, above half of their range = edit;
+            None regenerates all; "auto" finds the cells from the prompt (models with marks).
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
+          generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
-          sampling: see `Sampling`.
+          sampling: see `Sampling`; this and the next three default to what the model was saved with.
           mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
             text-to-image model that sees the kept cells). Default: by whether the model has marks.
           mask_rule: pixel mask to cells, "published" or "exact".
@@ -164,14 +235,17 @@ class EditingPipeline:
             pixels), "none" (all), "published" (wherever the upsampled token mask is not 0).
           auto_mask: how "auto" gets its cells; the calibrated defaults if None.
           source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
+          progress: told of each code as it is drawn, see `Progress`.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
         """
-        if isinstance(images, Image.Image):
+        if is_one_picture(images):
             images, prompts, masks = [images], [prompts], [masks]
-        images, prompts = list(images), list(prompts)
+        images, prompts = [as_image(image) for image in images], list(prompts)
         masks = [None] * len(images) if masks is None else list(masks)
-        seeds = _one_each(seeds, len(images), num_samples)
+        seeds = _one_each(seeds, len(images), num_samples, generator)
+        mask_rule = self.defaults.mask_rule if mask_rule is None else mask_rule
+        mask_error = self.defaults.mask_error if mask_error is None else mask_error
         if not len(images) == len(prompts) == len(masks):
             raise UserError(
                 f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
@@ -197,9 +271,10 @@ class EditingPipeline:
                 text,
                 text_valid,
                 seeds,
-                sampling or Sampling(),
+                sampling or self.defaults.sampling,
                 mode,
                 random_order=random_order,
+                progress=progress,
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(codes)
@@ -232,24 +307,30 @@ class EditingPipeline:
         prompts: Sequence[Text] | str,
         *,
         seeds: Sequence[int] | int = 0,
+        generator: torch.Generator | None = None,
         num_samples: int = 1,
         sampling: Sampling | None = None,
         orders: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> list[Image.Image]:
         """Text to image.
 
         Args:
-          seeds, num_samples: as in `edit`.
+          seeds, generator, num_samples, sampling, progress: as in `edit`.
           orders: (B, N) cells in generation order, one row a result; raster order by default.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = _one_each(seeds, len(prompts), num_samples)
+        seeds = _one_each(seeds, len(prompts), num_samples, generator)
         text, text_valid = self.encode_texts(prompts)
         raster = torch.arange(self.grid**2).expand(len(seeds), -1)
         orders = raster if orders is None else orders
         prompt = t2i_prompt(orders[::num_samples], text_valid)
-        drawn = self.generate_codes(prompt, orders, text, seeds, sampling or Sampling())
-        return self.decode(torch.zeros_like(drawn).scatter(1, orders.to(drawn.device), drawn))
+        sampling = sampling or self.defaults.sampling
+        blank = torch.zeros_like(raster)
+        drawn = self.generate_codes(
+            prompt, orders, text, seeds, sampling, on_code=_follow(progress, blank, orders, None)
+        )
+        return self.decode(blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn))
 
     def locate(self, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
         """Scores each cell for how much the text asks to change it; `AutoMaskSettings.region` decides.
@@ -275,6 +356,7 @@ class EditingPipeline:
         mode: str | None = None,
         *,
         random_order: bool = False,
+        progress: Progress | None = None,
     ) -> Tensor:
         """The token level of `edit`: (P, N) source codes → (B, N) codes, kept cells unchanged.
 
@@ -297,8 +379,10 @@ class EditingPipeline:
         else:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
-        codes = self.generate_codes(prompt, orders, text, seeds, sampling, counts.tolist())
-        return place(codes.cpu(), orders, counts, source.repeat_interleave(num_samples, 0))
+        sources = source.repeat_interleave(num_samples, 0)
+        on_code = _follow(progress, sources, orders, counts)
+        codes = self.generate_codes(prompt, orders, text, seeds, sampling, counts.tolist(), on_code)
+        return place(codes.cpu(), orders, counts, sources)
 
     def resolve_mode(self, wanted: str | None = None) -> str:
         """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".
@@ -323,6 +407,7 @@ class EditingPipeline:
         seeds: Sequence[int],
         sampling: Sampling,
         counts: Sequence[int] | None = None,
+        on_code: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Draws the codes of the cells in `orders`, on the model's device; see `generate`.
 
@@ -340,6 +425,7 @@ class EditingPipeline:
                 uniforms.to(weight.device),
                 sampling,
                 counts=counts,
+                on_code=on_code,
             )
 
     @torch.inference_mode()
@@ -365,10 +451,33 @@ class EditingPipeline:
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def _one_each(seeds: Sequence[int] | int, num_inputs: int, num_samples: int) -> list[int]:
+def _follow(
+    progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None
+) -> Callable[[int, Tensor], None] | None:
+    """What `generate` is to call, so that `progress` sees the (B, N) codes fill up."""
+    if progress is None:
+        return None
+    codes = codes.clone()
+
+    def on_code(number: int, drawn: Tensor) -> None:
+        cells = orders[:, number]
+        busy = torch.ones_like(cells, dtype=torch.bool) if counts is None else counts > number
+        codes[busy, cells[busy]] = drawn.cpu()[busy]
+        progress(number + 1, orders.shape[1], codes)
+
+    return on_code
+
+
+def _one_each(
+    seeds: Sequence[int] | int, num_inputs: int, num_samples: int, generator: torch.Generator | None
+) -> list[int]:
     """The seeds of all results."""
     if num_samples < 1:
         raise UserError(f"num_samples is {num_samples}; ask for 1 or more")
+    if generator is not None:
+        device = generator.device
+        drawn = torch.randint(2**63 - 1, (num_inputs * num_samples,), generator=generator, device=device)
+        return drawn.tolist()
     seeds = [seeds + i for i in range(num_inputs * num_samples)] if isinstance(seeds, int) else list(seeds)
     if len(seeds) != num_inputs * num_samples:
         raise UserError(

@@ -19,7 +19,7 @@ from autoregressive.pipeline import EditingPipeline, EditResult, Mask
 from dataset.samples import Text
 from runtime.errors import UserError
 
-OPTIONS = ("sampling", "mode", "mask_rule", "random_order", "auto_mask", "mask_error")
+OPTIONS = ("sampling", "mode", "mask_rule", "random_order", "auto_mask", "mask_error", "progress")
 """Those of `EditingPipeline.edit` that a session takes too."""
 
 

@@ -83,6 +83,26 @@ class T5Encoder:
         self.width: int = model.config.d_model
         self._name = str(path)
 
+    @property
+    def name(self) -> str:
+        """The folder, or the hub id."""
+        return self._name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it came from a folder, not from the hub's cache."""
+        return Path(self._name).is_dir()
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves the weights."""
+        self.device = torch.device(device)
+        self._model.to(self.device)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes model and tokenizer as transformers does."""
+        self._tokenizer.save_pretrained(folder)
+        self._model.save_pretrained(folder)
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of features `encode` gives for each caption, without running the model."""
         cleaned = [clean_caption(text) for text in texts]

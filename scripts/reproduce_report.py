@@ -109,7 +109,7 @@ def _tables(results: Results) -> list[str]:
     everything = [*BASELINES, *ROWS]
     tables = [
         ("Editing in a region (table 1)", ["copy_source", "nep", "full_mask", "tokenizer_ceiling"], _BOTH),
-        ("Ablations (table 3)", ["nep", "no_marks", "ntp"], _BOTH),
+        ("Ablations (table 3)", ["nep", "nep_supervised", "no_marks", "ntp"], _BOTH),
         ("Cost of an edit (table 4), amortised over batches of 64", list(ROWS), _COST),
         ("Zero-shot editing (table 5)", ["copy_source", "zero_shot_tight", "zero_shot", "nep"], _BOTH),
         (
@@ -117,7 +117,7 @@ def _tables(results: Results) -> list[str]:
             ["zero_shot", "zero_shot_random_order", "nep", "nep_random_order"],
             _BOTH,
         ),
-        ("Masks found by the model", ["nep", "auto_mask", "full_mask"], _AUTO),
+        ("Masks found by the model", ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),
         ("What the verifier asks, single turns", everything, _QUESTIONS),
         ("Inside and outside the region, single turns", everything, _REGION),
     ]

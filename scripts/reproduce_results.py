@@ -2,7 +2,7 @@
 
     python scripts/reproduce_results.py --seeds 0 1 2      # about two hours on two CPU cores; can be stopped
 
-Data and tokenizer are the same for all seeds; stage 1 and four variants of stage 2 are trained for each.
+Data and tokenizer are the same for all seeds; stage 1 and five variants of stage 2 are trained for each.
 Steps that are done are skipped, an interrupted training goes on. Writes RESULTS.md, results.json, figures/.
 """
 

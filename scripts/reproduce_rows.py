@@ -33,7 +33,11 @@ ROWS = {
     "no_marks": Row("stage2_no_marks", (*_INSTRUCTION, "--mode", "no_marks"), "without marks"),
     "ntp": Row("stage2_ntp", (*_INSTRUCTION, "--full-mask"), "NTP: trained on all cells"),
     "full_mask": Row("stage2", (*_INSTRUCTION, "--full-mask"), "NEP's model, all cells"),
-    "auto_mask": Row("stage2", (*_INSTRUCTION, "--auto-mask"), "NEP, region found by the model"),
+    "nep_supervised": Row("stage2_supervised", _INSTRUCTION, "NEP, marks supervised"),
+    "full_mask_supervised": Row("stage2_supervised", (*_INSTRUCTION, "--full-mask"), "the same, all cells"),
+    "auto_mask": Row(
+        "stage2_supervised", (*_INSTRUCTION, "--auto-mask"), "the same, region found by the model"
+    ),
     "zero_shot": Row("stage1", ZERO_SHOT, "zero-shot, region widened by half a cell"),
     "zero_shot_random_order": Row("stage1", (*ZERO_SHOT, "--random-order"), "the same, random in-mask order"),
     "zero_shot_tight": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, region as it is"),
@@ -93,6 +97,8 @@ class SeedModels:
         recipe = self.recipe
         if name == "stage2_jitter":
             recipe = replace(recipe, stage2_flags=("--mask-jitter", JITTER))
+        if name == "stage2_supervised":
+            recipe = replace(recipe, stage2_flags=(*recipe.stage2_flags, "--supervise-marks"))
         if name == "stage2_ntp":  # its marks say "edit" everywhere, which tells it nothing
             recipe = replace(recipe, stage2_flags=("--enforce_fake_masking",))
         stage1, runner = self.get("stage1")

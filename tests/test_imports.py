@@ -24,8 +24,9 @@ ALLOWED = {
     "autoregressive.composite": ["dataset", "runtime"],
     "autoregressive.auto_mask": ["autoregressive.layout", "autoregressive.models", "dataset", "runtime"],
     "autoregressive.pipeline": ["autoregressive.auto_mask", "autoregressive.composite",
-                                "autoregressive.layout", "autoregressive.models", "tokenizer", "language",
-                                "dataset", "runtime"],
+                                "autoregressive.layout", "autoregressive.models",
+                                "autoregressive.pretrained", "tokenizer", "language", "dataset", "runtime"],
+    "autoregressive.pretrained": ["autoregressive", "dataset", "runtime"],
     "autoregressive.session": ["autoregressive", "dataset", "runtime"],
     # Rewards judge images: with the metrics' encoders and the verifier.
     "autoregressive.scaling": ["autoregressive", "dataset", "evaluations", "language", "runtime"],

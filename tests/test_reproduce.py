@@ -171,10 +171,12 @@ def test_every_row_gets_its_model_and_flags_that_exist(tmp_path):
         "stage2",
         "stage2_no_marks",
         "stage2_ntp",
+        "stage2_supervised",
         "stage2_jitter",
     ]
     by_name = {name.split("/")[1]: config for name, config in trained.items()}
-    assert [config.mask_in_context for config in by_name.values()] == [True, False, True, True]
+    assert [config.mask_in_context for config in by_name.values()] == [True, False, True, True, True]
+    assert by_name["stage2_supervised"].supervise_marks and not by_name["stage2"].supervise_marks
     assert by_name["stage2_ntp"].enforce_fake_masking and not by_name["stage2"].enforce_fake_masking
     assert by_name["stage2_jitter"].mask_jitter == 8 and by_name["stage2_jitter"].mask_dilation == 0
     edits = {
@@ -182,7 +184,7 @@ def test_every_row_gets_its_model_and_flags_that_exist(tmp_path):
         for name, command in commands.items()
         if command[0].endswith("sample_magicbrush.py")
     }
-    assert len(edits) == 9 + 2 * len(MASK_ERRORS)
+    assert len(edits) == 11 + 2 * len(MASK_ERRORS)
     assert edits["edit_seed0/mask_error_stage2_jitter_-8"].mask_error == -8
     assert "stage2_jitter" in edits["edit_seed0/mask_error_stage2_jitter_-8"].gpt_ckpt
     assert "stage1" in edits["edit_seed0/zero_shot_random_order"].gpt_ckpt

@@ -1,0 +1,250 @@
+"""A whole pipeline in one folder, here or on the Hugging Face hub.
+
+    config.json             what is what, see `read_config`
+    tokenizer.safetensors   the VQ tokenizer
+    transformer.safetensors one transformer, or several under names of their own
+    text_encoder/           the text encoder as transformers saves it, or only its name in config.json
+    README.md               a model card
+
+Weights carry their own configuration in their headers, so that each file also loads by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from autoregressive.models.sampling import Sampling
+from autoregressive.models.weights import model_args
+from dataset.edit_masks import RULES
+from runtime.checkpoint import save_safetensors
+from runtime.errors import UserError
+from runtime.files import write_atomic, writing
+
+if TYPE_CHECKING:
+    from autoregressive.pipeline import EditingPipeline
+
+CONFIG_FILE = "config.json"
+FORMAT = 1
+TOKENIZER, TRANSFORMER, TEXT_ENCODER = "tokenizer.safetensors", "transformer.safetensors", "text_encoder"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is used unless a call says otherwise.
+
+    Attributes:
+      sampling: guidance and truncation of the draws.
+      mask_rule: pixel mask to cells, see `pool_edit_mask`.
+      mask_error: widens each mask by this many pixels first.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    mask_rule: str = "published"
+    mask_error: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mask_rule not in RULES:
+            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
+        """Raises `TypeError` for names that it does not know."""
+        return cls(**{**values, "sampling": Sampling(**values.get("sampling", {}))})
+
+
+@dataclass(frozen=True)
+class Member:
+    """One transformer of a folder: its file, and its defaults."""
+
+    file: str
+    defaults: Defaults
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """What `config.json` says; the first of `models` is the one that is meant where none is named."""
+
+    tokenizer: str
+    models: dict[str, Member]
+    text_encoder: str | None
+    """A folder in this one, or a hub id; None for models whose texts come as features."""
+
+    def to_dict(self) -> dict[str, Any]:
+        models = {name: {"file": m.file, "defaults": m.defaults.to_dict()} for name, m in self.models.items()}
+        return {
+            "format": FORMAT,
+            "tokenizer": self.tokenizer,
+            "models": models,
+            "text_encoder": self.text_encoder,
+        }
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.to_dict(), indent=1) + "\n"
+        write_atomic(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text))
+
+
+def read_config(folder: Path) -> FolderConfig:
+    """Reads and checks `config.json`.
+
+    Raises:
+      UserError: it is missing, damaged, of a newer format, or names files outside the folder.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise UserError(f"{path}: format {content['format']!r}; this version reads {FORMAT}")
+        members = {
+            name: Member(member["file"], Defaults.from_dict(member.get("defaults", {})))
+            for name, member in content["models"].items()
+        }
+        config = FolderConfig(content["tokenizer"], members, content["text_encoder"])
+        names = [config.tokenizer, *(member.file for member in members.values())]
+        if not members or not all(isinstance(name, str) for name in names):
+            raise ValueError("models and tokenizer must name files")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); a folder made by save_pretrained has one"
+        ) from None
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: not the config of an editing pipeline ({error!r})") from None
+    for name in names:
+        _inside(folder, name)
+    return config
+
+
+def load_pretrained(
+    cls: type[EditingPipeline], name: str | Path, model: str | None, **options
+) -> EditingPipeline:
+    """See `EditingPipeline.from_pretrained`."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _pull(str(name), options.pop("revision", None))
+    options.pop("revision", None)
+    config = read_config(folder)
+    model = model or next(iter(config.models))
+    if model not in config.models:
+        raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
+    member, encoder = config.models[model], config.text_encoder
+    local = encoder is not None and _inside(folder, encoder).is_dir()
+    pipeline = cls.load(
+        folder / config.tokenizer,
+        folder / member.file,
+        folder / encoder if local else None,
+        **({} if local or encoder is None else {"t5_model_type": encoder}),
+        with_text_encoder=encoder is not None and options.pop("with_text_encoder", True),
+        **options,
+    )
+    pipeline.defaults = member.defaults
+    return pipeline
+
+
+def save_pretrained(
+    pipeline: EditingPipeline,
+    folder: Path,
+    model: str = "transformer",
+    *,
+    copy_text_encoder: bool | None = None,
+) -> None:
+    """See `EditingPipeline.save_pretrained`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    # A folder can hold several models over one tokenizer: a text-to-image model and an editor, say.
+    models = dict(read_config(folder).models) if (folder / CONFIG_FILE).exists() else {}
+    file = TRANSFORMER if model == "transformer" else f"{model}.safetensors"
+    if Path(file).name != file or file == TOKENIZER:
+        raise UserError(f"model {model!r}: name it with a plain word other than 'tokenizer'")
+    tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
+    save_safetensors(
+        folder / TOKENIZER, tokenizer.state_dict(), {"vq_config": dataclasses.asdict(tokenizer.config)}
+    )
+    save_safetensors(folder / file, transformer.state_dict(), model_args("", transformer.config))
+    encoder = pipeline.text_encoder
+    if encoder is None:
+        text_encoder = None
+    elif copy_text_encoder if copy_text_encoder is not None else encoder.is_local:
+        text_encoder = TEXT_ENCODER
+        with writing(folder / text_encoder):
+            encoder.save(folder / text_encoder)
+    else:
+        text_encoder = encoder.name
+    models[model] = Member(file, pipeline.defaults)
+    FolderConfig(TOKENIZER, models, text_encoder).write(folder)
+    if not (folder / "README.md").exists():
+        card = _card(pipeline, models)
+        write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool, message: str, token: str | None) -> str:
+    """Uploads a saved folder; returns where it is."""
+    read_config(folder)
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=message))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{repo_id}: cannot push ({_first_line(error)}); `hf auth login` gives access"
+        ) from error
+
+
+def _pull(repo_id: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{repo_id}: no folder here, and no model that can be had from the hub ({_first_line(error)})"
+        ) from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder`/`name`, refused where that leads out of the folder: a config may come from anywhere."""
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{folder / CONFIG_FILE}: {name!r} leads outside the folder")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
+    config = pipeline.transformer.config
+    kind = "edits inside a region" if config.mask_in_context else "draws from text and edits zero-shot"
+    millions = sum(p.numel() for p in pipeline.transformer.state_dict().values()) / 1e6
+    return "\n".join([
+        "---",
+        "library_name: nep-editing",
+        "pipeline_tag: image-to-image",
+        "tags: [image-editing, autoregressive]",
+        "---",
+        "",
+        "# Next editing token prediction",
+        "",
+        f"A transformer of {millions:.1f} M parameters that {kind}, with its tokenizer "
+        f"({pipeline.image_size} px, {config.block_size} cells, {config.vocab_size} codes).",
+        "",
+        "```python",
+        "from autoregressive.pipeline import EditingPipeline",
+        "",
+        f'pipeline = EditingPipeline.from_pretrained("THIS_REPO", model="{next(iter(models))}")',
+        'result = pipeline.edit(image, "make the circle blue", mask)[0]',
+        "```",
+        "",
+        "Data, training and scores: to be told by whoever trained it.",
+        "",
+    ])  # fmt: skip

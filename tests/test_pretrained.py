@@ -1,0 +1,163 @@
+"""Pipelines in folders and on the hub: what is loaded again draws the same tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hub_server import local_hub
+from PIL import Image
+
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.pretrained import Defaults
+from runtime.errors import UserError
+
+MASK = np.zeros((24, 24), np.uint8)
+MASK[:16, :10] = 255
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def pipeline(vq_ckpt, gpt_ckpts, t5_dir) -> EditingPipeline:
+    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+    pipeline.defaults = Defaults(Sampling(cfg_scale=1.5, temperature=0.7), "exact", 1)
+    return pipeline
+
+
+def codes_of(pipeline: EditingPipeline, image: Image.Image) -> list[int]:
+    return pipeline.edit(image, "make the circle blue", MASK, seeds=3)[0].codes.tolist()
+
+
+def test_a_saved_copy_draws_the_same_tokens(pipeline, image, gpt_ckpts, vq_ckpt, t5_dir, tmp_path):
+    wanted = codes_of(pipeline, image)
+    pipeline.save_pretrained(tmp_path / "one")
+    loaded = EditingPipeline.from_pretrained(tmp_path / "one")
+    assert codes_of(loaded, image) == wanted and loaded.defaults == pipeline.defaults
+    loaded.save_pretrained(tmp_path / "two", "editing")
+    t2i = EditingPipeline.load(vq_ckpt, gpt_ckpts["t2i"], t5_dir)
+    t2i.save_pretrained(tmp_path / "two", "t2i")
+    assert codes_of(EditingPipeline.from_pretrained(tmp_path / "two"), image) == wanted
+    drawn = EditingPipeline.from_pretrained(tmp_path / "two", model="t2i").draw(["a red circle"], seeds=5)
+    assert np.array_equal(drawn[0], t2i.draw(["a red circle"], seeds=5)[0])
+    assert "make the circle blue" in (tmp_path / "two" / "README.md").read_text()
+    with pytest.raises(UserError, match="no model 'inpaint'; it has editing, t2i"):
+        EditingPipeline.from_pretrained(tmp_path / "two", model="inpaint")
+
+
+def test_a_push_and_a_pull_through_a_hub(pipeline, image, tmp_path):
+    wanted = codes_of(pipeline, image)
+    program = """
+import sys
+from autoregressive.pipeline import EditingPipeline
+pipeline = EditingPipeline.from_pretrained(sys.argv[1])
+pipeline.push_to_hub("somebody/editor", sys.argv[2], token="hf_x")
+import numpy as np
+from PIL import Image
+pulled = EditingPipeline.from_pretrained("somebody/editor")
+mask = np.load(sys.argv[3])
+print(pulled.edit(Image.open(sys.argv[4]), "make the circle blue", mask, seeds=3)[0].codes.tolist())
+try:
+    EditingPipeline.from_pretrained("somebody/nothing")
+except ValueError as error:
+    print(error)
+"""
+    pipeline.save_pretrained(tmp_path / "saved")
+    np.save(tmp_path / "mask.npy", MASK)
+    image.save(tmp_path / "image.png")
+    paths = [tmp_path / name for name in ("saved", "pushed", "mask.npy", "image.png")]
+    with local_hub() as address:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, paths)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "HF_ENDPOINT": address,
+                "HF_HOME": str(tmp_path / "hf"),
+                "HF_HUB_OFFLINE": "0",
+            },
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes, refused = done.stdout.strip().splitlines()[-2:]
+    assert json.loads(codes) == wanted
+    assert "somebody/nothing: no folder here, and no model" in refused
+
+
+def test_damaged_folders_are_named(pipeline, tmp_path):
+    with pytest.raises(UserError, match="config.json: cannot be read"):
+        EditingPipeline.from_pretrained(tmp_path)
+    pipeline.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    for change, message in (
+        ({"tokenizer": "../vq.pt"}, "'../vq.pt' leads outside"),
+        ({"text_encoder": "/etc"}, "'/etc' leads outside"),
+        ({"models": {}}, "not the config of an editing pipeline"),
+        ({"format": 2}, "format 2; this version reads 1"),
+        (
+            {"models": {"a": {"file": "a.safetensors", "defaults": {"mask_rule": "round"}}}},
+            "mask rule 'round'",
+        ),
+        ({"models": {"a": {"file": "a.safetensors", "defaults": {"heat": 1}}}}, "heat"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(tmp_path / "saved", copy, dirs_exist_ok=True)
+        (copy / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=message):
+            EditingPipeline.from_pretrained(copy)
+    (tmp_path / "saved" / "transformer.safetensors").unlink()
+    with pytest.raises(UserError, match="transformer.safetensors does not exist"):
+        EditingPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_pictures_and_masks_of_all_kinds_give_the_same_edit(pipeline, image):
+    array = np.array(image)
+    tensor = torch.from_numpy(array).movedim(-1, 0)
+    mask = torch.from_numpy(MASK)
+    wanted = codes_of(pipeline, image)
+    for picture in (array, array.astype(np.float32) / 255, tensor, tensor.float() / 255):
+        for region in (MASK, MASK > 0, MASK / 255, MASK // 255, mask, mask > 0, Image.fromarray(MASK)):
+            result = pipeline.edit(picture, "make the circle blue", region, seeds=3)[0]
+            assert result.codes.tolist() == wanted
+    for bad, message in (
+        (array[..., :2], "shape"),
+        (tensor.float() / 127.5 - 1, r"floats in \[0, 1\]"),
+        (array.astype(np.int64), "int64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline.edit(bad, "x", MASK)
+
+
+def test_generators_and_progress(pipeline, image):
+    seen = []
+    result = pipeline.edit(image, "make it red", MASK, seeds=3, progress=lambda *told: seen.append(told))[0]
+    assert [told[:2] for told in seen] == [(i + 1, 6) for i in range(6)]
+    assert torch.equal(seen[-1][2][0], result.codes)
+    twice = [
+        pipeline.edit([image] * 2, ["a"] * 2, [MASK] * 2, generator=torch.Generator().manual_seed(1))
+        for _ in range(2)
+    ]
+    assert [r.codes.tolist() for r in twice[0]] == [r.codes.tolist() for r in twice[1]]
+    seen.clear()
+    pipeline.edit([image] * 2, ["a"] * 2, [MASK, None], progress=lambda *told: seen.append(told[2].clone()))
+    assert len(seen) == 9 and all(torch.equal(codes[0], seen[5][0]) for codes in seen[6:])
+
+
+def test_moving_to_another_type_and_back(pipeline, image):
+    wanted = codes_of(pipeline, image)
+    assert pipeline.to(dtype=torch.bfloat16).transformer.norm.weight.dtype == torch.bfloat16
+    pipeline.edit(image, "make it red", MASK)
+    pipeline.to("cpu", torch.float32)
+    assert len(codes_of(pipeline, image)) == len(wanted)
