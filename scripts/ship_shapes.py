@@ -17,9 +17,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shapes_recipe import HARD_SETTING
+from shapes_scores import ZERO_SHOT_WIDENING
 from train_shapes import MASKED_TEMPERATURE
 
-from runtime.checkpoint import list_checkpoints, load_checkpoint
+from autoregressive.models.sampling import Sampling
+from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, Defaults, FolderConfig, Member
+from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import file_sha256, write_atomic
@@ -37,6 +40,11 @@ SCORES = {
     "zero_shot_tight": "zero-shot, region as it is (t2i)",
     "full_regeneration": "all cells anew (editing)",
 }
+DEFAULTS = {
+    "editing": Defaults(Sampling(1.0, temperature=MASKED_TEMPERATURE), "exact"),
+    "t2i": Defaults(Sampling(1.0, temperature=0.5), "exact", ZERO_SHOT_WIDENING),
+}
+"""How the models are used by default: as they are scored. The first is the one that edits."""
 ASKED = ("overall", "color", "shape")
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
 
@@ -57,12 +65,15 @@ def ship(config: ShipShapes) -> None:
     for name, (folder, words) in MODELS.items():
         path = output / f"{name}.safetensors"
         shutil.copyfile(_finished(root / "weights" / name / path.name), path)
+        manifest_path(path).write_text(f"{file_sha256(path)}  {path.name}\n")
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
         lines.append(
             f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB "
             f"| {_steps(root / folder)} | `{file_sha256(path)}` |"
         )
-    shutil.copytree(root / "t5", output / "t5", copy_function=shutil.copyfile, dirs_exist_ok=True)
+    shutil.copytree(root / "t5", output / TEXT_ENCODER, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
+    FolderConfig(TOKENIZER, members, TEXT_ENCODER).write(output)
     draw_curves(root, output / "curves.png")
     write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines)))
 
@@ -105,7 +116,7 @@ def card(root: Path, models: list[str]) -> str:
         "|---|---|---|---|---|",
         *models,
         "",
-        "`t5/` is the text encoder that knows the words of the set.",
+        f"`{TEXT_ENCODER}/` is the text encoder that knows the words of the set.",
         "",
         *textwrap.wrap(HARD_SETTING, 110),
         "",

@@ -11,10 +11,12 @@ import torch
 from conftest import ROOT, TINY_VQ
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
-from autoregressive.models.weights import model_args
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.pretrained import Defaults
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions
-from runtime.checkpoint import save_safetensors
+from language.t5 import T5Encoder
 from tokenizer.tokenizer_image.vq_model import build_vq_model
 
 nbformat = pytest.importorskip("nbformat")
@@ -22,30 +24,28 @@ nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHIPPED = ROOT / "pretrained_models" / "shapes"
-FILES = ("tokenizer.safetensors", "t2i.safetensors", "editing.safetensors", "t5")
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder with `FILES`."""
-    if all((SHIPPED / name).exists() for name in FILES):
+    """A folder with an editor and a text-to-image model."""
+    if (SHIPPED / "config.json").exists():
         return SHIPPED
     folder = tmp_path_factory.mktemp("models")
     data = folder / "data"
     prepare_shapes(
         PrepareShapesConfig(str(data), num_train=60, num_test=1, image_size=24, setting="hard", num_workers=1)
     )
-    make_small_t5(read_captions((data / "train").glob("*.jsonl")), folder / "t5", 16)
+    make_small_t5(read_captions((data / "train").glob("*.jsonl")), folder / "words", 16)
     torch.manual_seed(0)
-    tokenizer = build_vq_model("VQ-8-small", **TINY_VQ)
-    args = {"vq_model": "VQ-8-small", "vq_config": dataclasses.asdict(tokenizer.config)}
-    save_safetensors(folder / "tokenizer.safetensors", tokenizer.state_dict(), args)
-    for name, marks in (("t2i", False), ("editing", True)):
+    tokenizer, encoder = build_vq_model("VQ-8-small", **TINY_VQ), T5Encoder(folder / "words")
+    for name, marks in (("editing", True), ("t2i", False)):
         config = dataclasses.replace(
             GPT_MODELS["R-GPT-mini"], vocab_size=16, block_size=9, caption_dim=16, mask_in_context=marks
         )
-        state = Transformer(config).state_dict()
-        save_safetensors(folder / f"{name}.safetensors", state, model_args("R-GPT-mini", config))
+        pipeline = EditingPipeline(tokenizer.eval(), Transformer(config).eval(), encoder)
+        pipeline.defaults = Defaults(Sampling(cfg_scale=1), "exact")
+        pipeline.save_pretrained(folder, name)
     return folder
 
 

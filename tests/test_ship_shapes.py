@@ -32,7 +32,7 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
             assert weight.dtype == torch.float16
             torch.testing.assert_close(weight.float(), trained[key], rtol=1e-3, atol=1e-6)
         if name != "tokenizer":
-            pipeline = EditingPipeline.load(shipped / "tokenizer.safetensors", path, shipped / "t5")
+            pipeline = EditingPipeline.from_pretrained(shipped, name)
             assert pipeline.image_size == 72 and pipeline.transformer.norm.weight.dtype == torch.float32
     assert sum("| 4 |" in line for line in card.splitlines()) == 5  # edits of each mode
     assert "drawn from the caption (t2i)" in card

@@ -1,0 +1,67 @@
+"""Makes one folder for `EditingPipeline.from_pretrained` out of checkpoints, ours or published.
+
+    python scripts/convert_checkpoint.py --vq-ckpt vq_ds16_t2i.pt --gpt-ckpt NEP.pt --gpt-model R-GPT-XL \\
+        --output-dir nep-xl            # add --precision bf16 for half the size
+
+Run it again with another --gpt-ckpt and --model to put a second transformer beside the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.sampling import Sampling
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.pretrained import Defaults
+from dataset.edit_masks import RULES
+from language.t5 import DEFAULT_T5
+from runtime.config import REQUIRED, option, parse
+from runtime.errors import run_command
+from runtime.precision import PRECISIONS
+
+
+@dataclass(frozen=True)
+class ConvertCheckpoint:
+    """Makes one folder for from_pretrained out of checkpoints."""
+
+    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
+    gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
+    output_dir: str = option(REQUIRED, help="the folder to write, or to add to")
+    model: str = option("transformer", help="the transformer's name in the folder")
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    copy_text_encoder: bool = option(False, help="put its weights into the folder too, not its name only")
+    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    gpt_model: str | None = option(
+        None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
+    )
+    image_size: int | None = option(None, help="side of the model's images, for files that do not hold it")
+    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISIONS))
+    cfg_scale: float = option(7.5, help="default guidance; 1 for none")
+    temperature: float = option(1.0, help="default of the draws")
+    top_k: int = option(1000, help="default: likeliest codes kept; 0 for all")
+    mask_rule: str = option("published", help="default: pixel mask to cells", choices=RULES)
+
+
+def main() -> None:
+    config = parse(ConvertCheckpoint)
+    pipeline = EditingPipeline.load(
+        config.vq_ckpt,
+        config.gpt_ckpt,
+        config.t5_path,
+        config.t5_model_type,
+        vq_model=config.vq_model,
+        gpt_model=config.gpt_model,
+        image_size=config.image_size,
+        dtype=PRECISIONS[config.precision],
+    )
+    sampling = Sampling(config.cfg_scale, temperature=config.temperature, top_k=config.top_k)
+    pipeline.defaults = Defaults(sampling, config.mask_rule)
+    copy = config.copy_text_encoder
+    pipeline.save_pretrained(config.output_dir, config.model, copy_text_encoder=copy)
+    print(f"{config.output_dir}: EditingPipeline.from_pretrained({config.output_dir!r}, {config.model!r})")
+
+
+if __name__ == "__main__":
+    run_command(main)
