@@ -1,14 +1,26 @@
-"""One dataclass per command: its fields are the flags, its annotations the types, its helps the manual."""
+"""One dataclass per command: its fields are the flags, its annotations the types, its helps the manual.
+
+Two optional class attributes order the manual: `TOPICS` {field: title} names the field that begins a topic,
+`EXAMPLES` are commands to start from. Every command takes `--config FILE`, YAML of {field: value}, as
+`dump_config` writes it; flags given beside it win.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
+
+from runtime.errors import UserError
+from runtime.files import write_atomic
 
 REQUIRED = object()
 Config = TypeVar("Config")
@@ -58,7 +70,7 @@ def _spellings(name: str, aliases: Sequence[str] = ()) -> list[str]:
     return [f"--{s}" for s in dict.fromkeys(spelled)]
 
 
-def _add_field(parser: argparse.ArgumentParser, field: dataclasses.Field, annotation: Any) -> None:
+def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, annotation: Any) -> None:
     meta = field.metadata
     help_text = meta["help"].replace("%", "%%")
     if "positional" in meta:
@@ -91,7 +103,7 @@ def _add_field(parser: argparse.ArgumentParser, field: dataclasses.Field, annota
 
 
 class _Help(argparse.HelpFormatter):
-    """Names a flag's value once, after all its spellings."""
+    """Names a flag's value once, after all its spellings; leaves the lines of examples as they are."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -99,17 +111,38 @@ class _Help(argparse.HelpFormatter):
         value = self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{', '.join(action.option_strings)} {value}"
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES_TITLE) else super()._fill_text(text, width, indent)
+
+
+_EXAMPLES_TITLE = "examples:\n"
+
 
 def build_parser(config_class: type) -> argparse.ArgumentParser:
     """The argparse parser of a config dataclass; every flag in kebab-case and snake_case."""
+    examples = getattr(config_class, "EXAMPLES", "").strip("\n")
+    fields = dataclasses.fields(config_class)
+    required = [_spellings(f.name)[0] + " …" for f in fields if f.metadata.get("required")]
+    words = [f.name for f in fields if "positional" in f.metadata]
     parser = argparse.ArgumentParser(
+        usage=" ".join(["%(prog)s", *words, *required, "[further flags]"]),
         description=(config_class.__doc__ or "").strip().split("\n")[0],
+        epilog=f"{_EXAMPLES_TITLE}{examples}" if examples else None,
         allow_abbrev=False,
         formatter_class=_Help,
     )
+    parser.add_argument("--config", metavar="FILE", help="YAML of further settings; flags beside it win")
     annotations = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        _add_field(parser, field, annotations[field.name])
+    topics = {k: v for c in reversed(config_class.__mro__) for k, v in vars(c).get("TOPICS", {}).items()}
+    group: argparse._ActionsContainer = parser
+    for field in (field for field in fields if "legacy" not in field.metadata):
+        if field.name in topics:
+            group = parser.add_argument_group(topics[field.name])
+        _add_field(group, field, annotations[field.name])
+    if legacy_fields := [field for field in fields if "legacy" in field.metadata]:
+        group = parser.add_argument_group("published flags that have no effect here")
+        for field in legacy_fields:
+            _add_field(group, field, annotations[field.name])
     return parser
 
 
@@ -120,9 +153,54 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
       config_class: a dataclass whose fields were made by `option` and `legacy`.
       argv: the words after the program's name; None takes `sys.argv`.
     """
-    values = vars(build_parser(config_class).parse_args(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser(config_class)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    file = finder.parse_known_args(argv)[0].config
+    values = vars(parser.parse_args((_words_of(config_class, Path(file)) if file else []) + argv))
+    del values["config"]
     for field in dataclasses.fields(config_class):
         if "legacy" in field.metadata and values[field.name] is not None:
             flag = _spellings(field.name)[0]
             print(f"note: {flag} has no effect: {field.metadata['legacy']}", file=sys.stderr)
     return config_class(**values)
+
+
+def _words_of(config_class: type, file: Path) -> list[str]:
+    """A config file as the words of a command line, which argparse then checks like any others."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {file}: cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {file}: must hold 'name: value' lines, got {type(content).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(config_class) if "positional" not in f.metadata}
+    words: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in fields:
+            raise UserError(f"--config {file}: {key!r} is no setting of this command; --help lists them")
+        flag = _spellings(name)[0]
+        if isinstance(value, bool):
+            default = fields[name].default
+            words += [flag] if value else [f"--no-{flag[2:]}"] if default is True else []
+        elif value is not None:
+            parts = value if isinstance(value, list) else [value]
+            if any(isinstance(part, dict | list) for part in parts):
+                raise UserError(f"--config {file}: {key!r} must be a value or a list of values")
+            words += [flag, *map(str, parts)]
+    return words
+
+
+def dump_config(config: Any, folder: str | Path) -> None:
+    """Writes the settings of a run to `<folder>/config.yaml`, for `--config`."""
+    values = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if not {"legacy", "positional"} & field.metadata.keys()
+    }
+    text = f"# {shlex.join(sys.argv)}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    write_atomic(Path(folder) / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))

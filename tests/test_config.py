@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import argument, build_parser, legacy, option, parse
+from autoregressive.train.config import EditingConfig
+from runtime.config import argument, build_parser, dump_config, legacy, option, parse
+from runtime.errors import UserError
 
 FROZEN = Path(__file__).parent / "frozen_flags.json"
 COMMANDS = {
@@ -83,6 +85,45 @@ def test_abbreviations_unknown_flags_and_bad_values_end_the_program(words, capsy
 def test_a_legacy_flag_says_why_it_has_no_effect(capsys):
     parse(Example, ["f", "--old_flag", "gs://bucket"])
     assert "--old-flag has no effect: nothing is stored there any more" in capsys.readouterr().err
+
+
+def test_a_config_file_is_the_command_line_that_was_dumped(tmp_path):
+    words = ["--num-things", "7", "--portion", "1e-4", "--names", "x", "y", "--no-careful", "--kind", "b"]
+    config = parse(Example, ["f", *words])
+    dump_config(config, tmp_path)
+    file = str(tmp_path / "config.yaml")
+    assert parse(Example, ["f", "--config", file]) == config
+    assert parse(Example, ["g", "--num_things=-1", "--config", file]) == dataclasses.replace(
+        config, folder="g", num_things=-1
+    )
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("things: 3", "'things' is no setting of this command"),
+        ("- 3", "must hold 'name: value' lines, got list"),
+        ("a: [", "not YAML"),
+        ("names: {a: 1}", "'names' must be a value or a list"),
+        ("folder: x", "'folder' is no setting"),
+    ],
+)
+def test_config_files_that_are_wrong_are_named(content, message, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"run.yaml: .*{message}"):
+        parse(Example, ["f", "--config", str(file)])
+    with pytest.raises(UserError, match="missing.yaml: cannot be read"):
+        parse(Example, ["f", "--config", str(tmp_path / "missing.yaml")])
+
+
+def test_help_is_grouped_by_topic_and_ends_with_examples():
+    text = build_parser(EditingConfig).format_help()
+    titles = ["validation:", "results and data:", "optimizer and schedule:", "stage 2:", "examples:"]
+    places = [text.index(f"\n{title}\n") for title in titles]
+    assert places == sorted(places)
+    assert text.index("\nstage 2:") < text.index("--mask-in-context") < text.index("\nexamples:")
+    assert "  torchrun --nproc_per_node=4 autoregressive/train/train_editing.py" in text
 
 
 def test_the_command_lines_are_frozen():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,6 +27,12 @@ NOT_SETTINGS = ("output_dir", "device", "batch_size")  # flags that change no re
 @dataclass(frozen=True)
 class SampleConfig:
     """Flags of every sampling program."""
+
+    TOPICS: ClassVar[dict[str, str]] = {
+        "vq_ckpt": "models",
+        "device": "running",
+        "cfg_scale": "how codes are drawn",
+    }
 
     vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
     gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
@@ -84,6 +90,8 @@ class SampleConfig:
 @dataclass(frozen=True)
 class EditSampleConfig(SampleConfig):
     """Flags of the editing programs."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"mode": "which cells, and how they are put back"}
 
     mode: str | None = option(
         None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES

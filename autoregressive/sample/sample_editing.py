@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,12 @@ log = get_logger(__name__)
 @dataclass(frozen=True)
 class SampleEditing(EditSampleConfig):
     """Edits one image (--image --mask --prompt --output), or a list of them (--list)."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"image": "what to edit"}
+    EXAMPLES: ClassVar[str] = """
+  python autoregressive/sample/sample_editing.py --vq-ckpt VQ.pt --gpt-ckpt NEP.pt --t5-path T5_FOLDER \\
+      --image photo.png --mask region.png --prompt "a red hat on the cat" --output edited.png
+"""
 
     image: str | None = option(None, help="image to edit")
     mask: str | None = option(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
 from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, without_masks
 from dataset.emu_edit import read_emu
-from runtime.config import REQUIRED, option, parse
+from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
 
@@ -23,6 +24,8 @@ from runtime.errors import run_command
 @dataclass(frozen=True)
 class SampleEmuEdit(EditSampleConfig):
     """Edits the Emu Edit test set."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"emu_path": "the test set"}
 
     emu_path: str = option(
         REQUIRED,
@@ -41,6 +44,8 @@ class SampleEmuEdit(EditSampleConfig):
 
 def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
     root = Path(config.output_dir)
+    if ranks.is_main:
+        dump_config(config, root)
     items = read_emu(config.emu_path, config.valid_list, config.split)
     pipeline = config.load_pipeline(ranks.device)
     settings = config.settings(pipeline.text_encoder) | {"test_set_sha256": emu_sha256(items)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
@@ -24,7 +24,7 @@ from autoregressive.sample.edit_sets import (
     without_masks,
 )
 from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
-from runtime.config import REQUIRED, option, parse
+from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
 
@@ -32,6 +32,8 @@ from runtime.errors import run_command
 @dataclass(frozen=True)
 class SampleMagicBrush(EditSampleConfig):
     """Edits a test set in MagicBrush's format."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"magicbrush_path": "the test set"}
 
     magicbrush_path: str = option(REQUIRED, help="test set: edit_sessions.json and images/")
     output_dir: str = option(REQUIRED, help="folder for the results")
@@ -62,6 +64,8 @@ def settings_of(config: SampleMagicBrush, sessions: Sessions, text_encoder) -> d
 
 def sample(config: SampleMagicBrush, ranks: Distributed) -> None:
     root = Path(config.output_dir)
+    if ranks.is_main:
+        dump_config(config, root)
     sessions = read_sessions(config.magicbrush_path, config.with_t5_prompt, config.allow_outside_root)
     descriptions = None
     if config.text != "instruction":

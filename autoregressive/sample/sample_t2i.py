@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from runtime.config import option, parse
+from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger
@@ -21,6 +22,12 @@ log = get_logger(__name__)
 @dataclass(frozen=True)
 class SampleT2I(DrawConfig):
     """Draws images from texts (--prompts, or --prompt-file with one a line)."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"prompts": "what to draw"}
+    EXAMPLES: ClassVar[str] = """
+  python autoregressive/sample/sample_t2i.py --vq-ckpt VQ.pt --gpt-ckpt RLlamaGen.pt --t5-path T5_FOLDER \\
+      --prompts "a cat on a sofa" --output-dir samples
+"""
 
     prompts: list[str] | None = option(None, help="texts", aliases=["prompt"])
     prompt_file: str | None = option(None, help="file with one text a line")
@@ -47,6 +54,8 @@ def main() -> None:
         for number, prompt in enumerate(read_prompts(config))
     ]
     with distributed(config.device) as ranks:
+        if ranks.is_main:
+            dump_config(config, folder)
         pipeline = config.load_pipeline(ranks.device)
         draw_jobs(pipeline, jobs[ranks.rank :: ranks.world_size], config, ranks)
     log.info("%d images in %s", len(jobs), folder)

@@ -21,7 +21,7 @@ from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
 from dataset.images import load_edit_region, load_image, save_png
-from runtime.config import option, parse
+from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
@@ -155,6 +155,7 @@ def main() -> None:
                 bar.update(len(part))
         shares = ranks.gather_objects(traces)
         if ranks.is_main:
+            dump_config(config, folder)
             merged = dict(sorted(item for share in shares for item in share.items()))
             _write(folder, merged, config.settings(pipeline.text_encoder))
 

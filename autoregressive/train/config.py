@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
@@ -21,6 +22,19 @@ PUBLISHED_TEXT_WIDTH = 2048  # FLAN-T5-XL's
 @dataclass(frozen=True)
 class TrainConfig:
     """Flags that the two stages share."""
+
+    TOPICS: ClassVar[dict[str, str]] = {
+        "results_dir": "results and data",
+        "vq_ckpt": "models and what they start from",
+        "dropout_p": "dropout",
+        "t5_path": "text",
+        "allow_outside_root": "reading",
+        "epochs": "length and batches",
+        "optimizer": "optimizer and schedule",
+        "mixed_precision": "speed and memory",
+        "log_every": "logs, checkpoints, previews",
+        "bad_sample_budget": "running",
+    }
 
     results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
     data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
@@ -191,6 +205,14 @@ class TrainConfig:
 class T2IConfig(TrainConfig):
     """Stage 1: trains a text-to-image transformer, any-order for R-GPT models."""
 
+    TOPICS: ClassVar[dict[str, str]] = {"dataset": "stage 1"}
+    EXAMPLES: ClassVar[str] = """
+  torchrun --nproc_per_node=8 autoregressive/train/train_t2i.py --vq-ckpt vq_ds16_t2i.pt \\
+      --data-paths a.jsonl --init-gpt-ckpt t2i_XL_stage1_256.pt --gpt-model R-GPT-XL --image-size 256 \\
+      --global-batch-size 360 --results-dir results/stage1
+  python autoregressive/train/train_t2i.py --config results/stage1/config.yaml --auto-resume
+"""
+
     dataset: str = option(
         "t2i_cc12m", help="format of the data", choices=[n for n in DATASET_NAMES if "t2i" in n]
     )
@@ -217,6 +239,14 @@ class T2IConfig(TrainConfig):
 @dataclass(frozen=True)
 class EditingConfig(TrainConfig, ValidationConfig):
     """Stage 2: fine-tunes for editing."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"dataset": "stage 2"}
+    EXAMPLES: ClassVar[str] = """
+  torchrun --nproc_per_node=4 autoregressive/train/train_editing.py --vq-ckpt vq_ds16_t2i.pt \\
+      --data-path ultraedit.jsonl --init-gpt-ckpt RLlamaGen.pt --gpt-model R-GPT-XL --image-size 256 \\
+      --mask_in_context --global-batch-size 16 --lr 1e-4 --results-dir results/stage2
+  python autoregressive/train/train_editing.py --config results/stage2/config.yaml --auto-resume
+"""
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
     mask_in_context: bool = option(False, help="give the model the row of edit/keep marks")

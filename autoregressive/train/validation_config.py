@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from runtime.config import legacy, option
 from runtime.errors import UserError
@@ -18,6 +19,8 @@ _NEEDED = {
 @dataclass(frozen=True)
 class ValidationConfig:
     """Which test sets are edited and scored while a model trains."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"validate_every": "validation"}
 
     validate_every: int = option(-1, help="steps between validations; -1 for none")
     val_dataset: str = option("magicbrush", help=f"comma-separated: {', '.join(VAL_DATASETS)}")

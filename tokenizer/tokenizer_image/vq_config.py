@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from runtime.config import legacy, option
 from runtime.errors import UserError
@@ -17,6 +18,15 @@ DEFAULT_STEPS = 400_000  # 40 epochs of ImageNet at 128 images a step, as publis
 @dataclass
 class VQTrainConfig:
     """Train an image tokenizer."""
+
+    TOPICS: ClassVar[dict[str, str]] = {
+        "data_path": "data",
+        "vq_model": "model and results",
+        "steps": "optimizer, schedule, speed",
+        "reconstruction_loss": "losses",
+        "quantize_after": "codebook",
+        "vq_ckpt": "going on, logs, checkpoints",
+    }
 
     data_path: str = option(
         help="folder of images, jsonl file with image_path on each line, or folder of such files"

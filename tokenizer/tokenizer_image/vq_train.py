@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from dataset.image_folder import ImageDataset, collate_images, list_images
 from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import prune_checkpoints, resume_point, save_checkpoint
-from runtime.config import parse
+from runtime.config import dump_config, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import MetricsLog, get_logger, progress
@@ -135,7 +135,8 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     trainer = Trainer(config, state, dist)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
-    Path(config.results_dir).mkdir(parents=True, exist_ok=True)
+    if dist.is_main:
+        dump_config(config, config.results_dir)
     metrics = MetricsLog(config.results_dir, enabled=dist.is_main, resume_step=state.step)
     bar = progress(
         total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
