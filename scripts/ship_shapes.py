@@ -27,11 +27,11 @@ from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import file_sha256, write_atomic
 
-# File: the folder of its training, and what it is.
+# File: the folders of its trainings, one after the other, and what it is.
 MODELS = {
-    "tokenizer": ("tokenizer", "images of 72 px to 9 × 9 codes and back"),
-    "t2i": ("stage1", "any-order text to image; edits zero-shot"),
-    "editing": ("stage2", "edits, told the instruction and the region"),
+    "tokenizer": (["tokenizer"], "images of 72 px to 9 × 9 codes and back"),
+    "t2i": (["stage1"], "any-order text to image; edits zero-shot"),
+    "editing": (["stage2", "stage2_exact"], "edits, told the instruction and the region"),
 }
 SCORES = {
     "masked": f"edit in the given region, temperature {MASKED_TEMPERATURE} (editing)",
@@ -62,14 +62,15 @@ def ship(config: ShipShapes) -> None:
     root, output = Path(config.results_dir), Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     lines = []
-    for name, (folder, words) in MODELS.items():
+    for name, (folders, words) in MODELS.items():
         path = output / f"{name}.safetensors"
         shutil.copyfile(_finished(root / "weights" / name / path.name), path)
         manifest_path(path).write_text(f"{file_sha256(path)}  {path.name}\n")
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
+        steps = " + ".join(str(_steps(root / folder)) for folder in folders)
         lines.append(
-            f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB "
-            f"| {_steps(root / folder)} | `{file_sha256(path)}` |"
+            f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB | {steps} "
+            f"| `{file_sha256(path)}` |"
         )
     shutil.copytree(root / "t5", output / TEXT_ENCODER, copy_function=shutil.copyfile, dirs_exist_ok=True)
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
@@ -81,9 +82,12 @@ def ship(config: ShipShapes) -> None:
 def draw_curves(root: Path, path: Path) -> None:
     """The training losses of the three models, side by side."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (name, (folder, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
-        lines = [json.loads(line) for line in (root / folder / "metrics.jsonl").read_text().splitlines()]
-        points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    for axes, (name, (folders, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
+        start, points = 0, []
+        for folder in (root / folder for folder in folders):
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            points += [(start + line["step"], line["loss"]) for line in lines if "loss" in line]
+            start += _steps(folder)
         axes.plot(*zip(*points, strict=True), color="#1f6fb4", linewidth=1)
         axes.set(title=name, xlabel="step", ylabel="loss")
         axes.grid(alpha=0.3)

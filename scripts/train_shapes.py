@@ -9,7 +9,7 @@ files in half precision that `scripts/ship_shapes.py` then ships.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shapes_recipe import (
@@ -48,7 +48,8 @@ class TrainShapes:
     num_test: int = option(1200, help="held-out edits")
     tokenizer_steps: int = option(2000, help="of the tokenizer")
     stage1_steps: int = option(5000, help="of the text-to-image model")
-    stage2_steps: int = option(4000, help="of the editor")
+    stage2_steps: int = option(4000, help="of the editor, with masks that are exact or far too wide")
+    exact_steps: int = option(1500, help="of the editor at last, with exact masks only")
     num_ranks: int = option(1, help="processes that share a training")
     seed: int = option(0, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
@@ -98,7 +99,12 @@ def main() -> None:
         return
     # Of pairs that it has seen a few times the editor has nothing more to learn.
     make_more_edits(recipe, runner, "more_edits", config.num_more)
-    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1, data=("data", "more_edits"))
+    data = ("data", "more_edits")
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1, data=data)
+    # Of something to add only the mask says where it stands: slightly wider ones would say it wrongly.
+    steps = {**recipe.steps, "stage2": config.exact_steps}
+    exact = replace(recipe, stage2_flags=("--supervise-marks",), steps=steps)
+    stage2 = train_stage2(exact, runner, vq_ckpt, stage2, "stage2_exact", data=data)
     if config.until == "stage2":
         return
     vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})

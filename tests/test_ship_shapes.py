@@ -18,11 +18,15 @@ TINY = ["--num-train", "40", "--num-more", "40", "--num-test", "4", "--tokenizer
 @pytest.mark.slow
 def test_trained_models_are_exported_scored_and_shipped(tmp_path):
     run, shipped = tmp_path / "run", tmp_path / "shipped"
-    steps = ["--stage1-steps", "2", "--stage2-steps", "2"]
+    steps = ["--stage1-steps", "2", "--stage2-steps", "2", "--exact-steps", "2"]
     run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
     run_program("scripts/ship_shapes.py", "--results-dir", run, "--output-dir", shipped)
     card = (shipped / "README.md").read_text()
-    for name, folder, step in (("tokenizer", "tokenizer", 2), ("t2i", "stage1", 2), ("editing", "stage2", 2)):
+    for name, folder, step in (
+        ("tokenizer", "tokenizer", 2),
+        ("t2i", "stage1", 2),
+        ("editing", "stage2_exact", 2),
+    ):
         path = shipped / f"{name}.safetensors"
         assert hashlib.sha256(path.read_bytes()).hexdigest() in card
         trained = load_checkpoint(run / folder / "checkpoints" / f"{step:07d}.pt")["model"]
