@@ -33,7 +33,7 @@ class TrainConfig:
         "optimizer": "optimizer and schedule",
         "mixed_precision": "speed and memory",
         "log_every": "logs, checkpoints, previews",
-        "bad_sample_budget": "running",
+        "dry_run": "running",
     }
 
     results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
@@ -140,6 +140,9 @@ class TrainConfig:
     temperature: float = option(1.0, help="of the draws there")
     top_k: int = option(1000, help="likeliest codes kept there; 0 for all")
     top_p: float = option(1.0, help="share of probability kept there")
+    dry_run: bool = option(
+        False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
+    )
     bad_sample_budget: float = option(0.01, help="share of unusable samples past which training stops")
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"

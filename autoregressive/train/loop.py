@@ -62,18 +62,9 @@ def fit(
       validate: scores the model's work at a step.
     """
     torch.manual_seed(config.global_seed + ranks.rank)  # of the dropouts
-    sampler = ResumableBatchSampler(
-        len(dataset),
-        config.global_batch_size,
-        ranks.rank,
-        ranks.world_size,
-        config.global_seed,
-        micro_batches=config.gradient_accumulation_steps,
-        num_epochs=config.epochs,
-    )
+    sampler = make_sampler(dataset, config, ranks)
     state = new_state(model, sampler, config, ranks)
-    all_steps = config.epochs * sampler.batches_per_epoch
-    total_steps = min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
+    total_steps = count_steps(config, sampler)
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
     network = _parallel(SupervisedLoss(model), ranks)
@@ -127,6 +118,25 @@ def fit(
                     meter.scores(validate(state.step))
                 model.caches.clear()
     return state
+
+
+def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> ResumableBatchSampler:
+    """Which samples come when."""
+    return ResumableBatchSampler(
+        len(dataset),
+        config.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        config.global_seed,
+        micro_batches=config.gradient_accumulation_steps,
+        num_epochs=config.epochs,
+    )
+
+
+def count_steps(config: TrainConfig, sampler: ResumableBatchSampler) -> int:
+    """Optimizer steps of the whole run."""
+    all_steps = config.epochs * sampler.batches_per_epoch
+    return min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
 
 
 def _loader(

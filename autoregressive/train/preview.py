@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from autoregressive.layout import random_orders
 from autoregressive.pipeline import EditingPipeline
-from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
 from dataset.images import save_png
-from dataset.samples import collate_samples
+from dataset.samples import EditBatch, T2IBatch, collate_samples
 
 NUM_PREVIEWS = 8
 GAP = 4
@@ -31,7 +30,7 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
         if config.eval_order_version_id == RANDOM_ORDER:
             orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
         drawn = pipeline.draw(batch.texts, sampling=config.sampling(), orders=orders)
-        return _save_rows([_images(pipeline, batch.image), drawn], config.results_dir, step)
+        return _save_preview([*show_batch(pipeline, batch), drawn], config, step)
 
     return draw
 
@@ -50,8 +49,8 @@ def editing_preview(
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
         codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, config.sampling(), mode)
-        rows = [_images(pipeline, batch.source), _images(pipeline, batch.edited), pipeline.decode(codes)]
-        return _save_rows(rows, config.results_dir, step)
+        rows = [*show_batch(pipeline, batch), pipeline.decode(codes)]
+        return _save_preview(rows, config, step)
 
     return draw
 
@@ -60,18 +59,26 @@ def _first_samples(dataset: Dataset):
     return collate_samples([dataset[index, 0] for index in range(min(NUM_PREVIEWS, len(dataset)))])
 
 
-def _images(pipeline: EditingPipeline, images: Tensor) -> list[Image.Image]:
-    return pipeline.decode(to_codes(pipeline.tokenizer, images))
+def show_batch(
+    pipeline: EditingPipeline, batch: T2IBatch | EditBatch, limit: int | None = None
+) -> list[list[Image.Image]]:
+    """Rows of the batch's images, passed through the tokenizer: captioned ones, or sources and results."""
+    images = [batch.image] if isinstance(batch, T2IBatch) else [batch.source, batch.edited]
+    return [pipeline.decode(to_codes(pipeline.tokenizer, row[:limit])) for row in images]
 
 
-def _save_rows(rows: list[list[Image.Image]], results_dir: str, step: int) -> Path:
-    """Writes the rows as one PNG, `previews/<step>.png`."""
+def _save_preview(rows: list[list[Image.Image]], config: TrainConfig, step: int) -> Path:
+    path = Path(config.results_dir) / "previews" / f"{step:07d}.png"
+    save_rows(rows, path)
+    return path
+
+
+def save_rows(rows: list[list[Image.Image]], path: Path) -> None:
+    """Writes rows of images of one size as one PNG."""
     side = rows[0][0].width + GAP
     sheet = np.full((len(rows) * side + GAP, len(rows[0]) * side + GAP, 3), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             top, left = GAP + r * side, GAP + c * side
             sheet[top : top + image.height, left : left + image.width] = np.asarray(image)
-    path = Path(results_dir) / "previews" / f"{step:07d}.png"
     save_png(Image.fromarray(sheet), path)
-    return path

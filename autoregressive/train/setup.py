@@ -148,11 +148,14 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
 
 
 def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **options) -> Dataset:
-    """The dataset that the flags name; with `--cache-codes` encoded by all ranks and held in memory."""
+    """The dataset that the flags name; with `--cache-codes` encoded by all ranks and held in memory.
+
+    A dry run encodes the first batch only.
+    """
     dataset = read_dataset(config, encoders, **options)
     if isinstance(dataset, CodesDataset):
         dataset.require_tokenizer(weights_fingerprint(encoders.tokenizer), config.vq_ckpt)
-    if not config.cache_codes:
+    if not config.cache_codes or config.dry_run:
         return dataset
     cached = CachedEdits if isinstance(dataset, EditingDataset) else CachedT2I
     return cached(dataset, encoders.codes, encoders.features, ranks)

@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig
+from autoregressive.train.dry_run import dry_run
 from autoregressive.train.inputs import Encoders, editing_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import editing_preview
@@ -38,7 +39,10 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks)
     make_inputs = editing_inputs(model, encoders, config, ranks.device)
-    fit(model, dataset, make_inputs, config, ranks, preview, validate)
+    if config.dry_run:
+        dry_run(model, dataset, make_inputs, config, ranks, pipeline)
+    else:
+        fit(model, dataset, make_inputs, config, ranks, preview, validate)
 
 
 def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:

@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import T2IConfig
+from autoregressive.train.dry_run import dry_run
 from autoregressive.train.inputs import Encoders, t2i_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import t2i_preview
@@ -28,7 +29,11 @@ def train(config: T2IConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks.device, mask_in_context=False)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = t2i_preview(pipeline, dataset, config)
-    fit(model, dataset, t2i_inputs(model, encoders, config, ranks.device), config, ranks, preview)
+    make_inputs = t2i_inputs(model, encoders, config, ranks.device)
+    if config.dry_run:
+        dry_run(model, dataset, make_inputs, config, ranks, pipeline)
+    else:
+        fit(model, dataset, make_inputs, config, ranks, preview)
 
 
 def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:

@@ -1,0 +1,71 @@
+"""`--dry-run`: its estimates beside what a training then uses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, run_program
+from PIL import Image
+
+PEAK = """
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def editing_flags(train_flags, shapes, tmp_path) -> list[str]:
+    flags = [*train_flags, "--mask_in_context", "--text-field", "instruction"]
+    return flags + ["--data-path", shapes / "train" / "editing.jsonl", "--results-dir", tmp_path / "run"]
+
+
+@pytest.mark.parametrize("stage", ["t2i", "editing"])
+def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_path):
+    data = ["--data-path", shapes / "train" / f"{stage}.jsonl", "--results-dir", tmp_path / "run"]
+    program = f"autoregressive/train/train_{stage}.py"
+    done = run_program(
+        program, *train_flags, *data, "--max-steps", "30", "--max-checkpoints", "2", "--dry-run"
+    )
+    for words in (
+        "R-GPT-tiny, 0.14 M parameters on cpu",
+        "ranks            1, 4 sample(s) a step on each",
+        "memory per rank",
+        "steps            30 of 4 samples",
+        "speed, a guess",
+        "kept: ",
+        "first batch",
+    ):
+        assert words in done.stderr, done.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["first_batch.png"]
+    picture = Image.open(tmp_path / "run" / "first_batch.png")
+    assert picture.height > {"t2i": 24, "editing": 3 * 24}[stage] and picture.width > 4 * 24
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "",
+        "--optimizer muon",
+        "--ema-decay 0.9",
+        "--activation-checkpointing",
+        "--global-batch-size 16",
+        "--global-batch-size 32 --gradient-accumulation-steps 2",
+    ],
+)
+def test_the_memory_is_what_a_training_then_uses(extra, shapes, train_flags, tmp_path):
+    program = "autoregressive/train/train_editing.py"
+    flags = editing_flags(train_flags, shapes, tmp_path) + ["--gpt-model", "R-GPT-B", "--max-steps", "3"]
+    flags += extra.split()
+    told = run_program(program, *flags, "--dry-run").stderr
+    estimate = float(re.search(r"memory per rank  ([\d.]+) GB", told).group(1)) * 1e9
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, program, *map(str, flags)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = int(re.search(r"PEAK (\d+)", done.stdout).group(1))
+    assert abs(estimate / peak - 1) < 0.15, f"estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB"
