@@ -23,6 +23,7 @@ from runtime.errors import UserError
 
 AUTO = "auto"
 """Stands in the place of a mask that is to be found."""
+_CORE = 0.7  # share of the highest score that makes a piece of the region count
 _MOST_LOGITS = 2**26  # of one pass, a quarter of a gigabyte
 
 
@@ -31,18 +32,21 @@ class AutoMaskSettings:
     """From scores to a region; the defaults were chosen by `scripts/calibrate_auto_mask.py`.
 
     Attributes:
-      threshold: nats that a cell's score must exceed.
+      threshold: share of the image's highest score that a cell must have, 0 to 1: how far a model is moved
+        depends on the instruction.
       smoothing: standard deviation in cells of the Gaussian that averages the scores first; 0 for none.
       growth: cells by which the region is widened afterwards, in all eight directions.
     """
 
-    threshold: float = 5.0
-    smoothing: float = 2.0
-    growth: int = 2
+    threshold: float = 0.05
+    smoothing: float = 0.3
+    growth: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.threshold):
-            raise UserError(f"auto mask threshold {self.threshold}: give a finite number of nats")
+        if not 0 <= self.threshold <= 1:
+            raise UserError(
+                f"auto mask threshold {self.threshold}: give a share of the highest score, 0 to 1"
+            )
         if not 0 <= self.smoothing < math.inf:
             raise UserError(f"auto mask smoothing {self.smoothing}: give 0 or more cells")
         if not isinstance(self.growth, int) or self.growth < 0:
@@ -51,6 +55,9 @@ class AutoMaskSettings:
     def region(self, scores: Tensor, grid: int) -> Tensor:
         """The cells to edit: at least one in each row, the one with the highest smoothed score.
 
+        The cells above the threshold fall into pieces; those without a cell near the highest score are left
+        out, the others are filled to rectangles: inside of an object that becomes another, little may change.
+
         Args:
           scores: (B, N) nats, see `edit_scores`.
           grid: cells per side.
@@ -58,9 +65,10 @@ class AutoMaskSettings:
           (B, N) bool raster.
         """
         smooth = smooth_cells(scores.float().view(-1, 1, grid, grid), self.smoothing)
-        chosen = (smooth > self.threshold) | (smooth == smooth.amax((2, 3), keepdim=True))
-        size = 2 * self.growth + 1
-        return (F.max_pool2d(chosen.float(), size, 1, self.growth) > 0).flatten(1)
+        highest = smooth.amax((2, 3), keepdim=True)
+        cores = (smooth >= max(_CORE, self.threshold) * highest) | (smooth == highest)
+        chosen = pieces_with(cores, (smooth >= self.threshold * highest) | cores)
+        return grow_cells(fill_rectangles(chosen), self.growth).flatten(1)
 
     @classmethod
     def load(cls, path: str | Path) -> AutoMaskSettings:
@@ -81,6 +89,27 @@ class AutoMaskSettings:
 
     def to_dict(self) -> dict[str, float | int]:
         return asdict(self)
+
+
+def grow_cells(cells: Tensor, growth: int) -> Tensor:
+    """(B, 1, G, G) bool cells and all within `growth` cells of one, in all eight directions."""
+    return F.max_pool2d(cells.float(), 2 * growth + 1, 1, growth) > 0
+
+
+def pieces_with(cores: Tensor, cells: Tensor) -> Tensor:
+    """Those pieces of `cells`, connected in eight directions, that hold a core; all (B, 1, G, G) bool."""
+    pieces = cores
+    while not torch.equal(grown := grow_cells(pieces, 1) & cells, pieces):
+        pieces = grown
+    return pieces
+
+
+def fill_rectangles(cells: Tensor) -> Tensor:
+    """Adds cells of which two of the four neighbours are in, until there is none; (B, 1, G, G) bool."""
+    cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], device=cells.device)[None, None]
+    while not torch.equal(filled := cells | (F.conv2d(cells.float(), cross, padding=1) >= 2), cells):
+        cells = filled
+    return cells
 
 
 def smooth_cells(values: Tensor, deviation: float) -> Tensor:

@@ -46,8 +46,10 @@ class CalibrateAutoMask(SampleConfig):
     output: str = option("auto_mask.json", help="where the chosen settings and the whole table go")
     mask_rule: str = option("published", help="true pixel mask to cells", choices=RULES)
     num_edits: int = option(0, help="use the first of the edits only; 0 for all")
-    thresholds: list[float] = option([0.5, 1, 1.5, 2, 3, 4, 5, 7], help="nats to try")
-    smoothings: list[float] = option([0, 0.5, 1, 1.5, 2, 3], help="standard deviations in cells to try")
+    thresholds: list[float] = option([0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], help="shares to try")
+    smoothings: list[float] = option(
+        [0, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5], help="standard deviations in cells to try"
+    )
     growths: list[int] = option([0, 1, 2, 3], help="cells to try")
 
     def grid_of_settings(self) -> list[AutoMaskSettings]:

@@ -139,26 +139,41 @@ def table(*rows: str) -> torch.Tensor:
 def test_regions_by_hand():
     scores = torch.stack([table("0000", "0900", "0400", "0000"), table("0000", "0000", "0000", "0001")])
 
-    def region(**settings) -> torch.Tensor:
-        return AutoMaskSettings(**{"threshold": 5.0, "smoothing": 0, "growth": 0} | settings).region(
-            scores, 4
-        )
+    def region(rows=scores, **settings) -> torch.Tensor:
+        settings = {"threshold": 0.5, "smoothing": 0, "growth": 0} | settings
+        return AutoMaskSettings(**settings).region(rows, 4).float()
 
     assert torch.equal(
-        region().float(),
+        region(),
         torch.stack([table("0000", "0100", "0000", "0000"), table("0000", "0000", "0000", "0001")]),
-    )  # in the second nothing is above 5: its highest cell alone
+    )
     assert torch.equal(
-        region(threshold=3.0, growth=1).float(),
+        region(threshold=0.4, growth=1),
         torch.stack([table("1110", "1110", "1110", "1110"), table("0000", "0000", "0011", "0011")]),
     )
-    assert region(threshold=-1.0).all()
-    # Smoothing takes from the peak and gives to its neighbours; a lone cell's score is no longer enough.
+    assert region(threshold=0.0).all()
+    # Where nothing speaks for an edit, the best cell alone.
+    assert torch.equal(
+        region(table("5555", "5355", "5555", "5555")[None] * -1)[0], table("0000", "0100", "0000", "0000")
+    )
+    # Smoothing takes from the peak and gives to its neighbours.
     smooth = smooth_cells(scores.view(2, 1, 4, 4), 0.7).flatten(1)
     assert smooth[0, 5] < 9 and smooth[0, 4] > 0 and smooth[0].argmax() == 5
-    assert region(threshold=4.0, smoothing=0.7)[0].sum() == 1
+    assert region(smoothing=0.7)[0].sum() > region()[0].sum()
     flat = torch.ones(1, 1, 4, 4)  # the border does not darken
     assert torch.allclose(smooth_cells(flat, 1.3), flat)
+
+
+def test_pieces_and_rectangles_by_hand():
+    # 3 touches 9 at a corner and belongs to it; 5 stands alone and is too weak, 8 is not.
+    scores = torch.stack([table("9000", "0300", "0000", "0005"), table("9000", "0300", "0000", "0008")])
+    settings = AutoMaskSettings(threshold=0.3, smoothing=0, growth=0)
+    assert torch.equal(
+        settings.region(scores, 4).float(),
+        torch.stack([table("1100", "1100", "0000", "0000"), table("1100", "1100", "0000", "0001")]),
+    )
+    ring = table("1111", "1001", "1001", "1111")[None]
+    assert settings.region(ring, 4).all()
 
 
 def test_iou():
@@ -173,10 +188,12 @@ def test_settings_are_checked_and_read_from_a_file(tmp_path):
         AutoMaskSettings(growth=-1)
     with pytest.raises(UserError, match="smoothing -0.5"):
         AutoMaskSettings(smoothing=-0.5)
+    with pytest.raises(UserError, match="threshold 1.5: give a share"):
+        AutoMaskSettings(threshold=1.5)
     with pytest.raises(UserError, match="threshold nan"):
         AutoMaskSettings(threshold=float("nan"))
     path = tmp_path / "auto.json"
-    chosen = AutoMaskSettings(2.5, 1.0, 1)
+    chosen = AutoMaskSettings(0.25, 1.0, 1)
     path.write_text(json.dumps({"settings": chosen.to_dict(), "iou": 0.7}))
     assert AutoMaskSettings.load(path) == chosen
     for content in ("{oops", "{}", '{"settings": {"threshold": 1}}', "[]"):
@@ -193,7 +210,7 @@ def test_settings_are_checked_and_read_from_a_file(tmp_path):
 def test_auto_stands_beside_other_masks(pipelines):
     pipeline = pipelines["edit"]
     images, prompts = [noise(i, 30) for i in range(3)], ["red circle", "remove it", "a blue star"]
-    settings = AutoMaskSettings(threshold=0.05, smoothing=0, growth=0)
+    settings = AutoMaskSettings(threshold=1, smoothing=0, growth=0)
     options = {"sampling": PLAIN, "mask_rule": "exact", "auto_mask": settings}
     results = pipeline.edit(images, prompts, [corner(30), "auto", None], seeds=[3, 4, 5], **options)
     assert "locate" in results[0].timings
@@ -247,7 +264,7 @@ def test_one_image_and_a_list(pipelines, vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
         (result,) = edit_files(pipelines["edit"], read_jobs(one), one, [0])
         assert torch.equal(result.codes, listed[0].codes)
     everywhere = tmp_path / "everywhere.json"
-    settings = AutoMaskSettings(-1e6, 0, 0)
+    settings = AutoMaskSettings(1, 0, 3)
     everywhere.write_text(json.dumps({"settings": settings.to_dict()}))
     other = SampleEditing(mask="auto", auto_mask_settings=str(everywhere), **image, **common)
     (result,) = edit_files(pipelines["edit"], read_jobs(other), other, [0])

@@ -23,20 +23,32 @@ def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
         tmp_path / "auto.json",
     ]
     words += ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["edit"], "--t5-path", t5_dir, "--device", "cpu"]
-    words += ["--mask-rule", "exact", "--thresholds", "-100", "0.1", "100", "--batch-size", "3"]
+    words += [
+        "--mask-rule",
+        "exact",
+        "--thresholds",
+        "0.1",
+        "0.5",
+        "1",
+        "--growths",
+        "0",
+        "3",
+        "--batch-size",
+        "3",
+    ]
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     calibrate_auto_mask.main()
     content = json.loads((tmp_path / "auto.json").read_text())
-    assert content["edits"] == 7 and len(content["table"]) == 3 * 6 * 4
+    assert content["edits"] == 7 and len(content["table"]) == 3 * 8 * 2
     assert content["iou"] == max(row["iou"] for row in content["table"])
-    # At -100 nats every cell is chosen: the intersection over union is the share of the true cells.
-    everything = next(row for row in content["table"] if row["threshold"] == -100)
+    # Grown by 3 every cell is chosen: the intersection over union is the share of the true cells.
+    everything = next(row for row in content["table"] if row["growth"] == 3)
     assert everything["cells"] == 9 and 0 < everything["iou"] < 1
     assert AutoMaskSettings.load(tmp_path / "auto.json").to_dict() == content["settings"]
 
     # A score that is high exactly where the edit is must be found out.
     true = torch.eye(9, dtype=torch.bool)
     best = calibrate_auto_mask.sweep(
-        true * 3.0, true, 3, [AutoMaskSettings(t, 0, g) for t in (-1.0, 1.0) for g in (0, 1)]
+        true * 3.0, true, 3, [AutoMaskSettings(t, 0, g) for t in (0.0, 1.0) for g in (0, 1)]
     )[0]
     assert (best["threshold"], best["growth"], best["iou"]) == (1.0, 0, 1.0)
