@@ -20,6 +20,7 @@ from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.weights import POSITION_TABLE, resize_position_table
 from dataset.edit_masks import cells_to_pixels, pool_edit_mask
 from dataset.images import load_image, load_magicbrush_mask
+from runtime.checkpoint import manifest_path
 from runtime.errors import UserError
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "tests" / "reference" / "manifests.json"
@@ -79,7 +80,8 @@ def check_training(checks: Checks, training: Training, shapes: dict[str, tuple[i
     """
     with checks.group("checkpoint"):
         names = sorted(path.name for path in training.checkpoint.parent.iterdir())
-        checks.add("one checkpoint, of the last step", names == [training.checkpoint.name], names)
+        expected = [training.checkpoint.name, manifest_path(training.checkpoint).name]
+        checks.add("one checkpoint, of the last step, and its manifest", names == expected, names)
         content = open_checkpoint(training.checkpoint)
         keys = list(content)
         checks.add("checkpoint has the published keys", set(CHECKPOINT_KEYS) <= set(keys), keys)

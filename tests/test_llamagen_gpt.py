@@ -125,7 +125,7 @@ def test_one_image_a_prompt_from_llamagen_files(llamagen, vq_ckpt, t5_dir, tmp_p
     flags += ["--gpt-model", "GPT-tiny", "--image-size", IMAGE_SIZE, "--output-dir", tmp_path]
     monkeypatch.setattr(sys, "argv", ["sample_t2i", *map(str, flags), "--prompts", "a red circle", "a star"])
     sample_t2i.main()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.png", "0001.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.png", "0001.png", "config.yaml"]
     assert Image.open(tmp_path / "0000.png").size == (IMAGE_SIZE, IMAGE_SIZE)
     sys.argv += ["--order", "random"]
     with pytest.raises(UserError, match="raster-order GPT model"):

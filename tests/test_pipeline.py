@@ -178,7 +178,8 @@ def test_programs_edit_one_image_a_list_and_a_test_set(shapes, vq_ckpt, gpt_ckpt
 
     draw = [*common, "--gpt-ckpt", gpt_ckpts["t2i"], "--output-dir", tmp_path / "drawn", "--order", "random"]
     run_program("autoregressive/sample/sample_t2i.py", *draw, "--prompts", "a red circle", "a blue star")
-    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["0000.png", "0001.png"]
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["0000.png", "0001.png", "config.yaml"]
 
 
 def test_other_weights_or_another_test_set_are_other_settings(
