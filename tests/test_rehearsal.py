@@ -15,6 +15,8 @@ from conftest import ROOT, run_program
 from PIL import Image
 from test_published_commands import STAGE_1, STAGE_2, STAGE_512, flags_of
 
+from runtime.checkpoint import manifest_path
+
 FLAGS = ["--gpt-model", "R-GPT-tiny", "--image-size", "32"]
 PUBLISHED = {"stage1_256": STAGE_1, "stage2_256": STAGE_2, "stage2_512": STAGE_512}
 MAY_DIFFER = {"--results-dir", "--global-batch-size", "--val-global-batch-size", "--validate_every",
@@ -135,6 +137,7 @@ def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path, script
     spoil(content)
     training.checkpoint.parent.mkdir(parents=True)
     torch.save(content, training.checkpoint)
+    manifest_path(training.checkpoint).touch()
     losses = [{"step": step, "loss": 9.7} for step in (1, 2)]
     (training.results / "metrics.jsonl").write_text("\n".join(map(json.dumps, losses)))
     checks = checks_module.Checks()
