@@ -35,7 +35,7 @@ def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_
         "ranks            1, 4 sample(s) a step on each",
         "memory per rank",
         "steps            30 of 4 samples",
-        "speed, a guess",
+        "tokens/s",
         "kept: ",
         "first batch",
     ):
@@ -54,7 +54,7 @@ def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_
         "--ema-decay 0.9",
         "--activation-checkpointing",
         "--global-batch-size 16",
-        "--global-batch-size 32 --gradient-accumulation-steps 2",
+        "--global-batch-size 24 --gradient-accumulation-steps 2",
     ],
 )
 def test_the_memory_is_what_a_training_then_uses(extra, shapes, train_flags, tmp_path):
@@ -68,4 +68,5 @@ def test_the_memory_is_what_a_training_then_uses(extra, shapes, train_flags, tmp
     )
     assert done.returncode == 0, done.stderr[-2000:]
     peak = int(re.search(r"PEAK (\d+)", done.stdout).group(1))
+    print(f"{extra}: estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB")
     assert abs(estimate / peak - 1) < 0.15, f"estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB"

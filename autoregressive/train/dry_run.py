@@ -1,56 +1,46 @@
-"""What a training would take, found out without a step: `--dry-run`."""
+"""What a training would take, found out with two steps that are thrown away: `--dry-run`."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoregressive.layout import SequenceLayout
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.loss import CHUNK, SupervisedLoss
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
-from autoregressive.train.loop import count_steps, make_sampler
+from autoregressive.train.loop import backward, count_steps, make_sampler, parallel, update
 from autoregressive.train.preview import save_rows, show_batch
+from autoregressive.train.state import TrainState, new_state
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
+from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.optim import build_optimizer
-from runtime.precision import autocast
 
 log = get_logger(__name__)
 GB = 1e9
 MAX_SHOWN = 8
-# Of a step, in forward passes: the backward pass costs two, and the optimizer a little.
-STEP_IN_FORWARDS, RECOMPUTING_STEP = 3.1, 4.1
+STEPS = 2  # the first one makes the optimizer's averages, the second is measured
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one rank at the height of a step."""
+class Cost:
+    """Of a step, measured."""
 
-    running: int
-    """What the process holds already: libraries, encoders, data, the model's weights."""
-    optimizer: int
-    average: int
-    buckets: int
-    """In which several ranks add up their gradients."""
-    backward: int
-    """Activations, or the gradients for which a backward pass exchanges them, whichever is more."""
-
-    @property
-    def total(self) -> int:
-        return sum(asdict(self).values())
+    memory: int
+    """Bytes of one rank at the step's height, with all that the process holds."""
+    seconds: float
+    tokens: int
+    """Slots that are no padding, of all ranks."""
 
 
 def dry_run(
@@ -60,141 +50,98 @@ def dry_run(
     config: TrainConfig,
     ranks: Distributed,
     pipeline: EditingPipeline,
-) -> Memory:
+) -> Cost:
     """Prints what the run would take, and writes `first_batch.png`; every rank must call it.
 
-    The forward pass of the first micro-batch is run, its time and what it would keep for the backward pass
-    are measured; all else is counted.
+    Two steps are taken with the first global batch, as `loop.train` takes them, and thrown away.
+
+    Raises:
+      UserError: a step does not fit into the GPU's memory.
     """
     sampler = make_sampler(dataset, config, ranks)
-    steps = count_steps(config, sampler)
-    batch = collate_samples([dataset[key] for key in next(iter(sampler))])
-    layout, text = make_inputs(batch, 0)
-    activations, seconds = _forward(model, layout, text, config, ranks.device)
-    memory = _memory(model, layout, activations, config, ranks)
-    per_step = seconds * config.gradient_accumulation_steps
-    per_step *= RECOMPUTING_STEP if config.activation_checkpointing else STEP_IN_FORWARDS
-    if ranks.is_main:
-        _report(model, layout, memory, steps, per_step, config, sampler.num_samples, ranks)
-        picture = _picture(pipeline, batch, config)
-        log.info("first batch      %s: %s", picture, "; ".join(map(_words, batch.texts[:3])))
-        for problem in filter(None, batch.problems):
+    state = new_state(model, sampler, config, ranks)
+    first = islice(sampler, config.gradient_accumulation_steps)
+    batches = [collate_samples([dataset[key] for key in keys]) for keys in first]
+    picture = _picture(pipeline, batches[0], config) if ranks.is_main else None
+    try:
+        cost = _measure(state, batches, make_inputs, config, ranks)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"a step does not fit into the GPU's memory: a smaller --global-batch-size, more "
+            f"--gradient-accumulation-steps or ranks, or --activation-checkpointing takes less ({error})"
+        ) from error
+    if picture is not None:
+        _report(state, cost, config, ranks)
+        log.info("first batch      %s: %s", picture, "; ".join(map(_words, batches[0].texts[:3])))
+        for problem in filter(None, batches[0].problems):
             log.warning("a sample that would be left out: %s", problem)
     ranks.barrier()
-    return memory
+    return cost
 
 
-def _forward(
-    model: Transformer, layout: SequenceLayout, text: Tensor, config: TrainConfig, device: torch.device
-) -> tuple[int, float]:
-    """Bytes that a forward pass keeps for the backward one, and its seconds."""
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()  # all live until the loss goes: no address comes twice
-        return tensor
-
-    network = SupervisedLoss(model).train()
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    seconds = []
-    for watch in (hooks, contextlib.nullcontext()):
-        _wait(device)
+def _measure(
+    state: TrainState,
+    batches: list[T2IBatch] | list[EditBatch],
+    make_inputs: MakeInputs,
+    config: TrainConfig,
+    ranks: Distributed,
+) -> Cost:
+    network = parallel(SupervisedLoss(state.model), ranks)
+    state.model.train()
+    for _ in range(STEPS):
+        ranks.barrier()
+        _forget_peak(ranks.device)
         start = time.perf_counter()
-        with watch, autocast(device, config.mixed_precision):
-            loss = network(layout, text)
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-        del loss
-    for parameter in model.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(kept.values()), min(seconds)
+        inputs = [make_inputs(batch, state.step) for batch in batches]
+        backward(network, inputs, [], state, config, ranks)
+        norm = update(state, count_steps(config, state.sampler), config)
+        norm.item()  # waits for the device
+        seconds = time.perf_counter() - start
+    slots = sum(int(layout.used_slots().sum()) for layout, _ in inputs)
+    return Cost(_peak(ranks.device), seconds, slots * ranks.world_size)
 
 
-def _wait(device: torch.device) -> None:
+def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
-def _memory(
-    model: Transformer, layout: SequenceLayout, activations: int, config: TrainConfig, ranks: Distributed
-) -> Memory:
-    weights = _bytes(model)
-    # The logits of a chunk, their float32 copy and their gradient.
-    scored = min(len(layout.supervised), CHUNK) * model.config.vocab_size
-    activations += 2 * 4 * scored
-    several = config.gradient_accumulation_steps > 1  # then gradients are there before the activations
-    return Memory(
-        running=_held(ranks.device),
-        optimizer=_optimizer_bytes(model, config),
-        average=weights if config.ema_decay > 0 else 0,
-        buckets=weights if ranks.world_size > 1 else 0,
-        backward=activations + weights if several else max(activations, weights),
-    )
-
-
-def _optimizer_bytes(model: Transformer, config: TrainConfig) -> int:
-    """Of AdamW's two averages of each weight, Muon's one, SGD's none."""
-    optimizers = build_optimizer(
-        model,
-        config.optimizer,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
-        muon_lr=config.muon_lr,
-    )
-    copies = {"AdamW": 2, "Muon": 1, "SGD": 0}
-    return sum(
-        copies[type(member).__name__] * sum(p.numel() * p.element_size() for p in group["params"])
-        for member in optimizers.members
-        for group in member.param_groups
-    )
-
-
-def _held(device: torch.device) -> int:
-    """What the process holds now: of the GPU's memory, or of the machine's."""
+def _peak(device: torch.device) -> int:
+    """The most the process has held since `_forget_peak`: of the GPU's memory, or of the machine's."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+        return torch.cuda.max_memory_allocated(device)
+    return _kilobytes("/proc/self/status", "VmHWM") * 1024
 
 
 def _available(device: torch.device) -> int:
+    """Bytes that a rank can have, what it holds now included."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    return (_kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")) * 1024
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+def _kilobytes(path: str, name: str) -> int:
+    return int(dict(line.split(":") for line in Path(path).read_text().splitlines())[name].split()[0])
 
 
-def _report(
-    model: Transformer,
-    layout: SequenceLayout,
-    memory: Memory,
-    steps: int,
-    per_step: float,
-    config: TrainConfig,
-    num_samples: int,
-    ranks: Distributed,
-) -> None:
+def _report(state: TrainState, cost: Cost, config: TrainConfig, ranks: Distributed) -> None:
+    model, device = state.model, ranks.device
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    device, available = ranks.device, _available(ranks.device)
+    steps, samples, batch = (
+        count_steps(config, state.sampler),
+        state.sampler.num_samples,
+        config.global_batch_size,
+    )
+    passes = steps * batch / samples
     log.info("model            %s, %.2f M parameters on %s", config.gpt_model, millions, device)
-    log.info("ranks            %d, %d sample(s) a step on each", ranks.world_size, _per_rank(config, ranks))
-    parts = ", ".join(f"{name} {size / GB:.2f}" for name, size in asdict(memory).items() if size)
-    log.info("memory per rank  %.2f GB: %s; %.1f GB are free", memory.total / GB, parts, available / GB)
-    if memory.total - memory.running > available / (ranks.world_size if device.type == "cpu" else 1):
-        log.warning("that does not fit: a smaller batch, --activation-checkpointing or more ranks take less")
-    passes = steps * config.global_batch_size / num_samples
-    batch = config.global_batch_size
-    log.info("steps            %d of %d samples: %.2f passes over %d", steps, batch, passes, num_samples)
-    slots = int(layout.used_slots().sum()) * ranks.world_size * config.gradient_accumulation_steps
-    rate, hours = slots / per_step, per_step * steps / 3600
-    log.info("speed, a guess   %.3g s a step, %.3g tokens/s, %.1f hours in all", per_step, rate, hours)
-    size = _bytes(model) + memory.optimizer + memory.average
+    log.info("ranks            %d, %d sample(s) a step on each", ranks.world_size, batch // ranks.world_size)
+    log.info("memory per rank  %.2f GB; %.1f GB are there", cost.memory / GB, _available(device) / GB)
+    log.info("steps            %d of %d samples: %.2f passes over %d", steps, batch, passes, samples)
+    rate, hours = cost.tokens / cost.seconds, cost.seconds * steps / 3600
+    log.info("speed            %.3g s a step, %.3g tokens/s, %.1f hours in all", cost.seconds, rate, hours)
+    size = _checkpoint_bytes(state)
     saves = -(-steps // config.ckpt_every)
     saves += 0 if config.no_epoch_save else int(passes)
     kept = min(saves, config.max_checkpoints) if config.max_checkpoints > 0 else saves
@@ -206,8 +153,14 @@ def _report(
         log.warning("that does not fit: --max-checkpoints keeps fewer")
 
 
-def _per_rank(config: TrainConfig, ranks: Distributed) -> int:
-    return config.global_batch_size // ranks.world_size
+def _checkpoint_bytes(state: TrainState) -> int:
+    """Of the weights, their average, and the optimizer's averages."""
+    of_optimizer = [
+        v for member in state.optimizers.members for entry in member.state.values() for v in entry.values()
+    ]
+    tensors = [*state.model.parameters(), *filter(torch.is_tensor, of_optimizer)]
+    tensors += state.ema.parameters() if state.ema is not None else []
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _words(text: object) -> str:

@@ -67,7 +67,7 @@ def fit(
     total_steps = count_steps(config, sampler)
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
-    network = _parallel(SupervisedLoss(model), ranks)
+    network = parallel(SupervisedLoss(model), ranks)
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
     loader = _loader(dataset, sampler, config, ranks)
@@ -84,8 +84,8 @@ def fit(
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
             problems = _name_bad(micro_batches)
             notes = [len(problems), int(signals.received > 0)]
-            loss, num_bad, num_stops = _backward(network, inputs, notes, state, config, ranks)
-            norm = _update(state, total_steps, config)
+            loss, num_bad, num_stops = backward(network, inputs, notes, state, config, ranks)
+            norm = update(state, total_steps, config)
             state.step += 1
             origins = [origin for batch in micro_batches for origin in batch.origins]
             unsettled.append(_Unsettled(norm, num_bad, origins, problems))
@@ -154,7 +154,7 @@ def _loader(
     )
 
 
-def _parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
+def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
     if ranks.world_size == 1:
         return module
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
@@ -222,7 +222,7 @@ def _name_bad(micro_batches: list[T2IBatch | EditBatch]) -> list[str]:
     return problems
 
 
-def _backward(
+def backward(
     network: nn.Module,
     inputs: list[tuple],
     notes: list[int],
@@ -253,7 +253,7 @@ def _backward(
     return loss_sum, *counts[1:]
 
 
-def _update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
+def update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     """Clips, steps, averages; a gradient that is not finite changes no weight. Returns the gradient norm."""
     norm = state.optimizers.clip(state.model, config.max_grad_norm, state.scaler)
     factor = lr_factor(

@@ -134,12 +134,12 @@ def _vanishes(assets: Assets, folder: Path) -> None:
     results = folder / "results"
     watch = f"""
 import shutil, autoregressive.train.loop as loop
-def update(*arguments, before=loop._update):
+def update(*arguments, before=loop.update):
     if arguments[0].step == 2:
         shutil.move({str(results)!r}, {str(folder / "moved")!r})
         open({str(results)!r}, "w").close()
     return before(*arguments)
-loop._update = update
+loop.update = update
 """
     status, said = _train(assets, results, watch=watch)
     _require(status, said, "cannot write", str(results), kept=folder / "moved")
