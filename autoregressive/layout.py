@@ -167,6 +167,15 @@ def random_orders(seeds: list[int], num_cells: int, edit_mask: Tensor | None = N
     return orders.gather(1, kept_last)
 
 
+def spiral_order(grid: int) -> Tensor:
+    """(grid * grid,) cells ring by ring around the centre, from the inside outwards."""
+    middle = (grid - 1) / 2
+    rows, columns = torch.arange(grid**2) // grid - middle, torch.arange(grid**2) % grid - middle
+    ring, turn = torch.maximum(rows.abs(), columns.abs()), torch.atan2(rows, columns)
+    by_turn = turn.argsort(stable=True)
+    return by_turn[ring[by_turn].argsort(stable=True)]
+
+
 def region_orders(seeds: list[int], num_cells: int) -> Tensor:
     """(B, N) orders of zero-shot edits: cells in raster order, but those of a random rectangle come last.
 

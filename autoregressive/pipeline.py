@@ -53,9 +53,28 @@ from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor
 Mask = Image.Image | np.ndarray | Tensor
-Progress = Callable[[int, int, Tensor], None]
-"""Called after each drawn code with (codes drawn so far, codes to draw, (B, N) raster codes as they are)."""
 MODES = ("marks", "no_marks", "zero_shot")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Results as far as they are drawn; its (B, N) raster tensors change with the next step.
+
+    Attributes:
+      step, num_steps: codes of each result drawn so far, and those of the largest region.
+      codes: the source's where nothing is drawn, 0 where there is no source.
+      drawn, to_draw: bool cells.
+    """
+
+    step: int
+    num_steps: int
+    codes: Tensor
+    drawn: Tensor
+    to_draw: Tensor
+
+
+Progress = Callable[[Drawing], None]
+"""Called after each step."""
 
 
 @dataclass(frozen=True)
@@ -458,12 +477,16 @@ def _follow(
     if progress is None:
         return None
     codes = codes.clone()
+    numbers = torch.arange(orders.shape[1])
+    counts = torch.full_like(orders[:, 0], len(numbers)) if counts is None else counts
+    to_draw = torch.zeros_like(codes, dtype=torch.bool).scatter(1, orders, numbers < counts[:, None])
+    drawn_cells = torch.zeros_like(to_draw)
 
     def on_code(number: int, drawn: Tensor) -> None:
-        cells = orders[:, number]
-        busy = torch.ones_like(cells, dtype=torch.bool) if counts is None else counts > number
+        cells, busy = orders[:, number], counts > number
         codes[busy, cells[busy]] = drawn.cpu()[busy]
-        progress(number + 1, orders.shape[1], codes)
+        drawn_cells[busy, cells[busy]] = True
+        progress(Drawing(number + 1, len(numbers), codes, drawn_cells, to_draw))
 
     return on_code
 

@@ -126,14 +126,16 @@ def read_config(folder: Path) -> FolderConfig:
     return config
 
 
+def find_folder(name: str | Path, revision: str | None = None) -> Path:
+    """A folder as it is; else the hub's model of that id, pulled into the cache."""
+    return Path(name) if Path(name).is_dir() else _pull(str(name), revision)
+
+
 def load_pretrained(
     cls: type[EditingPipeline], name: str | Path, model: str | None, **options
 ) -> EditingPipeline:
     """See `EditingPipeline.from_pretrained`."""
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = _pull(str(name), options.pop("revision", None))
-    options.pop("revision", None)
+    folder = find_folder(name, options.pop("revision", None))
     config = read_config(folder)
     model = model or next(iter(config.models))
     if model not in config.models:

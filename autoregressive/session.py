@@ -54,7 +54,12 @@ class EditSession:
     @property
     def image(self) -> Image.Image:
         """The image after the last turn."""
-        return self.history[-1].result.image if self.history else self._first_image
+        return self.images[-1]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The image at the start and after each turn."""
+        return [self._first_image, *(turn.result.image for turn in self.history)]
 
     @property
     def codes(self) -> Tensor:
@@ -74,14 +79,42 @@ class EditSession:
         Raises:
           UserError: as `EditingPipeline.edit`, and for other options; the session stays as it was.
         """
+        result = self.propose(prompt, mask, seed=seed, **options)[0]
+        self.accept(prompt, result)
+        return result
+
+    def propose(
+        self,
+        prompt: Text,
+        mask: Mask | str | None = None,
+        *,
+        seed: int = 0,
+        num_samples: int = 1,
+        **options: Any,
+    ) -> list[EditResult]:
+        """Ways to edit the current image, which stays as it is until one is accepted.
+
+        Args:
+          num_samples: how many.
+          prompt, mask, seed, options: as in `edit`.
+        """
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UserError(f"a session has no option {unknown[0]!r}; use one of {', '.join(OPTIONS)}")
-        (result,) = self.pipeline.edit(
-            self.image, prompt, mask, seeds=seed, source_codes=self.codes[None], composite="cells", **options
+        return self.pipeline.edit(
+            self.image,
+            prompt,
+            mask,
+            seeds=seed,
+            num_samples=num_samples,
+            source_codes=self.codes[None],
+            composite="cells",
+            **options,
         )
+
+    def accept(self, prompt: Text, result: EditResult) -> None:
+        """Makes a proposal for the current image its next turn."""
         self.history.append(EditTurn(prompt, result))
-        return result
 
     def undo(self) -> EditTurn:
         """Takes the last turn back and returns it; image and codes are what they were before it.

@@ -16,7 +16,7 @@ from hub_server import local_hub
 from PIL import Image
 
 from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.pipeline import Drawing, EditingPipeline
 from autoregressive.pretrained import Defaults
 from runtime.errors import UserError
 
@@ -142,17 +142,23 @@ def test_pictures_and_masks_of_all_kinds_give_the_same_edit(pipeline, image):
 
 def test_generators_and_progress(pipeline, image):
     seen = []
-    result = pipeline.edit(image, "make it red", MASK, seeds=3, progress=lambda *told: seen.append(told))[0]
-    assert [told[:2] for told in seen] == [(i + 1, 6) for i in range(6)]
-    assert torch.equal(seen[-1][2][0], result.codes)
+
+    def note(drawing: Drawing) -> None:
+        counts = (drawing.step, drawing.num_steps, int(drawing.drawn[0].sum()))
+        seen.append((counts, drawing.codes.clone(), drawing.to_draw.clone()))
+
+    result = pipeline.edit(image, "make it red", MASK, seeds=3, progress=note)[0]
+    assert [counts for counts, *_ in seen] == [(i + 1, 6, i + 1) for i in range(6)]
+    assert torch.equal(seen[-1][1][0], result.codes) and torch.equal(seen[0][2][0], result.edit_mask)
     twice = [
         pipeline.edit([image] * 2, ["a"] * 2, [MASK] * 2, generator=torch.Generator().manual_seed(1))
         for _ in range(2)
     ]
     assert [r.codes.tolist() for r in twice[0]] == [r.codes.tolist() for r in twice[1]]
     seen.clear()
-    pipeline.edit([image] * 2, ["a"] * 2, [MASK, None], progress=lambda *told: seen.append(told[2].clone()))
-    assert len(seen) == 9 and all(torch.equal(codes[0], seen[5][0]) for codes in seen[6:])
+    pipeline.edit([image] * 2, ["a"] * 2, [MASK, None], progress=note)
+    assert len(seen) == 9 and all(torch.equal(codes[0], seen[5][1][0]) for _, codes, _ in seen[6:])
+    assert seen[0][2].sum(1).tolist() == [6, 9]
 
 
 def test_moving_to_another_type_and_back(pipeline, image):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
 
+from autoregressive.pictures import enlarge, outline_cells
 from autoregressive.scaling.search import Round, SearchResult
 
 _LEAST_SIDE = 144  # pixels of a picture in the strip; smaller ones are enlarged
 _GAP, _LINE = 8, 14
-_OUTLINE = (230, 0, 120)
 
 
 def trace_of(result: SearchResult) -> list[dict[str, Any]]:
@@ -56,27 +57,9 @@ def strip_of(result: SearchResult, grid: int) -> Image.Image:
 
 def _picture(entry: Round, grid: int, outlined: bool) -> Image.Image:
     """The round's image, large enough, with lines around the cells that were drawn."""
-    scale = max(1, -(-_LEAST_SIDE // min(entry.image.size)))
-    picture = entry.image.convert("RGB").resize(
-        (entry.image.width * scale, entry.image.height * scale), Image.Resampling.NEAREST
-    )
+    picture = enlarge(entry.image, _LEAST_SIDE)
     if not outlined:
         return picture
-    draw = ImageDraw.Draw(picture)
-    columns = [round(i * picture.width / grid) for i in range(grid + 1)]
-    rows = [round(i * picture.height / grid) for i in range(grid + 1)]
-    cells = set(entry.cells)
-    for cell in cells:
-        row, column = divmod(cell, grid)
-        left, top = columns[column], rows[row]
-        right, bottom = columns[column + 1] - 1, rows[row + 1] - 1
-        sides = {
-            (left, top, right, top): row > 0 and cell - grid in cells,
-            (left, bottom, right, bottom): cell + grid in cells,
-            (left, top, left, bottom): column > 0 and cell - 1 in cells,
-            (right, top, right, bottom): column + 1 < grid and cell + 1 in cells,
-        }
-        for side, inner in sides.items():
-            if not inner:  # only the outline of the region
-                draw.line(side, fill=_OUTLINE, width=2)
-    return picture
+    cells = torch.zeros(grid**2, dtype=torch.bool)
+    cells[entry.cells] = True
+    return outline_cells(picture, cells, grid)
