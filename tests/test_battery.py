@@ -11,7 +11,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from tests.battery.__main__ import TESTS, Battery, run_battery, run_case, table  # noqa: E402
+from tests.battery.runner import TESTS, Battery, run_battery, run_case, table  # noqa: E402
 from tests.battery.broken_promises import BREAKS  # noqa: E402
 from tests.battery.cases import Assets, Case  # noqa: E402
 
@@ -59,7 +59,7 @@ def test_a_failing_case_fails_the_battery_and_is_run_again(tmp_path, monkeypatch
         pass
 
     monkeypatch.setattr(TESTS[7][1], "cases", lambda: [Case("one", succeed), Case("two", fail)])
-    monkeypatch.setattr("tests.battery.__main__.ProcessPoolExecutor", InPlace)
+    monkeypatch.setattr("tests.battery.runner.ProcessPoolExecutor", InPlace)
     config = Battery(results_dir=str(tmp_path), only=8)
     outcomes = run_battery(config)
     assert [outcome["error"] is None for outcome in outcomes] == [True, False]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from runtime.errors import UserError, run_command
 from runtime.logging import progress
-from tests.battery.__main__ import TESTS
+from tests.battery.runner import TESTS
 from tests.battery.training import ROOT
 
 
