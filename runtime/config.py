@@ -44,7 +44,7 @@ def option(
 
 
 def argument(help: str) -> Any:
-    """Declares a positional word of the command line."""
+    """Declares a positional word of the command line, or one and more where the field is a list."""
     return dataclasses.field(default=None, metadata={"help": help, "positional": True})
 
 
@@ -74,7 +74,7 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
     meta = field.metadata
     help_text = meta["help"].replace("%", "%%")
     if "positional" in meta:
-        parser.add_argument(field.name, help=help_text)
+        parser.add_argument(field.name, nargs="+" if _base_type(annotation)[1] else None, help=help_text)
         return
     if "legacy" in meta:
         arity = {"nargs": "?", "const": ""} if meta["takes_value"] else {"action": "store_const", "const": ""}

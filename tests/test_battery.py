@@ -11,9 +11,9 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from tests.battery.runner import TESTS, Battery, run_battery, run_case, table  # noqa: E402
 from tests.battery.broken_promises import BREAKS  # noqa: E402
 from tests.battery.cases import Assets, Case  # noqa: E402
+from tests.battery.runner import TESTS, Battery, run_battery, run_case, table  # noqa: E402
 
 COUNTS = (40, 100, 18, 121, 48, 15, 64, 12, 20, 8, 6, 20)
 # Test number → its quick cases: all that take no process, a few of those that do.
