@@ -212,8 +212,7 @@ def _edit_tab(studio: Studio) -> _Opening:
             picture = show_partly(before, pipeline, drawing)
             cells = f"{drawing.step} of {drawing.num_steps} cells"
             yield [gr.skip(), gr.skip(), picture, cells, gr.skip(), gr.skip()]
-        at.session.accept(words, proposed[0])
-        at.prompt, at.samples = words, proposed
+        at.take_turn(words, before, proposed)
         result, seconds = proposed[0], sum(proposed[0].timings.values())
         outside = "; every pixel outside them is as it was" if not bool(result.region.all()) else ""
         cells = f"{int(result.edit_mask.sum())} of {grid**2} cells edited in {seconds:.1f} s{outside}"

@@ -52,6 +52,19 @@ class Desk:
                 raise UserError(str(error).replace(str(image), Path(image).name)) from None
         return cls(EditSession(pipeline, image))
 
+    def take_turn(self, prompt: str, before: Image.Image, samples: list[EditResult]) -> None:
+        """Makes the first sample the next turn.
+
+        Args:
+          before: the image that was edited.
+        Raises:
+          UserError: by now it is another, as the visitor has undone a turn or opened an image meanwhile.
+        """
+        if self.session.image is not before:
+            raise UserError("the image has changed while the edit was drawn; ask for it again")
+        self.session.accept(prompt, samples[0])
+        self.prompt, self.samples = prompt, samples
+
     def choose(self, number: int) -> None:
         """Takes another sample for the last turn."""
         self.session.undo()

@@ -97,8 +97,9 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, tmp_path)
     if begun is not None:
         picture = np.asarray(work.show_partly(image, editor, begun))
         assert (picture == work.GREY).all(-1).any() and (picture[-1, -1] == 200).all()
-    desk.session.accept("red", samples[0])
-    desk.prompt, desk.samples = "red", samples
+    with pytest.raises(UserError, match="has changed while"):
+        desk.take_turn("red", image, samples)
+    desk.take_turn("red", desk.session.image, samples)
     desk.choose(1)
     assert torch.equal(desk.session.codes, samples[1].codes) and len(desk.session.history) == 1
     desk.undo()
