@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from conftest import read_metrics, run_program
 from tiny_gpt import C, N, tiny
 
@@ -79,6 +80,17 @@ def test_twenty_steps_are_ten_and_a_resume_and_ten(stage, extra, shapes, train_f
     losses = [line["loss"] for line in read_metrics(tmp_path / "whole")]
     assert [line["loss"] for line in read_metrics(tmp_path / "resumed")] == losses[10:]
     assert len(set(losses)) == 20
+
+
+def test_config_yaml_keeps_the_flags_of_a_run_that_went_on(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--auto-resume", "--max-steps"]
+    run_stage("t2i", [*flags, "2"], tmp_path / "run")
+    assert run_stage("t2i", [*flags, "4"], tmp_path / "run")["steps"] == 4
+    noted = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert noted["auto_resume"] is True and noted["gpt_ckpt"] is None and noted["max_steps"] == 4
+    assert len(read_metrics(tmp_path / "run")) == 4
+    again = run_stage("t2i", ["--config", tmp_path / "run" / "config.yaml"], tmp_path / "again")
+    assert same(again["model"], run_stage("t2i", [*flags, "4"], tmp_path / "whole")["model"])
 
 
 @pytest.mark.parametrize(("optimizer", "stage"), [("sgd", "t2i"), ("adamw", "editing")])

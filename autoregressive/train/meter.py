@@ -14,7 +14,6 @@ from torch import Tensor
 from autoregressive.models.flops import peak_flops
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.state import TrainState
-from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.logging import MetricsLog, WandbRun, get_logger, progress
 
@@ -30,8 +29,6 @@ class Meter:
 
     def __init__(self, state: TrainState, total_steps: int, config: TrainConfig, ranks: Distributed) -> None:
         self.state, self.total_steps, self.config, self.ranks = state, total_steps, config, ranks
-        if ranks.is_main:
-            dump_config(config, config.results_dir)
         self.file = MetricsLog(config.results_dir, ranks.is_main, state.step)
         project = config.wandb_project if ranks.is_main else None
         self.wandb = WandbRun(project, config.results_dir, asdict(config))

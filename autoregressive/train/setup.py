@@ -22,6 +22,7 @@ from dataset.packed_format import require_same
 from dataset.t2i_editing import EditingDataset
 from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
 from runtime.checkpoint import resume_point, weights_fingerprint
+from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -33,7 +34,12 @@ PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so,
 
 
 def find_resume_point(config: TrainConfig, ranks: Distributed) -> TrainConfig:
-    """The settings with the checkpoint to go on from, if any, as `--gpt-ckpt`."""
+    """The settings with the checkpoint to go on from, if any, as `--gpt-ckpt`.
+
+    `config.yaml` keeps those that were given.
+    """
+    if ranks.is_main and not config.dry_run:
+        dump_config(config, config.results_dir)
     found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
     return replace(config, gpt_ckpt=found)
 
