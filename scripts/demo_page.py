@@ -79,13 +79,13 @@ def build_page(studio: Studio) -> gr.Blocks:
         gr.Markdown("# Paint a region, say what to do\nOutside the edited cells every pixel stays as it was.")
         with gr.Tabs() as tabs:
             with gr.Tab("Edit", id="edit"):
-                opening = _edit_tab(studio)
+                editing = EditTab(studio)
             if studio.painter is not None:
                 with gr.Tab("Draw", id="draw"):
                     drawn, send = _draw_tab(studio.painter)
                 with gr.Tab("Spend more", id="spend"):
                     _scaling_tab(studio.painter)
-                done = send.click(_says(opening.function), drawn, opening.outputs, **_MODEL)
+                done = send.click(_says(editing.open_image), drawn, editing.outputs, **_MODEL)
                 done.success(lambda: gr.Tabs(selected="edit"), None, tabs)
     return page
 
@@ -136,113 +136,107 @@ class _Draws:
         return int(seed or 0), sampling
 
 
-@dataclass(frozen=True)
-class _Opening:
-    """How another tab opens an image in the editor."""
+class EditTab:
+    """Where images are edited.
 
-    function: Callable
-    outputs: list[gr.components.Component]
+    Attributes:
+      outputs: all that shows a desk; what the methods below return or yield goes there.
+    """
 
+    def __init__(self, studio: Studio) -> None:
+        """Places everything and says what happens on clicks."""
+        self.studio, self.pipeline, self.grid = studio, studio.editor, studio.editor.grid
+        desk = gr.State(time_to_live=_KEEP_DESK_S)
+        with gr.Row():
+            with gr.Column():
+                with gr.Row():
+                    upload = gr.UploadButton("Load an image", file_types=["image"], elem_id="upload")
+                    scene = gr.Button("A random scene", visible=studio.scenes, elem_id="scene")
+                canvas = _canvas("Paint the region", [REGION_COLOR], elem_id="canvas")
+                auto = gr.Checkbox(
+                    label="Find the region from the words", visible=studio.finds_regions, elem_id="auto"
+                )
+            with gr.Column():
+                view = gr.Image(
+                    label="The edit, its cells outlined", format="png", elem_id="view", buttons=[]
+                )
+                story = gr.Markdown(elem_id="story")
+        asks = "What to do" if studio.finds_regions else "What the result shows"
+        with gr.Row(equal_height=True):
+            prompt = gr.Textbox(label=asks, scale=4, elem_id="prompt", max_length=2000)
+            edit = gr.Button("Edit", variant="primary", elem_id="edit")
+            undo = gr.Button("Undo", elem_id="undo")
+        self.draws = _Draws.place(self.pipeline.defaults.sampling)
+        count = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="count")
+        samples = _gallery("Samples: click one to take it, or download it", "samples")
+        history = _gallery("So far", "history")
+        self.outputs = [desk, canvas, view, story, samples, history]
 
-def _edit_tab(studio: Studio) -> _Opening:
-    pipeline, grid = studio.editor, studio.editor.grid
-    desk = gr.State(time_to_live=_KEEP_DESK_S)
-    with gr.Row():
-        with gr.Column():
-            with gr.Row():
-                upload = gr.UploadButton("Load an image", file_types=["image"], elem_id="upload")
-                scene = gr.Button("A random scene", visible=studio.scenes, elem_id="scene")
-            canvas = _canvas("Paint the region", [REGION_COLOR], elem_id="canvas")
-            auto = gr.Checkbox(
-                label="Find the region from the words", visible=studio.finds_regions, elem_id="auto"
-            )
-        with gr.Column():
-            view = gr.Image(label="The edit, its cells outlined", format="png", elem_id="view", buttons=[])
-            story = gr.Markdown(elem_id="story")
-    asks = "What to do" if studio.finds_regions else "What the result shows"
-    with gr.Row(equal_height=True):
-        prompt = gr.Textbox(label=asks, scale=4, elem_id="prompt", max_length=2000)
-        edit = gr.Button("Edit", variant="primary", elem_id="edit")
-        undo = gr.Button("Undo", elem_id="undo")
-    draws = _Draws.place(pipeline.defaults.sampling)
-    count = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="count")
-    samples = _gallery("Samples: click one to take it, or download it", "samples")
-    history = _gallery("So far", "history")
-    outputs = [desk, canvas, view, story, samples, history]
+        upload.upload(_says(self.open_image), upload, self.outputs, api_name="open", **_MODEL)
+        scene.click(_says(self.random_scene), None, self.outputs, api_name="scene", **_MODEL)
+        asked = [desk, canvas, prompt, auto, count, *self.draws.fields]
+        _on_either(edit.click, prompt.submit, self.edit, asked, self.outputs, "edit")
+        undo.click(_says(self.undo), desk, self.outputs, api_name="undo")
+        samples.select(self.take, desk, self.outputs)
 
-    def shown(at: Desk, told: str) -> list[Any]:
-        """All outputs, for a desk whose image has changed."""
-        turns = at.session.history
-        words = ["start", *(turn.prompt for turn in turns)]
-        last = show_result(at.session.image, turns[-1].result.edit_mask, grid) if turns else None
-        pictures = [(sample.image, f"sample {i}") for i, sample in enumerate(at.samples)]
-        now = fit_page(at.session.image)
-        return [at, _blank(now), last, told, pictures, list(zip(at.session.images, words, strict=True))]
-
-    def open_image(image: str | Image.Image | None) -> list[Any]:
+    def open_image(self, image: str | Image.Image | None) -> list[Any]:
         if image is None:
             raise UserError("there is no image yet")
-        at = Desk.open(pipeline, image, studio.max_pixels)
+        at = Desk.open(self.pipeline, image, self.studio.max_pixels)
         width, height = at.session.image.size
-        return shown(at, f"{width} × {height} pixels, {grid} × {grid} cells")
+        return self._shown(at, f"{width} × {height} pixels, {self.grid} × {self.grid} cells")
 
-    def random_one() -> list[Any]:
+    def random_scene(self) -> list[Any]:
         drawn = random_scene(np.random.default_rng(), SETTINGS["hard"], held_out=True)
-        at = Desk.open(pipeline, Image.fromarray(render(drawn, pipeline.image_size)), studio.max_pixels)
-        return shown(at, f"The scene: {drawn.caption()}")
+        image = Image.fromarray(render(drawn, self.pipeline.image_size))
+        at = Desk.open(self.pipeline, image, self.studio.max_pixels)
+        return self._shown(at, f"The scene: {drawn.caption()}")
 
-    def run(
-        at: Desk | None, painting: dict, words: str, find: bool, how_many: float, *how: float
+    def edit(
+        self, at: Desk | None, painting: dict | None, words: str, find: bool, how_many: float, *how: float
     ) -> Iterator[list[Any]]:
         if at is None:
             raise UserError("load an image first")
         words = check_words(words)
         layers = (painting or {}).get("layers", [])
         mask = AUTO if find else painted_mask(layers, at.session.image.size)
-        seed, sampling = draws.read(*how)
-        asked = {"seed": seed, "num_samples": int(how_many), "sampling": sampling}
+        seed, sampling = self.draws.read(*how)
+        options = {"seed": seed, "num_samples": int(how_many), "sampling": sampling}
         before = at.session.image
-        work = follow(lambda progress: at.session.propose(words, mask, **asked, progress=progress))
+        work = follow(lambda progress: at.session.propose(words, mask, **options, progress=progress))
         while True:
             try:
                 drawing = next(work)
             except StopIteration as end:
-                proposed = end.value
+                samples = end.value
                 break
-            picture = show_partly(before, pipeline, drawing)
+            picture = show_partly(before, self.pipeline, drawing)
             cells = f"{drawing.step} of {drawing.num_steps} cells"
             yield [gr.skip(), gr.skip(), picture, cells, gr.skip(), gr.skip()]
-        at.take_turn(words, before, proposed)
-        result, seconds = proposed[0], sum(proposed[0].timings.values())
-        outside = "; every pixel outside them is as it was" if not bool(result.region.all()) else ""
-        cells = f"{int(result.edit_mask.sum())} of {grid**2} cells edited in {seconds:.1f} s{outside}"
-        yield shown(at, cells)
+        at.take_turn(words, before, samples)
+        result, seconds = samples[0], sum(samples[0].timings.values())
+        outside = "" if bool(result.region.all()) else "; every pixel outside them is as it was"
+        count = f"{int(result.edit_mask.sum())} of {self.grid**2}"
+        yield self._shown(at, f"{count} cells edited in {seconds:.1f} s{outside}")
 
-    def back(at: Desk | None) -> list[Any]:
+    def undo(self, at: Desk | None) -> list[Any]:
         if at is None:
             raise UserError("nothing to undo: load an image first")
         at.undo()
-        return shown(at, "One edit taken back")
+        return self._shown(at, "One edit taken back")
 
-    def take(at: Desk, chosen: gr.SelectData) -> list[Any]:
+    def take(self, at: Desk, chosen: gr.SelectData) -> list[Any]:
         at.choose(chosen.index)
-        return shown(at, f"Sample {chosen.index} taken")
+        return self._shown(at, f"Sample {chosen.index} taken")
 
-    upload.upload(_says(open_image), upload, outputs, api_name="open", **_MODEL)
-    scene.click(_says(random_one), None, outputs, api_name="scene", **_MODEL)
-    asked = [desk, canvas, prompt, auto, count, *draws.fields]
-    gr.on(
-        [edit.click, prompt.submit],
-        _says(run),
-        asked,
-        outputs,
-        api_name="edit",
-        show_progress="hidden",
-        **_MODEL,
-    )
-    undo.click(_says(back), desk, outputs, api_name="undo")
-    samples.select(take, desk, outputs)
-    return _Opening(open_image, outputs)
+    def _shown(self, at: Desk, told: str) -> list[Any]:
+        """All outputs, for a desk whose image has changed."""
+        turns = at.session.history
+        words = ["start", *(turn.prompt for turn in turns)]
+        last = show_result(at.session.image, turns[-1].result.edit_mask, self.grid) if turns else None
+        samples = [(sample.image, f"sample {i}") for i, sample in enumerate(at.samples)]
+        canvas = _blank(fit_page(at.session.image))
+        return [at, canvas, last, told, samples, list(zip(at.session.images, words, strict=True))]
 
 
 def _draw_tab(painter: EditingPipeline) -> tuple[gr.State, gr.Button]:
@@ -274,15 +268,7 @@ def _draw_tab(painter: EditingPipeline) -> tuple[gr.State, gr.Button]:
     white = Image.new("RGB", (SIDES[0], SIDES[0]), "white")
     order.change(lambda name: gr.update(visible=name == "painted", value=_blank(white)), order, canvas)
     asked = [prompt, order, canvas, *draws.fields]
-    gr.on(
-        [draw.click, prompt.submit],
-        _says(run),
-        asked,
-        [drawn, view],
-        api_name="draw",
-        show_progress="hidden",
-        **_MODEL,
-    )
+    _on_either(draw.click, prompt.submit, run, asked, [drawn, view], "draw")
     return drawn, send
 
 
@@ -326,6 +312,13 @@ def _scaling_tab(painter: EditingPipeline) -> None:
 
     asked = [prompt, reward, rounds, candidates, *draws.fields]
     start.click(_says(run), asked, [strip, curve, story], **_MODEL)
+
+
+def _on_either(
+    click: Callable, submit: Callable, function: Callable, inputs: list, outputs: list, name: str
+) -> None:
+    """Runs a function that shows its progress itself, on a click or when a line is entered."""
+    gr.on([click, submit], _says(function), inputs, outputs, api_name=name, show_progress="hidden", **_MODEL)
 
 
 def _canvas(label: str, colors: list, **options: Any) -> gr.ImageEditor:

@@ -66,7 +66,8 @@ def start(tmp_path: Path, *flags: str) -> Iterator[str]:
             time.sleep(0.2)
         yield found.group(1)
         assert server.poll() is None, log.read_text()
-        assert "Traceback" not in log.read_text(), log.read_text()
+        # gradio and its server log errors of their own, as when a client that was turned away hangs up.
+        assert not re.search(r'File "[^"]*(scripts/demo|autoregressive/)', log.read_text()), log.read_text()
     finally:
         server.terminate()
         server.wait(30)
