@@ -13,6 +13,26 @@ MARGIN = 0.02
 """A share of edits: two methods whose shares are no further apart do equally well."""
 
 
+# By a claim's number: what stands behind it where it does not hold, or is undecided.
+WHY = {
+    "2": "Every slot is told which cell comes next, so an editor without marks learns cell by cell what it "
+    "may change; marks tell it the whole region before the first code. Here regions are small boxes around "
+    "one object, and the first cell already says nearly as much. Supervising the slots of the marks (the row "
+    '"NEP, marks supervised") is what makes them worth more.',
+    "3": "Zero-shot editing works; two comparisons do not. The trained editor is told an instruction and has "
+    "learned for few steps to ground it, while the zero-shot model is told everything that the result shows: "
+    "the shipped editor, trained for nearly twenty times as many steps, draws level "
+    "(`pretrained_models/shapes`). And random order costs much accuracy, at any temperature and also for the "
+    "shipped models: a model that had learned every order would find a region equally likely in all of them, "
+    "these find it less likely in random ones. A code is easiest to predict beside neighbours that "
+    "are drawn already; in raster order these are always the same ones.",
+    "4": "Both methods improve images over the rounds. Best-of-n is hard to beat here: most first images are "
+    "right, so that a few whole draws nearly always hold a right one, while a search draws its cells in "
+    "random orders, which these models do badly (see 3). Led by shapes a search stops once everything is "
+    "right and so spends a fraction of the budget: see the line of images drawn below.",
+}
+
+
 @dataclass(frozen=True)
 class Check:
     """One comparison: a difference that should be above 0, or (`equal`) within ± `MARGIN`.
@@ -49,6 +69,11 @@ class Claim:
 
     words: str
     checks: tuple[Check, ...]
+
+    @property
+    def why(self) -> str:
+        """What stands behind it, where it does not hold."""
+        return "" if self.verdict == HOLDS else WHY.get(self.words.partition(".")[0], "")
 
     @property
     def verdict(self) -> str:

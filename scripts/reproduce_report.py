@@ -102,6 +102,7 @@ def _claims(claims: Sequence[Claim]) -> str:
         lines += [
             line for c in claim.checks for line in _row([c.words, show(c.difference, 4) or "-", c.verdict])
         ]
+        lines += ["", claim.why] if claim.why else []
     return "\n".join(lines)
 
 

@@ -82,6 +82,7 @@ def test_claims_follow_the_rows():
     bad = {"overall": statistic(0.50, 0.52, 0.51), "l1": statistic(0.05, 0.052, 0.051)}
     claims = judge(results_of({"nep": good, "ntp": bad, "no_marks": good}))
     assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "undecided")]
+    assert claims[0].why == "" and "Every slot is told which cell comes next" in claims[1].why
     claims = judge(results_of({"nep": bad, "ntp": good}))
     assert [claim.verdict for claim in claims] == ["does not hold"]
     assert len(claims[0].to_dict()["checks"]) == 3
