@@ -38,6 +38,7 @@ SCORES = {
     "zero_shot": "zero-shot, region widened by half a cell (t2i)",
     "zero_shot_random": "the same in random order (t2i)",
     "zero_shot_tight": "zero-shot, region as it is (t2i)",
+    "auto_mask": "edit in the region that the model finds itself (editing)",
     "full_regeneration": "all cells anew (editing)",
 }
 DEFAULTS = {

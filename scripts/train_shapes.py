@@ -34,6 +34,8 @@ MODES = {
     "zero_shot": [*ZERO_SHOT, "--turns", "single"],
     "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
     "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
+    "auto_mask": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
+    + ["--auto-mask"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
 
