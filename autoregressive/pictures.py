@@ -5,13 +5,27 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dataset.edit_masks import cells_to_pixels
+
 OUTLINE = (230, 0, 120)
+GREY = (120, 120, 120)
 
 
 def enlarge(image: Image.Image, least_side: int) -> Image.Image:
     """The image as RGB, each pixel repeated until no side is shorter than `least_side`."""
     scale = max(1, -(-least_side // min(image.size)))
     return image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def grey_cells(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:
+    """The image with some cells grey, as if they were not drawn yet.
+
+    Args:
+      cells: (N,) bool raster.
+      grid: cells per side.
+    """
+    region = Image.fromarray(cells_to_pixels(cells, grid, image.height, image.width).numpy())
+    return Image.composite(Image.new("RGB", image.size, GREY), image, region)
 
 
 def outline_cells(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:

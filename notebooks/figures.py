@@ -12,7 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from dataset.edit_masks import cells_to_pixels
+from autoregressive.pictures import grey_cells
 
 # Text encoders load in an instant, and pages are kept with their outputs: no progress bars, nor the warning
 # that they need a package.
@@ -65,6 +65,4 @@ def first_cells(image: Image.Image, order: torch.Tensor, count: int) -> Image.Im
     """The image as far as it is drawn: all but the first `count` cells of `order` (N,) is grey."""
     drawn = torch.zeros(len(order), dtype=torch.bool)
     drawn[order[:count]] = True
-    region = cells_to_pixels(drawn, round(len(order) ** 0.5), image.height, image.width)
-    grey = Image.new("RGB", image.size, (120, 120, 120))
-    return Image.composite(image, grey, Image.fromarray(region.numpy()))
+    return grey_cells(image, ~drawn, round(len(order) ** 0.5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from PIL import Image
 
 from autoregressive.auto_mask import AUTO
 from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.pipeline import Drawing, EditingPipeline
 from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
@@ -203,16 +203,14 @@ class EditTab:
         seed, sampling = self.draws.read(*how)
         options = {"seed": seed, "num_samples": int(how_many), "sampling": sampling}
         before = at.session.image
-        work = follow(lambda progress: at.session.propose(words, mask, **options, progress=progress))
-        while True:
-            try:
-                drawing = next(work)
-            except StopIteration as end:
-                samples = end.value
-                break
+
+        def partly(drawing: Drawing) -> list[Any]:
             picture = show_partly(before, self.pipeline, drawing)
             cells = f"{drawing.step} of {drawing.num_steps} cells"
-            yield [gr.skip(), gr.skip(), picture, cells, gr.skip(), gr.skip()]
+            return [gr.skip(), gr.skip(), picture, cells, gr.skip(), gr.skip()]
+
+        work = follow(lambda progress: at.session.propose(words, mask, **options, progress=progress))
+        samples = yield from _each(work, partly)
         at.take_turn(words, before, samples)
         result, seconds = samples[0], sum(samples[0].timings.values())
         outside = "" if bool(result.region.all()) else "; every pixel outside them is as it was"
@@ -258,12 +256,8 @@ def _draw_tab(painter: EditingPipeline) -> tuple[gr.State, gr.Button]:
         cells = cell_order(name, painter.grid, seed, (painting or {}).get("layers"))[None]
         options = {"seeds": [seed], "sampling": sampling, "orders": cells}
         work = follow(lambda progress: painter.draw([words], **options, progress=progress)[0])
-        while True:
-            try:
-                yield [gr.skip(), show_partly(None, painter, next(work))]
-            except StopIteration as end:
-                yield [end.value, fit_page(end.value)]
-                return
+        image = yield from _each(work, lambda drawing: [gr.skip(), show_partly(None, painter, drawing)])
+        yield [image, fit_page(image)]
 
     white = Image.new("RGB", (SIDES[0], SIDES[0]), "white")
     order.change(lambda name: gr.update(visible=name == "painted", value=_blank(white)), order, canvas)
@@ -312,6 +306,18 @@ def _scaling_tab(painter: EditingPipeline) -> None:
 
     asked = [prompt, reward, rounds, candidates, *draws.fields]
     start.click(_says(run), asked, [strip, curve, story], **_MODEL)
+
+
+def _each(
+    work: Generator[Drawing, None, Any], show: Callable[[Drawing], list[Any]]
+) -> Generator[list[Any], None, Any]:
+    """What `show` makes of each drawing; returns what the work returns."""
+    while True:
+        try:
+            drawing = next(work)
+        except StopIteration as end:
+            return end.value
+        yield show(drawing)
 
 
 def _on_either(

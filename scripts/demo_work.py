@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.layout import random_orders, spiral_order
-from autoregressive.pictures import enlarge, outline_cells
+from autoregressive.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.pipeline import Drawing, EditingPipeline, EditResult, Progress
 from autoregressive.session import EditSession
 from dataset.edit_masks import cells_to_pixels
@@ -26,7 +26,6 @@ SIDES = (512, 1024)
 ORDERS = ("raster", "spiral", "random", "painted")
 BRUSHES = ("#d62728", "#ff7f0e", "#2ca02c", "#1f77b4", "#9467bd")
 """Cells painted in the first colour are drawn first; those that are not painted come last."""
-GREY = (120, 120, 120)
 MAX_WORDS = 300
 
 
@@ -146,19 +145,16 @@ def show_partly(source: Image.Image | None, pipeline: EditingPipeline, drawing: 
     size = drawn.size if source is None else source.size
     picture = drawn.resize(size, Image.Resampling.BICUBIC) if drawn.size != size else drawn
     still = drawing.to_draw[0] & ~drawing.drawn[0]
-    picture = Image.composite(Image.new("RGB", size, GREY), picture, _pixels(still, pipeline.grid, size))
+    picture = grey_cells(picture, still, pipeline.grid)
     if source is not None:
-        picture = Image.composite(picture, source, _pixels(drawing.to_draw[0], pipeline.grid, size))
+        region = cells_to_pixels(drawing.to_draw[0], pipeline.grid, source.height, source.width)
+        picture = Image.composite(picture, source, Image.fromarray(region.numpy()))
     return fit_page(picture)
 
 
 def show_result(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:
     """The image as the page shows it, its edited cells outlined."""
     return outline_cells(fit_page(image), cells, grid)
-
-
-def _pixels(cells: Tensor, grid: int, size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(cells_to_pixels(cells, grid, size[1], size[0]).numpy())
 
 
 BUSY = threading.Lock()  # one model, one visitor at a time

@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
-from torch import Tensor
 
 from autoregressive.auto_mask import AUTO
 from autoregressive.layout import (
@@ -25,9 +24,8 @@ from autoregressive.layout import (
     spiral_order,
     t2i_layout,
 )
-from autoregressive.pictures import enlarge, outline_cells
+from autoregressive.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.pipeline import Drawing, EditingPipeline
-from dataset.edit_masks import cells_to_pixels
 from dataset.shapes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.config import option, parse
 from runtime.errors import run_command
@@ -50,7 +48,6 @@ KINDS = {
     "edit": "#f9a8d4",
     "drawn code": "#86efac",
 }
-GREY = (120, 120, 120)
 
 
 @dataclass(frozen=True)
@@ -169,17 +166,12 @@ def orders_figure(painter: EditingPipeline) -> Figure:
 
         def note(drawing: Drawing, partly: list[Image.Image] = partly) -> None:
             if drawing.step in stages:
-                partly.append(_grey_where(painter.decode(drawing.codes)[0], ~drawing.drawn[0], grid))
+                partly.append(grey_cells(painter.decode(drawing.codes)[0], ~drawing.drawn[0], grid))
 
         painter.draw([SCENE.caption()], orders=order[None], progress=note)
         for axes, picture, count in zip(line[1:], partly, stages, strict=True):
             show(axes, picture, f"{count} tokens")
     return figure
-
-
-def _grey_where(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:
-    region = Image.fromarray(cells_to_pixels(cells, grid, image.height, image.width).numpy())
-    return Image.composite(Image.new("RGB", image.size, GREY), image, region)
 
 
 def auto_mask_figure(editor: EditingPipeline, image: Image.Image) -> Figure:

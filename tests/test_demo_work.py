@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from autoregressive.pictures import GREY
 from autoregressive.pipeline import EditingPipeline
 from runtime.errors import UserError
 
@@ -96,7 +97,7 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, tmp_path)
     )
     if begun is not None:
         picture = np.asarray(work.show_partly(image, editor, begun))
-        assert (picture == work.GREY).all(-1).any() and (picture[-1, -1] == 200).all()
+        assert (picture == GREY).all(-1).any() and (picture[-1, -1] == 200).all()
     with pytest.raises(UserError, match="has changed while"):
         desk.take_turn("red", image, samples)
     desk.take_turn("red", desk.session.image, samples)

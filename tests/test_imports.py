@@ -22,7 +22,7 @@ ALLOWED = {
     "autoregressive.layout": [],
     "autoregressive.models": ["autoregressive.layout", "runtime"],
     "autoregressive.composite": ["dataset", "runtime"],
-    "autoregressive.pictures": [],
+    "autoregressive.pictures": ["dataset"],
     "autoregressive.auto_mask": ["autoregressive.layout", "autoregressive.models", "dataset", "runtime"],
     "autoregressive.pipeline": ["autoregressive.auto_mask", "autoregressive.composite",
                                 "autoregressive.layout", "autoregressive.models",

@@ -53,7 +53,7 @@ def dry_run(
 ) -> Cost:
     """Prints what the run would take, and writes `first_batch.png`; every rank must call it.
 
-    Two steps are taken with the first global batch, as `loop.train` takes them, and thrown away.
+    Two steps are taken with the first global batch, as `loop.fit` takes them, and thrown away.
 
     Raises:
       UserError: a step does not fit into the GPU's memory.
@@ -129,11 +129,8 @@ def _kilobytes(path: str, name: str) -> int:
 def _report(state: TrainState, cost: Cost, config: TrainConfig, ranks: Distributed) -> None:
     model, device = state.model, ranks.device
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    steps, samples, batch = (
-        count_steps(config, state.sampler),
-        state.sampler.num_samples,
-        config.global_batch_size,
-    )
+    steps, samples = count_steps(config, state.sampler), state.sampler.num_samples
+    batch = config.global_batch_size
     passes = steps * batch / samples
     log.info("model            %s, %.2f M parameters on %s", config.gpt_model, millions, device)
     log.info("ranks            %d, %d sample(s) a step on each", ranks.world_size, batch // ranks.world_size)
