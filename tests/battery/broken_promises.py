@@ -83,49 +83,54 @@ BREAKS = (
 )  # fmt: skip
 
 
-def run_broken(broken: Break, scratch: Path) -> bool:
-    """Whether the case fails in a copy with the promise broken; it must pass in this one."""
-    copy = scratch / "copy"
-    shutil.rmtree(copy, ignore_errors=True)
+def copy_project(to: Path) -> None:
+    """The files that git knows of, as they are now."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
         if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, copy / name)
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, to / name)
+
+
+def case_passes(copy: Path, broken: Break, results: Path) -> bool:
+    """Runs the case with the code in `copy`."""
+    names = [case.name for case in TESTS[broken.test - 1][1].cases()]
+    command = ["-m", "tests.battery", "--only", broken.test, "--case", names.index(broken.case)]
+    command += ["--results-dir", results, "--fresh", "--num-workers", 1]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+    )
+    if done.returncode and f"FAILED test {broken.test}" not in done.stdout + done.stderr:
+        raise UserError(f"the battery itself failed:\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def is_noticed(broken: Break, scratch: Path) -> bool:
+    """Whether the case fails with the promise broken; raises UserError if it fails with the promise kept."""
+    copy, results = scratch / "copy", scratch / "results"
+    shutil.rmtree(copy, ignore_errors=True)
+    copy_project(copy)
     file = copy / broken.file
     text = file.read_text()
     if text.count(broken.old) != 1:
         raise UserError(
             f"{broken.file}: {broken.old!r} stands there {text.count(broken.old)} times, not once"
         )
+    if not case_passes(copy, broken, results):
+        raise UserError(f"test {broken.test}, {broken.case}: fails without a promise broken")
     file.write_text(text.replace(broken.old, broken.new))
-    names = [case.name for case in TESTS[broken.test - 1][1].cases()]
-    command = ["-m", "tests.battery", "--only", str(broken.test), "--case", str(names.index(broken.case))]
-    done = subprocess.run(
-        [
-            sys.executable,
-            *command,
-            "--results-dir",
-            str(scratch / "results"),
-            "--fresh",
-            "--num-workers",
-            "1",
-        ],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(copy)},
-    )
-    if f"FAILED test {broken.test}" not in done.stdout and done.returncode:
-        raise UserError(f"the battery itself failed:\n{done.stdout}{done.stderr}")
-    return done.returncode != 0
+    return not case_passes(copy, broken, results)
 
 
 def main() -> None:
     rows, missed = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         for broken in progress(BREAKS, desc="breaking", unit="promise"):
-            noticed = run_broken(broken, Path(scratch))
+            noticed = is_noticed(broken, Path(scratch))
             missed += not noticed
             old, new = (" ".join(line.split()) for line in (broken.old, broken.new))
             rows.append(

@@ -29,6 +29,9 @@ from runtime.stopping import LateReading
 from tests.tiny_files import write_t5, write_tokenizer
 
 BLOCK, BLOCKS = 10, 40  # steps in a block, blocks of each kind
+FLAGS = f"""--gpt-model R-GPT-mini --image-size 72 --global-batch-size 32 --device cpu --num-workers 0
+    --cache-codes --center-crop --mask_in_context --epochs 1000 --max-steps {BLOCK * (2 * BLOCKS + 2)}
+    --no-epoch-save --ckpt-every 100000"""
 
 
 class _Clock:
@@ -84,25 +87,7 @@ def main() -> None:
             write_t5(root / "t5", root / "shapes"),
         ]
         flags += ["--data-path", root / "shapes" / "train" / "editing.jsonl", "--results-dir", root / "run"]
-        flags += [
-            "--gpt-model",
-            "R-GPT-mini",
-            "--image-size",
-            72,
-            "--global-batch-size",
-            32,
-            "--epochs",
-            1000,
-        ]
-        flags += [
-            "--cache-codes",
-            "--center-crop",
-            "--num-workers",
-            0,
-            "--mask_in_context",
-            "--no-epoch-save",
-        ]
-        flags += ["--max-steps", BLOCK * (2 * BLOCKS + 2), "--ckpt-every", 100000, "--device", "cpu"]
+        flags += FLAGS.split()
         make = inputs.editing_inputs
 
         def watched(*arguments):
