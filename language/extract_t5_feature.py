@@ -122,6 +122,11 @@ def find_sources(config: ExtractConfig) -> list[Source]:
     if data.is_dir() and config.output_dir is None:
         raise UserError(f"{data} is a folder: name a folder for its features with --t5-path")
     output = Path(config.output_dir) if config.output_dir else data.parent / "t5_features"
+    if (output / "config.json").exists():
+        raise UserError(
+            f"--t5-path {output} holds a model: here it names the folder for the features, as in LlamaGen; "
+            "--t5-model-path is the encoder's"
+        )
     # A single list may hold several texts a line (instruction, caption): each has a folder of its own.
     suffix = f"_{config.caption_key}" if data.is_file() and config.caption_key in FEATURE_KEYS else ""
     read = partial(_read_caption, key=config.caption_key, first_sentence=config.trunc_caption)

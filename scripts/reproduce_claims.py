@@ -26,11 +26,12 @@ WHY = {
     "shipped models: a model that had learned every order would find a region equally likely in all of them, "
     "these find it less likely in random ones. A code is easiest to predict beside neighbours that "
     "are drawn already; in raster order these are always the same ones.",
-    "4": "Rewards rise with every round, and accuracy where the reward knows what was asked "
-    "for. Best-of-n is hard to beat here: most first images are right, so that a few whole draws "
-    "nearly always hold a right one, while a search draws its cells in "
-    "random orders, which these models do badly (see 3). Led by shapes a search stops once everything is "
-    "right and so spends a fraction of the budget: see the line of images drawn below.",
+    "4": "Rewards rise with every round. Accuracy rises where the verifier leads, and for zero-shot edits "
+    "led by likelihood; for text to image led by likelihood the rise is within the noise. Best-of-n is hard "
+    "to beat here: most first images are right, so that a few whole draws nearly always hold a right one, "
+    "while a search draws its cells in random orders, which these models do badly (see 3). Led by shapes a "
+    "search stops once everything is right and so spends a fraction of the budget: see the line of images "
+    "drawn below.",
 }
 
 

@@ -36,6 +36,12 @@ _REGION: list[Column] = [
 ]
 _COST: list[Column] = [("tokens", "tokens", SINGLE, 1), ("seconds", "seconds", SINGLE, 4)]
 _AUTO: list[Column] = [("IoU with the true region", "iou", SINGLE, 3), ("verifier", "overall", SINGLE, 3)]
+INSIDE = "Inside and outside the region, single turns"
+NOTES = {
+    INSIDE: "Inside is what a row was free to change: the whole image where all cells are drawn, a larger "
+    "box where the region is widened, another one where the model finds it. Only rows with the same region "
+    "compare."
+}
 
 
 def write_report(
@@ -73,7 +79,7 @@ def _head(about: dict[str, Any]) -> str:
         HARD_SETTING,
         "",
         f"{about['num_test']} held-out edits; every number is the mean over the seeds "
-        f"{', '.join(map(str, about['seeds']))} ± half its 95 % t-interval. A seed decides both "
+        f"{', '.join(map(str, about['seeds']))} ± half the width of its 95 % t-interval. A seed decides both "
         "trainings and all draws; data and tokenizer are the same for all.",
         "",
         f"- Command: `{about['command']}`",
@@ -88,9 +94,9 @@ def _claims(claims: Sequence[Claim]) -> str:
         "## The paper's claims",
         "",
         "A comparison holds if the 95 % interval of its difference over seeds lies above 0, does not hold if "
-        "it lies below, and is undecided if it holds 0; one of equals holds if the interval lies within "
-        f"± {MARGIN} and does not if it lies outside. A claim holds if all of its comparisons do. L1, tokens "
-        "and seconds count the other way: more is worse.",
+        "it lies below, and is undecided if it contains 0; one that claims equality holds if the interval "
+        f"lies within ± {MARGIN} and does not if it lies outside. A claim holds if all of its comparisons "
+        "do. L1, tokens and seconds count the other way: more is worse.",
     ]
     for claim in claims:
         lines += [
@@ -120,7 +126,7 @@ def _tables(results: Results) -> list[str]:
         ),
         ("Masks found by the model", ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),
         ("What the verifier asks, single turns", everything, _QUESTIONS),
-        ("Inside and outside the region, single turns", everything, _REGION),
+        (INSIDE, everything, _REGION),
     ]
     parts = []
     for title, names, columns in tables:
@@ -132,7 +138,8 @@ def _tables(results: Results) -> list[str]:
             words = BASELINES.get(name) or ROWS[name].words
             cells = [show(results.find(name, number, where), digits) for _, number, where, digits in columns]
             lines += _row([words, *cells])
-        parts.append(f"## {title}\n\n" + "\n".join(lines))
+        about = f"{NOTES[title]}\n\n" if title in NOTES else ""
+        parts.append(f"## {title}\n\n{about}" + "\n".join(lines))
     return parts
 
 

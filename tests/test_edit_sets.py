@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ from preparation_data import cell, encoded, write_parquet
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
+from autoregressive.sample.edit_sets import emu_jobs, with_output_caption
+from dataset.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
+from runtime.errors import UserError
 
 SIZE = 2 * IMAGE_SIZE  # another than the model's
 
@@ -68,6 +73,16 @@ def test_emu_edit_from_the_hubs_parquet_to_scores(vq_ckpt, gpt_ckpts, t5_dir, tm
     expected = np.mean([np.abs(a - b).mean() for a, b in arrays])
     assert scores["final_turn"]["l1"] == pytest.approx(expected, abs=1e-6)
     assert scores["copy_source"]["final_turn"]["l1"] == 0 < scores["tokenizer_ceiling"]["final_turn"]["l1"]
+
+
+def test_an_emu_editor_can_be_told_what_the_result_shows():
+    item = EmuItem(7, Path("7.png"), "add a hat", "a cat", "a cat in a hat")
+    assert [job.text() for job in emu_jobs([item, with_output_caption(item)])] == [
+        "add a hat",
+        "a cat in a hat",
+    ]
+    with pytest.raises(UserError, match=r"7\.png: item 7 has no output_caption"):
+        with_output_caption(replace(item, output_caption=None))
 
 
 class StopsAfter:

@@ -127,6 +127,10 @@ def test_one_image_a_prompt_from_llamagen_files(llamagen, vq_ckpt, t5_dir, tmp_p
     sample_t2i.main()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.png", "0001.png", "config.yaml"]
     assert Image.open(tmp_path / "0000.png").size == (IMAGE_SIZE, IMAGE_SIZE)
+    del sys.argv[-3:]
+    sys.argv += "--gpt-type t2i --codebook-size 16 --cls-token-num 120 --no-left-padding".split()
+    sample_t2i.main()
+    assert len(list(tmp_path.glob("*.png"))) == len(sample_t2i.PROMPTS)
     sys.argv += ["--order", "random"]
     with pytest.raises(UserError, match="raster-order GPT model"):
         sample_t2i.main()

@@ -46,11 +46,11 @@ FEATURES = """--data-path d --t5-path o --data-start 1 --data-end 2 --caption-ke
  --t5-model-path m --t5-model-type small --precision fp16 --global-seed 1 --num-workers 2"""
 CODES = """--data-path d --code-path c --data-start 1 --data-end 2 --vq-model VQ-8 --vq-ckpt v.pt
  --codebook-size 512 --codebook-embed-dim 4 --image-size 256 --global-seed 1 --num-workers 2"""
-COCO = """--prompt-csv p.tsv --t5-path t --t5-model-type small --t5-feature-max-len 100 --t5-feature-dim
- 64 --no-left-padding --gpt-model GPT-B --gpt-ckpt g.pt --gpt-type t2i --cls-token-num 60 --precision fp16
- --compile --vq-model VQ-8 --vq-ckpt v.pt --codebook-size 512 --codebook-embed-dim 4 --image-size 384
- --downsample-size 8 --num-classes 10 --cfg-scale 3 --sample-dir s --per-proc-batch-size 4
- --num-fid-samples 9 --global-seed 1 --top-k 5 --temperature 0.5 --top-p 0.9"""
+DRAW = """--t5-path t --t5-model-type small --t5-feature-max-len 100 --t5-feature-dim 64 --no-left-padding
+ --gpt-model GPT-B --gpt-ckpt g.pt --gpt-type t2i --cls-token-num 60 --precision fp16 --compile
+ --vq-model VQ-8 --vq-ckpt v.pt --codebook-size 512 --codebook-embed-dim 4 --image-size 384
+ --downsample-size 8 --num-classes 10 --cfg-scale 3 --top-k 5 --temperature 0.5 --top-p 0.9"""
+COCO = f"{DRAW} --prompt-csv p.tsv --sample-dir s --per-proc-batch-size 4 --num-fid-samples 9 --global-seed 1"
 PROGRAMS = {
     ("autoregressive.train.config", "T2IConfig"): [STAGE_1, TRAIN + " --eval_order_version_id 2"],
     ("autoregressive.train.config", "EditingConfig"): [STAGE_2, STAGE_512, f"{TRAIN} {EDITING}"],
@@ -60,6 +60,7 @@ PROGRAMS = {
     ("language.extract_t5_feature", "ExtractConfig"): [FEATURES],
     ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"): [CODES],
     ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"): [COCO],
+    ("autoregressive.sample.sample_t2i", "SampleT2I"): [f"{DRAW} --seed 1"],
 }
 # What the flags mean here goes by these names.
 RENAMED = {

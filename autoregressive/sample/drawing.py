@@ -12,21 +12,63 @@ from autoregressive.layout import random_orders
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from dataset.images import save_png
-from runtime.config import option
+from runtime.config import legacy, option
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import progress
+from tokenizer.tokenizer_image.vq_model import require_config
 
 
 @dataclass(frozen=True)
 class DrawConfig(SampleConfig):
-    """Flags of the programs that draw from texts."""
+    """Flags of the programs that draw from texts, LlamaGen's among them."""
 
     order: str = option(
         "raster",
         help="in which the cells are drawn; random needs an R-GPT model",
         choices=["raster", "random"],
     )
+    t5_feature_max_len: int | None = option(
+        None, help="most text tokens; default: as many as the model reads"
+    )
+    t5_feature_dim: int | None = option(None, help="width of the text features; must be the model's")
+    cls_token_num: int | None = option(None, help="text slots; must be the model's")
+    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
+    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
+
+    gpt_type: str = legacy("one transformer serves every kind of conditioning")
+    num_classes: str = legacy("there is no class-conditional model")
+    no_left_padding: bool = legacy(
+        "text stands right before the image cells, as in every published checkpoint", takes_value=False
+    )
+
+    def load_pipeline(self, device: torch.device) -> EditingPipeline:
+        """Loads the models, and compares them with what the flags say of them."""
+        pipeline = super().load_pipeline(device)
+        require_config(
+            pipeline.tokenizer,
+            self.vq_ckpt,
+            codebook_size=self.codebook_size,
+            codebook_embed_dim=self.codebook_embed_dim,
+            downsample_size=self.downsample_size,
+        )
+        model = pipeline.transformer.config
+        for flag, asked, actual in (
+            ("--image-size", self.image_size, pipeline.image_size),
+            ("--cls-token-num", self.cls_token_num, model.cls_token_num),
+            ("--t5-feature-dim", self.t5_feature_dim, model.caption_dim),
+        ):
+            if asked not in (None, actual):
+                raise UserError(f"{flag} {asked} contradicts {self.gpt_ckpt}, which has {actual}")
+        if self.t5_feature_max_len is not None:
+            slots = model.cls_token_num
+            if not 1 <= self.t5_feature_max_len <= slots:
+                raise UserError(
+                    f"--t5-feature-max-len {self.t5_feature_max_len}: the model has {slots} slots"
+                )
+            pipeline.text_encoder.max_tokens = self.t5_feature_max_len
+        return pipeline
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,13 @@ def emu_jobs(items: Sequence[EmuItem]) -> list[EditJob]:
     return [EditJob(f"{item.idx}.png", item.source_path, partial(_instruction, item), None) for item in items]
 
 
+def with_output_caption(item: EmuItem) -> EmuItem:
+    """The same item, for an editor that is told what the result shows."""
+    if item.output_caption is None:
+        raise UserError(f"{item.source_path}: item {item.idx} has no output_caption to tell the model")
+    return replace(item, instruction=item.output_caption)
+
+
 def emu_sha256(items: Sequence[EmuItem]) -> str:
     """Identifies the items: their texts, and the content of the files that hold their images."""
     sources = [item.source_path for item in items]

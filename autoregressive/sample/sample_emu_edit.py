@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
-from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, without_masks
+from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, with_output_caption, without_masks
 from dataset.emu_edit import read_emu
 from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
@@ -37,6 +37,11 @@ class SampleEmuEdit(EditSampleConfig):
         help="emu_test_data.json: which items; without it all that the parquet files hold",
         aliases=["valid_emuedit_test_data"],
     )
+    text: str = option(
+        "instruction",
+        help="what the model is told: the instruction, or the description of the result (output_caption)",
+        choices=["instruction", "global"],
+    )
     split: str = option("test", help="which parquet files", choices=["test", "validation"])
     output_dir: str = option(REQUIRED, help="folder for the results")
     write_ceiling: bool = option(False, help="also pass the sources through the tokenizer, into ceiling/")
@@ -47,6 +52,8 @@ def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
     if ranks.is_main:
         dump_config(config, root)
     items = read_emu(config.emu_path, config.valid_list, config.split)
+    if config.text == "global":
+        items = list(map(with_output_caption, items))
     pipeline = config.load_pipeline(ranks.device)
     settings = config.settings(pipeline.text_encoder) | {"test_set_sha256": emu_sha256(items)}
     run = EditRun(pipeline, EditFolders(root / "samples", root), settings, config.edit_options(), config.seed)

@@ -18,20 +18,19 @@ import json
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from runtime.checkpoint import checkpoint_args, load_checkpoint
-from runtime.config import REQUIRED, legacy, option, parse
+from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
-from tokenizer.tokenizer_image.vq_model import require_config
 
 log = get_logger(__name__)
 # What a published file that does not say so holds.
@@ -47,27 +46,12 @@ NOT_SETTINGS = (
 class SampleT2IDDP(DrawConfig):
     """Draws an image for each caption of a list."""
 
+    TOPICS: ClassVar[dict[str, str]] = {"prompt_csv": "what to draw"}
+
     prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
     sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
     num_fid_samples: int = option(30000, help="most captions to draw, from the first")
-    t5_path: str | None = option(
-        "pretrained_models/t5-ckpt", help="folder of the text encoder, or of several; else the hub cache"
-    )
-    t5_feature_max_len: int | None = option(
-        None, help="most text tokens; default: as many as the model reads"
-    )
-    t5_feature_dim: int | None = option(None, help="width of the text features; must be the model's")
-    cls_token_num: int | None = option(None, help="text slots; must be the model's")
     precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISIONS))
-    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
-    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
-
-    gpt_type: str = legacy("one transformer serves every kind of conditioning")
-    num_classes: str = legacy("there is no class-conditional model")
-    no_left_padding: bool = legacy(
-        "text stands right before the image cells, as in every published checkpoint", takes_value=False
-    )
 
     def __post_init__(self) -> None:
         if self.num_fid_samples < 1 or self.batch_size < 1:
@@ -95,35 +79,13 @@ def read_captions(path: str | Path) -> list[str]:
 
 
 def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str]:
-    """The models, compared with what the flags say of them, and the transformer's name."""
+    """The models, and the transformer's name."""
     name, size = config.gpt_model, config.image_size
     if name is None or size is None:
         args = checkpoint_args(load_checkpoint(config.gpt_ckpt))
         name = name or args.get("gpt_model", PUBLISHED_MODEL)
         size = size or args.get("image_size", PUBLISHED_SIZE)
-    pipeline = replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device)
-    require_config(
-        pipeline.tokenizer,
-        config.vq_ckpt,
-        codebook_size=config.codebook_size,
-        codebook_embed_dim=config.codebook_embed_dim,
-        downsample_size=config.downsample_size,
-    )
-    model = pipeline.transformer.config
-    for flag, asked, actual in (
-        ("--image-size", config.image_size, pipeline.image_size),
-        ("--cls-token-num", config.cls_token_num, model.cls_token_num),
-        ("--t5-feature-dim", config.t5_feature_dim, model.caption_dim),
-    ):
-        if asked not in (None, actual):
-            raise UserError(f"{flag} {asked} contradicts {config.gpt_ckpt}, which has {actual}")
-    if config.t5_feature_max_len is not None:
-        if not 1 <= config.t5_feature_max_len <= model.cls_token_num:
-            raise UserError(
-                f"--t5-feature-max-len {config.t5_feature_max_len}: the model has {model.cls_token_num} slots"
-            )
-        pipeline.text_encoder.max_tokens = config.t5_feature_max_len
-    return pipeline, name
+    return replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device), name
 
 
 def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:

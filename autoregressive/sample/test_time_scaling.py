@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from autoregressive.pipeline import MODES
 from autoregressive.sample.common import SampleConfig
@@ -33,6 +34,8 @@ log = get_logger(__name__)
 @dataclass(frozen=True)
 class SampleScaled(SampleConfig):
     """Draws images (--prompts) or edits (--list), then improves them by a reward."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"prompts": "what to draw", "reward": "the search"}
 
     prompts: list[str] | None = option(None, help="texts to draw", aliases=["prompt"])
     task_list: str | None = option(
