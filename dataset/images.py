@@ -28,6 +28,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where Pillow looks for the orientation.
+_ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 class ImageSource(Protocol):
@@ -47,7 +49,12 @@ def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
     Raises:
       UserError: missing, not an image, truncated, of a format not allowed or too large; names the file.
     """
-    return _to_rgb(_open_upright(source, max_pixels))
+    return as_seen(open_image(source, max_pixels))
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: 8-bit RGB, upright by its EXIF orientation, transparency over white."""
+    return _to_rgb(_upright(image))
 
 
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
@@ -63,7 +70,7 @@ def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = N
     Raises:
       UserError: as `load_image`, and for a mask of another size than its image, naming both.
     """
-    image = _open_upright(source, MAX_PIXELS)
+    image = _upright(open_image(source))
     if size is not None and image.size != tuple(size):
         raise UserError(
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
@@ -83,7 +90,7 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     Returns:
       (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
     """
-    image = _open_upright(source, MAX_PIXELS)
+    image = _upright(open_image(source))
     transparent = _transparent_region(image)
     if transparent is not None:
         return transparent
@@ -105,8 +112,8 @@ def _transparent_region(image: Image.Image) -> Tensor | None:
     return torch.from_numpy(transparent).float() if transparent.any() else None
 
 
-def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:
-    """Opens, checks the header, decodes, and applies the EXIF orientation; the mode stays the file's."""
+def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens, checks the header, and decodes; mode and orientation stay the file's. Raises as `load_image`."""
     stream_source = Path(source) if isinstance(source, str) else source
     if isinstance(stream_source, Path) and stream_source.exists() and not stream_source.is_file():
         raise UserError(f"{source}: is no file; a pipe or a device could be read for ever")
@@ -118,8 +125,7 @@ def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:
                     f"{max_pixels / 1e6:g} megapixels; make it smaller"
                 )
             image.load()
-            method = _UPRIGHT.get(_orientation(image))
-            return image.copy() if method is None else image.transpose(method)
+            return image
     except UserError:
         raise
     except FileNotFoundError:
@@ -131,6 +137,16 @@ def _open_upright(source: str | ImageSource, max_pixels: int) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError, struct.error, ...).
         raise UserError(f"{source}: cannot be read as an image: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(_orientation(image))
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    for key in _ORIENTATION_KEYS:  # else it would be turned again
+        turned.info.pop(key, None)
+    return turned
 
 
 def _orientation(image: Image.Image) -> int:

@@ -9,7 +9,7 @@ import torch
 from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
-from dataset.images import load_edit_region, load_image, load_magicbrush_mask
+from dataset.images import as_seen, load_edit_region, load_image, load_magicbrush_mask
 from runtime.errors import UserError
 
 
@@ -38,6 +38,7 @@ def test_exif_orientation(tmp_path, orientation):
     corner = {1: (0, 0), 2: (5, 0), 3: (5, 3), 4: (0, 3), 5: (0, 0), 6: (0, 3), 7: (5, 3), 8: (5, 0)}
     assert upright.size == ((6, 4) if orientation < 5 else (4, 6))
     assert upright.getpixel((0, 0)) == picture().getpixel(corner[orientation])
+    assert as_seen(upright).tobytes() == upright.tobytes()  # not turned again
 
 
 def bomb(width: int, height: int) -> bytes:
