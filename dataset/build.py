@@ -33,7 +33,8 @@ def build_dataset(
       data_paths: files, or the folder.
       image_size: side of the square images.
       feature_width: width of the text features to read; None = use the strings.
-      **options: for all, `allow_outside_root` (see `PathRules`); for "t2i_laion_coco" and "t2i_code" also
+      **options: for all, `allow_outside_root` (see `PathRules`) and `features_only` (nothing can encode
+        strings, so that records without features cannot be used); for "t2i_laion_coco" and "t2i_code" also
         `t5_feat_path` and `short_t5_feat_path`; for "t2i_code" also `grid` and `codebook_size`; for
         "editing_ultraedit" also `text_field` ("instruction" or "target_caption"), `grid`, and the keyword
         arguments of `EditingDataset`.
@@ -53,8 +54,10 @@ def _build_cc12m(
     feature_width: int | None,
     *,
     allow_outside_root: bool = False,
+    features_only: bool = False,
 ) -> T2IDataset:
-    return T2IDataset(read_t2i_jsonl(data_paths, allow_outside_root), image_size, feature_width)
+    records = read_t2i_jsonl(data_paths, allow_outside_root)
+    return T2IDataset(records, image_size, feature_width, features_only=features_only)
 
 
 def _build_laion_coco(
@@ -65,11 +68,12 @@ def _build_laion_coco(
     t5_feat_path: str | Path | None = None,
     short_t5_feat_path: str | Path | None = None,
     allow_outside_root: bool = False,
+    features_only: bool = False,
 ) -> T2IDataset:
     if len(data_paths) != 1:
         raise UserError(f"t2i_laion_coco takes one folder, got {len(data_paths)} data paths")
     records = read_llamagen_folder(data_paths[0], t5_feat_path, short_t5_feat_path, allow_outside_root)
-    return T2IDataset(records, image_size, feature_width)
+    return T2IDataset(records, image_size, feature_width, features_only=features_only)
 
 
 def _build_codes(
@@ -80,6 +84,7 @@ def _build_codes(
     grid: int,
     codebook_size: int,
     t5_feat_path: str | Path | None = None,
+    features_only: bool = True,
     **options: Any,
 ) -> CodesDataset:
     if len(data_paths) != 1:

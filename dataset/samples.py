@@ -139,7 +139,14 @@ def collate_samples(samples: Sequence[T2ISample] | Sequence[EditSample]) -> T2IB
     return EditBatch(**stacked, **shared)
 
 
-def load_text(text: str | None, feature_path: Path | None, feature_width: int | None, origin: str) -> Text:
+def load_text(
+    text: str | None,
+    feature_path: Path | None,
+    feature_width: int | None,
+    origin: str,
+    *,
+    features_only: bool = False,
+) -> Text:
     """A record's text as the dataset hands it on.
 
     Args:
@@ -147,11 +154,14 @@ def load_text(text: str | None, feature_path: Path | None, feature_width: int | 
       feature_path: .npy with its features.
       feature_width: read features where there are any, they must have this width; None = use the string.
       origin: names the record in errors.
+      features_only: there is nothing to encode a string with.
     Returns:
       The features where there are any, else the string.
     """
     if feature_width is not None and feature_path is not None:
         return load_text_features(feature_path, feature_width)
+    if features_only:
+        raise UserError(f"{origin}: has no text features, and no text encoder is loaded: give --t5-path")
     if text is None:
         raise UserError(f"{origin}: has text features only, no text to encode")
     return text

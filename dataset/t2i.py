@@ -22,16 +22,25 @@ class T2IDataset(Dataset[T2ISample]):
     A record that cannot be used gives a sample with a `problem`, never an exception.
     """
 
-    def __init__(self, records: JsonlRecords, image_size: int, feature_width: int | None) -> None:
+    def __init__(
+        self,
+        records: JsonlRecords,
+        image_size: int,
+        feature_width: int | None,
+        *,
+        features_only: bool = False,
+    ) -> None:
         """
         Args:
           records: of `T2IRecord`s; errors raised on access become problems.
           image_size: side of the square images.
           feature_width: width of the caption features to read; None = use the caption strings.
+          features_only: a record without features cannot be used.
         """
         self.records = records
         self.image_size = image_size
         self.feature_width = feature_width
+        self.features_only = features_only
 
     def __len__(self) -> int:
         return len(self.records)
@@ -50,7 +59,9 @@ class T2IDataset(Dataset[T2ISample]):
         feature_path = record.text_feature_path
         if record.short_text_feature_path is not None and rng.random() < SHORT_CAPTION_PROBABILITY:
             feature_path = record.short_text_feature_path
-        text = load_text(record.text, feature_path, self.feature_width, record.origin)
+        text = load_text(
+            record.text, feature_path, self.feature_width, record.origin, features_only=self.features_only
+        )
         image = load_image(record.image_path)
         try:
             pixels = stage1_transform(image, self.image_size)

@@ -35,6 +35,7 @@ class EditingDataset(Dataset[EditSample]):
         grid: int,
         feature_width: int | None,
         *,
+        features_only: bool = False,
         mask_rule: str = "published",
         center_crop: bool = False,
         random_flip: bool = False,
@@ -48,6 +49,7 @@ class EditingDataset(Dataset[EditSample]):
           image_size: side of the square images.
           grid: token cells per side.
           feature_width: width of the text features to read; None = use the strings.
+          features_only: a record without features cannot be used.
           mask_rule: see `pool_edit_mask`.
           center_crop: crop the middle instead of a random place.
           random_flip: mirror with probability 0.5.
@@ -67,6 +69,7 @@ class EditingDataset(Dataset[EditSample]):
         self.image_size = image_size
         self.grid = grid
         self.feature_width = feature_width
+        self.features_only = features_only
         self.mask_rule = mask_rule
         self.center_crop = center_crop
         self.random_flip = random_flip
@@ -91,7 +94,13 @@ class EditingDataset(Dataset[EditSample]):
         nothing = torch.zeros(self.grid**2, dtype=torch.bool)
         try:
             record = self.records[index]
-            text = load_text(record.text, record.text_feature_path, self.feature_width, record.origin)
+            text = load_text(
+                record.text,
+                record.text_feature_path,
+                self.feature_width,
+                record.origin,
+                features_only=self.features_only,
+            )
             source, edited, region = self._load_images(record, seed)
             return EditSample(source, edited, nothing, text, seed, record.origin), region
         except UserError as error:

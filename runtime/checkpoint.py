@@ -41,14 +41,22 @@ def manifest_path(path: str | Path) -> Path:
 
 
 def _write_with_manifest(path: Path, write: Callable[[Path], None]) -> None:
-    """`write_atomic`, with the manifest first: what appears under its name can be checked from then on."""
+    """`write_atomic`, with the manifest first: what appears under its name can be checked from then on.
+
+    While a file takes another one's place, its manifest has a line for each.
+    """
+    manifest = manifest_path(path)
+    before = manifest.read_text() if path.exists() and manifest.exists() else ""
+    lines = []
 
     def write_both(temporary: Path) -> None:
         write(temporary)
-        line = f"{file_sha256(temporary)}  {path.name}\n"
-        write_atomic(manifest_path(path), lambda beside: beside.write_text(line))
+        lines.append(f"{file_sha256(temporary)}  {path.name}\n")
+        write_atomic(manifest, lambda beside: beside.write_text(lines[0] + before))
 
     write_atomic(path, write_both)
+    if before:
+        write_atomic(manifest, lambda beside: beside.write_text(lines[0]))
 
 
 def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
@@ -61,7 +69,7 @@ def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
     """
     manifest = manifest_path(path)
     try:
-        words = manifest.read_text().split()
+        wanted = [line.split(maxsplit=1)[0] for line in manifest.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
         if needs_manifest:
             raise UserError(
@@ -72,10 +80,10 @@ def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
     found = file_sha256(path)
-    if words[:1] != [found]:
+    if found not in wanted:
         raise UserError(
             f"{path} is damaged: its SHA-256 is {found[:16]}… and its manifest says "
-            f"{(words or ['nothing'])[0][:16]}…; use another checkpoint"
+            f"{(wanted or ['nothing'])[0][:16]}…; use another checkpoint"
         )
 
 
@@ -134,7 +142,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 is_zip = zipfile.is_zipfile(path)
                 if is_zip:
-                    _require_stored(path)
+                    require_stored(path)
                 # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
                 content = torch.load(path, "cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
@@ -152,7 +160,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _require_stored(path: Path) -> None:
+def require_stored(path: Path) -> None:
     """Refuses a zip that unpacks to more than its own size: torch writes none, and would unpack it."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -238,12 +246,16 @@ def resume_point(
       results_dir: the run's folder.
       newest: the run's newest whole one, if it has any, whatever `wanted` says (`--auto-resume`).
     Raises:
-      UserError: the one wanted is damaged and there is no other.
+      UserError: the one wanted is damaged and there is no other; or the run's folder holds checkpoints of
+        later steps, which would mix with the run's own.
     """
     found, problem = wanted, None
+    restarted = any(count > 0 for count in ranks.gather_objects(restart_count()))
     if ranks.is_main:
         try:
-            found = _resume_point(wanted, Path(results_dir), newest or restart_count() > 0)
+            if not (newest or restarted):
+                _require_none_later(wanted, Path(results_dir) / "checkpoints")
+            found = _resume_point(wanted, Path(results_dir), newest or restarted)
         except UserError as error:
             problem = error
     found, problem = ranks.gather_objects((found, problem))[0]
@@ -275,17 +287,29 @@ def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | 
     return wanted
 
 
-def prune_checkpoints(folder: str | Path, keep: int) -> None:
+def _require_none_later(wanted: str | None, folder: Path) -> None:
+    name = Path(wanted).stem if wanted else "0"
+    later = [path for path in list_checkpoints(folder) if name.isdecimal() and int(path.stem) > int(name)]
+    if later:
+        raise UserError(
+            f"{folder} holds {later[-1].name}, and this run would start at step {int(name)}: --auto-resume "
+            "goes on from the newest; else give another --results-dir, or move the later ones away"
+        )
+
+
+def prune_checkpoints(latest: Path, keep: int) -> None:
     """Deletes the oldest step checkpoints beyond `keep`, and what killed processes left half written.
 
     Args:
+      latest: the one just written; those of later steps are left alone.
       keep: ≤ 0 keeps all.
     """
-    folder = Path(folder)
+    folder = latest.parent
     orphans = [path for path in folder.glob("*.pt.sha256") if not path.with_suffix("").exists()]
     for leftover in [*folder.glob(".*.tmp"), *orphans]:
         leftover.unlink(missing_ok=True)
     if keep > 0:
-        for path in list_checkpoints(folder)[:-keep]:
+        mine = [path for path in list_checkpoints(folder) if int(path.stem) <= int(latest.stem)]
+        for path in mine[:-keep]:
             path.unlink()
             manifest_path(path).unlink(missing_ok=True)

@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from runtime.errors import UserError
+
+TIMEOUT = timedelta(hours=2)
+"""How long ranks wait for one that works alone: reading lists, writing a checkpoint to a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ ONE_RANK = Distributed(0, 1, 0, torch.device("cpu"))
 
 
 def restart_count() -> int:
-    """How often torchrun (`--max-restarts`) has started this process again."""
+    """How often torchrun (`--max-restarts`) has started this process again after a crash on its machine."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
@@ -89,11 +93,13 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         torch.cuda.set_device(where)
     # The GPU is not passed to init_process_group: eager NCCL set-up would only slow the single-GPU case.
     if world_size > 1:
-        # torchrun starts a crashed group again on the same store, where the last attempt's addresses stand.
         store, _, _ = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"attempt {restart_count()}", store)
+        # torchrun starts a crashed group again on the same store, where the last attempt's addresses stand.
+        # On several machines it counts on each alone, and needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:
+            store = dist.PrefixStore(f"attempt {restart_count()}", store)
         backend = "nccl" if where.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield Distributed(rank, world_size, local_rank, where)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,12 +75,15 @@ class MetricsLog:
 class WandbRun:
     """Weights & Biases, when asked for; without a key it logs offline."""
 
-    def __init__(self, project: str | None, folder: str | Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, project: str | None, folder: str | Path, config: dict[str, Any], resume_step: int = 0
+    ) -> None:
         """
         Args:
           project: None logs nothing.
-          folder: where the run's files go.
+          folder: where the run's files go; its `wandb_id.txt` names the run.
           config: shown beside the run.
+          resume_step: above 0, the run that the folder names goes on.
         """
         self._run = None
         if project is None:
@@ -88,9 +92,14 @@ class WandbRun:
             import wandb
         except ImportError as error:
             raise UserError("--wandb-project needs the wandb package: pip install wandb") from error
-        mode = None if wandb.api.api_key or "WANDB_MODE" in os.environ else "offline"
+        mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False) else "offline"
+        note = Path(folder) / "wandb_id.txt"
+        name = note.read_text().strip() if resume_step and note.exists() else secrets.token_hex(4)
+        write_atomic(note, lambda temporary: temporary.write_text(name))
         self._wandb = wandb
-        self._run = wandb.init(project=project, dir=str(folder), config=config, mode=mode)
+        self._run = wandb.init(
+            project=project, dir=str(folder), config=config, mode=mode, id=name, resume="allow"
+        )
 
     def log(self, step: int, **numbers: float) -> None:
         if self._run is not None:

@@ -12,6 +12,7 @@
 set -euo pipefail
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # else a restart may meet the addresses of the attempt before
 srun torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-8}" \
     --rdzv_id="$SLURM_JOB_ID" --rdzv_backend=c10d --rdzv_endpoint="$head_node:$((20000 + SLURM_JOB_ID % 20000))" \
     "$@"

@@ -14,7 +14,13 @@ from safetensors.torch import save_file
 
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
-from runtime.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from runtime.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    manifest_path,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from runtime.errors import UserError
 from runtime.files import write_atomic
 
@@ -72,6 +78,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(UserError, match="cannot write .*No space left"):
         write_atomic(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_checkpoint_stays_whole_until_the_new_one_has_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "0000001.pt"
+    old, new = ({"model": {"a": torch.full((9,), value)}} for value in (1.0, 2.0))
+    save_checkpoint(path, old)
+    replace_file = os.replace
+
+    def killed_before_the_last_rename(source, target):
+        if str(target) == str(path):
+            raise KeyboardInterrupt
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", killed_before_the_last_rename)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, new)
+    assert load_checkpoint(path)["model"]["a"][0] == 1
+    monkeypatch.undo()
+    save_checkpoint(path, new)
+    assert load_checkpoint(path)["model"]["a"][0] == 2
+    assert len(manifest_path(path).read_text().splitlines()) == 1
+
+
+def test_pruning_never_takes_the_file_just_written(tmp_path):
+    for step in (100, 150, 200, 300):
+        save_checkpoint(tmp_path / f"{step:07d}.pt", {"model": {}})
+    prune_checkpoints(tmp_path / "0000150.pt", 1)
+    assert [path.stem for path in list_checkpoints(tmp_path)] == ["0000150", "0000200", "0000300"]
 
 
 def test_step_checkpoints_are_listed_in_order(tmp_path):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -80,6 +85,21 @@ def test_twenty_steps_are_ten_and_a_resume_and_ten(stage, extra, shapes, train_f
     losses = [line["loss"] for line in read_metrics(tmp_path / "whole")]
     assert [line["loss"] for line in read_metrics(tmp_path / "resumed")] == losses[10:]
     assert len(set(losses)) == 20
+
+
+@pytest.mark.slow
+def test_four_ranks_go_on_exactly(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "6", "--ckpt-every", "3"]
+    flags += ["--dropout-p", "0.1"]
+    program = "autoregressive/train/train_t2i.py"
+    run_program(program, *flags, "--results-dir", tmp_path / "whole", ranks=4)
+    half = tmp_path / "whole" / "checkpoints" / "0000003.pt"
+    run_program(program, *flags, "--gpt-ckpt", half, "--results-dir", tmp_path / "resumed", ranks=4)
+    whole, resumed = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "0000006.pt") for name in ("whole", "resumed")
+    )
+    for key in ("model", "optimizer", "sampler", "rng"):
+        assert same(whole[key], resumed[key]), key
 
 
 def test_config_yaml_keeps_the_flags_of_a_run_that_went_on(shapes, train_flags, tmp_path):
@@ -227,6 +247,61 @@ def test_a_checkpoint_keeps_the_published_keys_and_is_pruned(shapes, train_flags
     assert isinstance(content["args"], dict)
     kept = [p.name for p in sorted((tmp_path / "checkpoints").iterdir())]
     assert kept == ["0000004.pt", "0000004.pt.sha256", "0000005.pt", "0000005.pt.sha256"]
+
+
+def test_a_run_does_not_mix_with_later_checkpoints_of_another(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--ckpt-every", "2", "--max-steps", "4"]
+    run_stage("t2i", flags, tmp_path)
+    metrics = (tmp_path / "metrics.jsonl").read_text()
+    for start, step in (([], 0), (["--gpt-ckpt", tmp_path / "checkpoints" / "0000002.pt"], 2)):
+        with pytest.raises(UserError, match=rf"holds 0000004\.pt, and this run would start at step {step}"):
+            run_stage("t2i", [*flags, *start], tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+    assert run_stage("t2i", [*flags, "--auto-resume"], tmp_path)["steps"] == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_in_a_long_preview_is_heard_before_the_next_batch(
+    workers, shapes, train_flags, tmp_path, monkeypatch
+):
+    def preview(pipeline, dataset, config):
+        def draw(step):
+            for process in (*multiprocessing.active_children(), SimpleNamespace(pid=os.getpid())):
+                os.kill(process.pid, signal.SIGTERM)
+            time.sleep(2)  # longer than the loader's processes wait
+            return tmp_path / "preview.png"
+
+        return draw
+
+    monkeypatch.setattr("runtime.stopping.WORKER_GRACE", 1)
+    monkeypatch.setattr("autoregressive.train.train_t2i.t2i_preview", preview)
+    flags = [*stage_flags("t2i", shapes, train_flags), "--preview-every", "2", "--max-steps", "9"]
+    with pytest.raises(SystemExit, match="143"):
+        run_stage("t2i", [*flags, "--ckpt-every", "-1", "--num-workers", workers], tmp_path)
+    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == ["0000002"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--log-every", "--gradient-accumulation-steps", "--global-batch-size", "--epochs"]
+)
+def test_counts_that_make_no_sense_are_refused(flag, shapes, train_flags):
+    with pytest.raises(UserError, match=f"{flag} 0: must be at least 1"):
+        parse(T2IConfig, [*stage_flags("t2i", shapes, train_flags), flag, "0"])
+
+
+def test_words_that_nothing_can_encode_are_a_bad_sample(shapes, train_flags, tmp_path, capfd):
+    np.save(tmp_path / "one.npy", np.ones((1, 3, 16), np.float32))
+    lines = [json.loads(line) for line in (shapes / "train" / "t2i.jsonl").read_text().splitlines()]
+    for line in lines[1:]:
+        line["embedding_path"] = str(tmp_path / "one.npy")
+    listing = shapes / "train" / "one_text_only.jsonl"
+    listing.write_text("\n".join(map(json.dumps, lines)))
+    flags = [*stage_flags("t2i", shapes, train_flags), "--data-path", listing, "--allow-outside-root"]
+    at = flags.index("--t5-path")
+    flags[at : at + 2] = ["--t5-feature-dim", "16"]
+    epoch = len(lines) // 4
+    run_stage("t2i", [*flags, "--max-steps", epoch, "--bad-sample-budget", "0.1"], tmp_path / "run")
+    assert "line 1: has no text features, and no text encoder is loaded" in capfd.readouterr().err
 
 
 def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_flags, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,16 @@ def test_files_scores_and_training_on_one_rank_and_two(flags, shapes, train_flag
     assert set(two) == set(samples)
 
 
+def test_a_run_that_stopped_before_it_could_validate_does_so_when_it_goes_on(flags, tmp_path):
+    flags = [*flags, "--val_dataset", "emuedit_test", "--ckpt-every", "2", "--auto-resume"]
+    run_stage("editing", [*flags, "--max-steps", "2"], tmp_path)
+    scores = tmp_path / "emuedit_test_scores-ckpt-0000002.txt"
+    before = (scores / "evaluation_metrics.json").read_bytes()
+    shutil.rmtree(scores)
+    run_stage("editing", [*flags, "--max-steps", "3"], tmp_path)
+    assert (scores / "evaluation_metrics.json").read_bytes() == before
+
+
 def test_texts_from_descriptions_or_instructions(flags, tmp_path):
     settings = {}
     for name, extra in (("global", []), ("words", ["--instruction_based"]), ("full", [])):
@@ -90,8 +101,10 @@ def test_earlier_outputs_are_kept_for_the_same_settings_only(flags, tmp_path, ca
     picture = tmp_path / "emuedit_test_samples-ckpt-0000002" / "samples" / "0.png"
     before = picture.read_bytes()
     Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(picture)
+    shutil.rmtree(tmp_path / "checkpoints")
     run_stage("editing", [*flags, *only], tmp_path)
     assert "already" in capfd.readouterr().err and picture.read_bytes() != before
+    shutil.rmtree(tmp_path / "checkpoints")
     run_stage("editing", [*flags, *only, "--lr", "2e-3"], tmp_path)
     assert np.asarray(Image.open(picture)).any()
 

@@ -131,10 +131,10 @@ class TrainConfig:
         help="the device's peak, for the model FLOP utilisation in the log (default: known for some GPUs)",
     )
     log_every: int = option(100, help="steps between log lines")
-    ckpt_every: int = option(5000, help="steps between checkpoints")
+    ckpt_every: int = option(5000, help="steps between checkpoints; 0 or -1 for the last step alone")
     max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
-    preview_every: int = option(0, help="steps between preview pictures; 0 for none")
+    preview_every: int = option(0, help="steps between preview pictures; 0 or -1 for none")
     cfg_scale: float = option(7.5, help="guidance of previews and validation")
     cfg_interval: int = option(-1, help="last step with guidance there; -1 for all")
     temperature: float = option(1.0, help="of the draws there")
@@ -182,6 +182,10 @@ class TrainConfig:
             )
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
+        for flag in ("epochs", "global_batch_size", "gradient_accumulation_steps", "log_every"):
+            if getattr(self, flag) < 1:
+                name = flag.replace("_", "-")
+                raise UserError(f"--{name} {getattr(self, flag)}: must be at least 1")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
 

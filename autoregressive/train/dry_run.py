@@ -139,7 +139,7 @@ def _report(state: TrainState, cost: Cost, config: TrainConfig, ranks: Distribut
     rate, hours = cost.tokens / cost.seconds, cost.seconds * steps / 3600
     log.info("speed            %.3g s a step, %.3g tokens/s, %.1f hours in all", cost.seconds, rate, hours)
     size = _checkpoint_bytes(state)
-    saves = -(-steps // config.ckpt_every)
+    saves = -(-steps // config.ckpt_every) if config.ckpt_every > 0 else 1
     saves += 0 if config.no_epoch_save else int(passes)
     kept = min(saves, config.max_checkpoints) if config.max_checkpoints > 0 else saves
     folder = Path(config.results_dir).resolve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -40,6 +41,8 @@ class Validate(Protocol):
 
     def due(self, step: int) -> bool: ...
 
+    def done(self, step: int) -> bool: ...
+
     def __call__(self, step: int) -> dict[str, float]: ...
 
 
@@ -70,6 +73,7 @@ def fit(
     network = parallel(SupervisedLoss(model), ranks)
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
+    warm_up(network, dataset, make_inputs, state, config, ranks)
     loader = _loader(dataset, sampler, config, ranks)
     unsettled: list[_Unsettled] = []
     stops = LateReading()
@@ -79,6 +83,14 @@ def fit(
         Meter(state, total_steps, config, ranks) as meter,
         Loading(loader) as batches,
     ):
+
+        def score() -> None:
+            with meter.paused(), averaged_weights(state):
+                meter.scores(validate(state.step))
+            model.caches.clear()
+
+        if validate and state.step and validate.due(state.step) and not validate.done(state.step):
+            score()  # the run stopped before it could
         while state.step < total_steps:
             micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
@@ -91,7 +103,7 @@ def fit(
             unsettled.append(_Unsettled(norm, num_bad, origins, problems))
             last = state.step == total_steps
             epoch_ends = state.sampler.ends_epoch()
-            saves = last or (epoch_ends and not config.no_epoch_save) or state.step % config.ckpt_every == 0
+            saves = last or (epoch_ends and not config.no_epoch_save) or _due(config.ckpt_every, state.step)
             logs = last or state.step % config.log_every == 0
             stopped = stops.read(num_stops) > 0
             if saves or logs or epoch_ends or stopped:
@@ -105,19 +117,31 @@ def fit(
                 meter.line(norm)
             if saves or stopped:
                 save(state, config, ranks)
+            if not stopped:
+                previews = preview and (
+                    _due(config.preview_every, state.step) or last and config.preview_every > 0
+                )
+                if previews:
+                    with meter.paused(), averaged_weights(state):
+                        if ranks.is_main:
+                            meter.picture(preview(state.step))
+                    model.caches.clear()  # training needs the memory
+                validates = validate and validate.due(state.step)
+                if validates:
+                    score()
+                if saves or previews or validates:  # after a while: the loader's processes may be gone by now
+                    heard = torch.tensor(int(signals.received > 0), device=ranks.device)
+                    stopped = int(ranks.all_reduce_sum(heard)) > 0
+                    if stopped and not saves:
+                        save(state, config, ranks)
             if stopped and not last:
                 log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
                 raise SystemExit(signals.exit_status())
-            if preview and config.preview_every and (last or state.step % config.preview_every == 0):
-                with meter.paused(), averaged_weights(state):
-                    if ranks.is_main:
-                        meter.picture(preview(state.step))
-                model.caches.clear()  # training needs the memory
-            if validate and validate.due(state.step):
-                with meter.paused(), averaged_weights(state):
-                    meter.scores(validate(state.step))
-                model.caches.clear()
     return state
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> ResumableBatchSampler:
@@ -158,7 +182,33 @@ def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
     if ranks.world_size == 1:
         return module
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+    with (
+        warnings.catch_warnings()
+    ):  # torch 2.15 gives broadcast_buffers another name, which 2.10 does not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+
+
+def warm_up(
+    network: nn.Module,
+    dataset: Dataset,
+    make_inputs: MakeInputs,
+    state: TrainState,
+    config: TrainConfig,
+    ranks: Distributed,
+) -> None:
+    """One pass that is thrown away: DDP arranges its buckets anew after the first one.
+
+    The order decides how gradients add up on three ranks and more; all steps must have the same, the first
+    one after a resume too.
+    """
+    if ranks.world_size == 1:
+        return
+    with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
+        layout, text = make_inputs(collate_samples([dataset[0, 0]]), state.step)
+        with autocast(ranks.device, config.mixed_precision):
+            network(layout, text).backward()
+    network.zero_grad()
 
 
 class _Unsettled(NamedTuple):

@@ -31,7 +31,7 @@ class Meter:
         self.state, self.total_steps, self.config, self.ranks = state, total_steps, config, ranks
         self.file = MetricsLog(config.results_dir, ranks.is_main, state.step)
         project = config.wandb_project if ranks.is_main else None
-        self.wandb = WandbRun(project, config.results_dir, asdict(config))
+        self.wandb = WandbRun(project, config.results_dir, asdict(config), state.step)
         self.bar = progress(
             total=total_steps, initial=state.step, desc="training", unit="step", disable=not ranks.is_main
         )

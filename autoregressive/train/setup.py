@@ -38,9 +38,9 @@ def find_resume_point(config: TrainConfig, ranks: Distributed) -> TrainConfig:
 
     `config.yaml` keeps those that were given.
     """
+    found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
     if ranks.is_main and not config.dry_run:
         dump_config(config, config.results_dir)
-    found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
     return replace(config, gpt_ckpt=found)
 
 
@@ -149,6 +149,7 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
         config.image_size,
         encoders.text_width,
         allow_outside_root=config.allow_outside_root,
+        features_only=encoders.text_encoder is None,
         **options,
     )
 

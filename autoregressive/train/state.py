@@ -37,7 +37,7 @@ class TrainState:
     num_bad: int = 0
     """Unusable samples met in this epoch, over all ranks."""
     bad_samples: list[str] = field(default_factory=list)
-    """What is wrong with those that this process has met, on all ranks."""
+    """What is wrong with them."""
     num_skipped: int = 0
     """Steps without an update because their gradient was not finite."""
 
@@ -111,6 +111,7 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
         "scaler": state.scaler.state_dict(),
         "sampler": state.sampler.state_dict(),
         "num_bad": state.num_bad,
+        "bad_samples": list(state.bad_samples),
         "num_skipped": state.num_skipped,
         "rng": ranks.gather_objects(rng),
     }
@@ -126,7 +127,7 @@ def save(state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
     if ranks.is_main:
         path = Path(config.results_dir) / "checkpoints" / f"{state.step:07d}.pt"
         save_checkpoint(path, content)
-        prune_checkpoints(path.parent, config.max_checkpoints)
+        prune_checkpoints(path, config.max_checkpoints)
         log.info("saved %s", path)
     ranks.barrier()
 
@@ -157,6 +158,7 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
     state.scaler.load_state_dict(content["scaler"])
     state.sampler.load_state_dict(content["sampler"])
     state.step, state.num_bad, state.num_skipped = (content[k] for k in ("steps", "num_bad", "num_skipped"))
+    state.bad_samples = list(content.get("bad_samples", []))  # older checkpoints name none
     _restore_rng(content["rng"], path, ranks)
     log.info("going on from %s at step %d", path, state.step)
 

@@ -32,6 +32,7 @@ from dataset.images import ImageSource
 from dataset.jsonl import read_json
 from dataset.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
 from evaluations.editing import emuedit_eval, image_eval
+from evaluations.editing.engine import METRICS_FILE
 from evaluations.pairs import ALL_TURN, PROTOCOLS
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
@@ -180,6 +181,12 @@ class Validation:
     def due(self, step: int) -> bool:
         return bool(self.test_sets) and step % self.config.validate_every == 0
 
+    def done(self, step: int) -> bool:
+        """Whether this step has its scores, for all ranks alike."""
+        folders = [self._scores(test_set, step) for test_set in self.test_sets]
+        done = all((folder / METRICS_FILE).exists() for folder in folders)
+        return all(self.ranks.gather_objects(done))
+
     def __call__(self, step: int) -> dict[str, float]:
         """The scores, such as "final_turn/l1" and "emuedit_test_final_turn/clip-dir"."""
         scores = {}
@@ -207,8 +214,10 @@ class Validation:
             images = [(original, ceiling / path) for original, path in test_set.originals()]
             write_ceiling(self.pipeline, images, self.batch_size, self.ranks)
             self.with_ceiling.add(test_set.prefix)
-        scores = root / f"{test_set.prefix}scores-ckpt-{step:07d}.txt"
-        return test_set.evaluate(folders, ceiling, scores, self.ranks)
+        return test_set.evaluate(folders, ceiling, self._scores(test_set, step), self.ranks)
+
+    def _scores(self, test_set: TestSet, step: int) -> Path:
+        return Path(self.config.results_dir) / f"{test_set.prefix}scores-ckpt-{step:07d}.txt"
 
     def _edit_options(self) -> dict[str, Any]:
         return {

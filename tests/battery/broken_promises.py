@@ -40,8 +40,8 @@ BREAKS = (
         1, "dataset/sampler.py", 'state["epoch"], state["consumed"]', 'state["epoch"], 0',
         1, "t2i, mid-epoch, 0 workers, 1 ranks",
     ),
-    Break(2, "runtime/checkpoint.py", "    if words[:1] != [found]:", "    if not words:", 4, "bit flip 0"),
-    Break(2, "runtime/files.py", "            write(temporary)\n", "            write(path)\n", 2, "moment 1"),
+    Break(2, "runtime/checkpoint.py", "    if found not in wanted:", "    if not wanted:", 4, "bit flip 0"),
+    Break(2, "runtime/files.py", "            write(temporary)\n", "            write(path)\n", 2, "moment 0, a new file"),
     Break(
         3, "autoregressive/train/loop.py", "            if saves or stopped:\n", "            if saves:\n",
         3, "step, to agent, 1 time(s)",

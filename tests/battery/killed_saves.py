@@ -24,7 +24,8 @@ from tests.battery.cases import Assets, Case, same
 
 
 def cases() -> list[Case]:
-    return [Case(f"moment {number}", partial(_run, number)) for number in range(100)]
+    kinds = ("a new file", "one in the place of another")
+    return [Case(f"moment {number}, {kinds[number % 2]}", partial(_run, number)) for number in range(100)]
 
 
 def content_of(step: int) -> dict:
@@ -37,7 +38,7 @@ def _run(number: int, assets: Assets, folder: Path) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        _save_on_and_on(folder, write)
+        _save_on_and_on(folder, write, same_name=number % 2 == 1)
     os.close(write)
     first = os.read(read, 4)
     assert first, "the first checkpoint was not written"
@@ -51,24 +52,27 @@ def _run(number: int, assets: Assets, folder: Path) -> None:
     last_told = int.from_bytes(told[-1], "little")
 
     whole = newest_whole_checkpoint(folder)
-    assert whole is not None and int(whole.stem) >= last_told, f"{whole} is older than step {last_told}"
+    assert whole is not None, "no whole checkpoint is left"
+    assert load_checkpoint(whole)["steps"] >= last_told, f"{whole} is older than step {last_told}"
     for path in list_checkpoints(folder):
         try:
             require_whole(path, needs_manifest=True)
         except UserError:
             continue
-        assert same(load_checkpoint(path), content_of(int(path.stem))), f"{path} passes, but is another"
+        content = load_checkpoint(path)
+        assert same(content, content_of(content["steps"])), f"{path} passes, but is another"
+        assert number % 2 or content["steps"] == int(path.stem), f"{path} is of step {content['steps']}"
     save_checkpoint(folder / "9999999.pt", content_of(1))
-    prune_checkpoints(folder, 1)
+    prune_checkpoints(folder / "9999999.pt", 1)
     assert sorted(p.name for p in folder.iterdir()) == ["9999999.pt", "9999999.pt.sha256"], "leftovers stay"
 
 
-def _save_on_and_on(folder: Path, pipe: int) -> None:
+def _save_on_and_on(folder: Path, pipe: int, *, same_name: bool) -> None:
     try:
         for step in range(1, 1000):
-            path = folder / f"{step:07d}.pt"
+            path = folder / f"{0 if same_name else step:07d}.pt"
             save_checkpoint(path, content_of(step))
-            prune_checkpoints(folder, 2)
+            prune_checkpoints(path, 2)
             os.write(pipe, step.to_bytes(4, "little"))
     finally:
         os._exit(1)
