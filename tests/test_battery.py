@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
 import sys
 from collections import Counter
 
@@ -35,6 +37,37 @@ def test_quick_cases(number, root):
     for index in QUICK[number]:
         outcome = run_case(number, index, str(root))
         assert outcome["error"] is None, f"{outcome['case']}:\n{outcome['error']}"
+
+
+@pytest.mark.slow
+def test_two_machines_restart_together(root, tmp_path, monkeypatch):
+    """Two torchrun agents, of which one alone counts the crash."""
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    assets = Assets(root / "assets")
+    crash = [{"step": 5, "rank": 1, "how": "sigkill", "attempt": 0}]
+    plan = {"stage": "t2i", "log": str(tmp_path), "crash": crash}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    command += [
+        "--rdzv_id=two",
+        "--rdzv_backend=c10d",
+        f"--rdzv_endpoint=localhost:{port}",
+        "--max-restarts=3",
+    ]
+    command += ["-m", "tests.battery.worker", tmp_path / "plan.json", *assets.train_flags()]
+    command += ["--data-path", assets.shapes / "train" / "t2i.jsonl", "--results-dir", tmp_path / "results"]
+    command += ["--max-steps", 8, "--ckpt-every", 2]
+    agents = [
+        subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = "".join(agent.communicate(timeout=180)[1] for agent in agents)
+    assert [agent.returncode for agent in agents] == [0, 0], said[-4000:]
+    assert "going on from the newest whole checkpoint" in said
+    assert (tmp_path / "results" / "checkpoints" / "0000008.pt").exists()
 
 
 def test_the_battery_has_472_cases_with_names_of_their_own():

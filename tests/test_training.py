@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.config import parse
 from runtime.distributed import distributed
 from runtime.errors import UserError
+from runtime.logging import WandbRun
 
 STAGES = ["t2i", "editing"]
 
@@ -321,6 +323,21 @@ def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_fl
         weights = tmp_path / "weights.pt"
         save_checkpoint(weights, {"model": load_checkpoint(ckpt)["model"]})
         run_stage("t2i", [*flags, "--gpt-ckpt", weights], tmp_path / "x")
+
+
+def test_a_run_that_goes_on_is_the_same_one_at_wandb(tmp_path, monkeypatch):
+    begun = []
+    module = SimpleNamespace(
+        login=lambda prompt: False, init=lambda **settings: begun.append(settings) or SimpleNamespace()
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for step in (0, 7, 0):
+        WandbRun("nep", tmp_path, {"lr": 1}, step)
+    names = [settings["id"] for settings in begun]
+    assert names[0] == names[1] != names[2]
+    assert {settings["resume"] for settings in begun} == {"allow"}
+    assert {settings["mode"] for settings in begun} == {"offline"}
 
 
 def test_previews_are_written(shapes, train_flags, tmp_path):
