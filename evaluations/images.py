@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dataset.images import open_image
 from runtime.errors import UserError
 
 
@@ -14,9 +15,9 @@ def load_rgb(path: str | Path) -> np.ndarray:
     """Reads an 8-bit image of any mode as (H, W, 3) uint8 RGB (PIL's conversion).
 
     Raises:
-      UserError: if the file is missing, damaged, not an image, past PIL's pixel limit, or deeper than 8 bits.
+      UserError: if the file is missing, damaged, of a format not allowed, too large, or deeper than 8 bits.
     """
-    image = _open(path)
+    image = open_image(path)
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{path}: {image.mode} images hold more than 8 bits a channel; save it as 8-bit RGB")
     return np.asarray(image.convert("RGB"))
@@ -29,7 +30,7 @@ def load_region(path: str | Path) -> np.ndarray:
       UserError: as `load_rgb`, and for an image with transparency, whose meaning would be the opposite in
         MagicBrush masks (transparent = edit).
     """
-    image = _open(path)
+    image = open_image(path)
     if "A" in image.getbands() or "transparency" in image.info:
         raise UserError(
             f"{path}: a region is a greyscale image (255 = may change), this one has transparency"
@@ -49,15 +50,3 @@ def resize_region(region: np.ndarray, height: int, width: int) -> np.ndarray:
     if region.shape == (height, width):
         return region
     return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST))
-
-
-def _open(path: str | Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    # Damaged files surface as OSError, SyntaxError or ValueError, depending on the format and the damage.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error

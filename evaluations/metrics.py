@@ -116,16 +116,21 @@ def direction_cosine(images: tuple[Tensor, Tensor], captions: tuple[Tensor, Tens
     Args:
       images, captions: (before, after), (C,) each.
     Returns:
-      None if the two images, or the two captions, are the same to the encoder: there is no direction.
+      None if the two captions are the same to the encoder, for they ask for no direction; else 0 if the two
+      images are: nothing moved.
     """
-    steps = []
-    for before, after in (images, captions):
-        before, after = before.double(), after.double()
-        step = after - before
-        if step.norm() <= _SAME_FEATURES * max(before.norm(), after.norm()):
-            return None
-        steps.append(step)
-    return cosine(*steps)
+    moved, asked = _step(*images), _step(*captions)
+    if asked is None:
+        return None
+    return 0.0 if moved is None else cosine(moved, asked)
+
+
+def _step(before: Tensor, after: Tensor) -> Tensor | None:
+    """The way between two features; None if they are the same."""
+    before, after = before.double(), after.double()
+    step = after - before
+    # Not of zeros, which are no features: their cosine is NaN.
+    return None if step.norm() < _SAME_FEATURES * max(before.norm(), after.norm()) else step
 
 
 def mean_over_pairs(measurements: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

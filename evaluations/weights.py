@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.checkpoint import require_stored
 from runtime.errors import UserError
 
 PRETRAINED = Path("pretrained_models")
@@ -124,6 +126,7 @@ def _read(path: Path) -> Any:
             code = [name for name in archive.namelist() if name.endswith("/constants.pkl")]
             if code:
                 return _read_torchscript(archive, code[0].rpartition("/")[0])
+        require_stored(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -175,6 +178,12 @@ def _first_argument(values: Any, *_: Any) -> Any:
 
 
 def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
+    # `require_stored` for what is read: the code beside it may be packed.
+    unpacked = sum(
+        entry.file_size for entry in archive.infolist() if entry.filename.startswith(f"{root}/data")
+    )
+    if unpacked > os.path.getsize(archive.filename):
+        raise ValueError(f"its weights would unpack to {unpacked} bytes, more than it has")
     return dict(_named_tensors(_ArchiveUnpickler(archive, root).load(), ""))
 
 

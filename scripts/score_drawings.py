@@ -43,6 +43,7 @@ class ScoreDrawings(DrawConfig):
     num_images: int = option(1000, help="the first so many captions")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_images < 1:
             raise UserError(f"--num-images {self.num_images} must be at least 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from preparation_data import cell, encoded, write_parquet
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
-from autoregressive.sample.edit_sets import emu_jobs, with_output_caption
+from autoregressive.sample.edit_sets import emu_jobs, keys_of, with_output_caption
 from dataset.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
@@ -99,11 +100,19 @@ class StopsAfter:
         return self.pipeline.edit(images, *args, **kwargs)
 
 
-def test_a_stopped_run_goes_on_and_other_settings_start_anew(vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
-    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+@pytest.fixture(scope="module")
+def pipeline(vq_ckpt, gpt_ckpts, t5_dir) -> EditingPipeline:
+    return EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+
+
+@pytest.fixture
+def jobs(tmp_path) -> list[EditJob]:
     for i in range(5):
         picture(i).save(tmp_path / f"{i}.png")
-    jobs = [EditJob(f"{i}.png", tmp_path / f"{i}.png", lambda i=i: f"edit {i}", None) for i in range(5)]
+    return [EditJob(f"{i}.png", tmp_path / f"{i}.png", lambda i=i: f"edit {i}", None) for i in range(5)]
+
+
+def test_a_stopped_run_goes_on_and_other_settings_start_anew(pipeline, jobs, tmp_path):
     keys = {job.key for job in jobs}
 
     def run(batches: int, settings: dict, folder: str = "out") -> int:
@@ -127,3 +136,41 @@ def test_a_stopped_run_goes_on_and_other_settings_start_anew(vq_ckpt, gpt_ckpts,
     assert run(1, {"a": 2}) == 2  # stopped: the images are now of two settings, and nothing claims otherwise
     assert run(9, {"a": 1}) == 5
     assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+@pytest.fixture
+def edit_run(pipeline, tmp_path) -> EditRun:
+    folders = EditFolders(tmp_path / "out" / "images", tmp_path / "out")
+    return EditRun(pipeline, folders, {}, {"sampling": Sampling(cfg_scale=1.0)}, seed=0)
+
+
+def test_a_journal_torn_by_a_kill_costs_no_later_line(edit_run, jobs):
+    edit_run.pipeline = StopsAfter(edit_run.pipeline, 1)
+    keys = keys_of([jobs])
+    with pytest.raises(KeyboardInterrupt):
+        edit_run.make([jobs], keys, 1, ONE_RANK)
+    (journal,) = edit_run.folders.records.glob("*.jsonl")
+    with journal.open("a") as file:
+        file.write('{"1.png": {"inp')
+    edit_run.pipeline = StopsAfter(edit_run.pipeline.pipeline, 9)
+    assert edit_run.make([jobs], keys, 1, ONE_RANK) and edit_run.pipeline.edits == 4
+    assert edit_run.is_done(keys) and not journal.exists()
+
+
+def test_edits_that_no_rank_made_and_a_full_disk_are_errors_of_a_line(edit_run, jobs, monkeypatch):
+    with pytest.raises(UserError, match="out/images or .*out lack 2 of 3 edits: 8.png, 9.png; .*one shared"):
+        edit_run.make([jobs[:1]], {"0.png", "8.png", "9.png"}, 2, ONE_RANK)
+
+    def full(path, *args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="cannot write .*samples-.*-rank0.jsonl: No space left"):
+        edit_run._note({"0.png": {}}, 0)
+
+
+def test_a_mask_that_marks_nothing_is_named(edit_run, jobs, tmp_path):
+    jobs = [jobs[0], replace(jobs[1], mask=tmp_path / "mask.png")]
+    Image.new("L", picture(0).size, 255).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="mask.png: marks no pixel to edit"):
+        edit_run.make([jobs], keys_of([jobs]), 2, ONE_RANK)

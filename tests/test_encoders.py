@@ -141,6 +141,20 @@ def test_nothing_in_a_weight_file_is_run(tmp_path, monkeypatch, kind):
     assert not Path("executed").exists()
 
 
+@pytest.mark.parametrize("name", ["bare.pt", "ts.pt"])
+def test_a_file_that_would_unpack_to_more_than_it_has_is_refused(tmp_path, name):
+    register_tiny_clip(tmp_path / "configs")
+    whole = containers(tmp_path)[name]
+    read_state_dict(whole)
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for entry in archive.namelist():
+            content = archive.read(entry)
+            other.writestr(entry, bytes(len(content)) if "/data/" in entry else content)
+    with pytest.raises(UserError, match="packed.pt.*would unpack to .* bytes, more than it has"):
+        read_state_dict(packed)
+
+
 def test_foreign_files_are_named(tmp_path):
     (tmp_path / "page.pt").write_text("<html>not found</html>")
     (tmp_path / "torn.safetensors").write_bytes(b"\x08\0\0\0")

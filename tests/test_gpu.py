@@ -117,7 +117,7 @@ def test_training_steps_never_wait_for_the_gpu(shapes, train_flags, tmp_path, mo
 
         return run
 
-    for name in ("_backward", "_update"):
+    for name in ("backward", "update"):
         monkeypatch.setattr(loop, name, strict(getattr(loop, name)))
     flags = stage_flags("editing", shapes, train_flags)
     flags[flags.index("--device") + 1] = "cuda"

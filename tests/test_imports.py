@@ -16,8 +16,8 @@ ALLOWED = {
     "language": ["runtime"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.shapes", "dataset.shapes_edits", "dataset.shapes_verifier",
-                    "tokenizer.tokenizer_image.lpips"],
+    "evaluations": ["runtime", "dataset.images", "dataset.shapes", "dataset.shapes_edits",
+                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips"],
     "dataset": ["runtime", "language.text_features"],
     "autoregressive.layout": [],
     "autoregressive.models": ["autoregressive.layout", "runtime"],

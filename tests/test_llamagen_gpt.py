@@ -75,9 +75,7 @@ def draw(flags, *more: object):
     """Runs in this process; returns the folder."""
     config = parse(SampleT2IDDP, [str(word) for word in (*flags, *more)])
     with distributed("cpu") as ranks:
-        sample_t2i_ddp.sample(config, ranks)
-        pipeline, name = sample_t2i_ddp.load(config, ranks)
-    return sample_t2i_ddp.folder_of(config, name, pipeline.image_size)
+        return sample_t2i_ddp.sample(config, ranks)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -167,6 +165,7 @@ def test_ranks_and_batches_change_nothing_and_the_published_command_runs(flags, 
     done = run_program(PROGRAM, *flags, *published, "--sample_dir", tmp_path / "two", ranks=2)
     (folder,) = (tmp_path / "two").iterdir()
     assert contents(folder) == one and "--no-left-padding has no effect" in done.stderr
+    assert done.stdout == f"{folder}\n"
     assert len((folder / "captions.txt").read_text().splitlines()) == 6
 
 
@@ -214,7 +213,7 @@ def test_images_of_other_settings_are_not_reused(flags, llamagen, captions_csv, 
         (["--t5-feature-dim", "2048"], "--t5-feature-dim 2048 contradicts .*t2i_tiny.pt, which has 16"),
         (["--t5-feature-max-len", "300"], "the model has 120 slots"),
         (["--order", "random"], "raster-order GPT model"),
-        (["--num-fid-samples", "0"], "at least 1"),
+        (["--num-fid-samples", "0"], "--num-fid-samples 0: must be at least 1"),
     ],
 )
 def test_flags_that_contradict_the_files_are_named(flags, more, message):

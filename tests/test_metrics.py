@@ -141,9 +141,10 @@ def test_cosines_in_closed_form():
     assert math.isnan(cosine(x, 0 * x))
     # From x to y is (-3, 2); the captions go straight up.
     assert direction_cosine((x, y), (0 * x, y)) == pytest.approx(2 / math.sqrt(13), abs=1e-12)
-    assert direction_cosine((x, x), (0 * x, y)) is None
-    assert direction_cosine((x, y), (y, y)) is None
-    assert direction_cosine((x, x + 1e-6), (0 * x, y)) is None  # float32 noise is no direction
+    assert direction_cosine((x, x), (0 * x, y)) == 0
+    assert direction_cosine((x, y), (y, y)) is None and direction_cosine((x, x), (y, y)) is None
+    assert direction_cosine((x, x + 1e-6), (0 * x, y)) == 0  # float32 noise is no direction
+    assert math.isnan(direction_cosine((0 * x, 0 * x), (0 * x, y)))
     assert math.isnan(direction_cosine((x, x + math.nan), (0 * x, y)))
 
 
@@ -216,6 +217,17 @@ def test_reading_images(tmp_path):
         load_rgb(path)
     with pytest.raises(UserError, match="nothing.png"):
         load_rgb(tmp_path / "nothing.png")
+
+
+def test_images_are_read_within_the_projects_limits(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("1", (9000, 9000)).save(path)
+    for load in (load_rgb, load_region):
+        with pytest.raises(UserError, match="image.png: 9000x9000 is above the limit of 64 megapixels"):
+            load(path)
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
+    with pytest.raises(UserError, match="image.png: not an image of a known format .PNG, JPEG"):
+        load_rgb(path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,23 @@ def test_undefined_and_cut_are_said(data, single):
     assert "clip-dir is undefined for 2 of 5 pairs (final_turn)" in table
     assert "1 captions were cut to CLIP's 77 tokens" in table
     assert table.strip() == format_tables(emu)
+
+
+def test_a_result_that_is_its_source_counts_as_no_change(data, single, tmp_path):
+    shutil.copytree(data / "samples", tmp_path / "samples")
+    shutil.copy(data / "sources" / "4_gt.png", tmp_path / "samples" / "4.png")
+    _, emu = settings(data, tmp_path, metric="clip-t", batch_size=2)
+    emuedit_eval.evaluate_run(EmuEvalConfig(**emu | {"generated_path": [str(tmp_path / "samples")]}))
+    before, after = (
+        json.loads((folder / "emu" / "clip_dir_score_by_idx.json").read_text())
+        for folder in (single, tmp_path)
+    )
+    assert before["4"] != 0 == after["4"] and after["0"] is None  # item 0 has equal captions
+    scores = json.loads((tmp_path / "emu" / "evaluation_metrics.json").read_text())
+    assert scores["info"]["num_pairs_defined"]["final_turn"]["clip-dir"] == 3
+    expected = (before["2"] + before["8"]) / 3
+    assert scores["final_turn"]["clip-dir"] == pytest.approx(expected, abs=1e-6)
+    assert scores["copy_source"]["final_turn"]["clip-dir"] is None
 
 
 def test_the_report_names_weights(data, single):

@@ -171,15 +171,24 @@ def test_images_are_in_natural_order_and_unequal_numbers_are_refused(tmp_path):
     for name in ("10.png", "9.png", "000011.png", "8.jpg"):
         (images / name).touch()
     assert [path.name for path in list_generated(tmp_path)] == ["9.png", "10.png", "000011.png"]
+    images = [images / name for name in ("0.png", "1.png", "000002.png")]
     with pytest.raises(UserError, match="captions.txt.*clip_model4eval WO"):
-        read_captions(tmp_path, 3)
+        read_captions(tmp_path, images)
     (tmp_path / "captions.txt").write_bytes("one\r\ntwo\u2028and a half\n\n".encode())
-    assert read_captions(tmp_path, 3) == ["one", "two\u2028and a half", ""]
-    with pytest.raises(UserError, match="holds 3 captions, but .*images 4 images"):
-        read_captions(tmp_path, 4)
+    assert read_captions(tmp_path, images) == ["one", "two\u2028and a half", ""]
+    with pytest.raises(UserError, match="holds 3 captions, but .*images 2 images.* Missing: 000002.png.$"):
+        read_captions(tmp_path, images[:2])
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="captions.txt: cannot be read"):
-        read_captions(tmp_path, 1)
+        read_captions(tmp_path, images)
+
+
+@pytest.mark.parametrize("extra", ["8.png", "000004.png", "preview.png"])
+def test_captions_do_not_shift_when_another_image_stands_in_for_a_missing_one(coco, clip_ckpt, extra):
+    images = coco / "fake" / "images"
+    (images / "5.png").rename(images / extra)
+    with pytest.raises(UserError, match="Missing: 000005.png. Not in captions.txt: 0*[48p].*png.$"):
+        run(coco, clip_ckpt=clip_ckpt, fid=False)
 
 
 @pytest.mark.parametrize("size", [(31, 20), (20, 31), (25, 20), (20, 20)])

@@ -73,9 +73,7 @@ def test_parameter_names_and_shapes_are_the_published_ones(name):
 
 
 def test_small_model_has_nine_cells_a_side_at_72_pixels():
-    with torch.device("meta"):
-        model = build_vq_model("VQ-8-small")
-        images = torch.zeros(2, 3, 72, 72)
+    model, images = build_vq_model("VQ-8-small"), torch.zeros(2, 3, 72, 72)
     assert model.encode_ids(images).shape == (2, 81)
     assert model(images).reconstruction.shape == (2, 3, 72, 72)
 
@@ -104,6 +102,15 @@ def test_nearest_code_is_the_one_of_smallest_distance():
     quantize = tiny_model().quantize
     unit = F.normalize(torch.randn(5, 8), dim=-1)
     assert torch.equal(quantize.nearest(unit), torch.cdist(unit, quantize.codebook()).argmin(-1))
+
+
+def test_codes_under_bf16_autocast_are_those_of_float32():
+    torch.manual_seed(0)
+    model = build_vq_model("VQ-8-small")
+    latents = torch.randn(2, 8, 16, 16)
+    expected = model.quantize(latents)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.quantize(latents)[1], expected)
 
 
 def test_straight_through_gradient_reaches_the_encoder():
@@ -137,6 +144,16 @@ def test_published_checkpoint_has_a_namespace_and_averaged_weights_win(tmp_path)
         assert load_vq_model(tmp_path / "vq.pt").decoder.conv_out.bias[0] == 3
     finally:
         del VQ_MODELS["VQ-tiny"]
+
+
+def test_the_name_in_a_file_goes_before_the_one_given(tmp_path, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setitem(VQ_MODELS, "VQ-tiny", model.config)
+    for args in (argparse.Namespace(vq_model="VQ-tiny"), {"vq_model": "VQ-tiny"}):
+        torch.save({"model": model.state_dict(), "args": args}, tmp_path / "vq.pt")
+        assert load_vq_model(tmp_path / "vq.pt", "VQ-16").config == model.config
+    torch.save({"model": model.state_dict(), "args": {}}, tmp_path / "vq.pt")
+    assert load_vq_model(tmp_path / "vq.pt", "VQ-tiny").config == model.config
 
 
 def test_bad_checkpoints_are_refused_with_the_reason(tmp_path):

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import run_program
 from PIL import Image
 
 from dataset.image_folder import ImageDataset, list_images
+from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 from tokenizer.tokenizer_image import reconstruction_eval, vq_train
@@ -141,6 +143,21 @@ def test_two_ranks_give_the_weights_of_one(images, tmp_path):
         assert (one[name] - two[name]).abs().mean() < 1e-6, name
 
 
+@pytest.mark.slow
+def test_four_ranks_go_on_exactly(images, tmp_path):
+    flags = f"--data-path {images} --image-size 32 --no-augment --cache-images --global-batch-size 4".split()
+    flags += "--num-workers 0 --device cpu --perceptual-weight 0 --disc-weight 0.5 --disc-start 0".split()
+    flags += "--mixed-precision none --vq-model VQ-8-small --steps 4 --ckpt-every 2".split()
+    program = "tokenizer/tokenizer_image/vq_train.py"
+    run_program(program, *flags, "--results-dir", tmp_path / "whole", ranks=4)
+    half = tmp_path / "whole" / "checkpoints" / "0000002.pt"
+    run_program(program, *flags, "--vq-ckpt", half, "--results-dir", tmp_path / "part", ranks=4)
+    whole, part = (load_checkpoint(tmp_path / n / "checkpoints" / "0000004.pt") for n in ("whole", "part"))
+    for network in ("model", "discriminator"):
+        for name, value in whole[network].items():
+            assert torch.equal(value, part[network][name]), (network, name)
+
+
 def test_settings_that_cannot_work_are_explained(images, tmp_path):
     with pytest.raises(UserError, match="--perceptual-weight 0"):
         run(images, tmp_path / "a", "--perceptual-weight", "1")
@@ -149,6 +166,56 @@ def test_settings_that_cannot_work_are_explained(images, tmp_path):
     with pytest.raises(UserError, match="cannot be resumed"):
         torch.save({"model": run(images, tmp_path / "c", "--steps", "1")["model"]}, tmp_path / "w.pt")
         run(images, tmp_path / "d", "--vq-ckpt", str(tmp_path / "w.pt"))
+
+
+def spoil(images, *numbers: int) -> None:
+    for number in numbers:
+        (images / f"{number}.png").write_bytes(b"no image")
+
+
+def test_bad_images_are_counted_over_a_resume(images, tmp_path):
+    flags = ("--bad-sample-budget", "0.1", "--max-checkpoints", "0")  # one of twelve
+    good = (images / "3.png").read_bytes()
+    spoil(images, 3)
+    first = run(images, tmp_path / "a", "--steps", "3", *flags)  # one epoch
+    assert len(first["bad_images"]) == 1 and "3.png" in first["bad_images"][0]
+    (images / "3.png").write_bytes(good)
+    middle = tmp_path / "a" / "checkpoints" / "0000003.pt"
+    resumed = run(images, tmp_path / "b", "--steps", "6", *flags, "--vq-ckpt", str(middle))
+    assert resumed["bad_images"] == first["bad_images"]
+    spoil(images, 7)
+    with pytest.raises(
+        UserError, match=r"2 unreadable images, more than.*0.1 of 12(?s:.*)3\.png.*\n.*7\.png"
+    ):
+        run(images, tmp_path / "c", "--steps", "6", *flags, "--vq-ckpt", str(middle))
+
+
+def test_cached_bad_images_stop_the_run_before_it_trains(images, tmp_path):
+    spoil(images, 3, 7)
+    with pytest.raises(UserError, match="2 unreadable images"):
+        run(images, tmp_path / "run", "--steps", "1", "--bad-sample-budget", "0.1")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_two_ranks_share_the_budget_of_bad_images(images, tmp_path):
+    order = ResumableBatchSampler(12, 4, 0, 2, 0).indices_at(0, 0)
+    paths = list_images(images)
+    bad = [int(paths[order[place]].stem) for place in (0, 2)]  # the first of each rank
+    spoil(images, *bad)
+    flags = ["--data-path", images, "--results-dir", tmp_path / "run", "--image-size", 32, "--log-every", 3]
+    flags += "--global-batch-size 4 --num-workers 0 --device cpu --perceptual-weight 0 --steps 3".split()
+    flags += "--disc-weight 0.5 --disc-start 0 --mixed-precision none --vq-model VQ-8-small".split()
+    flags += ["--gradient-accumulation-steps", 2, "--bad-sample-budget", 0.1]
+    failed = run_program("tokenizer/tokenizer_image/vq_train.py", *flags, ranks=2, check=False)
+    assert failed.returncode
+    message = failed.stderr.rpartition("2 unreadable images, more than --bad-sample-budget 0.1 of 12")[2]
+    assert all(f"{number}.png" in message for number in bad), failed.stderr
+
+
+@pytest.mark.parametrize("every", ["0", "-1"])
+def test_without_an_interval_only_the_last_step_saves(images, tmp_path, every):
+    run(images, tmp_path, "--steps", "3", "--ckpt-every", every, "--max-checkpoints", "0")
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["0000003.pt"]
 
 
 def test_images_are_read_from_folders_and_jsonl_and_bad_ones_are_named(images, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from autoregressive.auto_mask import AutoMaskSettings
@@ -12,7 +14,7 @@ from autoregressive.composite import COMPOSITES
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import MODES, EditingPipeline
-from dataset.edit_masks import RULES
+from dataset.edit_masks import RULES, EmptyMaskError
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.config import REQUIRED, option
 from runtime.errors import UserError
@@ -21,7 +23,15 @@ from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 
 log = get_logger(__name__)
-NOT_SETTINGS = ("output_dir", "device", "batch_size")  # flags that change no result
+# Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
+# to make and where, what must be as the models are, and what has no effect.
+NOT_SETTINGS = (
+    *("vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
+    *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
+    *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
+    *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
+    *("gpt_type", "num_classes", "no_left_padding"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,10 @@ class SampleConfig:
     compile: bool = option(False, help="compile the decoding steps, on GPUs: slow to start, then faster")
     greedy: bool = option(False, help="always take the likeliest code")
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size {self.batch_size}: must be at least 1")
+
     def sampling(self) -> Sampling:
         return Sampling(
             self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
@@ -80,6 +94,10 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
+        if self.image_size not in (None, pipeline.image_size):
+            raise UserError(
+                f"--image-size {self.image_size} contradicts {self.gpt_ckpt}, which has {pipeline.image_size}"
+            )
         if self.compile and device.type == "cuda":
             pipeline.transformer.compile_steps()
         elif self.compile:
@@ -107,6 +125,7 @@ class EditSampleConfig(SampleConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.auto_mask and self.full_mask:
             raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
         if self.mask_error and (self.full_mask or self.auto_mask):
@@ -131,3 +150,14 @@ class EditSampleConfig(SampleConfig):
             "composite": self.composite,
             "auto_mask": self._auto_mask(),
         }
+
+
+def require_marked(mask: np.ndarray, source: Path) -> np.ndarray:
+    """The (H, W) mask itself, above 0.5 = edit.
+
+    Raises:
+      EmptyMaskError: it marks nothing; names its file.
+    """
+    if not (mask > 0.5).any():
+        raise EmptyMaskError(f"{source}: marks no pixel to edit; mark the region, or leave this edit out")
+    return mask

@@ -55,7 +55,6 @@ class DrawConfig(SampleConfig):
         )
         model = pipeline.transformer.config
         for flag, asked, actual in (
-            ("--image-size", self.image_size, pipeline.image_size),
             ("--cls-token-num", self.cls_token_num, model.cls_token_num),
             ("--t5-feature-dim", self.t5_feature_dim, model.caption_dim),
         ):

@@ -15,10 +15,12 @@ from PIL import Image
 
 from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.common import require_marked
 from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
 from dataset.samples import Text
 from runtime.distributed import Distributed
-from runtime.files import write_atomic
+from runtime.errors import UserError
+from runtime.files import write_atomic, writing
 from runtime.logging import get_logger, progress
 
 log = get_logger(__name__)
@@ -157,7 +159,8 @@ class EditRun:
 
     def _note(self, entries: dict[str, Entry], rank: int) -> None:
         path = self.folders.records / f"samples-{self.hash[:16]}-rank{rank}.jsonl"
-        with path.open("a") as file:
+        with writing(path), path.open("a") as file:
+            file.write("\n")  # ends what a killed process may have left of a line
             file.writelines(json.dumps({key: entry}) + "\n" for key, entry in entries.items())
 
     def _read_journals(self) -> dict[str, Entry]:
@@ -167,14 +170,19 @@ class EditRun:
             for line in path.read_text().splitlines():
                 try:
                     entries |= json.loads(line)
-                except json.JSONDecodeError:  # torn by a crash: that edit is made again
+                except json.JSONDecodeError:  # empty, or torn by a crash: that edit is made again
                     continue
         return {key: entry for key, entry in entries.items() if (self.folders.images / key).exists()}
 
     def _finish(self, keys: set[str]) -> None:
         entries = self._read_journals()
-        absent = keys - entries.keys()
-        assert not absent, f"edits that no rank made: {sorted(absent)[:5]}"
+        if absent := sorted(keys - entries.keys()):
+            names = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+            raise UserError(
+                f"{self.folders.images} or the journals in {self.folders.records} lack {len(absent)} of "
+                f"{len(keys)} edits: {names}; all ranks need one shared output folder, and the same command "
+                "again makes what is missing"
+            )
         content = {
             "settings": self.settings,
             "settings_hash": self.hash,
@@ -221,7 +229,9 @@ def files_sha256(digests: Iterable[str]) -> str:
 
 
 def _load_mask(mask: Path | str | None, image: Image.Image) -> np.ndarray | str | None:
-    return mask if mask is None or mask == AUTO else _fit(load_magicbrush_mask(mask).numpy(), image)
+    if mask is None or mask == AUTO:
+        return mask
+    return require_marked(_fit(load_magicbrush_mask(mask).numpy(), image), mask)
 
 
 def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline, EditResult
-from autoregressive.sample.common import EditSampleConfig
+from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
 from runtime.config import option, parse
 from runtime.distributed import distributed
@@ -54,6 +54,12 @@ class SampleEditing(EditSampleConfig):
         super().__post_init__()
         if self.mask == AUTO and self.full_mask:
             raise UserError("--mask auto finds the region, --full-mask takes every cell: give one of them")
+        own = ("image", "mask", "prompt", "output", "comparison")
+        given = [f"--{name}" for name in own if getattr(self, name) != getattr(SampleEditing, name)]
+        if self.list is not None and given:
+            raise UserError(
+                f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ def _region(job: EditJob, image: Image.Image, config: EditSampleConfig) -> np.nd
         return None
     if config.auto_mask or job.mask == AUTO:
         return AUTO
-    return None if job.mask is None else load_edit_region(job.mask, image.size).numpy()
+    if job.mask is None:
+        return None
+    return require_marked(load_edit_region(job.mask, image.size).numpy(), job.mask)
 
 
 def edit_files(
@@ -142,7 +150,7 @@ def main() -> None:
                 )
                 for job, result in zip(batch, results, strict=True):
                     save_png(result.image, job.output)
-                    if config.comparison and len(jobs) == 1:
+                    if config.comparison:
                         save_png(comparison(load_image(job.image), result), Path(config.comparison))
                 bar.update(len(batch))
                 if len(jobs) == 1:

@@ -6,8 +6,9 @@
 
 The list is tab-separated with the column Prompt. In a folder of --sample-dir that names model, list and
 settings it writes `images/<index>.png` (six digits), `captions.txt` (a line for each image) and
-`result.jsonl` (text, image_path). A run that was stopped goes on; images made with other weights, settings or
-captions are made anew. Each image depends on its caption and index alone, not on ranks or batch size.
+`result.jsonl` (text, image_path); the folder's path goes to stdout. A run that was stopped goes on; images
+made with other weights, settings or captions are made anew. Each image depends on its caption and index
+alone, not on ranks or batch size.
 """
 
 from __future__ import annotations
@@ -35,11 +36,6 @@ from runtime.precision import PRECISIONS
 log = get_logger(__name__)
 # What a published file that does not say so holds.
 PUBLISHED_MODEL, PUBLISHED_SIZE = "GPT-XL", 512
-# Flags that change no image, and paths whose content is hashed instead.
-NOT_SETTINGS = (
-    *("prompt_csv", "sample_dir", "num_fid_samples", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
-    *("gpt_type", "num_classes", "no_left_padding"),
-)
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,9 @@ class SampleT2IDDP(DrawConfig):
     precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISIONS))
 
     def __post_init__(self) -> None:
-        if self.num_fid_samples < 1 or self.batch_size < 1:
-            raise UserError("--num-fid-samples and --per-proc-batch-size must be at least 1")
+        super().__post_init__()
+        if self.num_fid_samples < 1:
+            raise UserError(f"--num-fid-samples {self.num_fid_samples}: must be at least 1")
 
 
 def read_captions(path: str | Path) -> list[str]:
@@ -104,9 +101,8 @@ def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:
 
 def settings_of(config: SampleT2IDDP, pipeline: EditingPipeline, captions: list[str]) -> dict[str, Any]:
     """What the images depend on."""
-    settings = config.settings(pipeline.text_encoder)
-    settings = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
-    return settings | {"captions_sha256": hashlib.sha256(json.dumps(captions).encode()).hexdigest()}
+    digest = hashlib.sha256(json.dumps(captions).encode()).hexdigest()
+    return config.settings(pipeline.text_encoder) | {"captions_sha256": digest}
 
 
 def claim(folder: Path, settings: dict[str, Any], num_images: int, ranks: Distributed) -> None:
@@ -156,7 +152,8 @@ def is_whole(path: Path, image_size: int) -> bool:
         return False
 
 
-def sample(config: SampleT2IDDP, ranks: Distributed) -> None:
+def sample(config: SampleT2IDDP, ranks: Distributed) -> Path:
+    """Draws what is missing and returns the run's folder."""
     captions = read_captions(config.prompt_csv)
     pipeline, gpt_model = load(config, ranks)
     folder = folder_of(config, gpt_model, pipeline.image_size)
@@ -174,6 +171,7 @@ def sample(config: SampleT2IDDP, ranks: Distributed) -> None:
     if ranks.is_main:
         write_lists(folder, jobs)
     ranks.barrier()
+    return folder
 
 
 def write_lists(folder: Path, jobs: list[DrawJob]) -> None:
@@ -188,7 +186,9 @@ def write_lists(folder: Path, jobs: list[DrawJob]) -> None:
 def main() -> None:
     config = parse(SampleT2IDDP)
     with distributed(config.device) as ranks:
-        sample(config, ranks)
+        folder = sample(config, ranks)
+        if ranks.is_main:
+            print(folder)
 
 
 if __name__ == "__main__":

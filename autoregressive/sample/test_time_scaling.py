@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoregressive.pipeline import MODES
-from autoregressive.sample.common import SampleConfig
+from autoregressive.sample.common import SampleConfig, require_marked
 from autoregressive.scaling.regions import REGIONS
 from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
@@ -83,7 +83,9 @@ class _Line:
 
     def load(self, seed: int) -> Task:
         image = None if self.image is None else load_image(self.image)
-        mask = None if self.mask is None else load_edit_region(self.mask, image.size).numpy()
+        mask = None
+        if self.mask is not None:
+            mask = require_marked(load_edit_region(self.mask, image.size).numpy(), self.mask)
         return Task(self.prompt, self.caption, image, mask, seed)
 
 

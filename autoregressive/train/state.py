@@ -155,7 +155,10 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
             raise UserError(f"{path} holds no averaged weights; leave out --ema-decay or start a new run")
         state.ema.module.load_state_dict(content["ema"])
         state.ema.n_averaged.fill_(content["ema_updates"])
-    state.scaler.load_state_dict(content["scaler"])
+    if state.scaler.is_enabled() and not content["scaler"]:
+        log.warning("%s was saved without fp16: its loss scale is sought anew", path)
+    else:
+        state.scaler.load_state_dict(content["scaler"])
     state.sampler.load_state_dict(content["sampler"])
     state.step, state.num_bad, state.num_skipped = (content[k] for k in ("steps", "num_bad", "num_skipped"))
     state.bad_samples = list(content.get("bad_samples", []))  # older checkpoints name none

@@ -5,8 +5,9 @@
 
 `l1`, `l2`, `clip-i` and `dino` compare with the *source*, so that copying it would be perfect. `clip-t` asks
 for `clip-out`, the similarity to the output caption, and `clip-dir`, whether the image moved as the captions
-did (on raw features, as published); `clip-dir-l14` is InstructPix2Pix's variant of it (ViT-L/14, features of
-length 1), with CLIP's own preprocessing. Several folders after --generated_path are seeds of one model.
+did (on raw features, as published; 0 for a result that is its source unchanged); `clip-dir-l14` is
+InstructPix2Pix's variant of it (ViT-L/14, features of length 1), with CLIP's own preprocessing. Several
+folders after --generated_path are seeds of one model.
 """
 
 from __future__ import annotations

@@ -198,6 +198,8 @@ def _measure_output_caption(images: PairImages) -> Values:
 def _direction(features: PairFeatures, normalised: bool = False) -> float | None:
     if features.caption is None or features.input_caption is None:
         return None
+    if features.generated is features.source:  # in the row that copies the source, which is no edit
+        return None
     images = (features.source, features.generated)
     captions = (features.input_caption, features.caption)
     if normalised:

@@ -2,8 +2,9 @@
 
     python evaluations/t2i/evaluation.py --fake_dir samples/coco30k --ref_dir data/coco --eval_res 256
 
-`<fake_dir>/images/*.png` are the generated images and `<fake_dir>/captions.txt` their captions, a line each;
-`<ref_dir>/val2014` holds the references (with another --ref_data `<ref_dir>/<ref_type>`, without captions).
+`<fake_dir>/images/*.png` are the generated images and `<fake_dir>/captions.txt` their captions, a line each,
+the first for 000000.png (or 0.png); `<ref_dir>/val2014` holds the references (with another --ref_data
+`<ref_dir>/<ref_type>`, without captions).
 
 Writes `score.txt` (as published), `score.json`, `score_items.json` and `score_items.html` (the worst and best
 images by CLIP score) into `<fake_dir>`. The statistics of the references are kept in `--fid_cache`, where an
@@ -49,7 +50,7 @@ _FEW_IMAGES = 10_000
 class T2IEvalConfig:
     """Scores generated images: FID and CLIP score."""
 
-    fake_dir: str = option(help="folder with images/*.png and captions.txt")
+    fake_dir: str = option(help="folder with images/<line>.png and captions.txt")
     ref_dir: str | None = option(None, help="folder with the references, val2014/ for COCO")
     ref_data: str = option(COCO, help="coco2014; another name has no captions and takes --ref_type")
     ref_type: str | None = option(None, help="folder of references below --ref_dir, for another --ref_data")
@@ -102,11 +103,11 @@ def evaluate_run(config: T2IEvalConfig, world: Distributed) -> dict[str, Any]:
     Returns:
       The content of `score.json`: "clip_score" and "fid" (None where not asked for), and "info".
     Raises:
-      UserError: for missing weights, unreadable files, and images and captions of unequal number.
+      UserError: for missing weights, unreadable files, and images that captions.txt has no line for.
     """
     config.check()
     fakes = list_generated(config.fake_dir)
-    captions = read_captions(config.fake_dir, len(fakes)) if config.scores_captions else []
+    captions = read_captions(config.fake_dir, fakes) if config.scores_captions else []
     # References and weights are looked for before anything is computed.
     references = list_images(config.ref_path) if config.fid else []
     inception = load_inception(config.inception_ckpt, "--no-fid") if config.fid else None

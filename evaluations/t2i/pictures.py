@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from evaluations.folders import natural_key
+from evaluations.pairs import name_differences
 from runtime.errors import UserError
 
 WHOLE = -1  # eval_bottom: all rows
@@ -22,26 +24,31 @@ def list_generated(fake_dir: str | Path) -> list[Path]:
     return paths
 
 
-def read_captions(fake_dir: str | Path, num_images: int) -> list[str]:
-    """The lines of `<fake_dir>/captions.txt`, one for each generated image in its order.
+def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
+    """The lines of `<fake_dir>/captions.txt`, the first for the image 0 (`0.png`, `000000.png`).
 
+    Args:
+      images: those of `list_generated`.
     Raises:
-      UserError: the file is missing, or images and captions differ in number.
+      UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}); it holds a caption a line, in the order of the images. "
+            f"{path}: cannot be read ({error}); it holds a caption a line, the first for 000000.png. "
             "--clip_model4eval WO does without captions"
         ) from error
     # A line ends at a newline only: captions from the web hold other characters that splitlines() splits at.
     captions = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-    if len(captions) != num_images:
+    by_number = {int(image.stem): image.name for image in images if image.stem.isdecimal()}
+    missing = {f"{number:06d}.png" for number in range(len(captions)) if number not in by_number}
+    extra = {image.name for image in images} - {by_number.get(number) for number in range(len(captions))}
+    if missing or extra:
         raise UserError(
-            f"{path} holds {len(captions)} captions, but {path.parent / 'images'} {num_images} images: "
-            "every image needs its line"
+            f"{path} holds {len(captions)} captions, but {path.parent / 'images'} {len(images)} images; each "
+            f"is named by the number of its line, from 0.{name_differences(missing, extra, path.name)}"
         )
     return captions
 

@@ -95,7 +95,9 @@ class VQTrainConfig:
     )
     finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
     log_every: int = option(100, help="steps between lines in metrics.jsonl")
-    ckpt_every: int = option(5000, help="steps between checkpoints and previews; the last step always saves")
+    ckpt_every: int = option(
+        5000, help="steps between checkpoints and previews; 0 or less: only the last step, which always saves"
+    )
     max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
     bad_sample_budget: float = option(0.01, help="share of unreadable images past which training stops")
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
@@ -106,7 +108,10 @@ class VQTrainConfig:
     no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
 
     def check(self) -> None:
-        """Raises UserError for settings that cannot work together."""
+        """Raises UserError for settings that cannot work, alone or together."""
+        for name in ("global_batch_size", "gradient_accumulation_steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more")
         if self.perceptual_weight:
             self.lpips_weights()
         if self.disc_type != "patchgan":
@@ -115,6 +120,8 @@ class VQTrainConfig:
             raise UserError("--steps and --epochs both say how long to train: give one")
         if self.cache_images and self.augment:
             raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
+        if self.optimizer == "muon" and self.mixed_precision == "fp16":
+            raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
         if self.finetune and not self.vq_ckpt:
             raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")
 

@@ -70,7 +70,8 @@ class VectorQuantizer(nn.Module):
 
         Between unit vectors the smallest distance is the largest inner product.
         """
-        return (unit.detach() @ self.codebook().detach().T).argmax(dim=-1)
+        with torch.autocast(unit.device.type, enabled=False):  # bf16 would turn codes into their neighbours
+            return (unit.detach() @ self.codebook().detach().T).argmax(dim=-1)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantises (B, E, h, w) latents.
@@ -206,9 +207,9 @@ def load_vq_model(path: str | Path, name: str | None = None, device: str | torch
 
     Args:
       path: our checkpoint, which holds its configuration, or a published one.
-      name: registered name, needed only where the file does not say it (LlamaGen's released files).
+      name: registered name, for files that do not say it (LlamaGen's released ones); a file's own wins.
     Raises:
-      UserError: if the file is no tokenizer checkpoint, or its weights are not those of `name`.
+      UserError: if the file is no tokenizer checkpoint, or its weights are not those of that name.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("ema") or checkpoint["model"]
@@ -220,7 +221,7 @@ def load_vq_model(path: str | Path, name: str | None = None, device: str | torch
         fields = args["vq_config"]
         model = VQModel(VQConfig(**{**fields, "channel_mult": tuple(fields["channel_mult"])}))
     else:
-        name = name or args.get("vq_model")
+        name = args.get("vq_model") or name
         if name is None:
             raise UserError(
                 f"{path} does not say which tokenizer it is: name it, for example --vq-model VQ-16"

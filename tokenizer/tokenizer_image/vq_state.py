@@ -11,15 +11,24 @@ import torch
 
 from runtime.checkpoint import load_checkpoint, load_weights
 from runtime.errors import UserError
+from runtime.logging import get_logger
 from runtime.optim import build_optimizer
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.losses import PatchDiscriminator
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model
 
+log = get_logger(__name__)
+
 
 class VQTrainState:
-    """Weights, optimizers, averages, code counts and the step of a run; `step` counts finished steps."""
+    """Weights, optimizers, averages, code counts and the step of a run.
+
+    Attributes:
+      step: finished steps.
+      num_skipped: steps that left weights as they were because a gradient was not finite.
+      bad_images: what is wrong with the unreadable images met so far, on all ranks.
+    """
 
     def __init__(self, config: VQTrainConfig, device: torch.device) -> None:
         overrides = {
@@ -45,9 +54,12 @@ class VQTrainState:
         }
         self.optimizer = build_optimizer(self.model, config.optimizer, muon_lr=config.muon_lr, **settings)
         self.disc_optimizer = self.discriminator and build_optimizer(self.discriminator, "adamw", **settings)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
         codebook_size = self.model.config.codebook_size
         self.unused_counts = CodeCounts(codebook_size, device)
         self.step = 0
+        self.num_skipped = 0
+        self.bad_images: list[str] = []
 
     @property
     def final_model(self) -> VQModel:
@@ -75,6 +87,9 @@ class VQTrainState:
             "args": args,
             "data": data,
             "code_counts": self.unused_counts.counts,
+            "scaler": self.scaler.state_dict(),
+            "num_skipped": self.num_skipped,
+            "bad_images": self.bad_images,
         }
         if self.averaged is not None:
             content["ema"] = self.averaged.state_dict()
@@ -113,5 +128,11 @@ class VQTrainState:
         if self.disc_optimizer is not None:
             self.disc_optimizer.load_state_dict(checkpoint["optimizer_disc"])
         self.unused_counts.counts.copy_(checkpoint["code_counts"])
+        if scale := checkpoint.get("scaler"):
+            self.scaler.load_state_dict(scale)
+        elif self.scaler.is_enabled():
+            log.warning("%s holds no loss scale: it is sought anew, and the first steps may be skipped", path)
         self.step = checkpoint["steps"]
+        self.num_skipped = checkpoint.get("num_skipped", 0)  # older checkpoints lack these
+        self.bad_images = checkpoint.get("bad_images", [])
         return checkpoint["data"]

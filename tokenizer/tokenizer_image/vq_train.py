@@ -34,6 +34,9 @@ KMEANS_IMAGES = 256
 PREVIEW_IMAGES = 8
 MAX_SKIPPED_STEPS = 10
 
+# Of each step the gradient's norm by network, the same on all ranks, and the place of its batch.
+Norms = dict[int, tuple[dict[str, Tensor], int, int]]
+
 
 class Batches:
     """The training images as (B, 3, S, S) float batches in the sampler's order, from disk or from memory."""
@@ -49,7 +52,7 @@ class Batches:
             config.global_seed,
             micro_batches=config.gradient_accumulation_steps,
         )
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # of this rank, not yet settled
         self.cache = self._decode_all() if config.cache_images else None
 
     def first(self, count: int) -> Tensor:
@@ -92,13 +95,7 @@ class Batches:
     def _report(self, problems: list[str]) -> None:
         for problem in problems:
             log.warning("left out: %s", problem)
-        self.problems += [problem for problem in problems if problem not in self.problems]
-        if len(self.problems) > self.config.bad_sample_budget * len(self.dataset):
-            raise UserError(
-                f"{len(self.problems)} unreadable images, more than --bad-sample-budget "
-                f"{self.config.bad_sample_budget} of {len(self.dataset)}; mend the data or raise it:\n  "
-                + "\n  ".join(self.problems)
-            )
+        self.problems += problems
 
     def files_at(self, epoch: int, consumed: int) -> list[str]:
         """The files of the global batch at that place."""
@@ -126,13 +123,16 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
     state = VQTrainState(config, dist.device)
     batches = Batches(config, paths, dist)
-    own = resume_point(None, config.results_dir, dist, newest=config.auto_resume)
-    if own is None and config.vq_ckpt and config.finetune:
+    wanted = None if config.finetune else config.vq_ckpt
+    found = resume_point(wanted, config.results_dir, dist, newest=config.auto_resume)
+    if found is not None:
+        batches.sampler.load_state_dict(state.resume(found))
+    elif config.finetune:
         state.load_weights(config.vq_ckpt)
-    elif own or config.vq_ckpt:
-        ckpt = own or resume_point(config.vq_ckpt, config.results_dir, dist)
-        batches.sampler.load_state_dict(state.resume(ckpt))
+    norms: Norms = {}
+    settle(norms, batches, state, dist)  # --cache-images has met every image by now
     trainer = Trainer(config, state, dist)
+    trainer.warm_up(batches.first(1))
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
     if dist.is_main:
@@ -142,7 +142,7 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
         total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
     )
     clock, logged_step = time.perf_counter(), state.step
-    stops, norms, skipped = LateReading(), {}, 0
+    stops = LateReading()
     with StopSignals() as signals, Loading(batches) as stream:
         while state.step < config.steps:
             if config.quantize_after and state.step == config.quantize_after:
@@ -151,17 +151,18 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
                 stream.next().to(dist.device, non_blocking=True, memory_format=torch.channels_last)
                 for _ in range(config.gradient_accumulation_steps)
             ]
-            norm = trainer.train_step(micro_batches)
-            norms[state.step] = (norm, batches.sampler.epoch, batches.sampler.consumed)
+            by_network = trainer.train_step(micro_batches)
+            norms[state.step] = (by_network, batches.sampler.epoch, batches.sampler.consumed)
             batches.sampler.advance()
             bar.update()
             last = state.step == config.steps
             received = torch.tensor(int(signals.received > 0)).to(dist.device, non_blocking=True)
             stopped = stops.read(dist.all_reduce_sum(received)) > 0
-            if state.step % config.log_every == 0 or last or stopped:
-                skipped += name_skipped(norms, batches)
-                if skipped > MAX_SKIPPED_STEPS:
-                    raise UserError(f"{skipped} steps had a gradient that is not finite; lower --lr")
+            saves = last or stopped or (config.ckpt_every > 0 and state.step % config.ckpt_every == 0)
+            logs = last or stopped or state.step % config.log_every == 0
+            if saves or logs:
+                settle(norms, batches, state, dist)
+            if logs:
                 numbers = trainer.read_metrics()
                 seconds = (time.perf_counter() - clock) / (state.step - logged_step)
                 clock, logged_step = time.perf_counter(), state.step
@@ -169,7 +170,7 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
                 numbers["eta_seconds"] = round(seconds * (config.steps - state.step), 1)
                 metrics.write(state.step, **numbers)
                 bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
-            if (state.step % config.ckpt_every == 0 or last or stopped) and dist.is_main:
+            if saves and dist.is_main:
                 save(config, state, batches)
             if stopped and not last:
                 dist.barrier()
@@ -179,19 +180,40 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     dist.barrier()
 
 
-def name_skipped(norms: dict[int, tuple[Tensor, int, int]], batches: Batches) -> int:
-    """Names the images of the steps whose gradient was not finite, and forgets all; returns their number.
+def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distributed) -> None:
+    """Counts what went wrong since the last call; all ranks count the same and raise alike.
 
     Args:
-      norms: of each step the gradient's norm, the same on all ranks, and the place of its batch.
+      norms: of the steps since then; emptied.
+    Raises:
+      UserError: too many unreadable images, which it names, or too many skipped steps.
     """
-    skipped = [step for step, (norm, *_) in norms.items() if not torch.isfinite(norm)]
-    for step in skipped:
-        norm, *place = norms[step]
-        what = f"step {step} skipped: the gradient norm is {norm.item()}; its samples: "
-        log.warning("%s", what + ", ".join(batches.files_at(*place)))
+    found = sum(dist.gather_objects(batches.problems), state.bad_images)
+    state.bad_images = list(dict.fromkeys(found))  # an image is met once an epoch and counts once
+    batches.problems.clear()
+    budget, num_images = batches.config.bad_sample_budget, len(batches.dataset)
+    if len(state.bad_images) > budget * num_images:
+        raise UserError(
+            f"{len(state.bad_images)} unreadable images, more than --bad-sample-budget {budget} of "
+            f"{num_images}; mend the data or raise it:\n  " + "\n  ".join(state.bad_images)
+        )
+    if not state.scaler.is_enabled():  # an enabled one finds its scale by meeting infinities
+        state.num_skipped += name_skipped(norms, batches)
     norms.clear()
-    return len(skipped)
+    if state.num_skipped > MAX_SKIPPED_STEPS:
+        raise UserError(f"{state.num_skipped} steps had a gradient that is not finite; lower --lr")
+
+
+def name_skipped(norms: Norms, batches: Batches) -> int:
+    """Names the images of the steps with a gradient that was not finite; returns how many steps."""
+    num_skipped = 0
+    for step, (by_network, *place) in norms.items():
+        bad = [f"{norm.item()} ({name})" for name, norm in by_network.items() if not torch.isfinite(norm)]
+        if bad:
+            what = f"step {step} skipped: the gradient norm is {', '.join(bad)}; its samples: "
+            log.warning("%s", what + ", ".join(batches.files_at(*place)))
+            num_skipped += 1
+    return num_skipped
 
 
 def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
@@ -199,7 +221,7 @@ def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
     folder = Path(config.results_dir)
     path = folder / "checkpoints" / f"{state.step:07d}.pt"
     save_checkpoint(path, state.checkpoint(batches.sampler.state_dict()))
-    prune_checkpoints(path.parent, config.max_checkpoints)
+    prune_checkpoints(path, config.max_checkpoints)
     images = batches.first(PREVIEW_IMAGES)
     model = state.final_model.eval()
     reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,6 +52,21 @@ class _Pass(NamedTuple):
     numbers: dict[str, Tensor]
 
 
+class _BothSides(nn.Module):
+    """Judges images and reconstructions apart, in the one forward pass that DDP wants.
+
+    In one batch they would share BatchNorm's statistics, which the tokenizer's step does not have.
+    """
+
+    def __init__(self, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of (B, 3, S, S) images and of as many reconstructions."""
+        return self.discriminator(images), self.discriminator(reconstruction)
+
+
 class Trainer:
     """One optimizer step at a time."""
 
@@ -58,53 +74,72 @@ class Trainer:
         self.config, self.state, self.dist = config, state, dist
         if config.compile:
             state.model.compile()
-        self.model, self.discriminator = self._parallel(state.model), self._parallel(state.discriminator)
+        self.model = self._parallel(state.model)
+        self.both_sides = state.discriminator and self._parallel(_BothSides(state.discriminator))
         self.lpips = None
         if config.perceptual_weight:
             self.lpips = LPIPS(*config.lpips_weights()).to(dist.device)
-        self.scaler = torch.amp.GradScaler(dist.device.type, enabled=config.mixed_precision == "fp16")
         self.averages = Averages()
         self.seen = torch.zeros_like(state.unused_counts.counts)
 
-    def _parallel(self, module: nn.Module | None) -> nn.Module | None:
-        if module is None or self.dist.world_size == 1:
+    def _parallel(self, module: nn.Module) -> nn.Module:
+        if self.dist.world_size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=False)
+
+    def warm_up(self, images: Tensor) -> None:
+        """A step that is thrown away: DDP arranges its buckets anew after the first one, and then adds up so.
+
+        Args:
+          images: (B, 3, S, S).
+        """
+        if self.dist.world_size == 1:
+            return
+        images = images.to(self.dist.device, memory_format=torch.channels_last)
+        statistics = copy.deepcopy(dict(self.state.discriminator.named_buffers())) if self.both_sides else {}
+        with torch.random.fork_rng([self.dist.device] if self.dist.device.type == "cuda" else []):
+            done = self._tokenizer_pass(images, 1, adversarial=False)
+            self.model.zero_grad()
+            if self.both_sides is not None:
+                self._discriminator_pass(images, done.reconstruction, 1)
+                self.both_sides.zero_grad()
+                self.state.discriminator.load_state_dict(statistics, strict=False)
 
     def autocast(self) -> torch.autocast:
         return autocast(self.dist.device, self.config.mixed_precision)
 
-    def train_step(self, micro_batches: Sequence[Tensor]) -> Tensor:
+    def train_step(self, micro_batches: Sequence[Tensor]) -> dict[str, Tensor]:
         """One step of the tokenizer and, once it takes part, one of the discriminator.
 
         Args:
           micro_batches: (B, 3, S, S) each, of one size; gradients add up over them.
         Returns:
-          The norm of the tokenizer's gradient; where it is not finite, the weights stay as they were.
+          The gradient's norm by network; where it is not finite, that network's weights stay as they were.
         """
         config, state = self.config, self.state
         factor = lr_factor(state.step, config.steps, config.lr_schedule, warmup_steps=config.warmup_steps)
         if config.dropout_p:  # from the step alone, so that a resumed run draws the same
             torch.manual_seed((config.global_seed * 1_000_003 + state.step) * 1024 + self.dist.rank)
-        adversarial = self.discriminator is not None and state.step >= config.disc_start
+        adversarial = self.both_sides is not None and state.step >= config.disc_start
         passes = []
         for i, images in enumerate(micro_batches):
             with self._sync(self.model, i == len(micro_batches) - 1):
                 passes.append(self._tokenizer_pass(images, len(micro_batches), adversarial))
-        norm = self._step(state.model, state.optimizer, factor)
+        norms = {"tokenizer": self._step(state.model, state.optimizer, factor)}
         if adversarial:
             for i, (images, done) in enumerate(zip(micro_batches, passes, strict=True)):
-                with self._sync(self.discriminator, i == len(micro_batches) - 1):
+                with self._sync(self.both_sides, i == len(micro_batches) - 1):
                     loss = self._discriminator_pass(images, done.reconstruction, len(micro_batches))
                 done.numbers["discriminator"] = loss
-            self._step(state.discriminator, state.disc_optimizer, factor)
-        self.scaler.update()
+            norms["discriminator"] = self._step(state.discriminator, state.disc_optimizer, factor)
+        state.scaler.update()
         state.update_average()
         means = {name: sum(p.numbers[name] for p in passes) / len(passes) for name in passes[0].numbers}
-        self.averages.add(grad_norm=norm, **means)
-        self._count_codes(torch.cat([p.ids for p in passes]), torch.cat([p.unit_latents for p in passes]))
+        self.averages.add(grad_norm=norms["tokenizer"], **means)
+        ids, latents = torch.cat([p.ids for p in passes]), torch.cat([p.unit_latents for p in passes])
+        self._count_codes(ids, latents, norms["tokenizer"])
         state.step += 1
-        return norm
+        return norms
 
     def _sync(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Ranks exchange gradients in the last backward pass of a step only."""
@@ -124,7 +159,7 @@ class Trainer:
                 discriminator.requires_grad_(True)
                 losses["generator"] = config.disc_weight * GENERATOR_LOSSES[config.gen_loss](logits)
         loss = sum(losses.values())
-        self.scaler.scale(loss / num_passes).backward()
+        self.state.scaler.scale(loss / num_passes).backward()
         numbers = {"loss": loss, "psnr": psnr(reconstruction, images).mean(), **losses}
         return _Pass(
             reconstruction.detach(),
@@ -136,9 +171,9 @@ class Trainer:
     def _discriminator_pass(self, images: Tensor, reconstruction: Tensor, num_passes: int) -> Tensor:
         """Forward and backward through the discriminator, for 1 / `num_passes` of a step; its loss."""
         with self.autocast():
-            real, fake = self.discriminator(torch.cat([images, reconstruction])).float().chunk(2)
-        loss = DISCRIMINATOR_LOSSES[self.config.disc_loss](real, fake)
-        self.scaler.scale(loss / num_passes).backward()
+            real, fake = self.both_sides(images, reconstruction)
+        loss = DISCRIMINATOR_LOSSES[self.config.disc_loss](real.float(), fake.float())
+        self.state.scaler.scale(loss / num_passes).backward()
         return loss.detach()
 
     def _quantized(self) -> bool:
@@ -167,15 +202,19 @@ class Trainer:
         return losses
 
     def _step(self, module: nn.Module, optimizer: Optimizers, factor: float) -> Tensor:
-        norm = optimizer.clip(module, self.config.max_grad_norm, self.scaler)
+        scaler = self.state.scaler
+        norm = optimizer.clip(module, self.config.max_grad_norm, scaler)
         optimizer.scale_lr(factor)
-        optimizer.step(self.scaler, skip=~torch.isfinite(norm))
+        optimizer.step(scaler, skip=~torch.isfinite(norm))
         optimizer.zero_grad()
         return norm
 
     @torch.no_grad()
-    def _count_codes(self, ids: Tensor, unit_latents: Tensor) -> None:
-        """Counts the codes of a step, and now and then replaces those that are not used."""
+    def _count_codes(self, ids: Tensor, unit_latents: Tensor, norm: Tensor) -> None:
+        """Counts the codes of a step, and now and then replaces those that are not used.
+
+        Not where the gradient's norm is not finite: the latents may be no numbers either.
+        """
         config, counts = self.config, self.state.unused_counts
         self.seen += torch.bincount(ids.flatten(), minlength=len(self.seen))
         if not (self._quantized() and config.reseed_every):
@@ -184,7 +223,7 @@ class Trainer:
         done = self.state.step + 1 - config.quantize_after
         if done % config.reseed_every == 0:
             self.dist.all_reduce_sum(counts.counts)
-            if self.state.step < config.reseed_until * config.steps:
+            if self.state.step < config.reseed_until * config.steps and torch.isfinite(norm):
                 latents = unit_latents.movedim(1, -1).flatten(0, 2)
                 self._replace_codebook(
                     lambda codebook, generator: reseed_unused(codebook, counts.counts, latents, generator)

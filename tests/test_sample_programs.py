@@ -1,0 +1,113 @@
+"""Flags of the sampling programs: which change the results, which contradict each other or the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import IMAGE_SIZE, ROOT
+from pictures import picture
+from PIL import Image
+
+from autoregressive.sample.common import NOT_SETTINGS, EditSampleConfig, SampleConfig
+from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
+from autoregressive.sample.sample_emu_edit import SampleEmuEdit
+from autoregressive.sample.sample_magicbrush import SampleMagicBrush
+from autoregressive.sample.sample_t2i import SampleT2I
+from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP
+from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from runtime.errors import UserError
+
+PROGRAMS = [SampleEditing, SampleMagicBrush, SampleEmuEdit, SampleT2I, SampleT2IDDP, SampleScaled]
+
+
+@pytest.fixture
+def models(vq_ckpt, gpt_ckpts, t5_dir) -> dict[str, str]:
+    return {"vq_ckpt": str(vq_ckpt), "gpt_ckpt": str(gpt_ckpts["edit"]), "t5_path": str(t5_dir)}
+
+
+@pytest.mark.parametrize(
+    ("program", "changes"),
+    [
+        (SampleMagicBrush, {"write_ceiling": True, "turns": "single", "allow_outside_root": True}),
+        (SampleMagicBrush, {"magicbrush_path": "elsewhere", "output_dir": "o", "device": "cpu"}),
+        (SampleEmuEdit, {"write_ceiling": True, "emu_path": "elsewhere", "valid_list": "list.json"}),
+        (SampleT2IDDP, {"num_fid_samples": 5, "sample_dir": "s", "batch_size": 3, "codebook_size": 16}),
+    ],
+)
+def test_what_changes_no_result_is_no_setting(models, program, changes, monkeypatch):
+    before = program(**models).settings(None)
+    monkeypatch.chdir("/")
+    relative = {name: os.path.relpath(path) for name, path in models.items()}
+    assert program(**{**relative, **changes}).settings(None) == before
+    for name, value in {"seed": 1, "precision": "bf16", "top_k": 5, "cfg_scale": 2.0}.items():
+        if before[name] != value:
+            assert program(**{**models, name: value}).settings(None) != before, name
+
+
+def test_no_setting_is_a_flag_of_some_program():
+    known = {field.name for program in PROGRAMS for field in dataclasses.fields(program)}
+    assert set(NOT_SETTINGS) <= known and len(set(NOT_SETTINGS)) == len(NOT_SETTINGS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_an_image(program, batch_size):
+    with pytest.raises(UserError, match=f"--batch-size {batch_size}: must be at least 1"):
+        program(batch_size=batch_size)
+
+
+@pytest.mark.parametrize("kind", [SampleConfig, EditSampleConfig, SampleT2I])
+def test_another_image_size_than_the_files_is_refused(models, kind):
+    with pytest.raises(UserError, match=r"--image-size 512 contradicts .*edit.*, which has 24"):
+        kind(**models, image_size=512).load_pipeline(torch.device("cpu"))
+    assert kind(**models, image_size=24).load_pipeline(torch.device("cpu")).image_size == IMAGE_SIZE
+
+
+@pytest.mark.parametrize("flag", ["image", "mask", "prompt", "output", "comparison"])
+def test_a_list_stands_alone(flag):
+    with pytest.raises(UserError, match=f"--list edits.jsonl says .*leave out --{flag}$"):
+        SampleEditing(list="edits.jsonl", **{flag: "auto"})
+    SampleEditing(list="edits.jsonl", auto_mask=True, seed=3)
+
+
+def test_an_empty_mask_of_a_list_is_named(tmp_path):
+    picture().save(tmp_path / "in.png")
+    Image.fromarray(np.zeros(picture().size[::-1], np.uint8)).save(tmp_path / "empty.png")
+    lines = [{"image": "in.png", "prompt": "red", "output": "o.png", "mask": m} for m in (None, "empty.png")]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = SampleEditing(list=str(tmp_path / "list.jsonl"))
+    with pytest.raises(UserError, match="empty.png: marks no pixel to edit"):
+        edit_files(None, read_jobs(config), config, [0, 1])
+    (_, line) = read_lines(SampleScaled(task_list=config.list))
+    with pytest.raises(UserError, match="empty.png: marks no pixel to edit"):
+        line.load(0)
+
+
+def test_the_coco_script_scores_what_it_drew(tmp_path):
+    """With programs that only note their words: the sampler says which folder it wrote."""
+    for name in ("a drawn", "z of another model"):
+        (tmp_path / "results" / name / "images").mkdir(parents=True)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    torchrun = f"""#!/usr/bin/env bash
+printf '%s\\n' "$@" > "{tmp_path}/$(basename "$2").words"
+case "$2" in *sample_t2i_ddp.py) echo NCCL version; echo "{tmp_path}/results/a drawn";; esac
+"""
+    for name, text in (("torchrun", torchrun), ("python", "#!/bin/sh\n")):
+        (bin_folder / name).write_text(text)
+        (bin_folder / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "CKPT": "t2i.pt"}
+    script = ["bash", ROOT / "scripts" / "evaluate_coco.sh", "--seed", "3"]
+    subprocess.run(script, env=env | {"RESULTS": str(tmp_path / "results")}, check=True)
+    words = (tmp_path / "evaluation.py.words").read_text().splitlines()
+    assert words[words.index("--fake_dir") + 1] == f"{tmp_path}/results/a drawn"
+    assert (tmp_path / "sample_t2i_ddp.py.words").read_text().endswith("--seed\n3\n")
+    del env["CKPT"]
+    failed = subprocess.run(script, env=env, capture_output=True, text=True)
+    assert failed.returncode and "name the text-to-image model" in failed.stderr
