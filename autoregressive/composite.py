@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
+from dataset.images import as_seen
 from runtime.errors import UserError
 
 COMPOSITES = ("cells", "mask", "none", "published")
@@ -20,13 +21,16 @@ def is_one_picture(images: object) -> bool:
 
 
 def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
-    """A PIL image of one, of a (H, W, 3) array or a (3, H, W) tensor; bytes, or floats in [0, 1].
+    """An RGB image of any picture.
 
+    Args:
+      picture: a PIL image, taken as viewers show it (`as_seen`); a (H, W, 3) array or a (3, H, W) tensor of
+        bytes, or of floats in [0, 1].
     Raises:
       UserError: another shape, type or range.
     """
     if isinstance(picture, Image.Image):
-        return picture
+        return as_seen(picture)
     if not isinstance(picture, np.ndarray | Tensor):
         raise UserError(f"an image of type {type(picture).__name__}: give a PIL image, an array or a tensor")
     kind, shape = ("array", "(H, W, 3)") if isinstance(picture, np.ndarray) else ("tensor", "(3, H, W)")
@@ -47,22 +51,37 @@ def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Imag
     """The mask as a (H, W) bool tensor; None stays None.
 
     Args:
-      mask: (H, W), above half of its range = edit: bytes above 127, other numbers above 0.5 (a mask of ones
-        and zeros is a byte mask too, where nothing is above 1).
+      mask: (H, W), above half of its range = edit. The range ends at 255 for whole numbers, unless none is
+        above 1, and at 1 for floats, unless one is above 2: interpolation leaves some above 1. PIL images are
+        taken as viewers show them, in grey.
     Raises:
-      UserError: it is not of the image's size.
+      UserError: it is not of the image's size, or a PIL image with transparent pixels.
     """
     if mask is None:
         return None
-    tensor = mask.cpu().float() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask, np.float32))
-    if tensor.numel() and tensor.max() > 1:
-        tensor = tensor / 255
-    if tensor.shape != (image.height, image.width):
+    if isinstance(mask, Image.Image):
+        mask = _grey(mask)
+    values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    if values.shape != (image.height, image.width):
         raise UserError(
-            f"the mask has the shape {tuple(tensor.shape)}, the image is {image.width}x{image.height}: "
+            f"the mask has the shape {tuple(values.shape)}, the image is {image.width}x{image.height}: "
             f"the mask must be ({image.height}, {image.width})"
         )
-    return tensor > 0.5
+    highest_of_ones = 2 if values.is_floating_point() else 1
+    values = values.float()
+    return values > (127.5 if values.max() > highest_of_ones else 0.5)
+
+
+def _grey(mask: Image.Image) -> np.ndarray:
+    """(H, W) bytes; floats where the mask has them."""
+    if mask.mode == "F":
+        return np.array(mask)
+    if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema()[0] < 128:
+        raise UserError(
+            "the mask has transparent pixels: give what dataset.images.load_edit_region reads from its file "
+            "(these are edited), or a mask without them, white = edit"
+        )
+    return np.array(as_seen(mask).convert("L"))
 
 
 def changed_region(

@@ -36,7 +36,7 @@ from autoregressive.layout import (
     raster_edit_order,
     t2i_prompt,
 )
-from autoregressive.models.generate import generate, place
+from autoregressive.models.generate import NOT_FINITE, generate, place
 from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.models.packed_linear import pack_linears, unpack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
@@ -160,7 +160,8 @@ class EditingPipeline:
         Args:
           name: a folder, or a hub id such as "user/model".
           model: which of the folder's transformers; its first by default.
-          options: `revision` (of a hub model), `device`, `dtype` and `with_text_encoder` as in `load`.
+          options: `revision` (of a hub model); as in `load` `device`, `dtype`, `with_text_encoder`, and
+            `t5_path` for a text encoder in the place of the folder's, or where that has none.
         Raises:
           UserError: no such folder or hub model, or one that is damaged.
         """
@@ -174,8 +175,10 @@ class EditingPipeline:
         Args:
           folder: made if need be; a folder that holds other models of this tokenizer keeps them.
           model: the transformer's name there.
-          copy_text_encoder: with its weights, or its name only. Default: weights, unless it came from the
-            hub's cache, whence others can have it too.
+          copy_text_encoder: with its weights, or its name on the hub only. Default: weights, unless it came
+            from the hub's cache, whence others can have it too. A pipeline without one leaves the folder's.
+        Raises:
+          UserError: other models of the folder use another tokenizer, or the hub's name is not known.
         """
         save_pretrained(self, Path(folder), model, copy_text_encoder=copy_text_encoder)
 
@@ -234,11 +237,11 @@ class EditingPipeline:
         """Regenerates the masked cells of each image.
 
         Args:
-          images: of any size; the model sees them resized to a square. PIL images, (H, W, 3) arrays or
-            (3, H, W) tensors, of bytes or of floats in [0, 1]. One image, with one prompt and one mask, or
-            as many of each.
+          images: of any size; the model sees them resized to a square. PIL images (taken as viewers show
+            them: 8-bit RGB, upright, over white), (H, W, 3) arrays or (3, H, W) tensors, of bytes or of
+            floats in [0, 1]. One image, with one prompt and one mask, or as many of each.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
-          masks: (H, W) arrays, tensors or grey images of the image's size, above half of their range = edit;
+          masks: (H, W) arrays, tensors or PIL images of the image's size, above half of their range = edit;
             None regenerates all; "auto" finds the cells from the prompt (models with marks).
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
@@ -263,8 +266,6 @@ class EditingPipeline:
         images, prompts = [as_image(image) for image in images], list(prompts)
         masks = [None] * len(images) if masks is None else list(masks)
         seeds = _one_each(seeds, len(images), num_samples, generator)
-        mask_rule = self.defaults.mask_rule if mask_rule is None else mask_rule
-        mask_error = self.defaults.mask_error if mask_error is None else mask_error
         if not len(images) == len(prompts) == len(masks):
             raise UserError(
                 f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
@@ -274,7 +275,8 @@ class EditingPipeline:
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
         auto = torch.tensor([_is_auto(mask) for mask in masks])
-        pixel_masks, edit_mask = self._read_masks(images, masks, mask_rule, mask_error)
+        given = [None if _is_auto(mask) else mask for mask in masks]
+        pixel_masks, edit_mask = self.read_masks(images, given, mask_rule, mask_error)
         timings: dict[str, float] = {}
         with timed(timings, "encode", self.device):
             source = self.encode(images) if source_codes is None else source_codes
@@ -306,13 +308,24 @@ class EditingPipeline:
             results.append(EditResult(edited, codes[i].cpu(), cells, region, timings))
         return results
 
-    def _read_masks(
-        self, images: Sequence[Image.Image], masks: Sequence[Mask | str | None], rule: str, error: int
+    def read_masks(
+        self,
+        images: Sequence[Image.Image | None],
+        masks: Sequence[Mask | None],
+        rule: str | None = None,
+        error: int | None = None,
     ) -> tuple[list[Tensor | None], Tensor]:
-        """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none."""
+        """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none.
+
+        Args:
+          images: needed where there is a mask.
+          rule, error: `mask_rule` and `mask_error` of `edit`.
+        """
+        rule = self.defaults.mask_rule if rule is None else rule
+        error = self.defaults.mask_error if error is None else error
         pixel_masks, edit_masks = [], []
         for mask, image in zip(masks, images, strict=True):
-            pixels = None if _is_auto(mask) else check_mask(mask, image)
+            pixels = check_mask(mask, image)
             if pixels is not None:
                 pixels = resize_mask(pixels[None], error)[0]
             cells = pixels if pixels is None else pool_edit_mask(pixels[None].float(), self.grid, rule)
@@ -337,12 +350,24 @@ class EditingPipeline:
         Args:
           seeds, generator, num_samples, sampling, progress: as in `edit`.
           orders: (B, N) cells in generation order, one row a result; raster order by default.
+        Raises:
+          UserError: an editing model, or orders that the model cannot draw in.
         """
+        config = self.transformer.config
+        if config.mask_in_context:
+            raise UserError(
+                "this model has edit/keep marks: it edits images and cannot draw from text alone; take a "
+                "text-to-image model"
+            )
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = _one_each(seeds, len(prompts), num_samples, generator)
         text, text_valid = self.encode_texts(prompts)
         raster = torch.arange(self.grid**2).expand(len(seeds), -1)
-        orders = raster if orders is None else orders
+        orders = raster if orders is None else orders.cpu()
+        if not config.any_order and not torch.equal(orders, raster):
+            raise UserError(
+                "this is a raster-order GPT model: leave out the orders, or take an any-order model (R-GPT)"
+            )
         prompt = t2i_prompt(orders[::num_samples], text_valid)
         sampling = sampling or self.defaults.sampling
         blank = torch.zeros_like(raster)
@@ -360,9 +385,11 @@ class EditingPipeline:
         Returns:
           (B, N) float32 nats on the CPU, see `edit_scores`.
         Raises:
-          UserError: the model has no marks.
+          UserError: the model has no marks, or its numbers are not finite.
         """
-        return edit_scores(self.transformer, source, text, text_valid)
+        scores = edit_scores(self.transformer, source, text, text_valid)
+        self._require_finite(scores.isfinite())
+        return scores
 
     def edit_codes(
         self,
@@ -407,8 +434,13 @@ class EditingPipeline:
         """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".
 
         Raises:
-          UserError: a mode that is unknown or does not fit the model.
+          UserError: a model for raster order alone; a mode that is unknown or does not fit the model.
         """
+        if not self.transformer.config.any_order:
+            raise UserError(
+                "this is a raster-order GPT model, which can only draw whole images: editing, or drawing "
+                "cells again, needs an any-order model (R-GPT)"
+            )
         marked = self.transformer.config.mask_in_context
         mode = wanted or ("marks" if marked else "zero_shot")
         if mode not in MODES:
@@ -432,11 +464,13 @@ class EditingPipeline:
 
         Args:
           seeds: one a row of `orders`.
+        Raises:
+          UserError: the model's numbers are not finite.
         """
         weight = self.transformer.tok_embeddings.weight
         uniforms = seeded_uniforms(list(seeds), self.grid**2)
         with evaluating(self.transformer):
-            return generate(
+            codes = generate(
                 self.transformer,
                 prompt.to(weight.device),
                 text.to(weight),
@@ -446,14 +480,23 @@ class EditingPipeline:
                 counts=counts,
                 on_code=on_code,
             )
+        self._require_finite(codes != NOT_FINITE)
+        return codes
+
+    def _require_finite(self, finite: Tensor) -> None:
+        if not finite.all():
+            raise UserError(
+                f"the model gives NaN or infinity in {self.transformer.dtype}: take --precision none (float32); "
+                "if it does so there too, its weights or the text features are damaged"
+            )
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images of any size → (B, N) codes."""
+    def encode(self, images: Sequence[Picture]) -> Tensor:
+        """Images as in `edit` → (B, N) codes."""
         side = self.image_size
         tensors = [
             image_to_tensor(i if i.size == (side, side) else i.resize((side, side), Image.Resampling.BICUBIC))
-            for i in (image.convert("RGB") for image in images)
+            for i in map(as_image, images)
         ]
         return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
 

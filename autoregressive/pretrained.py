@@ -3,7 +3,7 @@
     config.json             what is what, see `read_config`
     tokenizer.safetensors   the VQ tokenizer
     transformer.safetensors one transformer, or several under names of their own
-    text_encoder/           the text encoder as transformers saves it, or only its name in config.json
+    text_encoder/           the text encoder as transformers saves it, or only its hub id in config.json
     README.md               a model card
 
 Weights carry their own configuration in their headers, so that each file also loads by itself.
@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from autoregressive.models.sampling import Sampling
 from autoregressive.models.weights import model_args
 from dataset.edit_masks import RULES
-from runtime.checkpoint import save_safetensors
+from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing
 
@@ -132,26 +134,46 @@ def find_folder(name: str | Path, revision: str | None = None) -> Path:
 
 
 def load_pretrained(
-    cls: type[EditingPipeline], name: str | Path, model: str | None, **options
+    cls: type[EditingPipeline],
+    name: str | Path,
+    model: str | None,
+    *,
+    revision: str | None = None,
+    t5_path: str | Path | None = None,
+    with_text_encoder: bool = True,
+    **options: Any,
 ) -> EditingPipeline:
     """See `EditingPipeline.from_pretrained`."""
-    folder = find_folder(name, options.pop("revision", None))
+    folder = find_folder(name, revision)
     config = read_config(folder)
     model = model or next(iter(config.models))
     if model not in config.models:
         raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
-    member, encoder = config.models[model], config.text_encoder
-    local = encoder is not None and _inside(folder, encoder).is_dir()
-    pipeline = cls.load(
-        folder / config.tokenizer,
-        folder / member.file,
-        folder / encoder if local else None,
-        **({} if local or encoder is None else {"t5_model_type": encoder}),
-        with_text_encoder=encoder is not None and options.pop("with_text_encoder", True),
-        **options,
-    )
+    member = config.models[model]
+    if not with_text_encoder or t5_path is None and config.text_encoder is None:
+        options["with_text_encoder"] = False
+    elif t5_path is not None:
+        options["t5_path"] = t5_path
+    else:
+        options |= _find_encoder(folder, config.text_encoder)
+    pipeline = cls.load(folder / config.tokenizer, folder / member.file, **options)
     pipeline.defaults = member.defaults
     return pipeline
+
+
+def _find_encoder(folder: Path, name: str) -> dict[str, Any]:
+    """What `EditingPipeline.load` is to be told of the text encoder that the config names."""
+    remedy = "give from_pretrained the text encoder's folder as t5_path"
+    path = _inside(folder, name, f"; {remedy}")
+    if path.is_dir():
+        return {"t5_path": path}
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(
+            f"{folder / CONFIG_FILE}: text_encoder {name!r} is neither a folder there nor a hub id; {remedy}"
+        ) from None
+    return {"t5_model_type": name}
 
 
 def save_pretrained(
@@ -162,32 +184,57 @@ def save_pretrained(
     copy_text_encoder: bool | None = None,
 ) -> None:
     """See `EditingPipeline.save_pretrained`."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     # A folder can hold several models over one tokenizer: a text-to-image model and an editor, say.
-    models = dict(read_config(folder).models) if (folder / CONFIG_FILE).exists() else {}
+    config = read_config(folder) if (folder / CONFIG_FILE).exists() else FolderConfig(TOKENIZER, {}, None)
     file = TRANSFORMER if model == "transformer" else f"{model}.safetensors"
     if Path(file).name != file or file == TOKENIZER:
         raise UserError(f"model {model!r}: name it with a plain word other than 'tokenizer'")
     tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
+    if others := sorted(config.models.keys() - {model}):
+        _require_same_tokenizer(folder / config.tokenizer, pipeline, others)
+    copy = _copies_encoder(pipeline, copy_text_encoder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     save_safetensors(
         folder / TOKENIZER, tokenizer.state_dict(), {"vq_config": dataclasses.asdict(tokenizer.config)}
     )
     save_safetensors(folder / file, transformer.state_dict(), model_args("", transformer.config))
-    encoder = pipeline.text_encoder
-    if encoder is None:
-        text_encoder = None
-    elif copy_text_encoder if copy_text_encoder is not None else encoder.is_local:
+    text_encoder = config.text_encoder
+    if copy:
         text_encoder = TEXT_ENCODER
         with writing(folder / text_encoder):
-            encoder.save(folder / text_encoder)
-    else:
-        text_encoder = encoder.name
-    models[model] = Member(file, pipeline.defaults)
+            pipeline.text_encoder.save(folder / text_encoder)
+    elif pipeline.text_encoder is not None:
+        text_encoder = pipeline.text_encoder.hub_id
+    models = config.models | {model: Member(file, pipeline.defaults)}
     FolderConfig(TOKENIZER, models, text_encoder).write(folder)
     if not (folder / "README.md").exists():
         card = _card(pipeline, models)
         write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+
+
+def _require_same_tokenizer(path: Path, pipeline: EditingPipeline, models: list[str]) -> None:
+    """Refuses to take from `models`, which are saved beside it, the tokenizer that they were trained with."""
+    saved = load_checkpoint(path)["model"]
+    weights = pipeline.tokenizer.state_dict()
+    if not all(name in saved and torch.equal(saved[name].to(own), own) for name, own in weights.items()):
+        raise UserError(
+            f"{path}: another tokenizer than this pipeline's, and that of {', '.join(models)}; save into "
+            "another folder"
+        )
+
+
+def _copies_encoder(pipeline: EditingPipeline, wanted: bool | None) -> bool:
+    """Whether its text encoder, if it has one, is saved with its weights."""
+    encoder = pipeline.text_encoder
+    copies = encoder is not None and (encoder.is_local if wanted is None else wanted)
+    if encoder is not None and not copies and encoder.hub_id is None:
+        raise UserError(
+            f"the text encoder {encoder.name} has no name that others could find it by: put it into the "
+            "folder (copy_text_encoder=True, --copy-text-encoder), or leave it out (with_text_encoder=False, "
+            "--no-text-encoder) and give from_pretrained a t5_path"
+        )
+    return copies
 
 
 def push_folder(folder: Path, repo_id: str, *, private: bool, message: str, token: str | None) -> str:
@@ -212,11 +259,11 @@ def _pull(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: Path, name: str, remedy: str = "") -> Path:
     """`folder`/`name`, refused where that leads out of the folder: a config may come from anywhere."""
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"{folder / CONFIG_FILE}: {name!r} leads outside the folder")
+        raise UserError(f"{folder / CONFIG_FILE}: {name!r} leads outside the folder{remedy}")
     return path
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.pipeline import EditingPipeline, EditResult, Mask
+from autoregressive.composite import as_image
+from autoregressive.pipeline import EditingPipeline, EditResult, Mask, Picture
 from dataset.samples import Text
 from runtime.errors import UserError
 
@@ -41,14 +42,14 @@ class EditSession:
       history: the turns so far, oldest first.
     """
 
-    def __init__(self, pipeline: EditingPipeline, image: Image.Image) -> None:
+    def __init__(self, pipeline: EditingPipeline, image: Picture) -> None:
         """
         Args:
-          image: of any size; taken as RGB.
+          image: as in `EditingPipeline.edit`.
         """
         self.pipeline = pipeline
         self.history: list[EditTurn] = []
-        self._first_image = image.convert("RGB")
+        self._first_image = as_image(image)
         self._first_codes = pipeline.encode([self._first_image])[0].cpu()
 
     @property
@@ -73,7 +74,7 @@ class EditSession:
 
         Args:
           prompt: what to do (editing models) or what the result shows (zero-shot).
-          mask: (H, W), above 0.5 = edit; "auto" to find the region from the prompt; None for everything.
+          mask: as in `EditingPipeline.edit`: above half of its range = edit, "auto", or None for everything.
           seed: the same seed gives the same result.
           options: `OPTIONS`, as in `EditingPipeline.edit`.
         Raises:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
 
@@ -23,6 +25,7 @@ from runtime.logging import get_logger
 
 DEFAULT_T5 = "flan-t5-xl"
 PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
+_ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
 
 
 def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
@@ -32,20 +35,21 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
       t5_path: folder that holds model folders, or itself a model folder; None looks in the published place,
         `pretrained_models/t5-ckpt`, then in the hub cache.
       t5_model_type: name of a folder in `t5_path`, or of a model on the hub ("google/" is put before a bare
-        name).
+        name; a folder may be called with it or without).
     Returns:
       A model folder, or a hub id whose files are in the user's cache.
     Raises:
       UserError: saying which files to put where.
     """
     root = PUBLISHED_FOLDER if t5_path is None else Path(t5_path)
-    for folder in (root / t5_model_type, root):
+    target = root / t5_model_type.removeprefix("google/")
+    for folder in (root / t5_model_type, target, root):
         if (folder / "config.json").is_file():
             return str(folder)
     hub_id = t5_model_type if "/" in t5_model_type else f"google/{t5_model_type}"
-    if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
-        return hub_id
-    target = root / t5_model_type
+    with suppress(HFValidationError):  # no name that the hub could have
+        if isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+            return hub_id
     raise UserError(
         f"no text encoder {t5_model_type!r}: {target} holds no config.json, "
         f"and {hub_id} is not in the hub cache. "
@@ -92,6 +96,14 @@ class T5Encoder:
     def is_local(self) -> bool:
         """Whether it came from a folder, not from the hub's cache."""
         return Path(self._name).is_dir()
+
+    @property
+    def hub_id(self) -> str | None:
+        """Its name on the hub; None for a folder, unless it is called as one of Google's FLAN-T5."""
+        if not self.is_local:
+            return self._name
+        name = Path(self._name).resolve().name
+        return f"google/{name}" if name in _ON_THE_HUB else None
 
     def to(self, device: str | torch.device) -> None:
         """Moves the weights."""
@@ -179,11 +191,9 @@ def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures])
     words = [text for text in texts if isinstance(text, str)]
     if words and encoder is None:
         raise UserError(f"no text encoder is loaded for {words[0][:80]!r}: give --t5-path, or text features")
-    encoded = (
-        TextFeatures(features.embeddings.cpu(), features.valid.cpu())
-        for features in (encoder.encode(words) if words else [])
-    )
-    return [next(encoded) if isinstance(text, str) else text for text in texts]
+    encoded = iter(encoder.encode(words) if words else [])
+    features = (next(encoded) if isinstance(text, str) else text for text in texts)
+    return [TextFeatures(one.embeddings.cpu(), one.valid.cpu()) for one in features]
 
 
 def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:

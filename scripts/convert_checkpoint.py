@@ -31,7 +31,10 @@ class ConvertCheckpoint:
     model: str = option("transformer", help="the transformer's name in the folder")
     t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
     t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
-    copy_text_encoder: bool = option(False, help="put its weights into the folder too, not its name only")
+    text_encoder: bool = option(
+        True, help="after --no-text-encoder the folder has none, and from_pretrained needs a t5_path"
+    )
+    copy_text_encoder: bool = option(False, help="put its weights into the folder too, not its hub id only")
     vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
     gpt_model: str | None = option(
         None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
@@ -54,6 +57,7 @@ def main() -> None:
         vq_model=config.vq_model,
         gpt_model=config.gpt_model,
         image_size=config.image_size,
+        with_text_encoder=config.text_encoder,
         dtype=PRECISIONS[config.precision],
     )
     sampling = Sampling(config.cfg_scale, temperature=config.temperature, top_k=config.top_k)

@@ -71,6 +71,7 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
     if not config.vq_ckpt:
         folder = find_folder(config.model)
         names = read_config(folder).models
+        options["t5_path"] = config.t5_path
         return [EditingPipeline.from_pretrained(folder, name, **options) for name in names]
     return [
         EditingPipeline.load(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import shutil
+
 import numpy as np
+import pytest
 import torch
-from conftest import run_program
+from conftest import ROOT, run_program
 from PIL import Image
 
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
+from runtime.errors import UserError
 
 
 def test_two_transformers_in_one_folder_draw_the_same_tokens(vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
@@ -30,3 +36,29 @@ def test_two_transformers_in_one_folder_draw_the_same_tokens(vq_ckpt, gpt_ckpts,
         "scripts/convert_checkpoint.py", *shared, "--gpt-ckpt", tmp_path / "gone.pt", check=False
     )
     assert failed.returncode == 2 and "gone.pt" in failed.stderr
+
+
+def test_what_the_program_writes_by_default_can_be_read(vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
+    """Encoders of a published name are named, others must be copied or left out."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    program = importlib.import_module("convert_checkpoint")
+
+    def convert(t5, name: str, *more: str) -> str | None:
+        flags = ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["edit"], "--t5-path", t5, *more]
+        monkeypatch.setattr("sys.argv", ["convert", *map(str, [*flags, "--output-dir", tmp_path / name])])
+        program.main()
+        return json.loads((tmp_path / name / "config.json").read_text())["text_encoder"]
+
+    shutil.copytree(t5_dir, tmp_path / "t5-ckpt" / "flan-t5-xl")
+    assert convert(tmp_path / "t5-ckpt", "named") == "google/flan-t5-xl"
+    (tmp_path / "pretrained_models").mkdir()
+    (tmp_path / "t5-ckpt").rename(tmp_path / "pretrained_models" / "t5-ckpt")
+    monkeypatch.chdir(tmp_path)  # where the published place is
+    assert EditingPipeline.from_pretrained("named").text_encoder is not None
+    with pytest.raises(UserError, match=f"{t5_dir} has no name .*--copy-text-encoder.*--no-text-encoder"):
+        convert(t5_dir, "refused")
+    assert convert(t5_dir, "copied", "--copy-text-encoder") == "text_encoder"
+    assert EditingPipeline.from_pretrained("copied").text_encoder is not None
+    assert convert(t5_dir, "left_out", "--no-text-encoder") is None
+    assert EditingPipeline.from_pretrained("left_out").text_encoder is None
+    assert EditingPipeline.from_pretrained("left_out", t5_path=t5_dir).text_encoder is not None

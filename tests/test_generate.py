@@ -19,8 +19,9 @@ from autoregressive.layout import (
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.generate import generate, place
+from autoregressive.models.generate import NOT_FINITE, generate, place
 from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
+from runtime.errors import UserError
 
 
 @pytest.fixture
@@ -205,6 +206,62 @@ def test_repeated_calls_take_the_same_memory(inputs):
         generate(model, prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
         buffers.append(model.caches._buffer.data_ptr())
     assert len(set(buffers)) == 1
+
+
+def test_guidance_is_computed_in_float32(inputs):
+    """As LlamaGen does: what bfloat16 would round away of the difference is scaled."""
+    model, orders = tiny().to(torch.bfloat16), random_orders(list(range(8)), N)
+    seen = []
+    hook = model.output.register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, -1]))
+    guided = dataclasses.replace(GREEDY, cfg_scale=7.5)
+    prompt, text = t2i_prompt(orders, inputs["text_valid"]), inputs["text"].bfloat16()
+    codes = generate(model, prompt, text, orders, torch.zeros(8, N), guided)
+    hook.remove()
+    exact = torch.stack([guide(logits.float(), 7.5).argmax(-1) for logits in seen], dim=1)
+    rounded = torch.stack([guide(logits, 7.5).argmax(-1) for logits in seen], dim=1)
+    assert torch.equal(codes, exact) and not torch.equal(exact, rounded)
+
+
+def test_rows_whose_numbers_are_not_finite_are_told_and_the_others_are_as_they_were(inputs):
+    model, orders, text = tiny(), random_orders(list(range(8)), N), inputs["text"]
+    prompt, counts = t2i_prompt(orders, inputs["text_valid"]), [N, 1, N, N, 3, N, N, N]
+
+    def run(text: Tensor, **settings) -> Tensor:
+        sampling = dataclasses.replace(GREEDY, **settings)
+        return generate(model, prompt, text, orders, torch.zeros(8, N), sampling, counts=counts)
+
+    spoiled = text.clone()
+    spoiled[1], spoiled[6, -1] = torch.nan, torch.inf  # row 1 is done after the first code
+    for settings in ({}, {"cfg_scale": 2.0}, {"sample_logits": True}):
+        codes, broken = run(spoiled, **settings), torch.tensor([1, 6])
+        assert (codes[broken] == NOT_FINITE).all()
+        whole = run(text, **settings)
+        kept = torch.ones(8, dtype=torch.bool).scatter(0, broken, False)
+        assert torch.equal(codes[kept], whole[kept]) and (whole >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cfg_scale", float("nan")),
+        ("cfg_scale", float("inf")),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", float("nan")),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(UserError, match=f"^{name} {value}: give "):
+        Sampling(**{name: value})
+
+
+def test_temperature_0_takes_the_likeliest_code():
+    logits = torch.tensor([[0.1, 0.3, 0.2]])
+    found = filtered_probabilities(logits, Sampling(temperature=0).temperature, 0, 1.0)
+    assert found.argmax() == 1 and found.max() > 0.999
 
 
 def test_draw_follows_the_probabilities():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ import torch
 from conftest import run_program
 from PIL import Image
 
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError
+from dataset.images import load_image
 from dataset.magicbrush import read_sessions
 from runtime.errors import UserError
 
@@ -130,6 +134,60 @@ def test_text_to_image_in_any_order(pipelines):
     orders = torch.randperm(9, generator=torch.Generator().manual_seed(1))[None].expand(2, -1)
     images = pipelines["t2i"].draw(["a red circle"] * 2, seeds=[1, 1], sampling=PLAIN, orders=orders)
     assert images[0].size == (24, 24) and (np.asarray(images[0]) == np.asarray(images[1])).all()
+
+
+def test_models_that_cannot_do_it_are_refused(pipelines):
+    painter = pipelines["t2i"]
+    config = dataclasses.replace(painter.transformer.config, any_order=False)
+    raster = EditingPipeline(painter.tokenizer, Transformer(config), painter.text_encoder)
+    for mode in (None, "zero_shot", "no_marks"):
+        with pytest.raises(UserError, match="raster-order GPT model.*needs an any-order model"):
+            raster.edit(noise(24, 24), "x", box(24, 24), mode=mode)
+    cells = torch.arange(9)[None]
+    drawn = [raster.draw("x", orders=orders)[0] for orders in (None, cells)]
+    assert (np.asarray(drawn[0]) == np.asarray(drawn[1])).all()
+    with pytest.raises(UserError, match="raster-order GPT model: leave out the orders"):
+        raster.draw("x", orders=cells.flip(1))
+    with pytest.raises(UserError, match="cannot draw from text alone"):
+        pipelines["edit"].draw("x")
+
+
+def test_orders_may_lie_on_another_device(pipelines):
+    cells = torch.arange(9).flip(0)[None]
+    there = SimpleNamespace(cpu=lambda: cells)
+    drawn = [pipelines["t2i"].draw("x", orders=orders)[0] for orders in (cells, there)]
+    assert (np.asarray(drawn[0]) == np.asarray(drawn[1])).all()
+
+
+def test_a_model_that_gives_no_numbers_is_no_picture(pipelines):
+    broken = {}
+    for name, whole in pipelines.items():
+        transformer = Transformer(whole.transformer.config)
+        torch.nn.init.constant_(transformer.output.weight, torch.inf)
+        broken[name] = EditingPipeline(whole.tokenizer, transformer, whole.text_encoder)
+    for make in (
+        lambda: broken["t2i"].draw("x"),
+        lambda: broken["t2i"].edit(noise(24, 24), "x", box(24, 24)),
+        lambda: broken["edit"].edit(noise(24, 24), "x", "auto"),
+    ):
+        with pytest.raises(UserError, match="NaN or infinity in torch.float32: take --precision none"):
+            make()
+
+
+def test_a_picture_is_edited_as_it_is_seen(pipelines, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    noise(61, 47).save(tmp_path / "phone.png", exif=exif)
+    photo, upright = Image.open(tmp_path / "phone.png"), load_image(tmp_path / "phone.png")
+    mask = box(47, 61)
+    result, expected = (
+        pipelines["edit"].edit(image, "x", mask, sampling=PLAIN, mask_rule="exact")[0]
+        for image in (photo, upright)
+    )
+    assert torch.equal(result.codes, expected.codes) and result.image.size == (47, 61)
+    kept = ~result.region.numpy()
+    assert (np.asarray(result.image)[kept] == np.asarray(upright)[kept]).all()
+    assert torch.equal(pipelines["edit"].encode([photo]), pipelines["edit"].encode([upright]))
 
 
 def test_mismatched_parts_are_refused(pipelines, vq_ckpt, gpt_ckpts, tmp_path):

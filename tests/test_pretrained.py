@@ -18,6 +18,7 @@ from PIL import Image
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import Drawing, EditingPipeline
 from autoregressive.pretrained import Defaults
+from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 
 MASK = np.zeros((24, 24), np.uint8)
@@ -120,6 +121,70 @@ def test_damaged_folders_are_named(pipeline, tmp_path):
     (tmp_path / "saved" / "transformer.safetensors").unlink()
     with pytest.raises(UserError, match="transformer.safetensors does not exist"):
         EditingPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_text_encoders_are_copied_named_or_given(pipeline, image, vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
+    wanted = codes_of(pipeline, image)
+    with pytest.raises(UserError, match="no name that others could find it by: .*--copy-text-encoder"):
+        pipeline.save_pretrained(tmp_path / "refused", copy_text_encoder=False)
+    assert not (tmp_path / "refused").exists()
+
+    shutil.copytree(t5_dir, tmp_path / "t5-ckpt" / "flan-t5-small")
+    named = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], tmp_path / "t5-ckpt", "flan-t5-small")
+    named.defaults = pipeline.defaults
+    named.save_pretrained(tmp_path / "named", copy_text_encoder=False)
+    assert (
+        json.loads((tmp_path / "named" / "config.json").read_text())["text_encoder"] == "google/flan-t5-small"
+    )
+    with pytest.raises(UserError, match="hf download google/flan-t5-small"):
+        EditingPipeline.from_pretrained(tmp_path / "named")
+    loaded = EditingPipeline.from_pretrained(tmp_path / "named", t5_path=t5_dir)
+    assert codes_of(loaded, image) == wanted
+
+    bare = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], with_text_encoder=False)
+    bare.save_pretrained(tmp_path / "bare")
+    assert EditingPipeline.from_pretrained(tmp_path / "bare").text_encoder is None
+    without = EditingPipeline.from_pretrained(tmp_path / "bare", with_text_encoder=False)
+    assert without.text_encoder is None
+    assert EditingPipeline.from_pretrained(tmp_path / "bare", t5_path=t5_dir).text_encoder.width == 16
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("/models/t5", "leads outside the folder; give .* as t5_path"),
+        ("pretrained_models/t5-ckpt/t5", "neither a folder there nor a hub id; give .* as t5_path"),
+    ],
+)
+def test_encoders_that_are_not_there_can_be_given(entry, message, pipeline, image, t5_dir, tmp_path):
+    """As folders of earlier versions name them."""
+    pipeline.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "text_encoder": entry}))
+    with pytest.raises(UserError, match=message):
+        EditingPipeline.from_pretrained(tmp_path)
+    assert EditingPipeline.from_pretrained(tmp_path, with_text_encoder=False).text_encoder is None
+    loaded = EditingPipeline.from_pretrained(tmp_path, t5_path=t5_dir)
+    assert codes_of(loaded, image) == codes_of(pipeline, image)
+
+
+def test_a_second_model_takes_nothing_from_the_first(pipeline, image, vq_ckpt, gpt_ckpts, tmp_path):
+    wanted = codes_of(pipeline, image)
+    pipeline.save_pretrained(tmp_path, "editing")
+    wordless = EditingPipeline.from_pretrained(tmp_path, "editing", with_text_encoder=False)
+    assert wordless.text_encoder is None
+    wordless.save_pretrained(tmp_path, "second")
+    assert codes_of(EditingPipeline.from_pretrained(tmp_path, "editing"), image) == wanted
+
+    content = load_checkpoint(vq_ckpt)
+    content["model"]["quant_conv.weight"] += 0.1
+    save_checkpoint(tmp_path / "other.pt", content)
+    other = EditingPipeline.load(tmp_path / "other.pt", gpt_ckpts["t2i"], with_text_encoder=False)
+    with pytest.raises(UserError, match="tokenizer.safetensors: another tokenizer .* of editing, second"):
+        other.save_pretrained(tmp_path, "t2i")
+    assert codes_of(EditingPipeline.from_pretrained(tmp_path, "editing"), image) == wanted
+    other.save_pretrained(tmp_path / "own", "t2i")
+    pipeline.save_pretrained(tmp_path / "own", "t2i")  # nobody else uses the one before
 
 
 def test_pictures_and_masks_of_all_kinds_give_the_same_edit(pipeline, image):

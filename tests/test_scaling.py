@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.layout import editing_layout, random_orders
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
+from autoregressive.pretrained import Defaults
 from autoregressive.sample import test_time_scaling
 from autoregressive.scaling.regions import lowest_cells
 from autoregressive.scaling.revision import revision_prompt
@@ -20,6 +23,7 @@ from autoregressive.scaling.rewards import Reward
 from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
+from dataset.edit_masks import pool_edit_mask
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -239,6 +243,39 @@ def test_errors_name_the_value(pipelines):
         SearchSettings(cells=0)
     with pytest.raises(UserError, match="region 'worst' is not known"):
         SearchSettings(region="worst")
+
+
+def test_a_batch_uses_what_its_model_was_saved_with(pipelines, monkeypatch):
+    monkeypatch.setattr(pipelines["t2i"], "defaults", Defaults(Sampling(1.0, temperature=0.5), "exact", 8))
+    batch = TaskBatch(pipelines["t2i"], [EDITS[0], EDITS[2]])
+    assert batch.sampling == Sampling(1.0, temperature=0.5)
+    edits = [pipelines["t2i"].edit(task.image, task.prompt, task.mask)[0].edit_mask for task in batch.tasks]
+    assert torch.equal(batch.free, torch.stack(edits)) and batch.free.all()  # 4 cells, widened by one
+    own = TaskBatch(pipelines["t2i"], EDITS[:1], PLAIN, mask_rule="published", mask_error=0)
+    assert own.sampling == PLAIN and torch.equal(
+        own.free[0], pool_edit_mask(torch.tensor(box(24, 24))[None].float(), 3)
+    )
+
+
+def test_pictures_and_masks_of_all_kinds_are_tasks(pipelines):
+    """A result keeps the pixels that one sees, and they are what is encoded."""
+    clear = noise(24, 24).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(np.eye(24) > 0, 0, 255).astype(np.uint8)))
+    seen = np.array(noise(24, 24))
+    seen[np.eye(24) > 0] = 255
+    mask = torch.tensor(box(24, 24))
+    batch = TaskBatch(pipelines["t2i"], [Task("x", image=i, mask=mask) for i in (clear, seen)], PLAIN)
+    assert torch.equal(batch.source[0], batch.source[1]) and batch.free[0].sum() == 9
+    (image,) = batch.rows([0]).render(batch.source[:1])
+    assert image.size == (24, 24)
+
+
+def test_raster_order_models_are_refused(pipelines):
+    painter = pipelines["t2i"]
+    config = replace(painter.transformer.config, any_order=False)
+    raster = EditingPipeline(painter.tokenizer, Transformer(config), painter.text_encoder)
+    with pytest.raises(UserError, match="raster-order GPT model.*drawing cells again, needs an any-order"):
+        TaskBatch(raster, DRAWINGS)
 
 
 def test_the_strip_shows_start_and_accepted_rounds(pipelines):

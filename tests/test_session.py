@@ -110,6 +110,22 @@ def test_a_session_finds_regions_itself_and_regenerates_everything(pipelines):
     assert len(session.history) == 2
 
 
+def test_pictures_of_all_kinds_are_edited_as_they_are_seen(pipelines):
+    pipeline, array = pipelines["edit"], np.asarray(noise())
+    seen = Image.fromarray(array)
+    clear = seen.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(cell_mask(0), 0, 255).astype(np.uint8)))
+    for picture in (array, torch.tensor(array).movedim(-1, 0), seen, clear):
+        session = EditSession(pipeline, picture)
+        pixels = np.array(array)
+        if picture is clear:
+            pixels[cell_mask(0)] = 255
+        assert (np.asarray(session.image) == pixels).all()
+        result = session.edit("make it red", cell_mask(4), sampling=PLAIN, mask_rule="exact")
+        kept = ~result.region.numpy()
+        assert (np.asarray(result.image)[kept] == pixels[kept]).all()
+
+
 def test_a_turn_that_fails_changes_nothing(pipelines):
     session = EditSession(pipelines["edit"], noise())
     codes = session.codes

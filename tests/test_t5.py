@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from conftest import run_program
 from dataset.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
 from language.extract_t5_feature import ExtractConfig, extract
 from language.small_t5 import OFFSETS, make_small_t5, read_captions
-from language.t5 import T5Encoder, resolve_t5
+from language.t5 import T5Encoder, encode_texts, resolve_t5
 from language.text_features import load_text_features
 from runtime.config import parse
 from runtime.distributed import ONE_RANK
@@ -151,6 +152,28 @@ def test_resolve_t5(folder, tmp_path, monkeypatch):
     place.mkdir(parents=True)
     (place / "config.json").write_text("{}")
     assert resolve_t5(None) == str(place)
+
+
+def test_hub_ids_and_bare_names_mean_the_same_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Path("pretrained_models/t5-ckpt/flan-t5-small")
+    shutil.copytree(folder, place)
+    assert resolve_t5(None, "google/flan-t5-small") == resolve_t5(None, "flan-t5-small") == str(place)
+    assert T5Encoder(place).hub_id == "google/flan-t5-small" and T5Encoder(folder).hub_id is None
+    with pytest.raises(UserError, match="no text encoder 'somebody/flan-t5-small'"):
+        resolve_t5(None, "somebody/flan-t5-small")
+    with pytest.raises(UserError, match="no text encoder 'no/name/there'"):
+        resolve_t5(None, "no/name/there")
+
+
+def test_ready_made_features_come_to_the_cpu_too(encoder):
+    (on_cpu,) = encoder.encode(["a red circle"])
+    there = SimpleNamespace(  # of another device
+        embeddings=SimpleNamespace(cpu=lambda: on_cpu.embeddings),
+        valid=SimpleNamespace(cpu=lambda: on_cpu.valid),
+    )
+    ready, encoded = encode_texts(encoder, [there, "a red circle"])
+    assert torch.equal(ready.embeddings, encoded.embeddings) and torch.equal(ready.valid, encoded.valid)
 
 
 def test_damaged_models_are_user_errors(folder, tmp_path):

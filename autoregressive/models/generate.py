@@ -14,6 +14,9 @@ from autoregressive.models.cache import KVCache
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.sampling import Sampling, guide, pick
 
+NOT_FINITE = -1
+"""Stands in the place of every code of a row for which the model gave NaN or infinity."""
+
 
 @torch.inference_mode()
 def generate(
@@ -43,7 +46,8 @@ def generate(
       counts: how many of its K cells each row needs, at least 1; K for all by default.
       on_code: called with (number of the code, (B,) codes) after each draw; rows that are done give 0.
     Returns:
-      (B, K) codes; 0 beyond a row's count, see `place`.
+      (B, K) codes; 0 beyond a row's count, see `place`. `NOT_FINITE` is the caller's to look for: that waits
+      for the device.
     """
     batch, num_new = orders.shape
     num_prompts, prompt_length = prompt.cells.shape
@@ -66,14 +70,16 @@ def generate(
 
     no_text = text[:1, :0].expand(copies * batch, -1, -1)
     codes = orders.new_zeros(batch, num_new)
+    finite = torch.ones_like(codes[:, 0], dtype=torch.bool)
     drawing, step = batch, 1
     logits = _prefill(model, prompt, text, orders[:, :1], prompt_of, cache)
     if model.steps_see_whole_cache:
         cache.blank_rest()
     for i in range(num_new):
         if copies // step == 2:
-            logits = guide(logits, sampling.cfg_scale)
+            logits = guide(logits.float(), sampling.cfg_scale)
         needed = sum(count > i for count in counts)
+        finite[:needed] &= logits[:needed].isfinite().all(1)
         codes[:needed, i] = pick(logits, uniforms[:drawing, i], sampling)[:needed]
         if on_code is not None:
             on_code(i, torch.zeros_like(codes[:, i]).index_copy_(0, rows, codes[:, i]))
@@ -92,6 +98,7 @@ def generate(
             slots[prompt_length + i : prompt_length + i + 1],
         )
         logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
+    codes = codes.masked_fill(~finite[:, None], NOT_FINITE)
     return torch.empty_like(codes).index_copy_(0, rows, codes)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,22 @@ class Sampling:
     cfg_interval: int = -1
     """k >= 0: guidance in the prefill and the first k+1 decoding steps only."""
     temperature: float = 1.0
+    """0 takes the likeliest code, or one of several that are equally likely."""
     top_k: int = 1000
     """0 keeps all codes."""
     top_p: float = 1.0
     sample_logits: bool = True
     """False takes the likeliest code (argmax)."""
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("cfg_scale", math.isfinite(self.cfg_scale), "a finite number; 1 is without guidance"),
+            ("temperature", 0 <= self.temperature < math.inf, "a finite number, 0 or more"),
+            ("top_k", self.top_k >= 0, "0, which keeps all codes, or more"),
+            ("top_p", 0 < self.top_p <= 1, "a share above 0, up to 1, which keeps all codes"),
+        ):
+            if not fits:
+                raise UserError(f"{name} {getattr(self, name)}: give {wanted}")
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:

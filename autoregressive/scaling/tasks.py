@@ -6,21 +6,20 @@ Letters: P tasks, B results (B / P of each task, side by side), N cells, K cells
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.composite import changed_region, check_mask, compose
+from autoregressive.composite import as_image, changed_region, compose
 from autoregressive.layout import editing_layout, random_orders, t2i_layout
 from autoregressive.models.generate import place
 from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.pipeline import EditingPipeline, Mask, Picture
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
-from dataset.edit_masks import full_mask, pool_edit_mask
 from runtime.errors import UserError
 
 
@@ -32,15 +31,14 @@ class Task:
       prompt: what the model reads.
       caption: what the reward reads: what the result should show. The prompt by default, unless the model
         reads instructions.
-      image: to edit, RGB of any size.
-      mask: (H, W), above 0.5 = edit; None regenerates all.
+      image, mask: to edit, as in `EditingPipeline.edit`; no mask regenerates all.
       seed: 0 or more; decides all draws, whatever the batch.
     """
 
     prompt: str
     caption: str | None = None
-    image: Image.Image | None = None
-    mask: np.ndarray | Image.Image | None = None
+    image: Picture | None = None
+    mask: Mask | None = None
     seed: int = 0
 
 
@@ -54,23 +52,22 @@ class TaskBatch:
         sampling: Sampling | None = None,
         *,
         mode: str | None = None,
-        mask_rule: str = "published",
+        mask_rule: str | None = None,
+        mask_error: int | None = None,
     ) -> None:
         """
         Args:
-          mode, mask_rule: as in `EditingPipeline.edit`.
+          sampling, mode, mask_rule, mask_error: as in `EditingPipeline.edit`.
         Raises:
           UserError: a model that draws in raster order only, or is asked to draw but can only edit; a mask
             that is empty, not its image's size or without an image; a caption that is missing.
         """
-        config = pipeline.transformer.config
-        self.pipeline, self.tasks = pipeline, list(tasks)
-        self.sampling = sampling or Sampling()
+        self.pipeline = pipeline
+        self.tasks = [
+            task if task.image is None else replace(task, image=as_image(task.image)) for task in tasks
+        ]
+        self.sampling = sampling or pipeline.defaults.sampling
         self.mode = pipeline.resolve_mode(mode)
-        if not config.any_order:
-            raise UserError(
-                "drawing cells again needs an any-order model (R-GPT), this is a raster-order GPT"
-            )
         if self.mode != "zero_shot" and any(task.image is None for task in self.tasks):
             raise UserError(
                 "this model edits images and cannot draw from text alone: give every task an image"
@@ -83,13 +80,14 @@ class TaskBatch:
                     f"task {task.prompt!r}: this model reads instructions, a reward what the result should "
                     "show; give the task a caption"
                 )
-        self.free = torch.stack([self._free_cells(task, mask_rule) for task in self.tasks])
+        images, masks = [task.image for task in self.tasks], [task.mask for task in self.tasks]
+        _, self.free = pipeline.read_masks(images, masks, mask_rule, mask_error)
         """(P, N) bool: the cells that the model decides."""
         self.source = torch.zeros(self.free.shape, dtype=torch.long)
         """(P, N) codes of the images to edit; 0 where there is none."""
-        edits = [i for i, task in enumerate(self.tasks) if task.image is not None]
+        edits = [i for i, image in enumerate(images) if image is not None]
         if edits:
-            self.source[edits] = pipeline.encode([self.tasks[i].image for i in edits]).cpu()
+            self.source[edits] = pipeline.encode([images[i] for i in edits]).cpu()
         self.text, self.text_valid = pipeline.encode_texts([task.prompt for task in self.tasks])
 
     def __len__(self) -> int:
@@ -195,9 +193,3 @@ class TaskBatch:
     @property
     def _marked(self) -> bool:
         return self.mode == "marks"
-
-    def _free_cells(self, task: Task, mask_rule: str) -> Tensor:
-        if task.image is None or task.mask is None:
-            return full_mask(self.pipeline.grid)
-        mask = check_mask(task.mask, task.image)
-        return pool_edit_mask(mask[None].float(), self.pipeline.grid, mask_rule)
