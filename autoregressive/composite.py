@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import as_seen
+from dataset.images import as_seen, edit_region
 from runtime.errors import UserError
 
 COMPOSITES = ("cells", "mask", "none", "published")
@@ -52,15 +52,15 @@ def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Imag
 
     Args:
       mask: (H, W), above half of its range = edit. The range ends at 255 for whole numbers, unless none is
-        above 1, and at 1 for floats, unless one is above 2: interpolation leaves some above 1. PIL images are
-        taken as viewers show them, in grey.
+        above 1, and at 1 for floats, unless one is above 2: interpolation leaves some above 1. Of a PIL image
+        with transparent pixels these are edited.
     Raises:
-      UserError: it is not of the image's size, or a PIL image with transparent pixels.
+      UserError: it is not of the image's size.
     """
     if mask is None:
         return None
-    if isinstance(mask, Image.Image):
-        mask = _grey(mask)
+    if isinstance(mask, Image.Image) and mask.mode != "F":  # numbers of any range
+        mask = edit_region(mask) * 255
     values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if values.shape != (image.height, image.width):
         raise UserError(
@@ -70,18 +70,6 @@ def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Imag
     highest_of_ones = 2 if values.is_floating_point() else 1
     values = values.float()
     return values > (127.5 if values.max() > highest_of_ones else 0.5)
-
-
-def _grey(mask: Image.Image) -> np.ndarray:
-    """(H, W) bytes; floats where the mask has them."""
-    if mask.mode == "F":
-        return np.array(mask)
-    if mask.has_transparency_data and mask.convert("RGBA").getchannel("A").getextrema()[0] < 128:
-        raise UserError(
-            "the mask has transparent pixels: give what dataset.images.load_edit_region reads from its file "
-            "(these are edited), or a mask without them, white = edit"
-        )
-    return np.array(as_seen(mask).convert("L"))
 
 
 def changed_region(

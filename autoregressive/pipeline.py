@@ -486,8 +486,8 @@ class EditingPipeline:
     def _require_finite(self, finite: Tensor) -> None:
         if not finite.all():
             raise UserError(
-                f"the model gives NaN or infinity in {self.transformer.dtype}: take --precision none (float32); "
-                "if it does so there too, its weights or the text features are damaged"
+                f"the model gives NaN or infinity in {self.transformer.dtype}: take --precision none "
+                "(float32); if it does so there too, its weights or the text features are damaged"
             )
 
     @torch.inference_mode()

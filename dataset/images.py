@@ -58,9 +58,7 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
-    """Reads a mask whose white pixels are to be edited (the UltraEdit convention).
-
-    In a mask with transparent pixels these are to be edited (MagicBrush's), whatever their colour.
+    """Reads a mask, see `edit_region`.
 
     Args:
       source: as for `load_image`.
@@ -76,10 +74,22 @@ def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = N
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
             "save the mask at the image's size"
         )
-    transparent = _transparent_region(image)
+    return edit_region(image)
+
+
+def edit_region(mask: Image.Image) -> Tensor:
+    """The pixels that a mask marks: the white ones (the UltraEdit convention).
+
+    In a mask with transparent pixels it is these (MagicBrush's), whatever their colour.
+
+    Returns:
+      (H, W) float32 in [0, 1]; 1 = edit.
+    """
+    mask = _upright(mask)
+    transparent = _transparent_region(mask)
     if transparent is not None:
         return transparent
-    return torch.from_numpy(np.array(_to_rgb(image).convert("L"))).float() / 255
+    return torch.from_numpy(np.array(_to_rgb(mask).convert("L"))).float() / 255
 
 
 def load_magicbrush_mask(source: str | ImageSource) -> Tensor:

@@ -68,6 +68,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size}: must be at least 1")
+        self.sampling()  # checks its values
 
     def sampling(self) -> Sampling:
         return Sampling(

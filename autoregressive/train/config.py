@@ -186,6 +186,7 @@ class TrainConfig:
             if getattr(self, flag) < 1:
                 name = flag.replace("_", "-")
                 raise UserError(f"--{name} {getattr(self, flag)}: must be at least 1")
+        self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
 
@@ -279,6 +280,8 @@ class EditingConfig(TrainConfig, ValidationConfig):
         TrainConfig.__post_init__(self)
         ValidationConfig.__post_init__(self)
         _check_share("--full-mask-share", self.full_mask_share)
+        if not GPT_MODELS[self.gpt_model].any_order:
+            raise UserError(f"editing needs an R-GPT model: {self.gpt_model} draws in raster order only")
         if self.supervise_marks and not self.mask_in_context:
             raise UserError("--supervise-marks needs the row of marks: add --mask_in_context")
 

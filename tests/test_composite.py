@@ -1,0 +1,97 @@
+"""Pictures and masks as people hand them over: in any mode, orientation, depth and range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive.composite import as_image, check_mask
+from dataset.images import load_image
+from runtime.errors import UserError
+
+WIDTH, HEIGHT = 6, 4
+IMAGE = Image.new("RGB", (WIDTH, HEIGHT))
+REGION = np.zeros((HEIGHT, WIDTH), bool)
+REGION[:2, :3] = True
+BYTES = REGION.astype(np.uint8) * 255
+
+
+def pictures(folder) -> dict[str, Image.Image]:
+    """Files that do not show what their numbers are, opened as people open them."""
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = rgba.convert("RGB").quantize(8)
+    deep = Image.fromarray(rng.integers(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16))
+    rgba.save(folder / "alpha.png")
+    rgba.convert("RGB").save(folder / "turned.png", exif=exif)
+    palette.save(folder / "palette.png", transparency=0)
+    deep.save(folder / "deep.png")
+    return {name: Image.open(folder / f"{name}.png") for name in ("alpha", "turned", "palette", "deep")}
+
+
+def test_opened_pictures_are_what_the_command_line_reads(tmp_path):
+    for name, picture in pictures(tmp_path).items():
+        read = load_image(tmp_path / f"{name}.png")
+        assert as_image(picture).size == read.size == ((HEIGHT, WIDTH) if name == "turned" else IMAGE.size)
+        assert (np.asarray(as_image(picture)) == np.asarray(read)).all(), name
+        assert (np.asarray(as_image(as_image(picture))) == np.asarray(read)).all()
+
+
+def overshot() -> np.ndarray:
+    """As bicubic interpolation leaves a mask: a little below 0 and above 1."""
+    return np.where(REGION, 1.02, -0.02)
+
+
+def inverse_palette() -> Image.Image:
+    """White is number 0, black number 1."""
+    mask = Image.fromarray((~REGION).astype(np.uint8), "P")
+    mask.putpalette([255, 255, 255, 0, 0, 0])
+    return mask
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        REGION,
+        BYTES,
+        BYTES // 255,
+        BYTES.astype(np.int64),
+        overshot(),
+        overshot() * 255,
+        REGION / 1.0,
+        torch.tensor(overshot(), dtype=torch.bfloat16),
+        torch.tensor(BYTES),
+        Image.fromarray(REGION),
+        Image.fromarray(BYTES),
+        Image.fromarray(BYTES // 255),
+        Image.fromarray(overshot().astype(np.float32)),
+        Image.fromarray(BYTES).convert("RGB"),
+        Image.fromarray(BYTES).convert("RGBA"),
+        Image.fromarray(BYTES.astype(np.uint16) * 257),
+        inverse_palette(),
+    ],
+    ids=lambda mask: f"{type(mask).__name__}-{mask.mode if isinstance(mask, Image.Image) else mask.dtype}",
+)
+def test_masks_of_all_types_mark_the_same_pixels(mask):
+    assert (check_mask(mask, IMAGE).numpy() == REGION).all()
+
+
+def test_half_of_the_range_decides():
+    for low, high in ((127, 128), (np.float32(127), np.float32(128)), (0.5, 0.51), (0, 1)):
+        assert (check_mask(np.where(REGION, high, low), IMAGE).numpy() == REGION).all()
+    assert not check_mask(BYTES // 255 * 100, IMAGE).any()
+
+
+def test_transparent_pixels_of_a_mask_are_edited():
+    transparent = Image.fromarray(BYTES).convert("RGBA")
+    transparent.putpixel((5, 3), (255, 255, 255, 0))
+    assert check_mask(transparent, IMAGE).nonzero().tolist() == [[3, 5]]
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(UserError, match=r"the mask has the shape \(4, 6, 3\), the image is 6x4"):
+        check_mask(np.zeros((HEIGHT, WIDTH, 3)), IMAGE)
