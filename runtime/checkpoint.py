@@ -250,12 +250,12 @@ def resume_point(
         later steps, which would mix with the run's own.
     """
     found, problem = wanted, None
-    restarted = any(count > 0 for count in ranks.gather_objects(restart_count()))
+    newest = newest or any(ranks.gather_objects(restart_count()))
     if ranks.is_main:
         try:
-            if not (newest or restarted):
+            if not newest:
                 _require_none_later(wanted, Path(results_dir) / "checkpoints")
-            found = _resume_point(wanted, Path(results_dir), newest or restarted)
+            found = _resume_point(wanted, Path(results_dir), newest)
         except UserError as error:
             problem = error
     found, problem = ranks.gather_objects((found, problem))[0]
