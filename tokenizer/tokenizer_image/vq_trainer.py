@@ -217,7 +217,7 @@ class Trainer:
         """
         config, counts = self.config, self.state.unused_counts
         self.seen += torch.bincount(ids.flatten(), minlength=len(self.seen))
-        if not (self._quantized() and config.reseed_every):
+        if not (self._quantized() and config.reseed_every > 0):
             return
         counts.add(ids)
         done = self.state.step + 1 - config.quantize_after
