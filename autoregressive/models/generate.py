@@ -60,9 +60,7 @@ def generate(
     copies = 2 if sampling.cfg_scale > 1 else 1
     prompt_of = rows // (batch // num_prompts)
     if copies == 2:
-        text = torch.stack([text, model.unconditional_text(text)], dim=1).flatten(0, 1)
-        prompt = prompt.rows(torch.arange(num_prompts, device=rows.device).repeat_interleave(2))
-        prompt_of = torch.stack([2 * prompt_of, 2 * prompt_of + 1], dim=1).flatten()
+        prompt, text, prompt_of = _beside_unconditional(model, prompt, text, prompt_of)
     cache = model.new_cache(copies * batch, prompt_length + num_new - 1)
     key_valid = prompt.key_valid[prompt_of]
     key_valid = F.pad(key_valid, (0, cache.length - prompt_length), value=True)
@@ -100,6 +98,16 @@ def generate(
         logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
     codes = codes.masked_fill(~finite[:, None], NOT_FINITE)
     return torch.empty_like(codes).index_copy_(0, rows, codes)
+
+
+def _beside_unconditional(
+    model: Transformer, prompt: SequenceLayout, text: Tensor, prompt_of: Tensor
+) -> tuple[SequenceLayout, Tensor, Tensor]:
+    """Every row twice, side by side: with its text and without."""
+    text = torch.stack([text, model.unconditional_text(text)], dim=1).flatten(0, 1)
+    twice = torch.arange(len(prompt.cells), device=prompt_of.device).repeat_interleave(2)
+    prompt_of = torch.stack([2 * prompt_of, 2 * prompt_of + 1], dim=1).flatten()
+    return prompt.rows(twice), text, prompt_of
 
 
 def _prefill(

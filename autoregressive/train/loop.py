@@ -73,24 +73,18 @@ def fit(
     network = parallel(SupervisedLoss(model), ranks)
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
+    model.train()
     warm_up(network, dataset, make_inputs, state, config, ranks)
     loader = _loader(dataset, sampler, config, ranks)
     unsettled: list[_Unsettled] = []
     stops = LateReading()
-    model.train()
     with (
         StopSignals() as signals,
         Meter(state, total_steps, config, ranks) as meter,
         Loading(loader) as batches,
     ):
-
-        def score() -> None:
-            with meter.paused(), averaged_weights(state):
-                meter.scores(validate(state.step))
-            model.caches.clear()
-
-        if validate and state.step and validate.due(state.step) and not validate.done(state.step):
-            score()  # the run stopped before it could
+        looks = _Looks(preview, validate, state, config, ranks, meter)
+        looks.make_up()
         while state.step < total_steps:
             micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
             inputs = [make_inputs(batch, state.step) for batch in micro_batches]
@@ -117,23 +111,12 @@ def fit(
                 meter.line(norm)
             if saves or stopped:
                 save(state, config, ranks)
-            if not stopped:
-                previews = preview and (
-                    _due(config.preview_every, state.step) or last and config.preview_every > 0
-                )
-                if previews:
-                    with meter.paused(), averaged_weights(state):
-                        if ranks.is_main:
-                            meter.picture(preview(state.step))
-                    model.caches.clear()  # training needs the memory
-                validates = validate and validate.due(state.step)
-                if validates:
-                    score()
-                if saves or previews or validates:  # after a while: the loader's processes may be gone by now
-                    heard = torch.tensor(int(signals.received > 0), device=ranks.device)
-                    stopped = int(ranks.all_reduce_sum(heard)) > 0
-                    if stopped and not saves:
-                        save(state, config, ranks)
+            if not stopped and (looks.take(last) or saves):
+                # All that took a while, and a loader's processes do not wait long after a signal.
+                heard = torch.tensor(int(signals.received > 0), device=ranks.device)
+                stopped = int(ranks.all_reduce_sum(heard)) > 0
+                if stopped and not saves:
+                    save(state, config, ranks)
             if stopped and not last:
                 log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
                 raise SystemExit(signals.exit_status())
@@ -142,6 +125,50 @@ def fit(
 
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
+
+
+class _Looks:
+    """Previews and validations, between two steps."""
+
+    def __init__(
+        self,
+        preview: Preview | None,
+        validate: Validate | None,
+        state: TrainState,
+        config: TrainConfig,
+        ranks: Distributed,
+        meter: Meter,
+    ) -> None:
+        self.preview, self.validate = preview, validate
+        self.state, self.config, self.ranks, self.meter = state, config, ranks, meter
+
+    def make_up(self) -> None:
+        """Validates at a step where the run stopped before it could."""
+        step, validate = self.state.step, self.validate
+        if validate and step and validate.due(step) and not validate.done(step):
+            self._score()
+
+    def take(self, last: bool) -> bool:
+        """Draws and scores what is due; returns whether anything was. All ranks must call it."""
+        step, every = self.state.step, self.config.preview_every
+        draws = self.preview is not None and (_due(every, step) or last and every > 0)
+        scores = self.validate is not None and self.validate.due(step)
+        if draws:
+            self._draw()
+        if scores:
+            self._score()
+        return draws or scores
+
+    def _draw(self) -> None:
+        with self.meter.paused(), averaged_weights(self.state):
+            if self.ranks.is_main:
+                self.meter.picture(self.preview(self.state.step))
+        self.state.model.caches.clear()  # training needs the memory
+
+    def _score(self) -> None:
+        with self.meter.paused(), averaged_weights(self.state):
+            self.meter.scores(self.validate(self.state.step))
+        self.state.model.caches.clear()
 
 
 def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> ResumableBatchSampler:
