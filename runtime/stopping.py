@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
@@ -14,6 +16,7 @@ from torch import Tensor
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WORKER_GRACE = 20  # seconds
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: which signal comes when the parent dies
 
 
 class StopSignals:
@@ -47,8 +50,11 @@ def leave_signals_to_the_trainer(worker: int) -> None:
     """For `DataLoader(worker_init_fn=…)`: Ctrl-C and batch systems signal the loader's processes too.
 
     A loader's process outlives SIGTERM by what a last step and its saving may take, then ends as if all were
-    well: a trainer that dies ends its processes with SIGTERM and waits for them.
+    well: a trainer that dies ends its processes with SIGTERM and waits for them. One that is killed cannot:
+    its loader's processes would wait for ever to hand over their last batches, so the kernel ends them.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))

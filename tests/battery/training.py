@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,30 @@ def run_training(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    _require_nothing_left(folder / "plan.json")
     run = Run(status, (folder / "output.txt").read_text(errors="replace"), folder)
     as_expected = status not in (0, "none: it hangs") if expect is None else status == expect
     assert as_expected, f"exit status {status}, expected {expect}:\n{run.text[-4000:]}"
     return run
+
+
+def _require_nothing_left(plan: Path) -> None:
+    """Fails if processes of the training outlive it: ranks, or loaders, which have their command line."""
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in _processes() if str(plan).encode() in _command_line(pid)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(int(pid), signal.SIGKILL)
+            raise AssertionError(f"{len(left)} processes outlived the training")
+        time.sleep(0.05)
+
+
+def _processes() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
