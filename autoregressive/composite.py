@@ -60,7 +60,7 @@ def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Imag
     if mask is None:
         return None
     if isinstance(mask, Image.Image) and mask.mode != "F":  # numbers of any range
-        mask = edit_region(mask) * 255
+        mask = (edit_region(mask) * 255).round().to(torch.uint8)
     values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if values.shape != (image.height, image.width):
         raise UserError(

@@ -154,6 +154,8 @@ def load_pretrained(
         options["with_text_encoder"] = False
     elif t5_path is not None:
         options["t5_path"] = t5_path
+        if config.text_encoder is not None and not (folder / config.text_encoder).is_dir():
+            options.setdefault("t5_model_type", config.text_encoder)
     else:
         options |= _find_encoder(folder, config.text_encoder)
     pipeline = cls.load(folder / config.tokenizer, folder / member.file, **options)

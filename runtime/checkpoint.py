@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import platform
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -235,7 +237,12 @@ def newest_whole_checkpoint(folder: str | Path, below: Path | None = None) -> Pa
 
 
 def resume_point(
-    wanted: str | None, results_dir: str | Path, ranks: Distributed, *, newest: bool = False
+    wanted: str | None,
+    results_dir: str | Path,
+    ranks: Distributed,
+    *,
+    newest: bool = False,
+    saves_nothing: bool = False,
 ) -> str | None:
     """The checkpoint that a run goes on from, the same on all ranks.
 
@@ -245,16 +252,20 @@ def resume_point(
       wanted: the one that the flags name; if it is damaged, the newest whole one before it in its folder.
       results_dir: the run's folder.
       newest: the run's newest whole one, if it has any, whatever `wanted` says (`--auto-resume`).
+      saves_nothing: a dry run, which may start anywhere.
     Raises:
       UserError: the one wanted is damaged and there is no other; or the run's folder holds checkpoints of
         later steps, which would mix with the run's own.
     """
     found, problem = wanted, None
-    newest = newest or any(ranks.gather_objects(restart_count()))
+    restarted = any(ranks.gather_objects(restart_count()))
     if ranks.is_main:
+        launch = _Launch(Path(results_dir))
         try:
-            if not newest:
+            newest = newest or restarted and launch.started_run()
+            if not (newest or saves_nothing):
                 _require_none_later(wanted, Path(results_dir) / "checkpoints")
+                launch.note()
             found = _resume_point(wanted, Path(results_dir), newest)
         except UserError as error:
             problem = error
@@ -262,6 +273,23 @@ def resume_point(
     if problem is not None:
         raise problem
     return found
+
+
+class _Launch:
+    """The torchrun that has started this process: only a run of its own goes on by itself after a crash."""
+
+    def __init__(self, results_dir: Path) -> None:
+        self.file = results_dir / "torchrun.txt"
+        run = os.environ.get("TORCHELASTIC_RUN_ID")
+        self.name = run and f"{run} {platform.node()} {os.getppid()}"
+
+    def note(self) -> None:
+        """Says that the run in this folder is this launch's."""
+        if self.name:
+            write_atomic(self.file, lambda temporary: temporary.write_text(self.name))
+
+    def started_run(self) -> bool:
+        return self.file.exists() and self.file.read_text() == self.name
 
 
 def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | None:

@@ -92,7 +92,7 @@ class WandbRun:
             import wandb
         except ImportError as error:
             raise UserError("--wandb-project needs the wandb package: pip install wandb") from error
-        mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False) else "offline"
+        mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False) else "offline"
         note = Path(folder) / "wandb_id.txt"
         name = note.read_text().strip() if resume_step and note.exists() else secrets.token_hex(4)
         write_atomic(note, lambda temporary: temporary.write_text(name))

@@ -44,7 +44,10 @@ class Demo:
         [], help="transformer checkpoints: one with marks, one without, or one of them"
     )
     t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
-    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    t5_model_type: str | None = option(
+        None,
+        help=f"text encoder in that folder or cache; by default the one that --model names, or {DEFAULT_T5}",
+    )
     vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
     gpt_model: str | None = option(None, help="transformer name, for files that do not hold it")
     device: str = option("auto", help="auto, cpu or cuda")
@@ -72,13 +75,15 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
         folder = find_folder(config.model)
         names = read_config(folder).models
         options["t5_path"] = config.t5_path
+        if config.t5_model_type:
+            options["t5_model_type"] = config.t5_model_type
         return [EditingPipeline.from_pretrained(folder, name, **options) for name in names]
     return [
         EditingPipeline.load(
             config.vq_ckpt,
             ckpt,
             config.t5_path,
-            config.t5_model_type,
+            config.t5_model_type or DEFAULT_T5,
             vq_model=config.vq_model,
             gpt_model=config.gpt_model,
             **options,

@@ -115,13 +115,13 @@ def jobs(tmp_path) -> list[EditJob]:
 def test_a_stopped_run_goes_on_and_other_settings_start_anew(pipeline, jobs, tmp_path):
     keys = {job.key for job in jobs}
 
-    def run(batches: int, settings: dict, folder: str = "out") -> int:
+    def run(batches: int, settings: dict, folder: str = "out", keys: set[str] = keys) -> int:
         folders = EditFolders(tmp_path / folder / "images", tmp_path / folder)
         stopping = StopsAfter(pipeline, batches)
         options = {"sampling": Sampling(cfg_scale=1.0)}
         edit_run = EditRun(stopping, folders, settings, options, seed=0)
         try:
-            edit_run.make([jobs], keys, 2, ONE_RANK)
+            edit_run.make([[job for job in jobs if job.key in keys]], keys, 2, ONE_RANK)
         except KeyboardInterrupt:
             assert not folders.samples_json.exists()
         return stopping.edits
@@ -133,6 +133,8 @@ def test_a_stopped_run_goes_on_and_other_settings_start_anew(pipeline, jobs, tmp
     for i in range(5):
         image = tmp_path / "out" / "images" / f"{i}.png"
         assert image.read_bytes() == (tmp_path / "whole" / "images" / f"{i}.png").read_bytes()
+    assert run(9, {"a": 1}, keys={"0.png", "1.png"}) == 0  # some of them
+    assert run(9, {"a": 1}, keys={"0.png", "1.png", "2.png"}) == 1
     assert run(1, {"a": 2}) == 2  # stopped: the images are now of two settings, and nothing claims otherwise
     assert run(9, {"a": 1}) == 5
     assert not list((tmp_path / "out").glob("*.jsonl"))

@@ -134,6 +134,11 @@ def test_one_image_a_prompt_from_llamagen_files(llamagen, vq_ckpt, t5_dir, tmp_p
         sample_t2i.main()
 
 
+def test_a_file_that_knows_its_size_needs_no_image_size(flags, gpt_ckpts):
+    flags = [gpt_ckpts["t2i"] if word == flags[flags.index("--gpt-ckpt") + 1] else word for word in flags]
+    assert len(contents(draw(flags, "--num-fid-samples", 1))) == 1
+
+
 def test_a_list_of_captions_becomes_the_published_files(flags, tmp_path):
     folder = draw(flags, "--top-k", 5, "--global-seed", 3, "--per-proc-batch-size", 4)
     name = "GPT-tiny-t2i_tiny-coco_captions-size-24-size-24-VQ-16-topk-5-topp-1.0-temperature-1.0-cfg-2.0"

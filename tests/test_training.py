@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -27,9 +28,9 @@ from autoregressive.train.train_t2i import train as train_t2i
 from dataset.samples import T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import save_text_features
-from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.checkpoint import load_checkpoint, resume_point, save_checkpoint
 from runtime.config import parse
-from runtime.distributed import distributed
+from runtime.distributed import ONE_RANK, distributed
 from runtime.errors import UserError
 from runtime.logging import WandbRun
 
@@ -262,6 +263,22 @@ def test_a_run_does_not_mix_with_later_checkpoints_of_another(shapes, train_flag
     assert run_stage("t2i", [*flags, "--auto-resume"], tmp_path)["steps"] == 4
 
 
+def test_a_restart_goes_on_with_a_run_of_its_own_launch_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    save_checkpoint(tmp_path / "checkpoints" / "0000004.pt", {"model": {}})
+    for count in "012":
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        with pytest.raises(UserError, match="holds 0000004.pt"):
+            resume_point(None, tmp_path, ONE_RANK)
+    assert resume_point(None, tmp_path, ONE_RANK, saves_nothing=True) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert resume_point(None, tmp_path / "new", ONE_RANK) is None
+    newest = tmp_path / "new" / "checkpoints" / "0000002.pt"
+    save_checkpoint(newest, {"model": {}})
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resume_point(None, tmp_path / "new", ONE_RANK) == str(newest)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_in_a_long_preview_is_heard_before_the_next_batch(
     workers, shapes, train_flags, tmp_path, monkeypatch
@@ -326,9 +343,11 @@ def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_fl
 
 
 def test_a_run_that_goes_on_is_the_same_one_at_wandb(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
     begun = []
     module = SimpleNamespace(
-        login=lambda prompt: False, init=lambda **settings: begun.append(settings) or SimpleNamespace()
+        login=lambda **given: bool(inspect.signature(wandb.login).bind(**given)) and False,
+        init=lambda **given: begun.append(inspect.signature(wandb.init).bind(**given).kwargs),
     )
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -83,6 +83,8 @@ def draw_jobs(
     pipeline: EditingPipeline, jobs: Sequence[DrawJob], config: DrawConfig, ranks: Distributed
 ) -> None:
     """Draws the jobs of this rank and writes them as PNG files, each whole or not at all."""
+    if config.order == "random" and not pipeline.transformer.config.any_order:
+        raise UserError(f"--order random: {config.gpt_ckpt} holds a raster-order GPT model, not an R-GPT one")
     num_cells = pipeline.grid**2
     with progress(total=len(jobs), desc="drawing", unit="image", disable=not ranks.is_main) as bar:
         for start in range(0, len(jobs), config.batch_size):

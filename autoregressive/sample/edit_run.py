@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zlib
@@ -112,9 +113,11 @@ class EditRun:
             log.info("%s holds these %d edits with these settings already", self.folders.images, len(keys))
             return False
         if ranks.is_main:  # the images of which these speak are about to change
+            self._reopen()
             self.folders.samples_json.unlink(missing_ok=True)
             for path in set(self._journals()) - set(self._journals(self.hash)):
                 path.unlink()
+        ranks.barrier()
         entries = self._read_journals()
         total = sum(map(len, rounds))
         with progress(total=total, desc="editing", unit="edit", disable=not ranks.is_main) as bar:
@@ -130,6 +133,13 @@ class EditRun:
             self._finish(keys)
         ranks.barrier()
         return True
+
+    def _reopen(self) -> None:
+        """Notes what `samples.json` lists with these settings, when other edits were asked for then."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            samples = json.loads(self.folders.samples_json.read_text())
+            if samples["settings_hash"] == self.hash:
+                self._note(samples["edits"], rank=0)
 
     def _edit(self, jobs: Sequence[EditJob]) -> dict[str, Entry]:
         """Edits one batch and writes it."""

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from runtime.checkpoint import checkpoint_args, load_checkpoint
@@ -81,7 +82,8 @@ def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str
     if name is None or size is None:
         args = checkpoint_args(load_checkpoint(config.gpt_ckpt))
         name = name or args.get("gpt_model", PUBLISHED_MODEL)
-        size = size or args.get("image_size", PUBLISHED_SIZE)
+        if "model_config" not in args and not GPT_MODELS[name].any_order:  # else the file knows its size
+            size = size or args.get("image_size", PUBLISHED_SIZE)
     return replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device), name
 
 
@@ -187,8 +189,8 @@ def main() -> None:
     config = parse(SampleT2IDDP)
     with distributed(config.device) as ranks:
         folder = sample(config, ranks)
-        if ranks.is_main:
-            print(folder)
+    if ranks.is_main:
+        print(folder)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,10 @@ class T2IConfig(TrainConfig):
             raise UserError(
                 f"--region-share is for R-GPT models: {self.gpt_model} draws in raster order only"
             )
+        if self.eval_order_version_id == 2 and not GPT_MODELS[self.gpt_model].any_order:
+            raise UserError(
+                f"--eval-order-version-id 2 is for R-GPT models: {self.gpt_model} draws in raster order only"
+            )
 
 
 @dataclass(frozen=True)

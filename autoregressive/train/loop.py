@@ -111,7 +111,7 @@ def fit(
                 meter.line(norm)
             if saves or stopped:
                 save(state, config, ranks)
-            if not stopped and (looks.take(last) or saves):
+            if (last or not stopped) and (looks.take(last) or saves):
                 # All that took a while, and a loader's processes do not wait long after a signal.
                 heard = torch.tensor(int(signals.received > 0), device=ranks.device)
                 stopped = int(ranks.all_reduce_sum(heard)) > 0
@@ -232,7 +232,8 @@ def warm_up(
     if ranks.world_size == 1:
         return
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
-        layout, text = make_inputs(collate_samples([dataset[0, 0]]), state.step)
+        size = config.global_batch_size // ranks.world_size // config.gradient_accumulation_steps
+        layout, text = make_inputs(collate_samples([dataset[0, 0]] * size), state.step)
         with autocast(ranks.device, config.mixed_precision):
             network(layout, text).backward()
     network.zero_grad()

@@ -38,7 +38,13 @@ def find_resume_point(config: TrainConfig, ranks: Distributed) -> TrainConfig:
 
     `config.yaml` keeps those that were given.
     """
-    found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
+    found = resume_point(
+        config.gpt_ckpt,
+        config.results_dir,
+        ranks,
+        newest=config.auto_resume,
+        saves_nothing=config.dry_run,
+    )
     if ranks.is_main and not config.dry_run:
         dump_config(config, config.results_dir)
     return replace(config, gpt_ckpt=found)

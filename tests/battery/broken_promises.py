@@ -51,7 +51,7 @@ BREAKS = (
         3, "step, to 1, 1 time(s)",
     ),
     Break(
-        3, "runtime/checkpoint.py", "newest or any(ranks.gather_objects(restart_count()))", "newest",
+        3, "runtime/checkpoint.py", "newest or restarted and launch.started_run()", "newest",
         9, "sigkill of rank 0 at step 5",
     ),
     Break(
