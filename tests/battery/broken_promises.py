@@ -41,7 +41,10 @@ BREAKS = (
         1, "t2i, mid-epoch, 0 workers, 1 ranks",
     ),
     Break(2, "runtime/checkpoint.py", "    if found not in wanted:", "    if not wanted:", 4, "bit flip 0"),
-    Break(2, "runtime/files.py", "            write(temporary)\n", "            write(path)\n", 2, "moment 0, a new file"),
+    Break(
+        2, "runtime/checkpoint.py", "    write_atomic(path, write_both)\n", "    write_both(path)\n",
+        2, "moment 1, one in the place of another",
+    ),
     Break(
         3, "autoregressive/train/loop.py", "            if saves or stopped:\n", "            if saves:\n",
         3, "step, to agent, 1 time(s)",
