@@ -79,6 +79,11 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         if dropped and rank == 0:
             log.info("%d of %d samples do not fill a batch and sit out each epoch", dropped, num_samples)
 
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of one rank's forward pass."""
+        return self.global_batch_size // self.world_size // self.micro_batches
+
     def __len__(self) -> int:
         """Micro-batches of this rank in one whole epoch."""
         return self.batches_per_epoch * self.micro_batches

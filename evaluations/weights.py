@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -178,12 +177,7 @@ def _first_argument(values: Any, *_: Any) -> Any:
 
 
 def _read_torchscript(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
-    # `require_stored` for what is read: the code beside it may be packed.
-    unpacked = sum(
-        entry.file_size for entry in archive.infolist() if entry.filename.startswith(f"{root}/data")
-    )
-    if unpacked > os.path.getsize(archive.filename):
-        raise ValueError(f"its weights would unpack to {unpacked} bytes, more than it has")
+    require_stored(Path(archive.filename), f"{root}/data")  # the code beside it may be packed
     return dict(_named_tensors(_ArchiveUnpickler(archive, root).load(), ""))
 
 

@@ -162,10 +162,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def require_stored(path: Path) -> None:
-    """Refuses a zip that unpacks to more than its own size: torch writes none, and would unpack it."""
+def require_stored(path: Path, below: str = "") -> None:
+    """Refuses a zip that unpacks to more than its own size: torch writes none, and would unpack it.
+
+    Args:
+      below: how the names of the entries that count begin.
+    """
     with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        unpacked = sum(e.file_size for e in archive.infolist() if e.filename.startswith(below))
     if unpacked > path.stat().st_size:
         raise ValueError(f"it would unpack to {unpacked} bytes, more than it has")
 

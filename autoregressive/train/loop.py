@@ -232,8 +232,8 @@ def warm_up(
     if ranks.world_size == 1:
         return
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
-        size = config.global_batch_size // ranks.world_size // config.gradient_accumulation_steps
-        layout, text = make_inputs(collate_samples([dataset[0, 0]] * size), state.step)
+        samples = [dataset[0, 0]] * state.sampler.micro_batch_size
+        layout, text = make_inputs(collate_samples(samples), state.step)
         with autocast(ranks.device, config.mixed_precision):
             network(layout, text).backward()
     network.zero_grad()
