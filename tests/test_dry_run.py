@@ -45,6 +45,44 @@ def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_
     assert picture.height > {"t2i": 24, "editing": 3 * 24}[stage] and picture.width > 4 * 24
 
 
+def tokenizer_flags(shapes, tmp_path) -> list[str]:
+    flags = "--vq-model VQ-8-small --image-size 24 --global-batch-size 4 --num-workers 0 --device cpu".split()
+    data = ["--data-path", shapes / "train" / "t2i.jsonl", "--results-dir", tmp_path / "run"]
+    return flags + ["--perceptual-weight", "0", "--log-every", "1", *data]
+
+
+def test_the_tokenizers_training_tells_as_much(shapes, tmp_path):
+    flags = [*tokenizer_flags(shapes, tmp_path), "--steps", "30", "--ckpt-every", "5", "--ema", "--dry-run"]
+    told = run_program("tokenizer/tokenizer_image/vq_train.py", *flags).stderr
+    for words in (
+        "VQ-8-small, ",
+        "4 sample(s) a step",
+        "memory per rank",
+        "steps            30 of 4",
+        "images/s",
+        "3 kept",
+    ):
+        assert words in told, told
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["first_batch.png"]
+    # Weights, their average, and the discriminator; two averages for each trained weight.
+    checkpoint = float(re.search(r"disk +([\d.]+) GB a checkpoint", told).group(1)) * 1e9
+    run_program("tokenizer/tokenizer_image/vq_train.py", *flags[:-1], "--steps", "1", "--disc-start", "0")
+    (written,) = (tmp_path / "run" / "checkpoints").glob("*.pt")
+    assert checkpoint == pytest.approx(written.stat().st_size, rel=0.02, abs=0.006e9)
+
+
+def check_memory(program: str, flags: list) -> None:
+    told = run_program(program, *flags, "--dry-run").stderr
+    estimate = float(re.search(r"memory per rank  ([\d.]+) GB", told).group(1)) * 1e9
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, program, *map(str, flags)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = int(re.search(r"PEAK (\d+)", done.stdout).group(1))
+    print(f"estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB")
+    assert abs(estimate / peak - 1) < 0.15, f"estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
@@ -60,13 +98,11 @@ def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_
 def test_the_memory_is_what_a_training_then_uses(extra, shapes, train_flags, tmp_path):
     program = "autoregressive/train/train_editing.py"
     flags = editing_flags(train_flags, shapes, tmp_path) + ["--gpt-model", "R-GPT-B", "--max-steps", "3"]
-    flags += extra.split()
-    told = run_program(program, *flags, "--dry-run").stderr
-    estimate = float(re.search(r"memory per rank  ([\d.]+) GB", told).group(1)) * 1e9
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, program, *map(str, flags)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    peak = int(re.search(r"PEAK (\d+)", done.stdout).group(1))
-    print(f"{extra}: estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB")
-    assert abs(estimate / peak - 1) < 0.15, f"estimate {estimate / 1e9:.2f} GB, used {peak / 1e9:.2f} GB"
+    check_memory(program, flags + extra.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["--disc-start 1", "--disc-weight 0 --ema", "--quantize-after 1"])
+def test_so_it_is_with_the_tokenizer(extra, shapes, tmp_path):
+    flags = tokenizer_flags(shapes, tmp_path) + "--image-size 96 --steps 3".split() + extra.split()
+    check_memory("tokenizer/tokenizer_image/vq_train.py", flags)

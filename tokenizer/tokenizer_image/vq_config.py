@@ -99,6 +99,9 @@ class VQTrainConfig:
         5000, help="steps between checkpoints and previews; 0 or less: only the last step, which always saves"
     )
     max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
+    dry_run: bool = option(
+        False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
+    )
     bad_sample_budget: float = option(0.01, help="share of unreadable images past which training stops")
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 

@@ -2,6 +2,7 @@
 
 python tokenizer/tokenizer_image/vq_train.py --data-path images/ --vq-model VQ-8-small --image-size 72 ...
 torchrun --nproc_per_node 8 tokenizer/tokenizer_image/vq_train.py --data-path images/ --vq-model VQ-16 ...
+--dry-run trains nothing and says what it would take.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import prune_checkpoints, resume_point, save_checkpoint
 from runtime.config import dump_config, parse
 from runtime.distributed import Distributed, distributed
+from runtime.dry_run import Plan, measure, report
 from runtime.errors import UserError, run_command
 from runtime.logging import MetricsLog, get_logger, progress
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
@@ -121,10 +124,14 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     """Runs the training that `config` describes, from the start or from its checkpoint."""
     paths = find_images(config)
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
+    if config.dry_run:  # measures a step in which everything takes part
+        config = replace(config, quantize_after=0, disc_start=0)
     state = VQTrainState(config, dist.device)
     batches = Batches(config, paths, dist)
     wanted = None if config.finetune else config.vq_ckpt
-    found = resume_point(wanted, config.results_dir, dist, newest=config.auto_resume)
+    found = resume_point(
+        wanted, config.results_dir, dist, newest=config.auto_resume, saves_nothing=config.dry_run
+    )
     if found is not None:
         batches.sampler.load_state_dict(state.resume(found))
     elif config.finetune:
@@ -133,6 +140,9 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     settle(norms, batches, state, dist)  # --cache-images has met every image by now
     trainer = Trainer(config, state, dist)
     trainer.warm_up(batches.first(1).repeat(batches.sampler.micro_batch_size, 1, 1, 1))
+    if config.dry_run:
+        dry_run(trainer, batches)
+        return
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
     if dist.is_main:
@@ -180,6 +190,46 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     dist.barrier()
 
 
+def dry_run(trainer: Trainer, batches: Batches) -> None:
+    """Prints what the run would take, and writes `first_batch.png`; every rank must call it.
+
+    Raises:
+      UserError: a step does not fit into the GPU's memory.
+    """
+    config, state, dist = trainer.config, trainer.state, trainer.dist
+    micro_batches = [
+        images.to(dist.device, memory_format=torch.channels_last)
+        for images in islice(batches, config.gradient_accumulation_steps)
+    ]
+    picture = Path(config.results_dir) / "first_batch.png"
+    if dist.is_main:
+        draw_pairs(picture, micro_batches[0][:PREVIEW_IMAGES], state)
+
+    def step() -> None:
+        norms = trainer.train_step(micro_batches)
+        norms["tokenizer"].item()  # waits for the device
+
+    cost = measure(
+        step, dist, "a smaller --global-batch-size, more --gradient-accumulation-steps or more ranks"
+    )
+    if dist.is_main:
+        plan = Plan(
+            model=config.vq_model,
+            modules=tuple(filter(None, (state.model, state.averaged, state.discriminator))),
+            optimizers=tuple(filter(None, (state.optimizer, state.disc_optimizer))),
+            steps=config.steps,
+            samples=len(batches.dataset),
+            global_batch_size=config.global_batch_size,
+            ckpt_every=config.ckpt_every,
+            epoch_saves=False,
+            max_checkpoints=config.max_checkpoints,
+            results_dir=config.results_dir,
+        )
+        report(plan, cost, config.global_batch_size, "images", dist)
+        log.info("first batch      %s: originals and what the first weights make of them", picture)
+    dist.barrier()
+
+
 def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distributed) -> None:
     """Counts what went wrong since the last call; all ranks count the same and raise alike.
 
@@ -222,12 +272,16 @@ def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
     path = folder / "checkpoints" / f"{state.step:07d}.pt"
     save_checkpoint(path, state.checkpoint(batches.sampler.state_dict()))
     prune_checkpoints(path, config.max_checkpoints)
-    images = batches.first(PREVIEW_IMAGES)
+    draw_pairs(folder / "previews" / f"{state.step:07d}.png", batches.first(PREVIEW_IMAGES), state)
+    log.info("wrote %s", path)
+
+
+def draw_pairs(path: Path, images: Tensor, state: VQTrainState) -> None:
+    """Writes a picture of (B, 3, S, S) images beside what the weights make of them."""
     model = state.final_model.eval()
     reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()
     model.train()
-    save_pairs(folder / "previews" / f"{state.step:07d}.png", images, reconstructed)
-    log.info("wrote %s", path)
+    save_pairs(path, images.cpu(), reconstructed)
 
 
 if __name__ == "__main__":
