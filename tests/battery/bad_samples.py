@@ -65,7 +65,8 @@ def _run(kind: str, damage: Any, assets: Assets, folder: Path) -> None:
     try:
         train(strict, ONE_RANK)
     except UserError as error:
-        named = "line 2" in str(error) or victim.name in str(error)
+        of_the_sample = ("line 2", victim.name, *(path.name for path in folder.glob("*1.png")))
+        named = any(name in str(error) for name in of_the_sample)
         assert "1 unusable samples" in str(error) and named, str(error)
     else:
         raise AssertionError("a quarter of the samples is bad, a fifth was allowed, and it went on")
@@ -144,6 +145,13 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def _bombs(result: Path) -> None:
+    """A result, source and mask that fit each other: a reader without a cap takes them."""
+    for key in ("file_name", "edited_image", "mask_image"):
+        path = result.with_name(result.name.replace("edited_image", key))
+        Image.new("1", (8100, 8100), 1).save(path)
+
+
 def _encoded(format: str, **options: Any) -> bytes:
     stream = BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
@@ -175,7 +183,7 @@ IMAGES: dict[str, Damage] = {
     "PNG, header only": _bytes(lambda data: data[:33]),
     "PNG, a flipped byte": _bytes(lambda data: _flip(data, len(data) // 2)),
     "PNG, no pixels wide": _bytes(lambda data: _png_header(0, 24)),
-    "PNG bomb, 900 megapixels": _bytes(lambda data: _png_header(30000, 30000)),
+    "PNG bombs, 66 megapixels": _bombs,
     "PNG, more pixels than data": _bytes(lambda data: _png_header(500, 500)),
     "JPEG, first half": _bytes(lambda data: _encoded("JPEG")[:300]),
     "JPEG, first bytes": _bytes(lambda data: _encoded("JPEG")[:20]),

@@ -65,15 +65,16 @@ class Battery:
     results_dir: str = option("results/battery", help="outcomes, and the folders of cases that failed")
     only: int | None = option(None, help="run this test alone, 1 to 12")
     cases: int = option(0, help="run the first so many cases of each test; 0 for all")
-    case: int | None = option(None, help="run this case of --only alone, from 0")
+    case: list[int] | None = option(None, help="run these cases of --only alone, counted from 0")
     num_workers: int = option(2, help="cases that run at a time")
     fresh: bool = option(False, help="forget what an earlier run has done")
 
     def __post_init__(self) -> None:
         if self.only is not None and not 1 <= self.only <= len(TESTS):
             raise UserError(f"--only {self.only}: there are tests 1 to {len(TESTS)}")
-        if self.case is not None and (self.only is None or self.case >= len(TESTS[self.only - 1][1].cases())):
-            raise UserError(f"--case {self.case}: goes with --only, and must be one of its cases")
+        there = len(TESTS[self.only - 1][1].cases()) if self.only else 0
+        if wrong := [index for index in self.case or [] if not 0 <= index < there]:
+            raise UserError(f"--case {wrong[0]}: goes with --only, and must be one of its cases")
 
 
 def run_case(number: int, index: int, root: str) -> dict:
@@ -123,7 +124,7 @@ def run_battery(config: Battery) -> list[dict]:
         (number, index)
         for number in numbers
         for index in range(len(TESTS[number - 1][1].cases()))
-        if (not config.cases or index < config.cases) and config.case in (None, index)
+        if (not config.cases or index < config.cases) and index in (config.case or [index])
     ]
     code = code_version()
     known = json.loads(file.read_text()) if file.exists() else {"code": code, "outcomes": []}
