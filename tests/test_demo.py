@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ SCENE = Scene(
     ),
     Background("beige", "speckled", seed=3),
 )
-SECONDS = 60_000  # milliseconds that a page may take on a busy machine
+TIMEOUT_MS = 60_000  # that a page may take on a busy machine
 
 
 def unless_needed(why: str) -> None:
@@ -60,11 +62,11 @@ def start(tmp_path: Path, *flags: str) -> Iterator[str]:
         )
     try:
         for _ in range(600):
-            if found := re.search(r"open (http://127.0.0.1:\d+)", log.read_text()):
+            if found := re.search(r"open http://[\w.]+(:\d+)", log.read_text()):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
-        yield found.group(1)
+        yield f"http://127.0.0.1{found.group(1)}"
         assert server.poll() is None, log.read_text()
         # gradio and its server log errors of their own, as when a client that was turned away hangs up.
         assert not re.search(r'File "[^"]*(scripts/demo|autoregressive/)', log.read_text()), log.read_text()
@@ -92,7 +94,7 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     opened = browser.new_page(viewport={"width": 1280, "height": 1500})
-    opened.set_default_timeout(SECONDS)
+    opened.set_default_timeout(TIMEOUT_MS)
     elsewhere: list[str] = []
     opened.on("request", lambda asked: elsewhere.append(asked.url) if "127.0.0.1" not in asked.url else None)
     opened.goto(address)
@@ -264,6 +266,19 @@ def one_visitor(address: str, scene: Path) -> str:
         return story
     except (AppError, QueueError) as error:
         return str(error)
+
+
+def test_only_this_machine_gets_in(address):
+    with pytest.raises(ConnectionRefusedError):  # another of its addresses, so others than loopback too
+        socket.create_connection(("127.0.0.2", urlsplit(address).port), 10)
+
+
+def test_large_uploads_are_refused(page, scene, tmp_path):
+    (tmp_path / "large.png").write_bytes(bytes(11 << 20))
+    upload(page, tmp_path / "large.png")
+    page.wait_for_selector("text=maximum allowed size")
+    upload(page, scene)
+    wait_for_words(page, "pixels")
 
 
 def test_twenty_visitors_get_answers(address, scene):
