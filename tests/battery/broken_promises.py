@@ -34,6 +34,17 @@ class Break:
     """Of the battery, or a file of tests."""
     case: str
 
+    def command(self) -> list[str]:
+        """Runs the cases, in python."""
+        if isinstance(self.test, str):
+            return ["-m", "pytest", "-q", f"{self.test}::{self.case}"]
+        return ["-m", "tests.battery", "--only", str(self.test), "--case", *map(str, self.chosen())]
+
+    def chosen(self) -> list[int]:
+        """The battery's cases that are meant."""
+        names = [case.name for case in TESTS[self.test - 1][1].cases()]
+        return [index for index, name in enumerate(names) if name.endswith(self.case)]
+
 
 BREAKS = (
     Break(
@@ -109,17 +120,12 @@ def copy_project(to: Path) -> None:
 
 def all_pass(copy: Path, broken: Break, results: Path) -> bool:
     """Runs the cases with the code in `copy`."""
-    if isinstance(broken.test, str):
-        command = ["-m", "pytest", "-q", f"{broken.test}::{broken.case}"]
-        sign = f"FAILED {broken.test}"
-    else:
-        names = [case.name for case in TESTS[broken.test - 1][1].cases()]
-        chosen = [index for index, name in enumerate(names) if name.endswith(broken.case)]
-        command = ["-m", "tests.battery", "--only", broken.test, "--case", *chosen]
-        command += ["--results-dir", results, "--fresh", "--num-workers", 1]
+    command, sign = broken.command(), f"FAILED {broken.test}"
+    if isinstance(broken.test, int):
+        command += ["--results-dir", str(results), "--fresh", "--num-workers", "1"]
         sign = f"FAILED test {broken.test}"
     done = subprocess.run(
-        [sys.executable, *map(str, command)],
+        [sys.executable, *command],
         cwd=copy,
         capture_output=True,
         text=True,
