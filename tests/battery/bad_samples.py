@@ -30,7 +30,7 @@ Damage = Callable[[Path], Any]
 
 
 def cases() -> list[Case]:
-    kinds = {"features": FEATURES, "image": IMAGES, "line": LINES, "mask": MASKS}
+    kinds = {"features": FEATURES, "source": SOURCES, "image": IMAGES, "line": LINES, "mask": MASKS}
     return [
         Case(f"{kind}: {name}", partial(_run, kind, damage))
         for kind, damages in kinds.items()
@@ -65,8 +65,7 @@ def _run(kind: str, damage: Any, assets: Assets, folder: Path) -> None:
     try:
         train(strict, ONE_RANK)
     except UserError as error:
-        of_the_sample = ("line 2", victim.name, *(path.name for path in folder.glob("*1.png")))
-        named = any(name in str(error) for name in of_the_sample)
+        named = "line 2" in str(error) or victim.name in str(error)
         assert "1 unusable samples" in str(error) and named, str(error)
     else:
         raise AssertionError("a quarter of the samples is bad, a fifth was allowed, and it went on")
@@ -87,7 +86,8 @@ def _data(kind: str, assets: Assets, folder: Path) -> tuple[Path, Path]:
             np.save(folder / line["edit_prompt_t5_path"], _features())
     data = folder / "list.jsonl"
     data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    key = {"features": "edit_prompt_t5_path", "mask": "mask_image"}.get(kind, "edited_image")
+    keys = {"features": "edit_prompt_t5_path", "source": "file_name", "mask": "mask_image"}
+    key = keys.get(kind, "edited_image")
     return data, folder / lines[1][key]
 
 
@@ -145,11 +145,10 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def _bombs(result: Path) -> None:
-    """A result, source and mask that fit each other: a reader without a cap takes them."""
+def _bombs(source: Path) -> None:
+    """With a result and a mask of the same size, so that only the cap keeps them out."""
     for key in ("file_name", "edited_image", "mask_image"):
-        path = result.with_name(result.name.replace("edited_image", key))
-        Image.new("1", (8100, 8100), 1).save(path)
+        Image.new("1", (8100, 8100), 1).save(source.with_name(source.name.replace("file_name", key)))
 
 
 def _encoded(format: str, **options: Any) -> bytes:
@@ -173,6 +172,8 @@ def _flip(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
+SOURCES: dict[str, Damage] = {"PNG bomb, 66 megapixels": _bombs}
+
 IMAGES: dict[str, Damage] = {
     "missing": lambda path: path.unlink(),
     "empty": _bytes(lambda data: b""),
@@ -183,7 +184,6 @@ IMAGES: dict[str, Damage] = {
     "PNG, header only": _bytes(lambda data: data[:33]),
     "PNG, a flipped byte": _bytes(lambda data: _flip(data, len(data) // 2)),
     "PNG, no pixels wide": _bytes(lambda data: _png_header(0, 24)),
-    "PNG bombs, 66 megapixels": _bombs,
     "PNG, more pixels than data": _bytes(lambda data: _png_header(500, 500)),
     "JPEG, first half": _bytes(lambda data: _encoded("JPEG")[:300]),
     "JPEG, first bytes": _bytes(lambda data: _encoded("JPEG")[:20]),

@@ -139,10 +139,10 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     norms: Norms = {}
     settle(norms, batches, state, dist)  # --cache-images has met every image by now
     trainer = Trainer(config, state, dist)
-    trainer.warm_up(batches.first(1).repeat(batches.sampler.micro_batch_size, 1, 1, 1))
     if config.dry_run:
         dry_run(trainer, batches)
         return
+    trainer.warm_up(batches.first(1).repeat(batches.sampler.micro_batch_size, 1, 1, 1))
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
     if dist.is_main:
