@@ -202,7 +202,6 @@ class EditingPipeline:
         """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
         unpack_linears(self.transformer)
         self.transformer.to(device=device, dtype=dtype)
-        self.transformer.caches.clear()
         pack_linears(self.transformer)
         if device is not None:
             self.tokenizer.to(device)

@@ -7,6 +7,7 @@ The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,9 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
         f"Run `hf download {hub_id} --local-dir {target}`; without network, copy a folder made that way "
         "(config.json, the tokenizer's files, *.safetensors) from another machine"
     )
+
+
+_TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
 
 class T5Encoder:
@@ -154,16 +158,17 @@ class T5Encoder:
         return hashlib.sha256((vocabulary + weights_fingerprint(self._model)).encode()).hexdigest()
 
     def _tokenize(self, cleaned: list[str]) -> BatchEncoding:
-        return self._tokenizer(
-            cleaned,
-            padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
-            truncation=True,
-            max_length=self.max_tokens,
-            add_special_tokens=True,
-            return_attention_mask=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+        with _TOKENIZING:
+            return self._tokenizer(
+                cleaned,
+                padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
+                truncation=True,
+                max_length=self.max_tokens,
+                add_special_tokens=True,
+                return_attention_mask=True,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            )
 
     def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
         if not torch.isfinite(rows).all():
