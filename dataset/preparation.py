@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
+from runtime.config import check_ranges
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
@@ -32,12 +33,8 @@ log = get_logger("prepare")
 
 
 def require_options(config: Any) -> None:
-    """Checks the options that preparation programs share: --num-workers and --bad-sample-budget."""
-    num_workers = getattr(config, "num_workers", None)
-    if num_workers is not None and num_workers < 1:
-        raise UserError(f"--num-workers {num_workers}: must be at least 1")
-    if not 0 <= config.bad_sample_budget <= 1:
-        raise UserError(f"--bad-sample-budget {config.bad_sample_budget}: must be between 0 and 1")
+    """Checks the ranges of a preparation program's options, also when it is called from Python."""
+    check_ranges(type(config), vars(config))
 
 
 def check_disk(folder: Path, num_bytes: int) -> None:

@@ -36,6 +36,7 @@ from dataset.preparation_jobs import Job, Outcome, Result, Tick, Work, run_jobs
 from dataset.preparation_tar import extract_shard, tar_jobs
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
+from runtime.ranges import COUNT_OR_NONE, SHARE, THREADS
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ class PrepareCaptionsConfig:
     )
     image_column: str | None = option(None, help="of a table; without it image_path, image, filepath, ...")
     caption_column: str | None = option(None, help="of a table; without it caption, text or title")
-    min_side: int = option(256, help="leave out images whose short side is below this; 0 keeps all")
-    num_workers: int | None = option(None, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, help="share of unusable items, 0 to 1, to go without")
+    min_side: int = option(
+        256, within=COUNT_OR_NONE, help="leave out images whose short side is below this; 0 keeps all"
+    )
+    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    bad_sample_budget: float = option(
+        0.0, within=SHARE, help="share of unusable items, 0 to 1, to go without"
+    )
     allow_outside_root: bool = option(False, help="accept images outside the folder that paths count from")
 
     def __post_init__(self) -> None:

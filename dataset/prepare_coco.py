@@ -23,6 +23,7 @@ from dataset.preparation import check_disk, log, require_budget, require_options
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.logging import progress
+from runtime.ranges import COUNT, SEED, SHARE
 
 COLUMNS = ("Prompt", "image_id", "file_name")
 
@@ -33,13 +34,13 @@ class PrepareCocoConfig:
 
     annotations: str = option(REQUIRED, help="captions_val2014.json")
     output: str = option(REQUIRED, help="the table to write, a .tsv file")
-    num_prompts: int = option(30000, help="prompts, each of another image")
-    seed: int = option(0, help="another seed takes other images in another order")
-    bad_sample_budget: float = option(0.0, help="share of unusable annotations, 0 to 1, to go without")
+    num_prompts: int = option(30000, within=COUNT, help="prompts, each of another image")
+    seed: int = option(0, within=SEED, help="another seed takes other images in another order")
+    bad_sample_budget: float = option(
+        0.0, within=SHARE, help="share of unusable annotations, 0 to 1, to go without"
+    )
 
     def __post_init__(self) -> None:
-        if self.num_prompts < 1 or self.seed < 0:
-            raise UserError("--num-prompts must be at least 1, --seed at least 0")
         require_options(self)
 
 

@@ -29,6 +29,7 @@ from dataset.preparation_parquet import Row, export_rows, find_parquet
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.logging import progress
+from runtime.ranges import SHARE, THREADS
 
 CAPTIONS = ("input_caption", "output_caption")
 COLUMNS = ("instruction", "image", "task", "idx", *CAPTIONS)
@@ -44,8 +45,8 @@ class PrepareEmuEditConfig:
     valid_list: str | None = option(
         None, help="items to evaluate, such as assets/emu_test_data.json; without it all with two captions"
     )
-    num_workers: int | None = option(None, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, help="share of unusable rows, 0 to 1, to go without")
+    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    bad_sample_budget: float = option(0.0, within=SHARE, help="share of unusable rows, 0 to 1, to go without")
 
     def __post_init__(self) -> None:
         require_options(self)

@@ -57,6 +57,7 @@ from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
 from runtime.precision import PRECISIONS
+from runtime.ranges import COUNT, SHARE, THREADS
 
 NAME = "magicbrush"
 PUBLISHED_SESSIONS = {1: 216, 2: 120, 3: 199}  # number of turns -> sessions of the test set
@@ -73,14 +74,16 @@ class PrepareMagicBrushConfig:
     t5_path: str | None = option(None, help="folder of text encoders, or one of them: write text features")
     t5_model_type: str = option("flan-t5-xl", help="the text encoder's folder there, or its name on the hub")
     precision: str = option("bf16", help="arithmetic of the text encoder", choices=list(PRECISIONS))
-    batch_size: int = option(32, help="instructions a step and rank")
+    batch_size: int = option(32, within=COUNT, help="instructions a step and rank")
     hub_parquet: list[str] | None = option(None, help="parquet files of train or dev, or folders of them")
     output_dir: str | None = option(None, help="folder for what is made of --hub-parquet")
     image_format: str = option(
         "original", choices=IMAGE_FORMATS, help="of --hub-parquet: original keeps the files' bytes"
     )
-    num_workers: int | None = option(None, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, help="share of unusable items, 0 to 1, to go without")
+    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    bad_sample_budget: float = option(
+        0.0, within=SHARE, help="share of unusable items, 0 to 1, to go without"
+    )
     allow_outside_root: bool = option(False, help="accept images outside the test folder")
     device: str = option("auto", help="of the text encoder: auto, cpu or cuda")
 

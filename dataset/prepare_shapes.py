@@ -31,10 +31,11 @@ from dataset.shapes_writers import (
     write_train_chunk,
     write_ultraedit_parquet,
 )
-from runtime.config import option, parse
+from runtime.config import check_ranges, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
 
 _CHUNK = 250
 _BLOCK = 4096  # bytes a small file takes on common file systems
@@ -48,11 +49,13 @@ class PrepareShapesConfig:
     """Writes the embedded data set of coloured shapes."""
 
     output_dir: str = option(help="folder to write; a finished set of the same settings is left alone")
-    num_train: int = option(12000, help="training pairs")
-    num_test: int = option(500, help="held-out edits (turns of all sessions together)")
-    num_emu: int = option(100, help="held-out edits also written in the Emu Edit format")
-    image_size: int = option(72, help="side of the images in pixels")
-    seed: int = option(0, help="another seed gives other scenes; the held-out split stays")
+    num_train: int = option(12000, within=COUNT, help="training pairs")
+    num_test: int = option(500, within=COUNT, help="held-out edits (turns of all sessions together)")
+    num_emu: int = option(
+        100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format"
+    )
+    image_size: int = option(72, within=SIZE, help="side of the images in pixels")
+    seed: int = option(0, within=SEED, help="another seed gives other scenes; the held-out split stays")
     setting: str = option(
         "easy",
         choices=tuple(SETTINGS),
@@ -64,18 +67,10 @@ class PrepareShapesConfig:
         help="kinds of edit instead of the setting's; one named twice comes twice as often",
     )
     write_parquet: bool = option(False, help="also write train/editing.parquet")
-    num_workers: int = option(2, help="processes")
+    num_workers: int = option(2, within=THREADS, help="processes")
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_train", 1),
-            ("num_test", 1),
-            ("num_emu", 0),
-            ("num_workers", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        check_ranges(type(self), vars(self))
 
     @property
     def shapes(self) -> ShapesConfig:

@@ -28,6 +28,7 @@ from dataset.preparation_pairs import pair_files
 from dataset.preparation_parquet import Row, export_rows, find_parquet
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
+from runtime.ranges import SHARE, THREADS
 
 NAME = "ultraedit"
 IMAGES = ("source_image", "edited_image")
@@ -44,8 +45,8 @@ class PrepareUltraEditConfig:
     image_format: str = option(
         "original", choices=IMAGE_FORMATS, help="original keeps the files' bytes; png or jpg encodes others"
     )
-    num_workers: int | None = option(None, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, help="share of unusable rows, 0 to 1, to go without")
+    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    bad_sample_budget: float = option(0.0, within=SHARE, help="share of unusable rows, 0 to 1, to go without")
 
     def __post_init__(self) -> None:
         require_options(self)

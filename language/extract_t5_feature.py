@@ -40,6 +40,7 @@ from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from runtime.precision import PRECISIONS
+from runtime.ranges import COUNT, COUNT_OR_NONE
 
 # LlamaGen's names for the entries of a line's `text` list.
 CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}
@@ -58,8 +59,12 @@ class ExtractConfig:
         help="folder for the features; without it: t5_features beside the jsonl file",
         aliases=("t5_path", "t5_feat_path"),
     )
-    data_start: int = option(0, help="first jsonl file of a folder, from 0, in the order of their names")
-    data_end: int | None = option(None, help="last jsonl file of a folder, included; without it: all")
+    data_start: int = option(
+        0, within=COUNT_OR_NONE, help="first jsonl file of a folder, from 0, in the order of their names"
+    )
+    data_end: int | None = option(
+        None, within=COUNT_OR_NONE, help="last jsonl file of a folder, included; without it: all"
+    )
     caption_key: str = option(
         "blip",
         help="blip, llava or llava_first: entry 0, 1, 2 of `text` (a string counts as blip); else a key",
@@ -68,7 +73,7 @@ class ExtractConfig:
     t5_model_path: str = option("pretrained_models/t5-ckpt", help="folder of text encoders, or one of them")
     t5_model_type: str = option(DEFAULT_T5, help="the text encoder's folder there, or its name on the hub")
     precision: str = option("bf16", help="arithmetic of the text encoder", choices=list(PRECISIONS))
-    batch_size: int = option(32, help="captions a step and rank")
+    batch_size: int = option(32, within=COUNT, help="captions a step and rank")
     device: str = option("auto", help="auto, cpu or cuda")
     global_seed: str | None = legacy("nothing is random here")
     num_workers: str | None = legacy("reading captions takes no time beside the encoder")

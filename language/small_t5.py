@@ -40,6 +40,7 @@ from language.text_features import MAX_TOKENS
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger
+from runtime.ranges import SEED, SIZE
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in every T5
 OFFSETS = (-1, 1, -2, 2, -3, 3, -4, 4)  # the neighbour each head looks at
@@ -182,8 +183,8 @@ class SmallT5Config:
 
     texts: list[str] = option(REQUIRED, help="jsonl files whose captions and instructions it must know")
     output_dir: str = option(REQUIRED, help="folder for the encoder; give it to --t5-path")
-    width: int = option(128, help="feature width, the caption width of the image model")
-    seed: int = option(0, help="seed of the word vectors and rotations")
+    width: int = option(128, within=SIZE, help="feature width, the caption width of the image model")
+    seed: int = option(0, within=SEED, help="seed of the word vectors and rotations")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +21,19 @@ import yaml
 
 from runtime.errors import UserError
 from runtime.files import write_atomic
+from runtime.ranges import Range
 
 REQUIRED = object()
 Config = TypeVar("Config")
 
 
 def option(
-    default: Any = REQUIRED, *, help: str, choices: Sequence | None = None, aliases: Sequence[str] = ()
+    default: Any = REQUIRED,
+    *,
+    help: str,
+    choices: Sequence | None = None,
+    aliases: Sequence[str] = (),
+    within: Range | None = None,
 ) -> Any:
     """Declares a flag as a dataclass field.
 
@@ -36,8 +42,15 @@ def option(
       help: one line for `--help`.
       choices: the values allowed.
       aliases: further spellings, without dashes in front.
+      within: what a number, or each of a list, may be; `runtime.ranges` has the common ranges.
     """
-    metadata = {"help": help, "choices": choices, "aliases": tuple(aliases), "required": default is REQUIRED}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "aliases": tuple(aliases),
+        "within": within,
+        "required": default is REQUIRED,
+    }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=None if default is REQUIRED else default, metadata=metadata)
@@ -90,7 +103,10 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
             negative = [f"--no{sep}{f[2:]}" for f in flags for sep in "-_"]
             parser.add_argument(*negative, dest=field.name, action="store_false", help=argparse.SUPPRESS)
         return
-    suffix = "" if meta["required"] or default is None else f" (default: {default})"
+    notes = [] if meta["within"] is None else [str(meta["within"])]
+    if not meta["required"] and default is not None:
+        notes.append(f"default: {default}")
+    suffix = f" ({'; '.join(notes)})" if notes else ""
     parser.add_argument(
         *flags,
         type=kind,
@@ -146,6 +162,18 @@ def build_parser(config_class: type) -> argparse.ArgumentParser:
     return parser
 
 
+def check_ranges(config_class: type, values: Mapping[str, Any]) -> None:
+    """Raises UserError for a number outside its flag's range; for configs that Python code makes, too.
+
+    Args:
+      config_class: a dataclass whose fields were made by `option`.
+      values: {field: value}, as `vars(config)`.
+    """
+    for field in dataclasses.fields(config_class):
+        if (allowed := field.metadata.get("within")) is not None:
+            allowed.check(_spellings(field.name)[0], values[field.name])
+
+
 def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Config:
     """Reads a command line into `config_class`; unknown flags and abbreviations end the program.
 
@@ -164,6 +192,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
         if "legacy" in field.metadata and values[field.name] is not None:
             flag = _spellings(field.name)[0]
             print(f"note: {flag} has no effect: {field.metadata['legacy']}", file=sys.stderr)
+    check_ranges(config_class, values)
     return config_class(**values)
 
 

@@ -37,6 +37,7 @@ from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.ranges import COUNT, SIZE, THREADS
 
 log = get_logger("benchmark")
 GROUPS = ("loader", "prefill", "decode", "edit", "train")
@@ -52,11 +53,13 @@ class Benchmark:
     group: str = argument(f"what to measure: {', '.join(GROUPS)} or all")
     device: str = option("cpu", help="cpu or cuda")
     dtype: list[str] = option(["fp32", "bf16"], help="types of the weights", choices=sorted(DTYPES))
-    image_size: list[int] = option([256, 512], help="pixels; a CPU edits and trains at the first only")
+    image_size: list[int] = option(
+        [256, 512], within=SIZE, help="pixels; a CPU edits and trains at the first only"
+    )
     gpt_model: str = option("R-GPT-B", help="transformer size", choices=MODELS)
     baseline: str = option("eager", help="the slow twin, or none", choices=["eager", "none"])
-    repeats: int = option(LEAST_REPEATS, help="counted runs of each side")
-    threads: int = option(2, help="CPU threads; the CPU targets are for two")
+    repeats: int = option(LEAST_REPEATS, within=COUNT, help="counted runs of each side")
+    threads: int = option(2, within=THREADS, help="CPU threads; the CPU targets are for two")
     output_dir: str = option("results/benchmark", help="folder for results.json and the pictures")
     compile: bool = option(False, help="compile the project's decoding and training steps: for GPUs")
     quick: bool = option(False, help="a tiny network and tiny images: tries the benchmark, measures nothing")

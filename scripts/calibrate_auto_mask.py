@@ -33,6 +33,7 @@ from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT_OR_NONE, SHARE, WEIGHT
 
 log = get_logger(__name__)
 _SHOWN = 10  # rows of the printed table
@@ -45,12 +46,14 @@ class CalibrateAutoMask(SampleConfig):
     magicbrush_path: str = option(REQUIRED, help="validation set: edit_sessions.json and images/")
     output: str = option("auto_mask.json", help="where the chosen settings and the whole table go")
     mask_rule: str = option("published", help="true pixel mask to cells", choices=RULES)
-    num_edits: int = option(0, help="use the first of the edits only; 0 for all")
-    thresholds: list[float] = option([0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], help="shares to try")
-    smoothings: list[float] = option(
-        [0, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5], help="standard deviations in cells to try"
+    num_edits: int = option(0, within=COUNT_OR_NONE, help="use the first of the edits only; 0 for all")
+    thresholds: list[float] = option(
+        [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], within=SHARE, help="shares to try"
     )
-    growths: list[int] = option([0, 1, 2, 3], help="cells to try")
+    smoothings: list[float] = option(
+        [0, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5], within=WEIGHT, help="standard deviations in cells to try"
+    )
+    growths: list[int] = option([0, 1, 2, 3], within=COUNT_OR_NONE, help="cells to try")
 
     def grid_of_settings(self) -> list[AutoMaskSettings]:
         """Every combination of the values to try."""

@@ -19,6 +19,7 @@ from language.t5 import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
 from runtime.precision import PRECISIONS
+from runtime.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class ConvertCheckpoint:
     gpt_model: str | None = option(
         None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
     )
-    image_size: int | None = option(None, help="side of the model's images, for files that do not hold it")
+    image_size: int | None = option(
+        None, within=SIZE, help="side of the model's images, for files that do not hold it"
+    )
     precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISIONS))
-    cfg_scale: float = option(7.5, help="default guidance; 1 for none")
-    temperature: float = option(1.0, help="default of the draws")
-    top_k: int = option(1000, help="default: likeliest codes kept; 0 for all")
+    cfg_scale: float = option(7.5, within=GUIDANCE, help="default guidance; 1 for none")
+    temperature: float = option(1.0, within=WEIGHT, help="default of the draws")
+    top_k: int = option(1000, within=COUNT_OR_NONE, help="default: likeliest codes kept; 0 for all")
     mask_rule: str = option("published", help="default: pixel mask to cells", choices=RULES)
 
 

@@ -24,6 +24,7 @@ from runtime.distributed import pick_device
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
+from runtime.ranges import COUNT, POSITIVE, Range
 
 if TYPE_CHECKING:
     from demo_page import Studio
@@ -55,10 +56,14 @@ class Demo:
     host: str = option(
         "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
     )
-    port: int = option(7860, help="of that address; 0 takes a free one")
-    max_upload_mb: int = option(10, help="megabytes that an uploaded file may have")
-    max_megapixels: float = option(16, help="millions of pixels that an image may have")
-    max_queue: int = option(32, help="visitors who wait for the model; the next one is told to come back")
+    port: int = option(
+        7860, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
+    )
+    max_upload_mb: int = option(10, within=COUNT, help="megabytes that an uploaded file may have")
+    max_megapixels: float = option(16, within=POSITIVE, help="millions of pixels that an image may have")
+    max_queue: int = option(
+        32, within=COUNT, help="visitors who wait for the model; the next one is told to come back"
+    )
 
     def __post_init__(self) -> None:
         if bool(self.vq_ckpt) != bool(self.gpt_ckpt):

@@ -29,6 +29,7 @@ from evaluations.report import (
 from runtime.config import option, parse
 from runtime.errors import run_command
 from runtime.files import write_atomic
+from runtime.ranges import COUNT, SCALE, SEED
 
 STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}
 MODES = {
@@ -44,10 +45,10 @@ class Quickstart:
     """Trains three small models on synthetic scenes, edits held-out ones, evaluates, reports."""
 
     results_dir: str = option("results/quickstart", help="everything goes here")
-    steps_scale: float = option(1.0, help="multiplies the steps of the three trainings")
-    num_train: int = option(8000, help="training edits")
-    num_test: int = option(500, help="held-out edits")
-    seed: int = option(0, help="of data, trainings and draws")
+    steps_scale: float = option(1.0, within=SCALE, help="multiplies the steps of the three trainings")
+    num_train: int = option(8000, within=COUNT, help="training edits")
+    num_test: int = option(500, within=COUNT, help="held-out edits")
+    seed: int = option(0, within=SEED, help="of data, trainings and draws")
 
     def recipe(self) -> ShapesRecipe:
         steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in STEPS.items()}

@@ -31,6 +31,7 @@ from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.ranges import COUNT, SIZE
 
 log = get_logger("rehearsal")
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,16 +73,15 @@ class Rehearsal:
     gpt_model: str = option(
         "R-GPT-XL", help="transformer size", choices=sorted(n for n in GPT_MODELS if n.startswith("R-GPT-"))
     )
-    ranks: int = option(1, help="processes a command")
+    ranks: int = option(1, within=COUNT, help="processes a command")
     image_size: int | None = option(
         None,
+        within=SIZE,
         help="of the first two commands, the third takes twice as much (default: 256 for R-GPT-XL, else 128)",
     )
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise UserError(f"--ranks {self.ranks}: must be at least 1")
         if self.side < 32 or self.side % 16:
             raise UserError(f"--image-size {self.side}: must be a multiple of 16, 32 at least")
 

@@ -30,6 +30,7 @@ from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.ranges import COUNT, SCALE, SEED
 
 log = get_logger(__name__)
 
@@ -42,15 +43,19 @@ class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
     results_dir: str = option("results/reproduce", help="everything goes here")
-    seeds: list[int] = option([0, 1, 2], help="of the trainings and draws")
+    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the trainings and draws")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
-    steps_scale: float = option(1.0, help="multiplies the steps of all trainings")
-    num_train: int = option(6000, help="training edits")
-    num_test: int = option(500, help="held-out edits")
-    num_scaled: int = option(200, help="images, and edits, that test-time scaling is measured on")
-    num_ranks: int = option(1, help="processes that share a training; on CPUs one a core is fastest")
+    steps_scale: float = option(1.0, within=SCALE, help="multiplies the steps of all trainings")
+    num_train: int = option(6000, within=COUNT, help="training edits")
+    num_test: int = option(500, within=COUNT, help="held-out edits")
+    num_scaled: int = option(
+        200, within=COUNT, help="images, and edits, that test-time scaling is measured on"
+    )
+    num_ranks: int = option(
+        1, within=COUNT, help="processes that share a training; on CPUs one a core is fastest"
+    )
     quick: bool = option(False, help="see whether everything runs: hardly any steps and edits")
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT
 
 log = get_logger(__name__)
 
@@ -55,9 +56,9 @@ class ReproduceScaling(SampleConfig):
         choices=list(SCALING_TASKS),
     )
     rewards: list[str] = option(list(SCALING_REWARDS), help="what leads the search", choices=SCALING_REWARDS)
-    num_tasks: int = option(256, help="the first so many edits of the set")
-    rounds: int = option(4, help="attempts to improve an image")
-    candidates: int = option(4, help="ways in which a round draws its cells")
+    num_tasks: int = option(256, within=COUNT, help="the first so many edits of the set")
+    rounds: int = option(4, within=COUNT, help="attempts to improve an image")
+    candidates: int = option(4, within=COUNT, help="ways in which a round draws its cells")
 
 
 def load_tasks(config: ReproduceScaling, task: str) -> list[Task]:

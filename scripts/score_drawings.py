@@ -30,6 +30,7 @@ from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
+from runtime.ranges import COUNT
 
 _IN_PICTURE, _ROW = 32, 8
 
@@ -40,7 +41,7 @@ class ScoreDrawings(DrawConfig):
 
     captions: str = option(REQUIRED, help="t2i.jsonl of a shapes test set")
     output_dir: str = option(REQUIRED, help="gets drawings.json, drawings.png and images/")
-    num_images: int = option(1000, help="the first so many captions")
+    num_images: int = option(1000, within=COUNT, help="the first so many captions")
 
     def __post_init__(self) -> None:
         super().__post_init__()

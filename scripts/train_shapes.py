@@ -25,6 +25,7 @@ from step_runner import StepRunner
 
 from runtime.config import option, parse
 from runtime.errors import run_command
+from runtime.ranges import COUNT, COUNT_OR_NONE, SEED
 
 STEPS = ("data", "tokenizer", "stage1", "stage2", "scores")
 MASKED_TEMPERATURE = 0.1
@@ -45,15 +46,17 @@ class TrainShapes:
     """Trains and scores the small models that are shipped."""
 
     results_dir: str = option("results/shapes", help="everything goes here")
-    num_train: int = option(24000, help="training edits")
-    num_more: int = option(60000, help="further ones, for the editor alone")
-    num_test: int = option(1200, help="held-out edits")
-    tokenizer_steps: int = option(2000, help="of the tokenizer")
-    stage1_steps: int = option(5000, help="of the text-to-image model")
-    stage2_steps: int = option(4000, help="of the editor, with masks that are exact or far too wide")
-    exact_steps: int = option(1500, help="of the editor at last, with exact masks only")
-    num_ranks: int = option(1, help="processes that share a training")
-    seed: int = option(0, help="of data, trainings and draws")
+    num_train: int = option(24000, within=COUNT, help="training edits")
+    num_more: int = option(60000, within=COUNT_OR_NONE, help="further ones, for the editor alone")
+    num_test: int = option(1200, within=COUNT, help="held-out edits")
+    tokenizer_steps: int = option(2000, within=COUNT, help="of the tokenizer")
+    stage1_steps: int = option(5000, within=COUNT, help="of the text-to-image model")
+    stage2_steps: int = option(
+        4000, within=COUNT, help="of the editor, with masks that are exact or far too wide"
+    )
+    exact_steps: int = option(1500, within=COUNT_OR_NONE, help="of the editor at last, with exact masks only")
+    num_ranks: int = option(1, within=COUNT, help="processes that share a training")
+    seed: int = option(0, within=SEED, help="of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=STEPS)
 
     def recipe(self) -> ShapesRecipe:

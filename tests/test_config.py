@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import typing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from autoregressive.train.config import EditingConfig
 from runtime.config import argument, build_parser, dump_config, legacy, option, parse
 from runtime.errors import UserError
 
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM_FOLDERS = ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
 FROZEN = Path(__file__).parent / "frozen_flags.json"
 COMMANDS = {
     "train_t2i": ("autoregressive.train.config", "T2IConfig"),
@@ -124,6 +127,107 @@ def test_help_is_grouped_by_topic_and_ends_with_examples():
     assert places == sorted(places)
     assert text.index("\nstage 2:") < text.index("--mask-in-context") < text.index("\nexamples:")
     assert "  torchrun --nproc_per_node=4 autoregressive/train/train_editing.py" in text
+
+
+def config_classes() -> list[type]:
+    """Every config dataclass of the project, found by the word `option(` in its file."""
+    files = [f for folder in PROGRAM_FOLDERS for f in sorted((ROOT / folder).rglob("*.py"))]
+    classes = {}
+    for file in (f for f in files if " = option(" in f.read_text()):
+        module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+        for value in vars(module).values():
+            if isinstance(value, type) and dataclasses.is_dataclass(value):
+                classes[f"{value.__module__}.{value.__name__}"] = value
+    return [c for c in classes.values() if any("aliases" in f.metadata for f in dataclasses.fields(c))]
+
+
+def test_every_number_of_every_program_has_a_range(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # scripts import their neighbours by bare names
+    classes = config_classes()
+    assert len(classes) > len(COMMANDS)
+    for config_class in classes:
+        annotations = typing.get_type_hints(config_class)
+        for field in dataclasses.fields(config_class):
+            if {"legacy", "positional"} & field.metadata.keys() or field.metadata["choices"]:
+                continue
+            where = f"{config_class.__name__}.{field.name}"
+            if not {int, float} & set(all_types(annotations[field.name])):
+                assert field.metadata["within"] is None, f"{where} is no number"
+                continue
+            allowed = field.metadata["within"]
+            assert allowed is not None, f"{where} needs a range: option(..., within=...)"
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            allowed.check(where, default)
+
+
+def all_types(annotation) -> list[type]:
+    """The types in an annotation: int and None of `int | None`, float of `list[float]`."""
+    inner = typing.get_args(annotation)
+    return [t for a in inner for t in all_types(a)] if inner else [annotation]
+
+
+TRAIN = ["--vq-ckpt", "v.pt", "--data-path", "a.jsonl"]
+OUT_OF_RANGE = [
+    *[("train_t2i", flag, value) for flag, values in {
+        "--warmup-steps": ["-1"], "--class-dropout-p": ["2", "-0.1", "nan"], "--max-steps": ["0", "-2"],
+        "--lr": ["nan", "inf", "1e30", "0", "-1"], "--muon-lr": ["nan", "-1"], "--dropout-p": ["1.5", "1"],
+        "--beta1": ["1.5", "1", "nan"], "--beta2": ["-1"], "--ema-decay": ["1.5", "nan"],
+        "--num-workers": ["-1"], "--image-size": ["0", "-256"], "--cls-token-num": ["0"],
+        "--weight-decay": ["nan", "-1", "inf"], "--max-grad-norm": ["-1", "nan"],
+        "--bad-sample-budget": ["nan", "2"], "--pct-start": ["5", "0"], "--final-div-factor": ["0", "inf"],
+        "--peak-tflops": ["0"], "--global-seed": ["-1", str(2**64), "9" * 40], "--ckpt-every": ["-2"],
+        "--epochs": ["9" * 400], "--top-p": ["0", "nan"], "--packed-weights": ["0", "nan"],
+    }.items() for value in values],
+    *[("vq_train", flag, value) for flag, value in (
+        ("--steps", "0"), ("--lr", "nan"), ("--disc-start", "-1"), ("--ema-decay", "1"),
+        ("--num-workers", "-1"), ("--perceptual-weight", "-1"), ("--reseed-until", "2"),
+        ("--global-seed", str(2**63)),
+    )],
+    ("sample_t2i", "--cfg-scale", "nan"), ("sample_t2i", "--seed", "-1"),
+    ("sample_t2i", "--temperature", "-1"),
+    ("test_time_scaling", "--rounds", "0"), ("test_time_scaling", "--token-budget", "-1"),
+    ("image_eval", "--num-workers", "0"), ("t2i_evaluation", "--eval-res", "0"),
+    ("extract_t5_feature", "--batch-size", "0"), ("extract_t5_feature", "--data-start", "-1"),
+    ("extract_codes_editing", "--views", "0"), ("prepare_shapes", "--seed", "-1"),
+    ("prepare_captions", "--min-side", "-1"), ("prepare_coco", "--num-prompts", "0"),
+]  # fmt: skip
+
+
+def parse_command(command: str, words: list[str]):
+    """`parse` of a program of COMMANDS; what it requires is filled in."""
+    module, name = COMMANDS[command]
+    config_class = getattr(importlib.import_module(module), name)
+    required = [f.name for f in dataclasses.fields(config_class) if f.metadata.get("required")]
+    return parse(config_class, [*(w for n in required for w in (f"--{n}", "x")), *words])
+
+
+@pytest.mark.parametrize("command, flag, value", OUT_OF_RANGE)
+def test_numbers_out_of_range_are_refused_by_name(command, flag, value):
+    with pytest.raises(UserError, match=rf"^{flag} \S+: must be "):
+        parse_command(command, [*(TRAIN if command.startswith("train") else []), flag, value])
+
+
+@pytest.mark.parametrize("setting", ["lr: .nan", "lr: nan", "lr: 1e30", "warmup_steps: -1", "max_steps: 0"])
+def test_numbers_of_a_config_file_have_the_same_ranges(setting, tmp_path):
+    (tmp_path / "run.yaml").write_text(setting)
+    with pytest.raises(UserError, match=setting.split(":")[0].replace("_", ".")):
+        parse(EditingConfig, [*TRAIN, "--config", str(tmp_path / "run.yaml")])
+
+
+def test_numbers_at_the_edges_are_taken_and_named_in_the_help():
+    words = ["--max-steps", "-1", "--ckpt-every", "-1", "--lr", "1000", "--class-dropout-p", "1"]
+    words += ["--max-grad-norm", "0", "--num-workers", "0", "--top-p", "1", "--beta1", "0", "--global-seed"]
+    config = parse_command("train_t2i", [*TRAIN, *words, str(2**32 - 1)])
+    assert (config.max_steps, config.lr, config.global_seed) == (-1, 1000, 2**32 - 1)
+    text = " ".join(build_parser(EditingConfig).format_help().split())
+    assert "peak learning rate (AdamW, SGD) (above 0 and at most 1000; default: 0.0001)" in text
+    assert "stop after this many steps; -1 for never (at least 1, or -1)" in text
+
+
+@pytest.mark.parametrize("values", [{"lr": float("nan")}, {"warmup_steps": -1}, {"max_steps": 0}])
+def test_configs_made_by_python_have_the_same_ranges(values):
+    with pytest.raises(UserError, match="must be "):
+        EditingConfig(vq_ckpt="v.pt", data_path=["a.jsonl"], **values)
 
 
 def test_the_command_lines_are_frozen():

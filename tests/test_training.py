@@ -176,7 +176,7 @@ def test_the_region_share_of_stage_one_is_drawn_per_sample():
     as_edits = (half == all_edits).all(1)
     assert 160 < as_edits.sum() < 240 and torch.equal(half[~as_edits], none[~as_edits])
     assert torch.equal(orders_of(0, "GPT-tiny"), torch.arange(N).expand(400, -1))
-    with pytest.raises(UserError, match="--region-share 1.5 is no share"):
+    with pytest.raises(UserError, match="--region-share 1.5: must be a number between 0 and 1"):
         orders_of(1.5)
     with pytest.raises(UserError, match="GPT-tiny draws in raster order only"):
         orders_of(0.5, "GPT-tiny")

@@ -160,9 +160,9 @@ def test_what_cannot_be_done_is_said(images, tmp_path, monkeypatch):
         (["--disc-type", "stylegan", "--perceptual-weight", "0"], "stylegan is not built"),
         (["--steps", "3", "--epochs", "2", "--perceptual-weight", "0"], "give one"),
         (["--optimizer", "muon", "--mixed-precision", "fp16", "--perceptual-weight", "0"], "muon.*use.*bf16"),
-        (["--log-every", "0"], "--log-every 0: give 1 or more"),
-        (["--gradient-accumulation-steps", "0"], "--gradient-accumulation-steps 0: give 1 or more"),
-        (["--global-batch-size", "-4"], "--global-batch-size -4: give 1 or more"),
+        (["--log-every", "0"], "--log-every 0: must be at least 1"),
+        (["--gradient-accumulation-steps", "0"], "--gradient-accumulation-steps 0: must be at least 1"),
+        (["--global-batch-size", "-4"], "--global-batch-size -4: must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             parse(VQTrainConfig, base + flags).check()

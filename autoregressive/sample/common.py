@@ -16,11 +16,22 @@ from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import MODES, EditingPipeline
 from dataset.edit_masks import RULES, EmptyMaskError
 from language.t5 import DEFAULT_T5, T5Encoder
-from runtime.config import REQUIRED, option
+from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
+from runtime.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    GUIDANCE,
+    PERIOD,
+    PIXELS,
+    SEED,
+    SHARE_ABOVE_NONE,
+    SIZE,
+    WEIGHT,
+)
 
 log = get_logger(__name__)
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
@@ -52,22 +63,25 @@ class SampleConfig:
     gpt_model: str | None = option(
         None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
     )
-    image_size: int | None = option(None, help="side of the model's images, for files that do not hold it")
+    image_size: int | None = option(
+        None, within=SIZE, help="side of the model's images, for files that do not hold it"
+    )
     device: str = option("auto", help="auto, cpu or cuda")
     precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISIONS))
-    seed: int = option(0, help="of the draws", aliases=["global_seed"])
-    batch_size: int = option(32, help="images at a time", aliases=["per_proc_batch_size"])
-    cfg_scale: float = option(7.5, help="guidance; 1 for none (small models want 1 to 1.5)")
-    cfg_interval: int = option(-1, help="k: guidance in the first k+1 decoding steps only; -1 for all")
-    temperature: float = option(1.0, help="of the draws")
-    top_k: int = option(1000, help="likeliest codes kept; 0 for all")
-    top_p: float = option(1.0, help="share of probability kept")
+    seed: int = option(0, within=SEED, help="of the draws", aliases=["global_seed"])
+    batch_size: int = option(32, within=COUNT, help="images at a time", aliases=["per_proc_batch_size"])
+    cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance; 1 for none (small models want 1 to 1.5)")
+    cfg_interval: int = option(
+        -1, within=PERIOD, help="k: guidance in the first k+1 decoding steps only; -1 for all"
+    )
+    temperature: float = option(1.0, within=WEIGHT, help="of the draws")
+    top_k: int = option(1000, within=COUNT_OR_NONE, help="likeliest codes kept; 0 for all")
+    top_p: float = option(1.0, within=SHARE_ABOVE_NONE, help="share of probability kept")
     compile: bool = option(False, help="compile the decoding steps, on GPUs: slow to start, then faster")
     greedy: bool = option(False, help="always take the likeliest code")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size {self.batch_size}: must be at least 1")
+        check_ranges(type(self), vars(self))
         self.sampling()  # checks its values
 
     def sampling(self) -> Sampling:
@@ -117,7 +131,9 @@ class EditSampleConfig(SampleConfig):
     )
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
-    mask_error: int = option(0, help="widen each mask by this many of its pixels first; below 0: shrink it")
+    mask_error: int = option(
+        0, within=PIXELS, help="widen each mask by this many of its pixels first; below 0: shrink it"
+    )
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
     auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")

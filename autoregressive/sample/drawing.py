@@ -16,6 +16,7 @@ from runtime.config import legacy, option
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import progress
+from runtime.ranges import COUNT, SIZE
 from tokenizer.tokenizer_image.vq_model import require_config
 
 
@@ -29,13 +30,17 @@ class DrawConfig(SampleConfig):
         choices=["raster", "random"],
     )
     t5_feature_max_len: int | None = option(
-        None, help="most text tokens; default: as many as the model reads"
+        None, within=SIZE, help="most text tokens; default: as many as the model reads"
     )
-    t5_feature_dim: int | None = option(None, help="width of the text features; must be the model's")
-    cls_token_num: int | None = option(None, help="text slots; must be the model's")
-    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
-    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
+    t5_feature_dim: int | None = option(
+        None, within=SIZE, help="width of the text features; must be the model's"
+    )
+    cls_token_num: int | None = option(None, within=SIZE, help="text slots; must be the model's")
+    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
+    downsample_size: int | None = option(
+        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
+    )
 
     gpt_type: str = legacy("one transformer serves every kind of conditioning")
     num_classes: str = legacy("there is no class-conditional model")

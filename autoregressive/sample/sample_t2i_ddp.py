@@ -33,6 +33,7 @@ from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
+from runtime.ranges import COUNT
 
 log = get_logger(__name__)
 # What a published file that does not say so holds.
@@ -47,13 +48,11 @@ class SampleT2IDDP(DrawConfig):
 
     prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
     sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
-    num_fid_samples: int = option(30000, help="most captions to draw, from the first")
+    num_fid_samples: int = option(30000, within=COUNT, help="most captions to draw, from the first")
     precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISIONS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_fid_samples < 1:
-            raise UserError(f"--num-fid-samples {self.num_fid_samples}: must be at least 1")
 
 
 def read_captions(path: str | Path) -> list[str]:

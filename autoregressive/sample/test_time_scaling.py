@@ -27,6 +27,7 @@ from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT
 
 log = get_logger(__name__)
 
@@ -51,16 +52,20 @@ class SampleScaled(SampleConfig):
         help="best_of_n: the baseline, whole images for as many codes as a search may draw",
         choices=tuple(METHODS),
     )
-    rounds: int = option(4, help="attempts to improve an image")
-    candidates: int = option(4, help="ways in which a round draws its cells, all at once")
-    cells: int | None = option(None, help="cells that a round draws again; default: a quarter of the free")
+    rounds: int = option(4, within=COUNT, help="attempts to improve an image")
+    candidates: int = option(4, within=COUNT, help="ways in which a round draws its cells, all at once")
+    cells: int | None = option(
+        None, within=COUNT, help="cells that a round draws again; default: a quarter of the free"
+    )
     region: str = option(
         "lowest",
         help="how they are chosen: lowest by the reward's token scores, by the model's own likelihood, or at "
         "random",
         choices=REGIONS,
     )
-    token_budget: int | None = option(None, help="codes that one image may cost in all, the first included")
+    token_budget: int | None = option(
+        None, within=COUNT, help="codes that one image may cost in all, the first included"
+    )
     mode: str | None = option(
         None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
     )

@@ -12,9 +12,25 @@ from dataset.build import DATASET_NAMES
 from dataset.edit_masks import RULES
 from dataset.packed_format import require_no_pixel_flags
 from language.t5 import DEFAULT_T5
-from runtime.config import legacy, option
+from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
 from runtime.precision import PRECISIONS
+from runtime.ranges import (
+    COUNT,
+    COUNT_OR_NEVER,
+    COUNT_OR_NONE,
+    GUIDANCE,
+    LEARNING_RATE,
+    PERIOD,
+    POSITIVE,
+    RATE,
+    SEED,
+    SHARE,
+    SHARE_ABOVE_NONE,
+    SIZE,
+    WEIGHT,
+    WORKERS,
+)
 
 PUBLISHED_TEXT_WIDTH = 2048  # FLAN-T5-XL's
 
@@ -42,12 +58,12 @@ class TrainConfig:
         None, help="folders of packed training data, in the place of --data-path"
     )
     packed_weights: list[float] | None = option(
-        None, help="how often each of them is drawn, in proportion (default: by size)"
+        None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
     )
     vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
     vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
-    codebook_size: int | None = option(None, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, help="code width; must be the tokenizer's")
+    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
     gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
     gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
     auto_resume: bool = option(
@@ -59,14 +75,18 @@ class TrainConfig:
     codebook_init: bool = option(
         False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
     )
-    image_size: int = option(256, help="side of the square images, pixels")
-    downsample_size: int | None = option(None, help="pixels per cell side; must be the tokenizer's")
-    vocab_size: int | None = option(None, help="codes; must be the tokenizer's")
-    cls_token_num: int = option(120, help="text slots of the model")
-    dropout_p: float = option(0.1, help="residual and feed-forward dropout")
-    token_dropout_p: float = option(0.1, help="embedding dropout")
-    drop_path: float = option(0.0, help="drop-path rate of the last layer", aliases=["drop_path_rate"])
-    class_dropout_p: float = option(0.1, help="share of captions dropped for guidance")
+    image_size: int = option(256, within=SIZE, help="side of the square images, pixels")
+    downsample_size: int | None = option(
+        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
+    )
+    vocab_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    cls_token_num: int = option(120, within=SIZE, help="text slots of the model")
+    dropout_p: float = option(0.1, within=RATE, help="residual and feed-forward dropout")
+    token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
+    drop_path: float = option(
+        0.0, within=RATE, help="drop-path rate of the last layer", aliases=["drop_path_rate"]
+    )
+    class_dropout_p: float = option(0.1, within=SHARE, help="share of captions dropped for guidance")
 
     t5_path: str | None = option(
         None, help="folder of the text encoder, or of several; encodes text on the fly"
@@ -75,10 +95,11 @@ class TrainConfig:
         None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
     )
     t5_feature_max_len: int | None = option(
-        None, help="longer texts lose their end (default: --cls-token-num)"
+        None, within=SIZE, help="longer texts lose their end (default: --cls-token-num)"
     )
     t5_feature_dim: int | None = option(
         None,
+        within=SIZE,
         help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
     )
     allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
@@ -86,30 +107,32 @@ class TrainConfig:
         False, help="encode every image and text once, before training, and keep the result in memory"
     )
 
-    epochs: int = option(1, help="passes over the data")
+    epochs: int = option(1, within=COUNT, help="passes over the data")
     max_steps: int | None = option(
-        None, help="stop after this many steps; -1 for never", aliases=["early_stop"]
+        None, within=COUNT_OR_NEVER, help="stop after this many steps; -1 for never", aliases=["early_stop"]
     )
-    global_batch_size: int = option(256, help="samples a step, over all ranks")
-    gradient_accumulation_steps: int = option(1, help="forward passes a step")
-    global_seed: int = option(0, help="of the data order and of every random choice")
-    num_workers: int = option(4, help="loader processes a rank")
+    global_batch_size: int = option(256, within=COUNT, help="samples a step, over all ranks")
+    gradient_accumulation_steps: int = option(1, within=COUNT, help="forward passes a step")
+    global_seed: int = option(0, within=SEED, help="of the data order and of every random choice")
+    num_workers: int = option(4, within=WORKERS, help="loader processes a rank")
     optimizer: str = option("adamw", help="muon: Muon on the matrices", choices=["adamw", "muon", "sgd"])
-    lr: float = option(1e-4, help="peak learning rate (AdamW, SGD)")
-    muon_lr: float = option(0.02, help="peak learning rate of Muon's matrices")
-    weight_decay: float = option(5e-2, help="of parameters with two or more dimensions")
-    beta1: float = option(0.9, help="AdamW")
-    beta2: float = option(0.95, help="AdamW")
-    max_grad_norm: float = option(1.0, help="gradient clipping; 0 for none")
+    lr: float = option(1e-4, within=LEARNING_RATE, help="peak learning rate (AdamW, SGD)")
+    muon_lr: float = option(0.02, within=LEARNING_RATE, help="peak learning rate of Muon's matrices")
+    weight_decay: float = option(5e-2, within=WEIGHT, help="of parameters with two or more dimensions")
+    beta1: float = option(0.9, within=RATE, help="AdamW")
+    beta2: float = option(0.95, within=RATE, help="AdamW")
+    max_grad_norm: float = option(1.0, within=WEIGHT, help="gradient clipping; 0 for none")
     lr_scheduler: str = option("constant", help="schedule", choices=["constant", "cosine", "onecycle"])
     lr_scheduler_annealing: str = option(
         "none",
         help="one-cycle shape; cos or linear choose --lr-scheduler onecycle",
         choices=["none", "cos", "linear"],
     )
-    warmup_steps: int = option(0, help="linear warm-up, for constant and cosine")
-    pct_start: float = option(0.05, help="one-cycle: share of the steps spent rising")
-    final_div_factor: float = option(1e4, help="one-cycle: start rate over final rate")
+    warmup_steps: int = option(0, within=COUNT_OR_NONE, help="linear warm-up, for constant and cosine")
+    pct_start: float = option(
+        0.05, within=SHARE_ABOVE_NONE, help="one-cycle: share of the steps spent rising"
+    )
+    final_div_factor: float = option(1e4, within=POSITIVE, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
     precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
     tokenizer_precision: str = option(
@@ -124,26 +147,35 @@ class TrainConfig:
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
     )
-    ema_decay: float = option(0.0, help="keep an average of the weights with this decay; 0 for none")
+    ema_decay: float = option(
+        0.0, within=RATE, help="keep an average of the weights with this decay; 0 for none"
+    )
 
     peak_tflops: float | None = option(
         None,
+        within=POSITIVE,
         help="the device's peak, for the model FLOP utilisation in the log (default: known for some GPUs)",
     )
-    log_every: int = option(100, help="steps between log lines")
-    ckpt_every: int = option(5000, help="steps between checkpoints; 0 or -1 for the last step alone")
-    max_checkpoints: int = option(0, help="keep this many of the newest checkpoints; 0 for all")
+    log_every: int = option(100, within=COUNT, help="steps between log lines")
+    ckpt_every: int = option(
+        5000, within=PERIOD, help="steps between checkpoints; 0 or -1 for the last step alone"
+    )
+    max_checkpoints: int = option(
+        0, within=COUNT_OR_NONE, help="keep this many of the newest checkpoints; 0 for all"
+    )
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
-    preview_every: int = option(0, help="steps between preview pictures; 0 or -1 for none")
-    cfg_scale: float = option(7.5, help="guidance of previews and validation")
-    cfg_interval: int = option(-1, help="last step with guidance there; -1 for all")
-    temperature: float = option(1.0, help="of the draws there")
-    top_k: int = option(1000, help="likeliest codes kept there; 0 for all")
-    top_p: float = option(1.0, help="share of probability kept there")
+    preview_every: int = option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
+    cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance of previews and validation")
+    cfg_interval: int = option(-1, within=PERIOD, help="last step with guidance there; -1 for all")
+    temperature: float = option(1.0, within=WEIGHT, help="of the draws there")
+    top_k: int = option(1000, within=COUNT_OR_NONE, help="likeliest codes kept there; 0 for all")
+    top_p: float = option(1.0, within=SHARE_ABOVE_NONE, help="share of probability kept there")
     dry_run: bool = option(
         False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
     )
-    bad_sample_budget: float = option(0.01, help="share of unusable samples past which training stops")
+    bad_sample_budget: float = option(
+        0.01, within=SHARE, help="share of unusable samples past which training stops"
+    )
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"
     )
@@ -165,6 +197,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
         if self.packed_data:
             require_no_pixel_flags(self)
         elif self.packed_weights:
@@ -182,10 +215,6 @@ class TrainConfig:
             )
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
-        for flag in ("epochs", "global_batch_size", "gradient_accumulation_steps", "log_every"):
-            if getattr(self, flag) < 1:
-                name = flag.replace("_", "-")
-                raise UserError(f"--{name} {getattr(self, flag)}: must be at least 1")
         self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
@@ -227,7 +256,7 @@ class T2IConfig(TrainConfig):
     t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
     region_share: float = option(
-        0.0, help="share of samples drawn as zero-shot edits: a rectangle comes last"
+        0.0, within=SHARE, help="share of samples drawn as zero-shot edits: a rectangle comes last"
     )
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
@@ -237,7 +266,6 @@ class T2IConfig(TrainConfig):
             raise UserError("--packed-data holds its texts: it goes without --t5-feat-path")
         if self.cache_codes and self.short_t5_feat_path:
             raise UserError("--cache-codes keeps one text an image: it needs no --short-t5-feat-path")
-        _check_share("--region-share", self.region_share)
         if self.region_share and not GPT_MODELS[self.gpt_model].any_order:
             raise UserError(
                 f"--region-share is for R-GPT models: {self.gpt_model} draws in raster order only"
@@ -269,9 +297,15 @@ class EditingConfig(TrainConfig, ValidationConfig):
         "target_caption", help="what the model is told", choices=["instruction", "target_caption"]
     )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
-    mask_dilation: int = option(0, help="widen half of the masks by 0 to this many pixels")
-    mask_jitter: int = option(0, help="widen or shrink, and shift, each mask by up to this many pixels")
-    full_mask_share: float = option(0.0, help="share of samples that train full regeneration instead")
+    mask_dilation: int = option(
+        0, within=COUNT_OR_NONE, help="widen half of the masks by 0 to this many pixels"
+    )
+    mask_jitter: int = option(
+        0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
+    )
+    full_mask_share: float = option(
+        0.0, within=SHARE, help="share of samples that train full regeneration instead"
+    )
     enforce_fake_masking: bool = option(False, help="every sample trains full regeneration")
     center_crop: bool = option(False, help="crop the middle instead of a random place")
     random_flip: bool = option(False, help="mirror half of the samples")
@@ -283,13 +317,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         ValidationConfig.__post_init__(self)
-        _check_share("--full-mask-share", self.full_mask_share)
         if not GPT_MODELS[self.gpt_model].any_order:
             raise UserError(f"editing needs an R-GPT model: {self.gpt_model} draws in raster order only")
         if self.supervise_marks and not self.mask_in_context:
             raise UserError("--supervise-marks needs the row of marks: add --mask_in_context")
-
-
-def _check_share(flag: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise UserError(f"{flag} {share} is no share: give a number from 0 to 1")

@@ -30,6 +30,7 @@ from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger
+from runtime.ranges import COUNT, COUNT_OR_NONE, SEED
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,18 @@ class PackEditsConfig(PackingConfig):
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
     text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
-    mask_jitter: int = option(0, help="widen or shrink, and shift, each mask by up to this many pixels")
+    mask_jitter: int = option(
+        0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
+    )
     center_crop: bool = option(False, help="crop the middle instead of a random place")
     random_flip: bool = option(False, help="mirror half of the views")
-    views: int = option(1, help="crops, flips and jittered masks of each pair")
-    global_seed: int = option(0, help="of these: those of a training's epochs with that seed")
+    views: int = option(1, within=COUNT, help="crops, flips and jittered masks of each pair")
+    global_seed: int = option(0, within=SEED, help="of these: those of a training's epochs with that seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.packed_path:
             raise UserError("--packed-path is missing: give a folder for the packed data")
-        if self.views < 1:
-            raise UserError(f"--views {self.views}: must be at least 1")
-        if self.global_seed < 0:
-            raise UserError(f"--global-seed {self.global_seed}: must not be negative")
         if self.views > 1 and self.center_crop and not (self.random_flip or self.mask_jitter):
             raise UserError(
                 f"--views {self.views} of a centre crop are all the same: leave out --center-crop, or add "

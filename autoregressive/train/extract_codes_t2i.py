@@ -48,6 +48,7 @@ from runtime.config import legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT_OR_NONE, SIZE
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
 
 Job = tuple[Path, JsonLine]  # file to write, line that names the image
@@ -59,10 +60,14 @@ class ExtractCodesConfig(PackingConfig):
     """Writes the codes of the images that lists name: a .npy each, or packed with the text features."""
 
     code_path: str | None = option(None, help="folder for codes, a .npy an image; or give --packed-path")
-    data_start: int = option(0, help="first jsonl file of a folder, from 0, in the order of their names")
-    data_end: int | None = option(None, help="last jsonl file of a folder, included; without it: all")
+    data_start: int = option(
+        0, within=COUNT_OR_NONE, help="first jsonl file of a folder, from 0, in the order of their names"
+    )
+    data_end: int | None = option(
+        None, within=COUNT_OR_NONE, help="last jsonl file of a folder, included; without it: all"
+    )
     vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
-    image_size: int = option(512, help="side of the square images, pixels")
+    image_size: int = option(512, within=SIZE, help="side of the square images, pixels")
     dataset: str = option(
         "t2i_cc12m", help="format of the data to pack", choices=["t2i_cc12m", "t2i_laion_coco", "t2i"]
     )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from runtime.config import legacy, option
 from runtime.errors import UserError
+from runtime.ranges import COUNT, PERIOD
 
 VAL_DATASETS = ("magicbrush", "emuedit_test")
 # What each set needs, by flag.
@@ -22,9 +23,11 @@ class ValidationConfig:
 
     TOPICS: ClassVar[dict[str, str]] = {"validate_every": "validation"}
 
-    validate_every: int = option(-1, help="steps between validations; -1 for none")
+    validate_every: int = option(-1, within=PERIOD, help="steps between validations; -1 for none")
     val_dataset: str = option("magicbrush", help=f"comma-separated: {', '.join(VAL_DATASETS)}")
-    val_global_batch_size: int = option(16, help="edits at a time in validation, over all ranks")
+    val_global_batch_size: int = option(
+        16, within=COUNT, help="edits at a time in validation, over all ranks"
+    )
     magicbrush_json: str | None = option(None, help="MagicBrush: edit_sessions.json")
     with_t5_prompt: bool = option(
         False, help="its instructions are features: edit_sessions_with_instruction_t5.json"
@@ -60,8 +63,6 @@ class ValidationConfig:
             absent = [f"--{flag}" for flag in _NEEDED[name] if getattr(self, flag) is None]
             if absent:
                 raise UserError(f"--val_dataset {name} with --validate_every needs {', '.join(absent)} too")
-        if self.val_global_batch_size < 1:
-            raise UserError(f"--val-global-batch-size {self.val_global_batch_size}: must be at least 1")
 
     def val_datasets(self) -> list[str]:
         """The sets to validate on; none if validation is off."""

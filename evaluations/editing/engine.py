@@ -19,11 +19,12 @@ from evaluations.encoders import Network, WeightFlags, full_float32
 from evaluations.item_page import write_item_page
 from evaluations.metrics import half_interval95, mean_over_pairs
 from evaluations.pairs import Pair
-from runtime.config import option
+from runtime.config import check_ranges, option
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT, THREADS
 
 log = get_logger(__name__)
 
@@ -45,12 +46,11 @@ class EvalConfig(WeightFlags):
         None, help="folder for the scores (default: scores, beside the first generated_path)"
     )
     device: str = option("auto", help="where the networks run: auto, cpu or cuda")
-    num_workers: int = option(2, help="threads that read and compare images")
-    batch_size: int = option(32, help="images, or captions, that the networks take at a time")
+    num_workers: int = option(2, within=THREADS, help="threads that read and compare images")
+    batch_size: int = option(32, within=COUNT, help="images, or captions, that the networks take at a time")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size {self.batch_size}: must be at least 1")
+        check_ranges(type(self), vars(self))
 
     @property
     def folders(self) -> list[str]:

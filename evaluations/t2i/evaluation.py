@@ -34,11 +34,12 @@ from evaluations.folders import list_images
 from evaluations.item_page import write_item_page
 from evaluations.t2i.clip_score import VIT_B, VIT_G, WITHOUT, clip_scores, load_clip
 from evaluations.t2i.pictures import WHOLE, cut_picture, list_generated, read_captions
-from runtime.config import option, parse
+from runtime.config import check_ranges, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.files import file_sha256, write_atomic
 from runtime.logging import get_logger
+from runtime.ranges import COUNT, COUNT_OR_NEVER, SIZE, THREADS
 
 log = get_logger(__name__)
 
@@ -54,12 +55,16 @@ class T2IEvalConfig:
     ref_dir: str | None = option(None, help="folder with the references, val2014/ for COCO")
     ref_data: str = option(COCO, help="coco2014; another name has no captions and takes --ref_type")
     ref_type: str | None = option(None, help="folder of references below --ref_dir, for another --ref_data")
-    how_many: int = option(30000, help="images that the CLIP score takes, from the first; FID takes all")
+    how_many: int = option(
+        30000, within=COUNT, help="images that the CLIP score takes, from the first; FID takes all"
+    )
     clip_model4eval: str = option(VIT_B, help="WO: no CLIP score", choices=(VIT_B, VIT_G, WITHOUT))
-    eval_res: int = option(256, help="side of the square images that are compared")
-    eval_bottom: int = option(WHOLE, help="compare only so many rows from below; -1: all")
-    batch_size: int = option(8, help="images at once")
-    num_workers: int = option(2, help="threads that read images")
+    eval_res: int = option(256, within=SIZE, help="side of the square images that are compared")
+    eval_bottom: int = option(
+        WHOLE, within=COUNT_OR_NEVER, help="compare only so many rows from below; -1: all"
+    )
+    batch_size: int = option(8, within=COUNT, help="images at once")
+    num_workers: int = option(2, within=THREADS, help="threads that read images")
     fid: bool = option(True, help="measure FID")
     fid_cache: str = option("results/fid_statistics", help="folder for the references' statistics")
     clip_ckpt: str | None = option(None, help="CLIP's weights, else pretrained_models or the user's caches")
@@ -74,8 +79,7 @@ class T2IEvalConfig:
             raise UserError(
                 f"--eval_bottom {self.eval_bottom}: between 1 and --eval_res {self.eval_res}, or -1"
             )
-        if self.how_many < 1 or self.eval_res < 1 or self.batch_size < 1:
-            raise UserError("--how_many, --eval_res and --batch_size are 1 or more")
+        check_ranges(type(self), vars(self))
         if self.fid and not self.ref_dir:
             raise UserError("give --ref_dir, the folder with the references, or do without FID: --no-fid")
         if self.fid and self.ref_data != COCO and not self.ref_type:

@@ -30,6 +30,7 @@ from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import progress
+from runtime.ranges import COUNT, THREADS
 
 _NAMED_AT_MOST = 5
 
@@ -43,8 +44,8 @@ class TokenizerEvalConfig(JudgeFlags):
     save_path: str | None = option(
         None, help="folder for the scores (default: scores, beside generated_path)"
     )
-    batch_size: int = option(16, help="pairs at once")
-    num_workers: int = option(2, help="threads that read and compare images")
+    batch_size: int = option(16, within=COUNT, help="pairs at once")
+    num_workers: int = option(2, within=THREADS, help="threads that read and compare images")
     device: str = option("auto", help="where LPIPS and Inception run", choices=("auto", "cpu", "cuda"))
 
 

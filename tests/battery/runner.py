@@ -26,6 +26,7 @@ from runtime.config import option, parse
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import progress
+from runtime.ranges import COUNT_OR_NONE, THREADS, Range
 from tests.battery import (
     bad_samples,
     corruption,
@@ -63,10 +64,12 @@ class Battery:
     """Runs the reliability battery."""
 
     results_dir: str = option("results/battery", help="outcomes, and the folders of cases that failed")
-    only: int | None = option(None, help="run this test alone, 1 to 12")
-    cases: int = option(0, help="run the first so many cases of each test; 0 for all")
-    case: list[int] | None = option(None, help="run these cases of --only alone, counted from 0")
-    num_workers: int = option(2, help="cases that run at a time")
+    only: int | None = option(None, within=Range(at_least=1, at_most=12), help="run this test alone, 1 to 12")
+    cases: int = option(0, within=COUNT_OR_NONE, help="run the first so many cases of each test; 0 for all")
+    case: list[int] | None = option(
+        None, within=COUNT_OR_NONE, help="run these cases of --only alone, counted from 0"
+    )
+    num_workers: int = option(2, within=THREADS, help="cases that run at a time")
     fresh: bool = option(False, help="forget what an earlier run has done")
 
     def __post_init__(self) -> None:

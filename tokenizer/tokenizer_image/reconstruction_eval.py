@@ -28,6 +28,7 @@ from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.ranges import COUNT, SIZE, THREADS
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
@@ -46,10 +47,10 @@ class ReconstructionConfig(JudgeFlags):
     output_dir: str = option("results/reconstruction", help="folder for reconstruction.json and .png")
     save_images: bool = option(False, help="write originals/ and reconstructions/ there too")
     vq_model: str | None = option(None, help="tokenizer name, where the checkpoint does not say it")
-    image_size: int = option(256, help="side of the square images in pixels")
-    num_images: int | None = option(None, help="evaluate only the first so many images")
-    batch_size: int = option(32, help="images at once")
-    num_workers: int = option(2, help="threads that compare images")
+    image_size: int = option(256, within=SIZE, help="side of the square images in pixels")
+    num_images: int | None = option(None, within=COUNT, help="evaluate only the first so many images")
+    batch_size: int = option(32, within=COUNT, help="images at once")
+    num_workers: int = option(2, within=THREADS, help="threads that compare images")
     device: str = option("auto", help="where to run", choices=("auto", "cpu", "cuda"))
 
 

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from runtime.config import legacy, option
+from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
+from runtime.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    LEARNING_RATE,
+    PERIOD,
+    RATE,
+    SEED,
+    SHARE,
+    SIZE,
+    WEIGHT,
+    WORKERS,
+)
 from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
 from tokenizer.tokenizer_image.lpips import find_lpips_weights
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS
@@ -33,76 +45,98 @@ class VQTrainConfig:
     )
     data_face_path: str | None = option(None, help="more images, as --data-path")
     allow_outside_root: bool = option(False, help="let jsonl files name images outside their own folder")
-    image_size: int = option(256, help="side of the square training images in pixels")
-    max_images: int | None = option(None, help="use only the first so many images")
+    image_size: int = option(256, within=SIZE, help="side of the square training images in pixels")
+    max_images: int | None = option(None, within=COUNT, help="use only the first so many images")
     augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")
     cache_images: bool = option(False, help="decode every image once and keep it (needs --no-augment)")
-    num_workers: int = option(2, help="image loading processes; 0 loads in the training process")
+    num_workers: int = option(
+        2, within=WORKERS, help="image loading processes; 0 loads in the training process"
+    )
     vq_model: str = option("VQ-16", help="tokenizer configuration", choices=tuple(VQ_MODELS))
-    codebook_size: int | None = option(None, help="number of codes, instead of the configuration's")
-    codebook_embed_dim: int | None = option(None, help="width of a code, instead of the configuration's")
-    dropout_p: float = option(0.0, help="dropout in the residual blocks")
+    codebook_size: int | None = option(
+        None, within=COUNT, help="number of codes, instead of the configuration's"
+    )
+    codebook_embed_dim: int | None = option(
+        None, within=SIZE, help="width of a code, instead of the configuration's"
+    )
+    dropout_p: float = option(0.0, within=RATE, help="dropout in the residual blocks")
     results_dir: str = option("results/tokenizer", help="folder for checkpoints, previews and metrics.jsonl")
 
-    steps: int | None = option(None, help=f"optimizer steps in all (default: {DEFAULT_STEPS})")
-    epochs: int | None = option(None, help="passes over the images, instead of --steps")
-    global_batch_size: int = option(128, help="images in a step, over all ranks")
-    gradient_accumulation_steps: int = option(1, help="forward passes a step")
-    global_seed: int = option(0, help="seed of weights, data order and augmentation")
+    steps: int | None = option(None, within=COUNT, help=f"optimizer steps in all (default: {DEFAULT_STEPS})")
+    epochs: int | None = option(None, within=COUNT, help="passes over the images, instead of --steps")
+    global_batch_size: int = option(128, within=COUNT, help="images in a step, over all ranks")
+    gradient_accumulation_steps: int = option(1, within=COUNT, help="forward passes a step")
+    global_seed: int = option(0, within=SEED, help="seed of weights, data order and augmentation")
     optimizer: str = option(
         "adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=("adamw", "muon")
     )
-    lr: float = option(1e-4, help="AdamW's peak learning rate")
-    muon_lr: float = option(0.02, help="Muon's peak learning rate")
-    beta1: float = option(0.9, help="AdamW's first decay")
-    beta2: float = option(0.95, help="AdamW's second decay")
-    weight_decay: float = option(0.05, help="decoupled weight decay of the matrices")
-    max_grad_norm: float = option(1.0, help="gradients are clipped to this norm; 0 leaves them")
+    lr: float = option(1e-4, within=LEARNING_RATE, help="AdamW's peak learning rate")
+    muon_lr: float = option(0.02, within=LEARNING_RATE, help="Muon's peak learning rate")
+    beta1: float = option(0.9, within=RATE, help="AdamW's first decay")
+    beta2: float = option(0.95, within=RATE, help="AdamW's second decay")
+    weight_decay: float = option(0.05, within=WEIGHT, help="decoupled weight decay of the matrices")
+    max_grad_norm: float = option(
+        1.0, within=WEIGHT, help="gradients are clipped to this norm; 0 leaves them"
+    )
     lr_schedule: str = option("constant", help="learning rate over the run", choices=("constant", "cosine"))
-    warmup_steps: int = option(0, help="steps of linear warm-up")
+    warmup_steps: int = option(0, within=COUNT_OR_NONE, help="steps of linear warm-up")
     mixed_precision: str = option("bf16", help="autocast precision", choices=("bf16", "fp16", "none"))
     compile: bool = option(False, help="compile the networks: minutes at the start, then faster steps")
     ema: bool = option(False, help="keep an average of the weights; it is what gets used afterwards")
-    ema_decay: float = option(0.9999, help="decay of that average")
+    ema_decay: float = option(0.9999, within=RATE, help="decay of that average")
 
     reconstruction_loss: str = option("l2", help="squared or absolute pixel error", choices=("l2", "l1"))
-    reconstruction_weight: float = option(1.0, help="weight of that error")
-    l1_weight: float = option(0.0, help="weight of the absolute pixel error")
-    gradient_weight: float = option(0.0, help="weight of the absolute error of pixel differences (edges)")
-    codebook_weight: float = option(1.0, help="weight of the codebook and commitment losses")
-    commit_loss_beta: float = option(0.25, help="weight of the commitment loss within them")
-    entropy_loss_ratio: float = option(0.0, help="weight of the loss for sure but evenly used codes")
-    perceptual_weight: float = option(1.0, help="weight of LPIPS; 0 needs no weight files")
+    reconstruction_weight: float = option(1.0, within=WEIGHT, help="weight of that error")
+    l1_weight: float = option(0.0, within=WEIGHT, help="weight of the absolute pixel error")
+    gradient_weight: float = option(
+        0.0, within=WEIGHT, help="weight of the absolute error of pixel differences (edges)"
+    )
+    codebook_weight: float = option(1.0, within=WEIGHT, help="weight of the codebook and commitment losses")
+    commit_loss_beta: float = option(0.25, within=WEIGHT, help="weight of the commitment loss within them")
+    entropy_loss_ratio: float = option(
+        0.0, within=WEIGHT, help="weight of the loss for sure but evenly used codes"
+    )
+    perceptual_weight: float = option(1.0, within=WEIGHT, help="weight of LPIPS; 0 needs no weight files")
     vgg_ckpt: str | None = option(
         None, help="torchvision's VGG16 weights, for LPIPS; else from pretrained_models or torch's cache"
     )
     lpips_ckpt: str | None = option(
         None, help="LPIPS's linear layers for VGG16; else pretrained_models/vgg.pth or the lpips package's"
     )
-    disc_weight: float = option(0.5, help="weight of the adversarial loss; 0 trains no discriminator")
-    disc_start: int = option(20_000, help="first step with the discriminator")
+    disc_weight: float = option(
+        0.5, within=WEIGHT, help="weight of the adversarial loss; 0 trains no discriminator"
+    )
+    disc_start: int = option(20_000, within=COUNT_OR_NONE, help="first step with the discriminator")
     disc_type: str = option("patchgan", help="kind of discriminator", choices=("patchgan", "stylegan"))
     disc_loss: str = option("hinge", help="what trains it", choices=tuple(DISCRIMINATOR_LOSSES))
     gen_loss: str = option("hinge", help="what it tells the tokenizer", choices=tuple(GENERATOR_LOSSES))
 
-    quantize_after: int = option(0, help="train unquantised for so many steps, then start codes by k-means")
-    reseed_every: int = option(0, help="replace unused codes every so many steps; 0 never does")
-    reseed_until: float = option(0.7, help="fraction of the run after which codes stay")
+    quantize_after: int = option(
+        0, within=COUNT_OR_NONE, help="train unquantised for so many steps, then start codes by k-means"
+    )
+    reseed_every: int = option(
+        0, within=COUNT_OR_NONE, help="replace unused codes every so many steps; 0 never does"
+    )
+    reseed_until: float = option(0.7, within=SHARE, help="fraction of the run after which codes stay")
 
     vq_ckpt: str | None = option(None, help="checkpoint to go on from", aliases=("resume",))
     auto_resume: bool = option(
         False, help="go on from the newest whole checkpoint in --results-dir, if there is one"
     )
     finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
-    log_every: int = option(100, help="steps between lines in metrics.jsonl")
+    log_every: int = option(100, within=COUNT, help="steps between lines in metrics.jsonl")
     ckpt_every: int = option(
-        5000, help="steps between checkpoints and previews; 0 or less: only the last step, which always saves"
+        5000,
+        within=PERIOD,
+        help="steps between checkpoints and previews; 0 or -1: only the last step, which always saves",
     )
-    max_checkpoints: int = option(3, help="checkpoints kept; 0 keeps all")
+    max_checkpoints: int = option(3, within=COUNT_OR_NONE, help="checkpoints kept; 0 keeps all")
     dry_run: bool = option(
         False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
     )
-    bad_sample_budget: float = option(0.01, help="share of unreadable images past which training stops")
+    bad_sample_budget: float = option(
+        0.01, within=SHARE, help="share of unreadable images past which training stops"
+    )
     device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
 
     dataset: str = legacy("--data-path itself shows what it is: images or jsonl files")
@@ -112,9 +146,7 @@ class VQTrainConfig:
 
     def check(self) -> None:
         """Raises UserError for settings that cannot work, alone or together."""
-        for name in ("global_batch_size", "gradient_accumulation_steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more")
+        check_ranges(type(self), vars(self))
         if self.perceptual_weight:
             self.lpips_weights()
         if self.disc_type != "patchgan":
