@@ -1,7 +1,8 @@
 """Settings in YAML: every value is read as it is written, so that no reader's guess changes a setting.
 
 YAML 1.1 takes `off` and `no` for false, `010` for 8 and `1:30` for 90. Here a value is text which the type of
-its setting reads, as on the command line; true, false and null are the only words of YAML's own, as in YAML 1.2.
+its setting reads, as on the command line; true, false and null are the only
+words of YAML's own, as in YAML 1.2.
 """
 
 from __future__ import annotations
