@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.ranges import Range
+from runtime.settings_file import Entry, dump_settings, read_entries
 
 REQUIRED = object()
 Config = TypeVar("Config")
@@ -162,6 +161,40 @@ def build_parser(config_class: type) -> argparse.ArgumentParser:
     return parser
 
 
+def read_settings(config_class: type, file: str) -> dict[str, Any]:
+    """The settings in a config file, as the flags of `config_class` would read and check them.
+
+    Raises:
+      UserError: names the file, the line, the setting and what is wanted.
+    """
+    annotations = typing.get_type_hints(config_class)
+    fields = {f.name: f for f in dataclasses.fields(config_class) if "positional" not in f.metadata}
+    settings: dict[str, Any] = {}
+    for entry in read_entries(file):
+        name = entry.key.replace("-", "_")
+        if name not in fields:
+            raise UserError(f"{entry.where}: {entry.key!r} is no setting of this command; --help lists them")
+        if name in settings:
+            raise UserError(f"{entry.where}: {entry.key!r} stands in the file twice: leave one")
+        settings[name] = _read_setting(entry, fields[name], annotations[name])
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _read_setting(entry: Entry, field: dataclasses.Field, annotation: Any) -> Any:
+    """The value of a field; None where the file leaves it to the default."""
+    meta = field.metadata
+    kind, is_list = (str, False) if "legacy" in meta else _base_type(annotation)
+    if "legacy" in meta and not meta["takes_value"]:
+        return "" if entry.read(bool) else None
+    value = entry.read_list(kind) if is_list else entry.read(kind)
+    for part in value if isinstance(value, list) else [value]:
+        if part is not None and meta.get("choices") and part not in meta["choices"]:
+            raise UserError(f"{entry.title} {part!r}: choose from {', '.join(map(str, meta['choices']))}")
+    if meta.get("within") is not None:
+        meta["within"].check(entry.title, value)
+    return value
+
+
 def check_ranges(config_class: type, values: Mapping[str, Any]) -> None:
     """Raises UserError for a number outside its flag's range; for configs that Python code makes, too.
 
@@ -186,7 +219,9 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     file = finder.parse_known_args(argv)[0].config
-    values = vars(parser.parse_args((_words_of(config_class, Path(file)) if file else []) + argv))
+    if file:
+        _take_defaults(parser, read_settings(config_class, file))
+    values = vars(parser.parse_args(argv))
     del values["config"]
     for field in dataclasses.fields(config_class):
         if "legacy" in field.metadata and values[field.name] is not None:
@@ -196,32 +231,12 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
     return config_class(**values)
 
 
-def _words_of(config_class: type, file: Path) -> list[str]:
-    """A config file as the words of a command line, which argparse then checks like any others."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {file}: cannot be read ({error.strerror})") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {file}: must hold 'name: value' lines, got {type(content).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(config_class) if "positional" not in f.metadata}
-    words: list[str] = []
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in fields:
-            raise UserError(f"--config {file}: {key!r} is no setting of this command; --help lists them")
-        flag = _spellings(name)[0]
-        if isinstance(value, bool):
-            default = fields[name].default
-            words += [flag] if value else [f"--no-{flag[2:]}"] if default is True else []
-        elif value is not None:
-            parts = value if isinstance(value, list) else [value]
-            if any(isinstance(part, dict | list) for part in parts):
-                raise UserError(f"--config {file}: {key!r} must be a value or a list of values")
-            words += [flag, *map(str, parts)]
-    return words
+def _take_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -> None:
+    """Settings of a file stand where a flag isn't given, without argparse, which takes `-x` for a flag."""
+    parser.set_defaults(**settings)
+    for action in parser._actions:
+        if action.dest in settings:
+            action.required = False
 
 
 def dump_config(config: Any, folder: str | Path) -> None:
@@ -231,5 +246,5 @@ def dump_config(config: Any, folder: str | Path) -> None:
         for field in dataclasses.fields(config)
         if not {"legacy", "positional"} & field.metadata.keys()
     }
-    text = f"# {shlex.join(sys.argv)}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text = dump_settings(values, comment=shlex.join(sys.argv))
     write_atomic(Path(folder) / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autoregressive.train.config import EditingConfig
 from runtime.config import argument, build_parser, dump_config, legacy, option, parse
@@ -55,6 +59,7 @@ class Example:
     fast: bool = option(False, help="hurry")
     careful: bool = option(True, help="look twice")
     kind: str = option("a", help="which", choices=["a", "b"])
+    title: str | None = option(None, help="any text")
     old_flag: str = legacy("nothing is stored there any more")
 
 
@@ -118,6 +123,113 @@ def test_config_files_that_are_wrong_are_named(content, message, tmp_path):
         parse(Example, ["f", "--config", str(file)])
     with pytest.raises(UserError, match="missing.yaml: cannot be read"):
         parse(Example, ["f", "--config", str(tmp_path / "missing.yaml")])
+
+
+STAGE = "vq_ckpt: v.pt\ndata_path: [a.jsonl]\n"
+
+
+@pytest.mark.parametrize(
+    "line, name, wanted",
+    [
+        ("pack_rows: off", "pack_rows", "off"),
+        ("pack_rows: on", "pack_rows", "on"),
+        ("pack_rows: 'on'", "pack_rows", "on"),
+        ("global_seed: 010", "global_seed", 10),
+        ("lr: 1e-4", "lr", 1e-4),
+        ("wandb_project: no", "wandb_project", "no"),
+        ("wandb_project: 010", "wandb_project", "010"),
+        ("wandb_project: 1:30", "wandb_project", "1:30"),
+        ("wandb_project: 2026-01-02", "wandb_project", "2026-01-02"),
+        ("wandb_project: -x", "wandb_project", "-x"),
+        ("wandb_project: '--lr'", "wandb_project", "--lr"),
+        ("wandb_project: ~", "wandb_project", None),
+        ("wandb_project: 'null'", "wandb_project", "null"),
+        ("packed_weights: 3", "packed_weights", [3.0]),
+        ("compile: true", "compile", True),
+        ("compile: false", "compile", False),
+        ("no_local_save: false", "no_local_save", None),
+    ],
+)
+def test_values_of_a_config_file_are_what_stands_there(line, name, wanted, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        STAGE.replace("data_path", "packed_data") + line if name == "packed_weights" else STAGE + line
+    )
+    config = parse(EditingConfig, ["--config", str(tmp_path / "run.yaml")])
+    assert getattr(config, name) == wanted and type(getattr(config, name)) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("mixed_precision: no", "mixed_precision 'no': choose from none, bf16, fp16"),
+        ("mixed_precision: off", "mixed_precision 'off': choose from none"),
+        ("pack_rows: true", "pack_rows 'true': choose from auto, on, off"),
+        ("compile: off", "compile 'off': write true or false"),
+        ("compile: yes", "compile 'yes': write true or false"),
+        ("compile: 'true'", "compile 'true': write true or false, without quotes"),
+        ("compile: 1", "compile '1': write true or false"),
+        ("no_local_save: no", "no_local_save 'no': write true or false"),
+        ("global_seed: 1:30", "global_seed '1:30': must be a whole number"),
+        ("global_seed: 0x10", "global_seed '0x10': must be a whole number"),
+        ("lr: fast", "lr 'fast': must be a number"),
+        ("lr: nan", "lr nan: must be a number above 0"),
+        ("lr: [1, 2]", "lr: takes one value, not a list"),
+        ("packed_weights: []", "packed_weights: each item of the list needs a value"),
+        ("lr: !!python/name:os.system", "'lr' must be a value or a list of values, without tags"),
+        ("vq-ckpt: other.pt", "'vq-ckpt' stands in the file twice"),
+    ],
+)
+def test_values_of_a_config_file_that_mean_something_else_are_refused(line, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(STAGE + line)
+    with pytest.raises(UserError) as refused:
+        parse(EditingConfig, ["--config", str(tmp_path / "run.yaml")])
+    assert str(refused.value).startswith(f"--config {tmp_path / 'run.yaml'}: line 3: {message}")
+
+
+TEXTS = [
+    "- x", "-x", "--lr", "no", "off", "y", "010", "0o10", "1e3", "1_000", "1:30", ".nan", "null", "~", "",
+    " x ", "true",
+    "a: b", "a #b", "#x", "!x", "&x", "*x", "{x", "[x", "%x", "@x", "'", '"', "a\nb", "a\r\nb\n",
+    "\t", "\x1b[31m", "\x85", "\u2028", "\ufeff", "\x7f", "Größe", "日本", "😀", "b\udcff", "x " * 200,
+    "2026-01-02", "<<",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_survive_the_config_file(text, tmp_path, monkeypatch):
+    """Also in lists, as a choice of the command line shown in the comment, and for readers of YAML 1.1."""
+    monkeypatch.setattr("sys.argv", ["train.py", text])
+    config = Example("f", names=[text, "x", text], title=text)
+    dump_config(config, tmp_path)
+    assert parse(Example, ["f", "--config", str(tmp_path / "config.yaml")]) == config
+    assert yaml.safe_load((tmp_path / "config.yaml").read_bytes())["title"] == text
+
+
+LOCALE_PROGRAM = """
+import dataclasses, os, sys
+from runtime.config import dump_config, option, parse
+
+@dataclasses.dataclass
+class Named:
+    title: str = option(help="any text")
+
+config = parse(Named)
+dump_config(config, ".")
+sys.stdout.buffer.write(os.fsencode(config.title))
+"""
+
+
+@pytest.mark.parametrize("name", ["Größe".encode(), b"gr\xf6\xdfe", b"-\xff", b"plain"])
+def test_names_keep_their_bytes_in_every_locale(name, tmp_path):
+    """`LC_ALL=C` without and with Python's UTF-8 mode, in turn: names are ASCII with escapes, or UTF-8."""
+    words = [b"--title=" + name]
+    for mode in ("0", "1", "0"):
+        environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": mode, "PYTHONCOERCECLOCALE": "0"}
+        environment["PYTHONPATH"] = str(ROOT)
+        program = [sys.executable, "-c", LOCALE_PROGRAM, *words]
+        done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0 and done.stdout == name, done.stderr.decode()
+        words = [b"--config", b"config.yaml"]
 
 
 def test_help_is_grouped_by_topic_and_ends_with_examples():

@@ -204,7 +204,7 @@ def test_the_cut_is_torchvisions_centre_crop_and_pils_lanczos(size):
     [
         ({"eval_bottom": 25}, "--eval_bottom 25: between 1 and --eval_res 24"),
         ({"eval_bottom": 0}, "--eval_bottom 0"),
-        ({"how_many": 0}, "--how_many"),
+        ({"how_many": 0}, "--how-many"),
         ({"ref_dir": None}, "give --ref_dir"),
         ({"ref_data": "imagenet2012"}, "give --ref_type"),
         ({"fid": False, "clip_model4eval": "WO"}, "nothing to measure"),
