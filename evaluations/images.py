@@ -7,20 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.images import open_image
+from dataset.images import as_seen, load_image, open_image
 from runtime.errors import UserError
 
 
 def load_rgb(path: str | Path) -> np.ndarray:
-    """Reads an 8-bit image of any mode as (H, W, 3) uint8 RGB (PIL's conversion).
+    """Reads an image as (H, W, 3) uint8 RGB, as samplers and trainings do: see `dataset.images.load_image`.
 
     Raises:
-      UserError: if the file is missing, damaged, of a format not allowed, too large, or deeper than 8 bits.
+      UserError: if the file is missing, damaged, of a format not allowed, or too large.
     """
-    image = open_image(path)
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path}: {image.mode} images hold more than 8 bits a channel; save it as 8-bit RGB")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(load_image(path))
 
 
 def load_region(path: str | Path) -> np.ndarray:
@@ -35,7 +32,7 @@ def load_region(path: str | Path) -> np.ndarray:
         raise UserError(
             f"{path}: a region is a greyscale image (255 = may change), this one has transparency"
         )
-    return np.asarray(image.convert("L")) >= 128
+    return np.asarray(as_seen(image).convert("L")) >= 128
 
 
 def resize_rgb(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -76,15 +76,18 @@ class EditRun:
         settings: dict[str, Any],
         edit_options: dict[str, Any],
         seed: int,
+        resampling: Image.Resampling = Image.Resampling.BILINEAR,
     ) -> None:
         """
         Args:
           settings: all that the results depend on; results made with others are made anew.
           edit_options: keyword arguments of `EditingPipeline.edit`.
           seed: mixed with each edit's key, so that a subset or another number of ranks changes no result.
+          resampling: of the sources, see `EditingPipeline.encode`; one of the settings.
         """
+        settings = settings | {"source_resampling": resampling.name.lower()}
         self.pipeline, self.folders, self.settings = pipeline, folders, settings
-        self.edit_options, self.seed = edit_options, seed
+        self.edit_options, self.seed, self.resampling = edit_options, seed, resampling
         self.hash = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
     def is_done(self, keys: set[str]) -> bool:
@@ -149,6 +152,7 @@ class EditRun:
             images,
             [job.text() for job in jobs],
             masks,
+            source_codes=self.pipeline.encode(images, self.resampling),
             seeds=[zlib.crc32(f"{self.seed} {job.key}".encode()) for job in jobs],
             **self.edit_options,
         )
@@ -212,12 +216,14 @@ def write_ceiling(
     ranks: Distributed,
     *,
     anew: bool = True,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> None:
     """Writes images as the tokenizer gives them back, at their size: the best that any edit could reach.
 
     Args:
       images: of all ranks: (image, file to write).
       anew: also where the file is there already.
+      resampling: of the sources, see `EditingPipeline.encode`.
     """
     images = [(source, path) for source, path in images if anew or not path.exists()]
     ranks.barrier()  # nobody may write before all have looked
@@ -226,7 +232,7 @@ def write_ceiling(
         for start in range(0, len(mine), batch_size):
             batch = mine[start : start + batch_size]
             originals = [load_image(source) for source, _ in batch]
-            decoded = pipeline.decode(pipeline.encode(originals))
+            decoded = pipeline.decode(pipeline.encode(originals, resampling))
             for (_, path), image, through in zip(batch, originals, decoded, strict=True):
                 save_png(through.resize(image.size, Image.Resampling.BICUBIC), path)
             bar.update(len(batch))

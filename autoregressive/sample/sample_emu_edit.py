@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
+
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
 from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, with_output_caption, without_masks
@@ -19,6 +21,8 @@ from dataset.emu_edit import read_emu
 from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
+
+PUBLISHED_RESAMPLING = Image.Resampling.BICUBIC  # of the sources; the other published programs are bilinear
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
         items = list(map(with_output_caption, items))
     pipeline = config.load_pipeline(ranks.device)
     settings = config.settings(pipeline.text_encoder) | {"test_set_sha256": emu_sha256(items)}
-    run = EditRun(pipeline, EditFolders(root / "samples", root), settings, config.edit_options(), config.seed)
+    folders = EditFolders(root / "samples", root)
+    run = EditRun(pipeline, folders, settings, config.edit_options(), config.seed, PUBLISHED_RESAMPLING)
     jobs = emu_jobs(items)
     if config.auto_mask:
         (jobs,) = without_masks([jobs])
@@ -65,7 +70,7 @@ def sample(config: SampleEmuEdit, ranks: Distributed) -> None:
     )
     if config.write_ceiling:
         images = [(item.source_path, root / "ceiling" / f"{item.idx}.png") for item in items]
-        write_ceiling(pipeline, images, config.batch_size, ranks, anew=made)
+        write_ceiling(pipeline, images, config.batch_size, ranks, anew=made, resampling=PUBLISHED_RESAMPLING)
 
 
 def main() -> None:

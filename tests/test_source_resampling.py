@@ -1,0 +1,75 @@
+"""Sources come to the model's size as stage 2 brings them there; for the Emu Edit sampler bicubic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive.pipeline import EditingPipeline
+from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun, write_ceiling
+from autoregressive.session import EditSession
+from dataset.transforms import image_to_tensor, joint_transform
+from runtime.distributed import ONE_RANK
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+@pytest.fixture(scope="module")
+def pipeline(gpt_ckpts, vq_ckpt, t5_dir):
+    return EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+
+
+@pytest.fixture
+def image():
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (95, 95, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def encoded(pipeline, monkeypatch):
+    """The pixels that the tokenizer is given."""
+    seen, encode_ids = [], pipeline.tokenizer.encode_ids
+    monkeypatch.setattr(pipeline.tokenizer, "encode_ids", lambda x: (seen.append(x), encode_ids(x))[1])
+    return seen
+
+
+def _as_stage2(image: Image.Image, size: int) -> torch.Tensor:
+    return joint_transform(image, image, None, size, np.random.default_rng(0), center_crop=True)[0]
+
+
+def _as_published_emu(image: Image.Image, size: int) -> torch.Tensor:
+    return image_to_tensor(image.resize((size, size), BICUBIC))
+
+
+def test_the_two_rules_differ(pipeline, image):
+    size = pipeline.image_size
+    assert not torch.equal(_as_stage2(image, size), _as_published_emu(image, size))
+
+
+@pytest.mark.parametrize("way", ["encode", "edit", "session"])
+def test_the_pipeline_resizes_as_stage_2(pipeline, image, encoded, way):
+    if way == "encode":
+        pipeline.encode([image])
+    elif way == "edit":
+        pipeline.edit(image, "a circle")
+    else:
+        EditSession(pipeline, image)
+    assert torch.equal(encoded[0][0], _as_stage2(image, pipeline.image_size))
+
+
+@pytest.mark.parametrize(
+    ("resampling", "rule"), [(Image.Resampling.BILINEAR, _as_stage2), (BICUBIC, _as_published_emu)]
+)
+def test_test_sets_and_their_ceilings_are_resized_by_one_rule(
+    pipeline, image, encoded, tmp_path, resampling, rule
+):
+    image.save(tmp_path / "source.png")
+    run = EditRun(pipeline, EditFolders(tmp_path / "out", tmp_path), {}, {}, 0, resampling)
+    job = EditJob("a.png", tmp_path / "source.png", lambda: "a circle", None)
+    run.make([[job]], {"a.png"}, 1, ONE_RANK)
+    ceiling = [(tmp_path / "source.png", tmp_path / "ceiling.png")]
+    write_ceiling(pipeline, ceiling, 1, ONE_RANK, resampling=resampling)
+    expected = rule(image, pipeline.image_size)
+    assert len(encoded) == 2 and all(torch.equal(pixels[0], expected) for pixels in encoded)
+    assert run.settings["source_resampling"] == resampling.name.lower()
