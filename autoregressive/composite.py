@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import as_seen, edit_region
+from dataset.images import as_seen, edit_region, load_image
 from runtime.errors import UserError
 
 COMPOSITES = ("cells", "mask", "none", "published")
@@ -17,28 +19,49 @@ COMPOSITES = ("cells", "mask", "none", "published")
 
 def is_one_picture(images: object) -> bool:
     """Whether it is one image, not several."""
-    return isinstance(images, Image.Image) or isinstance(images, np.ndarray | Tensor) and images.ndim == 3
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim in (2, 3)
+    return isinstance(images, Image.Image | str | Path)
 
 
-def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
+def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.Image:
     """An RGB image of any picture.
 
     Args:
-      picture: a PIL image, taken as viewers show it (`as_seen`); a (H, W, 3) array or a (3, H, W) tensor of
-        bytes, or of floats in [0, 1].
+      picture: a PIL image, taken as viewers show it (`as_seen`); a file's path; a (H, W, 3) array or a
+        (3, H, W) tensor of bytes, or of floats in [0, 1]; one of shape (H, W) is grey.
     Raises:
-      UserError: another shape, type or range.
+      UserError: another shape, type or range, or nothing in it.
     """
+    if isinstance(picture, str | Path):
+        return load_image(picture)
     if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise UserError(f"an image of {picture.width}x{picture.height}: it has no pixels")
         return as_seen(picture)
     if not isinstance(picture, np.ndarray | Tensor):
-        raise UserError(f"an image of type {type(picture).__name__}: give a PIL image, an array or a tensor")
+        raise UserError(
+            f"an image of type {type(picture).__name__}: give a PIL image, a path, an array or a tensor"
+        )
     kind, shape = ("array", "(H, W, 3)") if isinstance(picture, np.ndarray) else ("tensor", "(3, H, W)")
-    pixels = picture if kind == "array" else picture.detach().cpu().movedim(0, -1).numpy()
+    if kind == "array":
+        pixels = picture
+    else:
+        pixels = picture.detach().cpu()
+        pixels = pixels.float() if pixels.is_floating_point() else pixels  # NumPy has no bfloat16
+        pixels = (pixels.movedim(0, -1) if pixels.ndim == 3 else pixels).numpy()
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"an image {kind} of shape {tuple(picture.shape)}: it must be {shape}")
+        raise UserError(
+            f"an image {kind} of shape {tuple(picture.shape)}: it must be {shape}, or (H, W) for grey"
+        )
+    if pixels.size == 0:
+        raise UserError(f"an image {kind} of shape {tuple(picture.shape)}: it has no pixels")
     if pixels.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype.kind not in "biuf":
+        raise UserError(f"an image {kind} of {pixels.dtype}: give bytes, or floats in [0, 1]")
     if pixels.dtype.kind != "f" or not (0 <= pixels.min() and pixels.max() <= 1):
         raise UserError(
             f"an image {kind} of {pixels.dtype} from {pixels.min()} to {pixels.max()}: give bytes, or floats "

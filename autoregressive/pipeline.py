@@ -19,14 +19,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.auto_mask import AUTO, AutoMaskSettings, edit_scores
+from autoregressive.arguments import (
+    as_codes,
+    as_inputs,
+    as_orders,
+    as_prompts,
+    as_seeds,
+    is_auto,
+    require_kind,
+    require_mask,
+    whole,
+)
+from autoregressive.auto_mask import AutoMaskSettings, edit_scores
 from autoregressive.composite import (
     COMPOSITES,
     as_image,
     changed_region,
     check_mask,
     compose,
-    is_one_picture,
 )
 from autoregressive.layout import (
     SequenceLayout,
@@ -37,21 +47,21 @@ from autoregressive.layout import (
     t2i_prompt,
 )
 from autoregressive.models.generate import NOT_FINITE, generate, place
-from autoregressive.models.gpt import Transformer, evaluating
+from autoregressive.models.gpt import GPT_MODELS, Transformer, evaluating
 from autoregressive.models.packed_linear import pack_linears, unpack_linears
 from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
 from autoregressive.pretrained import Defaults, load_pretrained, push_folder, save_pretrained
-from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
+from dataset.edit_masks import RULES, full_mask, pool_edit_mask, resize_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import stack_text_features
 from runtime.errors import UserError
 from runtime.timing import timed
-from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
+from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
-Picture = Image.Image | np.ndarray | Tensor
+Picture = Image.Image | np.ndarray | Tensor | str | Path
 Mask = Image.Image | np.ndarray | Tensor
 MODES = ("marks", "no_marks", "zero_shot")
 
@@ -141,6 +151,9 @@ class EditingPipeline:
           with_text_encoder: False if every text will come as features.
           dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`).
         """
+        for name, value, known in (("vq_model", vq_model, VQ_MODELS), ("gpt_model", gpt_model, GPT_MODELS)):
+            if value is not None and value not in known:  # also where the file itself says what it holds
+                raise UserError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
         tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
         transformer = load_transformer(
             gpt_ckpt, gpt_model=gpt_model, image_size=image_size, downsample=tokenizer.config.downsampling
@@ -202,7 +215,6 @@ class EditingPipeline:
         """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
         unpack_linears(self.transformer)
         self.transformer.to(device=device, dtype=dtype)
-        self.transformer.caches.clear()
         pack_linears(self.transformer)
         if device is not None:
             self.tokenizer.to(device)
@@ -238,11 +250,13 @@ class EditingPipeline:
 
         Args:
           images: of any size; the model sees them resized to a square. PIL images (taken as viewers show
-            them: 8-bit RGB, upright, over white), (H, W, 3) arrays or (3, H, W) tensors, of bytes or of
-            floats in [0, 1]. One image, with one prompt and one mask, or as many of each.
+            them: 8-bit RGB, upright, over white), files' paths, (H, W, 3) arrays or (3, H, W) tensors, or
+            (H, W) for grey, of bytes or of floats in [0, 1]. One image, with one prompt and one mask, or a
+            list of each, as many.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays, tensors or PIL images of the image's size, above half of their range = edit;
-            None regenerates all; "auto" finds the cells from the prompt (models with marks).
+            None regenerates all; "auto" finds the cells from the prompt (models with marks). These two
+            also stand for as many.
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
@@ -261,21 +275,19 @@ class EditingPipeline:
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
         """
-        if is_one_picture(images):
-            images, prompts, masks = [images], [prompts], [masks]
-        images, prompts = [as_image(image) for image in images], list(prompts)
-        masks = [None] * len(images) if masks is None else list(masks)
-        seeds = _one_each(seeds, len(images), num_samples, generator)
-        if not len(images) == len(prompts) == len(masks):
-            raise UserError(
-                f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
-            )
-        if not images:
-            return []
+        images, prompts, masks = as_inputs(images, prompts, masks)
+        seeds = as_seeds(seeds, len(images), num_samples, generator)
+        _check_options(sampling, auto_mask, progress)
+        mode = self.resolve_mode(mode)
         if composite not in COMPOSITES:
             raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
-        auto = torch.tensor([_is_auto(mask) for mask in masks])
-        given = [None if _is_auto(mask) else mask for mask in masks]
+        if source_codes is not None:
+            vocab_size = self.transformer.config.vocab_size
+            source_codes = as_codes(source_codes, len(images), self.grid**2, vocab_size)
+        if not images:
+            return []
+        auto = torch.tensor([is_auto(mask) for mask in masks])
+        given = [None if is_auto(mask) else mask for mask in masks]
         pixel_masks, edit_mask = self.read_masks(images, given, mask_rule, mask_error)
         timings: dict[str, float] = {}
         with timed(timings, "encode", self.device):
@@ -322,9 +334,12 @@ class EditingPipeline:
           rule, error: `mask_rule` and `mask_error` of `edit`.
         """
         rule = self.defaults.mask_rule if rule is None else rule
-        error = self.defaults.mask_error if error is None else error
+        if rule not in RULES:  # also where no mask is given
+            raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
+        error = whole("mask_error", self.defaults.mask_error if error is None else error)
         pixel_masks, edit_masks = [], []
         for mask, image in zip(masks, images, strict=True):
+            require_mask(mask)
             pixels = check_mask(mask, image)
             if pixels is not None:
                 pixels = resize_mask(pixels[None], error)[0]
@@ -336,7 +351,7 @@ class EditingPipeline:
     @torch.inference_mode()
     def draw(
         self,
-        prompts: Sequence[Text] | str,
+        prompts: Sequence[Text] | Text,
         *,
         seeds: Sequence[int] | int = 0,
         generator: torch.Generator | None = None,
@@ -359,11 +374,14 @@ class EditingPipeline:
                 "this model has edit/keep marks: it edits images and cannot draw from text alone; take a "
                 "text-to-image model"
             )
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = _one_each(seeds, len(prompts), num_samples, generator)
+        prompts = as_prompts(prompts)
+        seeds = as_seeds(seeds, len(prompts), num_samples, generator)
+        _check_options(sampling, None, progress)
+        if not prompts:
+            return []
         text, text_valid = self.encode_texts(prompts)
         raster = torch.arange(self.grid**2).expand(len(seeds), -1)
-        orders = raster if orders is None else orders.cpu()
+        orders = raster if orders is None else as_orders(orders, len(seeds), self.grid**2)
         if not config.any_order and not torch.equal(orders, raster):
             raise UserError(
                 "this is a raster-order GPT model: leave out the orders, or take an any-order model (R-GPT)"
@@ -442,7 +460,7 @@ class EditingPipeline:
                 "cells again, needs an any-order model (R-GPT)"
             )
         marked = self.transformer.config.mask_in_context
-        mode = wanted or ("marks" if marked else "zero_shot")
+        mode = ("marks" if marked else "zero_shot") if wanted is None else wanted
         if mode not in MODES:
             raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
         if marked != (mode == "marks"):
@@ -502,7 +520,7 @@ class EditingPipeline:
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
-        features = encode_texts(self.text_encoder, texts)
+        features = encode_texts(self.text_encoder, as_prompts(texts))
         return stack_text_features(features, limit=self.transformer.config.cls_token_num)
 
     @torch.inference_mode()
@@ -511,6 +529,12 @@ class EditingPipeline:
         pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _check_options(sampling: Any, auto_mask: Any, progress: Any) -> None:
+    require_kind("sampling", sampling, Sampling, "a Sampling")
+    require_kind("auto_mask", auto_mask, AutoMaskSettings, "AutoMaskSettings")
+    require_kind("progress", progress, Callable, "a function")
 
 
 def _follow(
@@ -532,27 +556,3 @@ def _follow(
         progress(Drawing(number + 1, len(numbers), codes, drawn_cells, to_draw))
 
     return on_code
-
-
-def _one_each(
-    seeds: Sequence[int] | int, num_inputs: int, num_samples: int, generator: torch.Generator | None
-) -> list[int]:
-    """The seeds of all results."""
-    if num_samples < 1:
-        raise UserError(f"num_samples is {num_samples}; ask for 1 or more")
-    if generator is not None:
-        device = generator.device
-        drawn = torch.randint(2**63 - 1, (num_inputs * num_samples,), generator=generator, device=device)
-        return drawn.tolist()
-    seeds = [seeds + i for i in range(num_inputs * num_samples)] if isinstance(seeds, int) else list(seeds)
-    if len(seeds) != num_inputs * num_samples:
-        raise UserError(
-            f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
-        )
-    return seeds
-
-
-def _is_auto(mask: Mask | str | None) -> bool:
-    if isinstance(mask, str) and mask != AUTO:
-        raise UserError(f"mask {mask!r} is not known; give an array, an image, None or {AUTO!r}")
-    return isinstance(mask, str)

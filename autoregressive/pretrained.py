@@ -146,7 +146,7 @@ def load_pretrained(
     """See `EditingPipeline.from_pretrained`."""
     folder = find_folder(name, revision)
     config = read_config(folder)
-    model = model or next(iter(config.models))
+    model = next(iter(config.models)) if model is None else model
     if model not in config.models:
         raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
     member = config.models[model]

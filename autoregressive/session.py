@@ -9,6 +9,7 @@ session.image.save("edited.png")
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class EditSession:
         """
         self.pipeline = pipeline
         self.history: list[EditTurn] = []
+        self._proposed: dict[int, tuple[weakref.ref, Image.Image]] = {}  # with the image it would edit
         self._first_image = as_image(image)
         self._first_codes = pipeline.encode([self._first_image])[0].cpu()
 
@@ -102,8 +104,9 @@ class EditSession:
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UserError(f"a session has no option {unknown[0]!r}; use one of {', '.join(OPTIONS)}")
-        return self.pipeline.edit(
-            self.image,
+        image = self.image
+        results = self.pipeline.edit(
+            image,
             prompt,
             mask,
             seeds=seed,
@@ -112,9 +115,24 @@ class EditSession:
             composite="cells",
             **options,
         )
+        self._proposed = {key: known for key, known in self._proposed.items() if known[0]() is not None}
+        self._proposed |= {id(result): (weakref.ref(result), image) for result in results}
+        return results
 
     def accept(self, prompt: Text, result: EditResult) -> None:
-        """Makes a proposal for the current image its next turn."""
+        """Makes a proposal for the current image its next turn.
+
+        Raises:
+          UserError: it was made for another image, whose later turns it would revert, or not by this session.
+        """
+        reference, image = self._proposed.get(id(result), (lambda: None, None))
+        if reference() is not result:
+            raise UserError("this result is no proposal of this session: make it with the session's propose")
+        if image is not self.image:
+            raise UserError(
+                "the session's image has changed since this was proposed, and taking it would revert that: "
+                "undo back to that image, or propose again"
+            )
         self.history.append(EditTurn(prompt, result))
 
     def undo(self) -> EditTurn:

@@ -2,10 +2,13 @@
 
 Opening a jsonl file only finds where its lines start; `records[i]` parses line i. A bad line is a `UserError`
 that names file and line when it is asked for, so that training can skip, count and name it.
+
+Files are UTF-8; a byte-order mark before it, which Windows editors and Excel write, is skipped.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 from array import array
 from bisect import bisect_right
@@ -16,6 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+
+NO_MASK = "NONE"
+"""What a mask's value ends in where there is no mask: UltraEdit's sign."""
+_OTHER_MARKS = (  # UTF-32's first: it begins as UTF-16's
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,11 @@ class JsonLine:
         """A path, or None where the key is missing or null."""
         return None if self.values.get(key) is None else self.path(key)
 
+    def mask_path(self, key: str) -> Path | None:
+        """A required path, or None where the key is null or ends in `NO_MASK`."""
+        value = self.values.get(key, "")
+        return None if value is None or self.text(key).endswith(NO_MASK) else self.path(key)
+
     def caption(self, key: str) -> str | None:
         """A string, the first of a list of strings, or None where the key is missing or null."""
         value = self.values.get(key)
@@ -154,9 +171,11 @@ class JsonlRecords(Sequence):
         try:
             with file.open("rb") as stream:
                 stream.seek(start)
-                values = json.loads(stream.readline())
+                data = stream.readline()
         except OSError as error:
             raise UserError(f"{file} line {number}: cannot be read: {error.strerror}") from None
+        try:
+            values = json.loads(decode_text(data))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{file} line {number}: not JSON: {error}") from None
         if not isinstance(values, dict):
@@ -170,21 +189,57 @@ def _find_lines(file: Path) -> tuple[array, array]:
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                if not line.isspace():
+                if number == 1:
+                    _refuse_other_encodings(line)
+                if line.removeprefix(codecs.BOM_UTF8).strip():
                     starts.append(position)
                     numbers.append(number)
                 position += len(line)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     return starts, numbers
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8, without the byte-order mark if it has one.
+
+    Raises:
+      UserError: another encoding, by name where that is plain; the caller says where.
+    """
+    _refuse_other_encodings(data)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"not UTF-8 (byte {data[error.start]:#04x} at {error.start}); save the file as UTF-8"
+        ) from None
+
+
+def read_text(file: str | Path) -> str:
+    """A whole text file, see `decode_text`; errors name the file."""
+    try:
+        return decode_text(Path(file).read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _refuse_other_encodings(data: bytes) -> None:
+    found = next((name for mark, name in _OTHER_MARKS if data.startswith(mark)), None)
+    if found is None and b"\0" in data[:2]:  # no mark, but half of the bytes of Latin letters are zero
+        found = "UTF-16 or UTF-32, or no text"
+    if found is not None:
+        raise UserError(f"is {found}, not UTF-8; save the file as UTF-8")
 
 
 def read_json(file: str | Path, kind: type) -> Any:
     """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file."""
+    text = read_text(file)
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON: {error}") from None
     if not isinstance(content, kind):

@@ -80,7 +80,8 @@ class _Packed(Dataset):
 class PackedT2I(_Packed):
     """Captioned images: `dataset[index, seed]` is a `T2ISample` with codes (N,) int32 as its `image`.
 
-    A record that could not be used when it was packed is a sample with that `problem`.
+    A record that could not be used when it was packed is a sample with that `problem`; so is a row that holds
+    what cannot be, which is verified when it is read. A shard that is damaged as a whole is a `UserError`.
     """
 
     kind = "t2i"
@@ -88,17 +89,20 @@ class PackedT2I(_Packed):
     def __getitem__(self, key: tuple[int, int]) -> T2ISample:
         index, seed = key
         shard, row = self._find(index)
-        view, origin = seed % self.settings.views, shard.string("origin", row)
-        problem = shard.problem(row, view)
-        if problem is not None:
-            return T2ISample(*self._blank(), seed, origin, problem)
-        return T2ISample(shard.codes("codes", row, view), shard.text(row, self.text_dtype), seed, origin)
+        view, origin = seed % self.settings.views, shard.origin(row)
+        try:
+            shard.require_usable(row, view)
+            codes, text = shard.codes("codes", row, view), shard.text(row, self.text_dtype)
+        except _UnusableRow as problem:
+            return T2ISample(*self._blank(), seed, origin, str(problem))
+        return T2ISample(codes, text, seed, origin)
 
 
 class PackedEdits(_Packed):
     """Edits: `dataset[index, seed]` is an `EditSample` with codes (N,) int32 in the place of the images.
 
-    A record that could not be used when it was packed is a sample with that `problem`.
+    A record that could not be used when it was packed is a sample with that `problem`, and so is a damaged
+    row, as in `PackedT2I`.
     """
 
     kind = "editing"
@@ -116,14 +120,16 @@ class PackedEdits(_Packed):
     def __getitem__(self, key: tuple[int, int]) -> EditSample:
         index, seed = key
         shard, row = self._find(index)
-        view, origin = seed % self.settings.views, shard.string("origin", row)
-        problem = shard.problem(row, view)
-        if problem is not None:
+        view, origin = seed % self.settings.views, shard.origin(row)
+        try:
+            shard.require_usable(row, view)
+            mask = full_mask(self.settings.grid) if self.full_mask else shard.mask(row, view)
+            source, edited = (shard.codes(name, row, view) for name in ("source", "edited"))
+            text = shard.text(row, self.text_dtype)
+        except _UnusableRow as problem:
             blank, text = self._blank()
-            return EditSample(blank, blank, blank.bool(), text, seed, origin, problem)
-        mask = full_mask(self.settings.grid) if self.full_mask else shard.mask(row, view)
-        source, edited = (shard.codes(name, row, view) for name in ("source", "edited"))
-        return EditSample(source, edited, mask, shard.text(row, self.text_dtype), seed, origin)
+            return EditSample(blank, blank, blank.bool(), text, seed, origin, str(problem))
+        return EditSample(source, edited, mask, text, seed, origin)
 
 
 def open_packed(
@@ -135,6 +141,10 @@ def open_packed(
     return PackedEdits(folder, text_dtype, full_mask=full_mask)
 
 
+class _UnusableRow(UserError):
+    """A view of a row cannot be used: as noted when it was packed, or because the row is damaged."""
+
+
 class _Shard:
     """One mapped shard."""
 
@@ -144,8 +154,11 @@ class _Shard:
         mapped = self._map(num_bytes)
         batch = self._read(mapped, len(settings.rows_of(number)))
         shape = (batch.num_rows, settings.views, -1)
+        # Nulls take copies of what is mapped, and only damaged shards have any.
+        self._nulls = {name: _rows_with_nulls(batch.column(name)) for name in settings.code_columns}
         self._codes = {
-            name: batch.column(name).values.to_numpy().reshape(shape) for name in settings.code_columns
+            name: batch.column(name).values.fill_null(0).to_numpy().reshape(shape)
+            for name in settings.code_columns
         }
         _, offsets, rows = batch.column("text").buffers()
         self._text_offsets = np.frombuffer(offsets, "<i8")
@@ -180,14 +193,35 @@ class _Shard:
             raise self._damaged(str(error)) from None
         if batch.num_rows != num_rows:
             raise self._damaged(f"{batch.num_rows} rows, {num_rows} expected")
+        contradiction = self._settings.contradiction(reader.schema.metadata)
+        if contradiction is not None:
+            raise self._damaged(contradiction)
+        self._require_mapped(batch, mapped)
         return batch
+
+    def _require_mapped(self, batch: pa.RecordBatch, mapped: Tensor) -> None:
+        """Refuses columns that Arrow had to unpack: their bytes are not those of the file, which is read."""
+        start = mapped.data_ptr()
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for buffer in column.buffers():
+                inside = buffer is None or (
+                    start <= buffer.address and buffer.address + buffer.size <= start + len(mapped)
+                )
+                if not inside and buffer.size:
+                    raise self._damaged(
+                        f"its column {name} is compressed (zstd or lz4), which cannot be mapped; "
+                        "write it without compression"
+                    )
 
     def codes(self, name: str, row: int, view: int) -> Tensor:
         """(N,) int32."""
+        if row in self._nulls[name]:
+            raise self._unusable(row, f"{name} of row {row} holds nulls")
         codes = self._codes[name][row, view]
         if codes.max() >= self._settings.codebook_size:
-            raise self._damaged(
-                f"{name} of row {row} up to {codes.max()}, the codebook has {self._settings.codebook_size}"
+            raise self._unusable(
+                row,
+                f"{name} of row {row} up to {codes.max()}, the codebook has {self._settings.codebook_size}",
             )
         return torch.from_numpy(codes.astype(np.int32))
 
@@ -200,27 +234,54 @@ class _Shard:
         mask = np.unpackbits(
             np.frombuffer(bits.as_buffer(), np.uint8, size, view * size), count=self._settings.num_cells
         )
+        if not mask.any():
+            raise self._unusable(row, f"mask of row {row} marks no cell to edit")
         return torch.from_numpy(mask.view(bool))
 
     def text(self, row: int, dtype: torch.dtype) -> TextFeatures:
-        """All its rows are valid."""
+        """All its rows are valid, and all their numbers finite."""
         start, end = self._text_offsets[row : row + 2]
         width = self._settings.text_width
         if start == end or (end - start) % (2 * width):
-            raise self._damaged(f"text of row {row}: {end - start} bytes for a width of {width}")
+            raise self._unusable(row, f"text of row {row}: {end - start} bytes for a width of {width}")
         stored = self._text[start:end].view(torch.bfloat16).view(-1, width)
+        if len(stored) > self._settings.max_text_tokens:
+            most = self._settings.max_text_tokens
+            raise self._unusable(row, f"text of row {row}: {len(stored)} tokens, at most {most} were kept")
+        if not torch.isfinite(stored).all():
+            raise self._unusable(row, f"text of row {row} holds NaN or infinity")
         embeddings = stored.to(dtype, copy=True)
         return TextFeatures(embeddings, torch.ones(len(embeddings), dtype=torch.bool))
 
     def string(self, name: str, row: int) -> str | None:
         return self._strings[name][row].as_py()
 
-    def problem(self, row: int, view: int) -> str | None:
-        """Why a view of a row cannot be used; None if it can."""
-        return None if self._problems is None else self._problems[row * self._settings.views + view].as_py()
+    def origin(self, row: int) -> str:
+        """File and line that a row was packed from; where that is lost, the shard and the row."""
+        return self.string("origin", row) or f"{self._path} row {row}"
+
+    def require_usable(self, row: int, view: int) -> None:
+        """Raises why a view of a row cannot be used, if packing found that."""
+        if self._problems is not None:
+            problem = self._problems[row * self._settings.views + view].as_py()
+            if problem is not None:
+                raise _UnusableRow(problem)
+
+    def _unusable(self, row: int, reason: str) -> _UnusableRow:
+        """`reason` names the row; so does the origin."""
+        return _UnusableRow(f"{self.origin(row)}: {self._damaged(reason)}")
 
     def _damaged(self, reason: str) -> UserError:
         return _damaged(self._path, reason)
+
+
+def _rows_with_nulls(column: pa.FixedSizeListArray) -> frozenset[int]:
+    """The rows that are null, or hold a null."""
+    if not column.null_count and not column.values.null_count:
+        return frozenset()
+    nulls = column.values.is_null().to_numpy(zero_copy_only=False).reshape(len(column), -1).any(axis=1)
+    nulls |= column.is_null().to_numpy(zero_copy_only=False)
+    return frozenset(np.flatnonzero(nulls).tolist())
 
 
 def _require_length(path: Path, num_bytes: int) -> None:

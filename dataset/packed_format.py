@@ -15,10 +15,14 @@ caption           what the image, or the edited image, shows; null where the lis
 instruction       editing: what to do
 origin            file and line
 problem           fixed list of V strings: why a view cannot be used; null where it can
+
+A shard's schema says itself how its columns are to be read (`PackedSettings.stamp`), so that a manifest that
+says something else is noticed; shards from before that have no stamp.
 """
 
 from __future__ import annotations
 
+import json
 import typing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -36,6 +40,17 @@ SHARDS = "shards"
 RECORDS = "packed_preparation"  # what `dataset.preparation.claimed` makes for a set named "packed"
 PROGRAMS = {kind: f"autoregressive/train/extract_codes_{kind}.py" for kind in KINDS}
 MAX_CODES = 1 << 16
+TEXT_TYPE = "bfloat16 bits as uint16, little-endian"  # of the column "text", for readers that are not ours
+STAMP = b"packed_settings"
+_STAMPED = (
+    "kind", "image_size", "grid", "codebook_size", "text_width", "max_text_tokens", "views",
+    "tokenizer", "text_encoder",
+)  # fmt: skip
+_MAX_LIST = (1 << 31) - 1  # entries of an Arrow list of fixed length
+_AT_LEAST_ONE = (
+    "num_rows", "rows_per_shard", "image_size", "grid", "codebook_size", "text_width", "max_text_tokens",
+    "views",
+)  # fmt: skip
 # What a mismatch with the manifest is put right with.
 _FLAGS = {
     "tokenizer": "--vq-ckpt",
@@ -138,6 +153,44 @@ class PackedSettings:
         columns += [(name, pa.string()) for name in self.string_columns]
         return pa.schema([*columns, ("problem", pa.list_(pa.string(), self.views))])
 
+    def stamp(self) -> dict[bytes, bytes]:
+        """What a shard says of itself, as metadata of its schema: the settings that its bytes depend on."""
+        return {STAMP: json.dumps({name: getattr(self, name) for name in _STAMPED}).encode()}
+
+    def contradiction(self, metadata: dict[bytes, bytes] | None) -> str | None:
+        """The first setting that a shard's stamp contradicts, in words; None where there is none."""
+        if STAMP not in (metadata or {}):
+            return None
+        try:
+            stamped = json.loads(metadata[STAMP])
+            differing = next((name for name in _STAMPED if stamped[name] != getattr(self, name)), None)
+        except (ValueError, KeyError, TypeError):
+            return "its own settings cannot be read"
+        if differing is None:
+            return None
+        there, here = _short(stamped[differing]), _short(getattr(self, differing))
+        return f"it was written with {differing} {there}, the manifest says {here}"
+
+    def least_bytes(self, num_rows: int) -> int:
+        """What the codes of so many rows take in a shard that is not compressed."""
+        return 2 * num_rows * self.views * self.num_cells * len(self.code_columns)
+
+    def require_sense(self) -> None:
+        """Raises a `ValueError` that names the first value that no packed data can have."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.seed < 0 or (self.mask_jitter or 0) < 0:
+            raise ValueError(f"seed {self.seed} and mask_jitter {self.mask_jitter} must not be negative")
+        if self.codebook_size > MAX_CODES:
+            raise ValueError(f"codebook_size {self.codebook_size} is above {MAX_CODES}, what uint16 holds")
+        if self.image_size % self.grid:
+            raise ValueError(f"image_size {self.image_size} is no multiple of grid {self.grid}")
+        if self.views * self.num_cells > _MAX_LIST:
+            raise ValueError(f"views {self.views} of grid {self.grid} are more codes than a row can hold")
+
 
 @dataclass(frozen=True)
 class ShardInfo:
@@ -158,7 +211,11 @@ class Manifest:
     shards: list[ShardInfo]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self.settings), "shards": [asdict(shard) for shard in self.shards]}
+        return {
+            **asdict(self.settings),
+            "text_type": TEXT_TYPE,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -183,13 +240,13 @@ def read_manifest(folder: str | Path) -> Manifest:
     if content.get("format") != FORMAT:
         raise UserError(f"{path}: format {content.get('format')!r}, this program reads {FORMAT}; pack again")
     try:
+        text_type = content.pop("text_type", TEXT_TYPE)  # older manifests do not have it
+        if text_type != TEXT_TYPE:
+            raise ValueError(f"text_type {text_type!r}, this program reads {TEXT_TYPE!r}")
         shards = [_checked(ShardInfo, shard) for shard in content.pop("shards")]
         settings = _checked(PackedSettings, content)
-        least = min(settings.num_rows, settings.rows_per_shard, settings.grid, settings.views)
-        if settings.kind not in KINDS or least < 1:
-            raise ValueError("values that make no sense")
-        if [shard.rows for shard in shards] != [len(settings.rows_of(k)) for k in range(settings.num_shards)]:
-            raise ValueError("shards that do not make up its rows")
+        settings.require_sense()
+        _require_shards(settings, shards)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); run the packing command again") from None
     return Manifest(folder, settings, shards)
@@ -236,13 +293,37 @@ def require_no_pixel_flags(config: Any) -> None:
             raise UserError(f"--{name.replace('_', '-')} does not go with --packed-data: {reason}")
 
 
+def _require_shards(settings: PackedSettings, shards: list[ShardInfo]) -> None:
+    """Raises a `ValueError` that names the first shard that cannot be what the settings say."""
+    if len(shards) != settings.num_shards:
+        raise ValueError(
+            f"num_rows {settings.num_rows} in shards of rows_per_shard {settings.rows_per_shard} are "
+            f"{settings.num_shards} shards, it names {len(shards)}"
+        )
+    for number, shard in enumerate(shards):
+        rows = len(settings.rows_of(number))
+        if shard.rows != rows:
+            raise ValueError(f"shards: number {number} has {shard.rows} rows, num_rows makes {rows} of it")
+        if not 0 <= shard.problems <= rows * settings.views:
+            raise ValueError(f"shards: number {number} has {shard.problems} problems in {rows} rows")
+        least = settings.least_bytes(rows)
+        if shard.bytes < least:
+            raise ValueError(
+                f"shards: number {number} has {shard.bytes} bytes, {rows} rows of views {settings.views} and "
+                f"grid {settings.grid} take at least {least}"
+            )
+
+
 def _checked(kind: type, values: dict[str, Any]) -> Any:
     """`kind(**values)`, with the type of each value verified."""
     made = kind(**values)
     types = typing.get_type_hints(kind)
     for field in fields(kind):
-        if not isinstance(getattr(made, field.name), types[field.name]):
-            raise TypeError(f"{field.name} {getattr(made, field.name)!r}")
+        value = getattr(made, field.name)
+        # To Python, true and false are whole numbers.
+        is_bool = isinstance(value, bool) and types[field.name] is not bool
+        if is_bool or not isinstance(value, types[field.name]):
+            raise TypeError(f"{field.name} {value!r} is of the wrong type")
     return made
 
 

@@ -89,10 +89,11 @@ class PackedWriter:
         rows = self.settings.rows_of(number)
         assert len(columns.problems) == len(rows), "not the rows of this shard"
         batch = _record_batch(columns, self.settings)
+        schema = batch.schema.with_metadata(self.settings.stamp())
         path = shard_path(self.folder, number)
 
         def write(temporary: Path) -> None:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
                 writer.write_batch(batch)
 
         write_atomic(path, write)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import load_image
-from dataset.jsonl import PathRules, read_json
+from dataset.jsonl import PathRules, decode_text, read_json
 from dataset.preparation import fingerprint
 from dataset.preparation_images import SUFFIXES
 from dataset.preparation_jobs import RECORD_BYTES, Job
@@ -204,7 +204,7 @@ def make_line(image_path: str, text: Any, size: tuple[int, int], origin: str) ->
 def parse_caption(data: bytes, suffix: str, origin: str) -> Any:
     """The caption in the bytes of a .txt file, or under "caption" in those of a .json file."""
     try:
-        text = data.decode("utf-8")
+        text = decode_text(data)
         content = json.loads(text) if suffix == ".json" else text
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: not {suffix[1:]} in UTF-8: {error}") from None

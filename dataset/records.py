@@ -239,11 +239,10 @@ def _parse_edit_line(line: JsonLine, text_field: str) -> EditRecord:
     features = line.optional_path(keys[0])
     if features is None and text is None:
         raise UserError(f"{line.origin}: --text-field {text_field} needs the key {keys[0]!r} or {keys[1]!r}")
-    no_mask = line.values.get("mask_image", "") is None or line.text("mask_image").endswith("NONE")
     return EditRecord(
         source_path=line.path("file_name"),
         edited_path=line.path("edited_image"),
-        mask_path=None if no_mask else line.path("mask_image"),
+        mask_path=line.mask_path("mask_image"),
         text=text,
         text_feature_path=features,
         instruction=instruction,

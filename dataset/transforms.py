@@ -68,7 +68,8 @@ def joint_transform(
       source: RGB.
       edited: RGB, the source's size.
       region: (H, W) float in [0, 1] of the source's size, 1 = edit; or None.
-      size: side of the result; the short side is brought to it, the long side cropped.
+      size: side of the result; the short side is brought to it, the long side cropped where the crop holds
+        a pixel of the region: a place that does not is drawn anew.
       rng: draws the crop and the flip.
       center_crop: crop the middle instead of a random place.
       random_flip: mirror with probability 0.5.
@@ -89,6 +90,11 @@ def joint_transform(
     if not center_crop:
         left, top = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
     flip = random_flip and rng.random() < 0.5
+    if region is not None:
+        region = _resized_region(region, height, width)
+        across, down = region.any(0).nonzero().flatten(), region.any(1).nonzero().flatten()
+        left = _hold(left, across, width - size, size, None if center_crop else rng)
+        top = _hold(top, down, height - size, size, None if center_crop else rng)
 
     images = []
     for image in (source, edited):
@@ -96,14 +102,44 @@ def joint_transform(
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         images.append(image_to_tensor(image.crop((left, top, left + size, top + size))))
     if region is not None:
-        region = region[None]
-        if region.shape[1:] != (height, width):
-            region = F.interpolate(region[None], (height, width), mode="bilinear", antialias=True)[0]
-        region = (region[:, top : top + size, left : left + size] > 0.5).float()
-        images.append(region)
+        images.append(region[None, top : top + size, left : left + size].float())
     if flip:
         images = [image.flip(-1) for image in images]
     return images[0], images[1], images[2] if region is not None else None
+
+
+def _resized_region(region: Tensor, height: int, width: int) -> Tensor:
+    """(H, W) in [0, 1] → (height, width) bool, above 0.5; never empty if it was not before."""
+    if region.shape == (height, width):
+        return region > 0.5
+    resized = _bilinear(region, height, width)
+    marked = (region > 0.5).to(region.dtype)
+    if not (resized > 0.5).any() and marked.any():  # too small to survive: it is where most of it went
+        resized = _bilinear(marked, height, width)
+        return resized == resized.max()
+    return resized > 0.5
+
+
+def _bilinear(values: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(values[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
+
+
+def _hold(start: int, marked: Tensor, last: int, size: int, rng: np.random.Generator | None) -> int:
+    """Where a crop along one side begins, so that it holds marked pixels: at `start` if it does there.
+
+    Args:
+      start: the place drawn.
+      marked: sorted places of marked pixels along the side; none leaves `start`.
+      last: the largest place where a crop of `size` can begin.
+      rng: draws one of the places that do; None takes the one nearest to `start`.
+    """
+    holds = np.zeros(last + 1, bool)
+    for place in marked.tolist():
+        holds[max(place - size + 1, 0) : place + 1] = True
+    if holds[start] or not holds.any():
+        return start
+    places = np.flatnonzero(holds)
+    return int(places[np.abs(places - start).argmin()] if rng is None else rng.choice(places))
 
 
 def dilate(region: Tensor, pixels: int) -> Tensor:

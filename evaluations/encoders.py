@@ -245,7 +245,12 @@ def full_float32(device: torch.device | str) -> Iterator[None]:
 
 
 def _clip_config(open_clip: Any, name: str) -> dict[str, Any]:
-    """The sizes of a CLIP; only those with OpenAI's activation are let through."""
+    """The sizes of a CLIP; only those with OpenAI's activation and tokenizer are let through."""
+    if ":" in name:  # open_clip's schemas hf-hub: and local-dir:
+        raise UserError(
+            f"--clip-model {name!r}: folders and hub repositories can bring code of their own, which is not "
+            f"run here; take one of open_clip's own names, such as {CLIP_MODEL}, and --clip-ckpt for weights"
+        )
     config = open_clip.get_model_config(name)
     if config is None:
         raise UserError(f"--clip-model {name!r}: open_clip does not know it; take {CLIP_MODEL}")
@@ -255,6 +260,12 @@ def _clip_config(open_clip: Any, name: str) -> dict[str, Any]:
         raise UserError(
             f"--clip-model {name!r} has another activation (GELU) than OpenAI's weights were trained with "
             f"(quick GELU): its similarities would be wrong; take {advice}"
+        )
+    from_hub = [key for key in ("hf_model_name", "hf_tokenizer_name") if config.get("text_cfg", {}).get(key)]
+    if from_hub:
+        raise UserError(
+            f"--clip-model {name!r} reads texts with what a hub repository brings ({', '.join(from_hub)}), "
+            f"which could be code and is not run here; take {CLIP_MODEL}"
         )
     return config
 

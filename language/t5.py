@@ -7,6 +7,8 @@ The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the 
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,8 @@ from runtime.logging import get_logger
 DEFAULT_T5 = "flan-t5-xl"
 PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
+
+_CONFIG_FILES = ("config.json", "tokenizer_config.json")
 
 
 def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
@@ -56,6 +60,9 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
         f"Run `hf download {hub_id} --local-dir {target}`; without network, copy a folder made that way "
         "(config.json, the tokenizer's files, *.safetensors) from another machine"
     )
+
+
+_TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
 
 class T5Encoder:
@@ -154,16 +161,17 @@ class T5Encoder:
         return hashlib.sha256((vocabulary + weights_fingerprint(self._model)).encode()).hexdigest()
 
     def _tokenize(self, cleaned: list[str]) -> BatchEncoding:
-        return self._tokenizer(
-            cleaned,
-            padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
-            truncation=True,
-            max_length=self.max_tokens,
-            add_special_tokens=True,
-            return_attention_mask=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+        with _TOKENIZING:
+            return self._tokenizer(
+                cleaned,
+                padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
+                truncation=True,
+                max_length=self.max_tokens,
+                add_special_tokens=True,
+                return_attention_mask=True,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            )
 
     def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
         if not torch.isfinite(rows).all():
@@ -196,12 +204,37 @@ def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures])
     return [TextFeatures(one.embeddings.cpu(), one.valid.cpu()) for one in features]
 
 
+def _refuse_code(path: str) -> None:
+    """Refuses a model whose files name Python code of its own as what loads it (`auto_map`).
+
+    It would not be run; what stands in for it need not compute the same.
+    """
+    for name in _CONFIG_FILES:
+        file = Path(path) / name
+        if not Path(path).is_dir():
+            cached = try_to_load_from_cache(path, name)
+            file = Path(cached) if isinstance(cached, str) else file
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue  # what is missing or broken is named by the loading
+        if isinstance(content, dict) and content.get("auto_map"):
+            raise UserError(
+                f"{path}: brings code of its own ({name}: auto_map {str(content['auto_map'])[:100]}), "
+                "which is not run; give --t5-path and --t5-model-type a T5 as transformers saves it, such as "
+                "google/flan-t5-xl"
+            )
+
+
 def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """Tokenizer and model of `path`, from files on this machine only."""
+    """Tokenizer and model of `path`, from files on this machine only; no code of theirs is run."""
+    _refuse_code(path)
+    # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
         model, report = T5EncoderModel.from_pretrained(
-            path, dtype=precision, local_files_only=True, output_loading_info=True
+            path, dtype=precision, output_loading_info=True, **options
         )
     except Exception as problem:  # transformers, tokenizers and safetensors raise many kinds
         reason = str(problem).strip().split("\n")[0][:200]

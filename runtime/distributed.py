@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import torch
 import torch.distributed as dist
 
 from runtime.errors import UserError
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 TIMEOUT = timedelta(hours=2)
 """How long ranks wait for one that works alone: reading lists, writing a checkpoint to a slow disk."""
@@ -79,6 +83,23 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _warn_of_unknown_hosts(device: torch.device) -> None:
+    """Says at once why the ranks may wait for minutes: a host name that nothing resolves."""
+    names = {os.environ.get("MASTER_ADDR", "localhost")}
+    if device.type == "cpu" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        names.add(socket.gethostname())  # gloo connects the ranks by it
+    for name in sorted(names):
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError as error:
+            log.warning(
+                "waiting for the other ranks, but the host name %r does not resolve (%s); on one machine "
+                "torchrun --rdzv-backend=c10d --rdzv-endpoint=localhost:0 and GLOO_SOCKET_IFNAME=lo help",
+                name,
+                error.strerror or error,
+            )
+
+
 @contextmanager
 def distributed(device: str = "auto") -> Iterator[Distributed]:
     """Joins the process group that torchrun describes (nccl on GPUs, gloo on CPUs), or none without torchrun.
@@ -93,6 +114,7 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         torch.cuda.set_device(where)
     # The GPU is not passed to init_process_group: eager NCCL set-up would only slow the single-GPU case.
     if world_size > 1:
+        _warn_of_unknown_hosts(where)
         store, _, _ = next(dist.rendezvous("env://"))
         # torchrun starts a crashed group again on the same store, where the last attempt's addresses stand.
         # On several machines it counts on each alone, and needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.

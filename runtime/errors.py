@@ -13,6 +13,8 @@ class UserError(ValueError):
 def run_command(main: Callable[[], None]) -> None:
     """Runs a program: a `UserError` becomes one line on stderr and exit status 2, without a traceback."""
     try:
+        if sys.flags.optimize > 1:
+            raise UserError("python -OO strips docstrings that transformers reads; use python or python -O")
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -102,7 +102,8 @@ def edit(
 
 def set_up_caches(model: Transformer, rows: int, length: int) -> None:
     """What stands between two edits of one shape."""
-    model.new_cache(rows, length)
+    with model.borrow_cache(rows, length):
+        pass
 
 
 def build_pipeline(model: Transformer, scale: Scale, *, small: bool) -> EditingPipeline:

@@ -249,7 +249,10 @@ def flags(vq_ckpt, gpt_ckpts, t5_dir) -> dict:
 def test_one_image_and_a_list(pipelines, vq_ckpt, gpt_ckpts, t5_dir, tmp_path):
     noise().save(tmp_path / "in.png")
     Image.fromarray(corner()).save(tmp_path / "mask.png")
-    lines = [{"image": "in.png", "prompt": "red", "output": "o.png", "mask": m} for m in ("auto", "mask.png")]
+    lines = [
+        {"image": "in.png", "prompt": "red", "output": f"of {mask}", "mask": mask}
+        for mask in ("auto", "mask.png")
+    ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     common = flags(vq_ckpt, gpt_ckpts, t5_dir) | {"mask_rule": "exact"}
     config = SampleEditing(list=str(tmp_path / "list.jsonl"), **common)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -187,6 +188,18 @@ def test_another_activation_is_refused(networks):
         ClipEncoder.load("tiny", networks[0])
     with pytest.raises(UserError, match="'ViT-B-33': open_clip does not know it"):
         ClipEncoder.load("ViT-B-33")
+
+
+@pytest.mark.parametrize("name", ["local-dir:FOLDER", "hf-hub:someone/clip", "tiny-hub-quickgelu"])
+def test_a_clip_that_could_bring_code_is_refused(name, tmp_path, networks):
+    """open_clip would take its tokenizer from that folder or hub repository, code and all."""
+    tiny = open_clip.get_model_config(TINY_CLIP)
+    tiny["text_cfg"]["hf_tokenizer_name"] = str(tmp_path)
+    (tmp_path / "tiny-hub-quickgelu.json").write_text(json.dumps(tiny))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny}))
+    open_clip.add_model_config(tmp_path / "tiny-hub-quickgelu.json")
+    with pytest.raises(UserError, match="code.* not run here"):
+        ClipEncoder.load(name.replace("FOLDER", str(tmp_path)))
 
 
 def test_missing_weights_say_what_to_put_where_and_what_runs_without(nothing_cached):

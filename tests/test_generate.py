@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -185,8 +187,57 @@ def test_what_an_earlier_call_left_in_the_cache_reaches_no_later_one(inputs, dty
 
     before = run()
     with torch.inference_mode():
-        model.caches._buffer.fill_(float("nan"))
+        model.caches._idle.buffer.fill_(float("nan"))
     assert torch.equal(run(), before)
+
+
+def _run(model, inputs, seed, on_code=None):
+    orders = random_orders([seed] * 8, N)
+    prompt = t2i_prompt(orders, inputs["text_valid"])
+    return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, on_code=on_code)
+
+
+def test_a_callback_may_generate_with_the_same_model(inputs):
+    model = tiny()
+    alone = [_run(model, inputs, seed) for seed in (0, 1)]
+    inner = []
+    outer = _run(model, inputs, 0, on_code=lambda *_: inner.append(_run(model, inputs, 1)))
+    assert torch.equal(outer, alone[0])
+    assert len(inner) == N and all(torch.equal(codes, alone[1]) for codes in inner)
+
+
+def test_threads_share_a_model(inputs):
+    model = tiny()
+    alone = [_run(model, inputs, seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            together = pool.map(lambda seed: _run(model, inputs, seed), range(4))
+            assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert model.caches._idle is not None  # one of the four is kept
+
+
+def test_an_error_in_a_callback_gives_the_cache_back(inputs):
+    model = tiny()
+    before = _run(model, inputs, 0)
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        _run(model, inputs, 0, on_code=fail)
+    assert model.caches._idle is not None
+    assert torch.equal(_run(model, inputs, 0), before)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_model_moves_and_copies(inputs):
+    model = tiny()
+    plain = _run(model, inputs, 0)
+    model.compile_steps()
+    assert torch.equal(_run(model, inputs, 0), plain)
+    assert copy.deepcopy(model).compiled_step is None
+    model.to(torch.float64).to(torch.float32)
+    assert torch.equal(_run(model, inputs, 0), plain)
 
 
 def test_samples_share_a_prompt_of_one_word(inputs):
@@ -204,7 +255,7 @@ def test_repeated_calls_take_the_same_memory(inputs):
     for rows in (8, 8, 4):
         prompt = t2i_prompt(orders[:rows], inputs["text_valid"][:rows])
         generate(model, prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
-        buffers.append(model.caches._buffer.data_ptr())
+        buffers.append(model.caches._idle.buffer.data_ptr())
     assert len(set(buffers)) == 1
 
 

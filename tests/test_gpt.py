@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_gpt import C, N, T, V, tiny, tiny_inputs
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from autoregressive.layout import (
     editing_layout,
@@ -243,3 +244,20 @@ def test_a_fresh_model_scores_all_codes_alike_whatever_it_reads(inputs):
     layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
     assert not model(layout, inputs["text"]).any()
     assert model.tok_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_compiled_loss_compiles_once_for_all_numbers_of_chunks(monkeypatch):
+    monkeypatch.setattr("autoregressive.models.loss.CHUNK", 16)
+    model, inputs, counter = tiny(), tiny_inputs(), CompileCounter()
+    orders = random_orders(list(range(8)), N)
+    layout = t2i_layout(inputs["codes"], orders, inputs["text_valid"])
+    plain, compiled = SupervisedLoss(model), SupervisedLoss(model)
+    compiled.compile(dynamic=True, backend=counter)
+    graphs = []
+    for chunks in (1, 2, 3, 5, 8, 1):
+        some = dataclasses.replace(layout, supervised=torch.arange(16 * chunks - 3))
+        losses = [network(some, inputs["text"]) for network in (plain, compiled)]
+        torch.testing.assert_close(*losses)
+        losses[1].backward()
+        graphs.append(counter.frame_count)
+    assert len(set(graphs)) == 1, graphs

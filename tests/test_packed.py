@@ -7,6 +7,7 @@ import pickle
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -117,11 +118,156 @@ def test_damaged_shards_are_named(tmp_path):
         with pytest.raises(UserError, match="000001.arrow is damaged"):
             packed[3, 0]
     spoil(content.replace(np.full(9, 4, "<u2").tobytes(), b"\xff" * 18))
-    with pytest.raises(UserError, match="source of row 1 up to 65535, the codebook has 16384"):
-        PackedEdits(tmp_path)[4, 0]
+    problem = PackedEdits(tmp_path)[4, 0].problem
+    assert "000001.arrow is damaged: source of row 1 up to 65535, the codebook has 16384" in problem
     spoil(content.replace(offsets, np.array([0, 31, 64, 96], "<i8").tobytes()))
-    with pytest.raises(UserError, match="text of row 0: 31 bytes for a width of 8"):
-        PackedEdits(tmp_path)[3, 0]
+    problem = PackedEdits(tmp_path)[3, 0].problem
+    assert "000001.arrow is damaged: text of row 0: 31 bytes for a width of 8" in problem
+
+
+def rewrite(folder, number: int, change=lambda arrays: None, compression=None, keep_stamp=True) -> None:
+    """Writes a shard again with other columns, and the manifest with its new size."""
+    path = shard_path(folder, number)
+    reader = pa.ipc.open_file(pa.py_buffer(path.read_bytes()))
+    batch, schema = reader.get_batch(0), reader.schema
+    arrays = dict(zip(schema.names, batch.columns, strict=True))
+    change(arrays)
+    schema = schema if keep_stamp else schema.remove_metadata()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        pa.ipc.new_file(sink, schema, options=options) as writer,
+    ):
+        writer.write_batch(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema))
+    content = json.loads((folder / MANIFEST).read_text())
+    content["shards"][number]["bytes"] = path.stat().st_size
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("column", ["text", "all"])
+def test_compressed_shards_are_refused(tmp_path, compression, column):
+    synthetic(tmp_path, 6, 3, cells=256)
+    rewrite(tmp_path, 1)
+    assert PackedEdits(tmp_path)[4, 0].problem is None  # the same file, not compressed
+
+    def zeros(arrays) -> None:
+        """A long text of zeros, which compression makes small."""
+        if column == "text":
+            arrays["text"] = pa.array([bytes(16 * 100)] * 3, pa.large_binary())
+
+    rewrite(tmp_path, 1, zeros, compression)
+    with pytest.raises(UserError, match=r"manifest.json is damaged|000001.arrow is damaged: .* compressed"):
+        PackedEdits(tmp_path)[4, 0]
+
+
+def null_code(arrays, column: str) -> None:
+    values = arrays[column].values.to_pylist()
+    values[9 + 4] = None
+    arrays[column] = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.uint16()), 9)
+
+
+def change_text(arrays, text: bytes | None) -> None:
+    arrays["text"] = pa.array([bytes(16), text, bytes(16)], pa.large_binary())
+
+
+def null_row(arrays, column: str) -> None:
+    whole = arrays[column]
+    arrays[column] = pa.array([whole[0].as_py(), None, whole[2].as_py()], whole.type)
+
+
+ROW_DAMAGE = {
+    "a null among the codes": (lambda arrays: null_code(arrays, "source"), "source of row 1 holds nulls"),
+    "a null after the edit": (lambda arrays: null_code(arrays, "edited"), "edited of row 1 holds nulls"),
+    "no codes": (lambda arrays: null_row(arrays, "edited"), "edited of row 1 holds nulls"),
+    "no text": (lambda arrays: change_text(arrays, None), "text of row 1: 0 bytes"),
+    "an empty text": (lambda arrays: change_text(arrays, b""), "text of row 1: 0 bytes"),
+    "NaN": (lambda arrays: change_text(arrays, bytes(14) + b"\xc0\x7f"), "text of row 1 holds NaN"),
+    "infinity": (lambda arrays: change_text(arrays, b"\x80\xff" * 8), "text of row 1 holds NaN or inf"),
+    "121 tokens": (lambda arrays: change_text(arrays, bytes(16 * 121)), "121 tokens, at most 120"),
+    "an empty mask": (
+        lambda arrays: arrays.update(mask=pa.array([b"\xff\x80", bytes(2), b"\xff\x80"], pa.binary(2))),
+        "mask of row 1 marks no cell",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", ROW_DAMAGE)
+def test_a_damaged_row_is_a_problem_of_that_row_alone(tmp_path, damage):
+    synthetic(tmp_path, 6, 3)
+    change, message = ROW_DAMAGE[damage]
+    rewrite(tmp_path, 1, change)
+    packed = PackedEdits(tmp_path)
+    assert [packed[row, 0].problem for row in (0, 3, 5)] == [None] * 3
+    sample = packed[4, 0]
+    assert message in sample.problem and f"{shard_path(tmp_path, 1)} is damaged" in sample.problem
+    assert not sample.edit_mask.any() and torch.isfinite(sample.text.embeddings).all()
+    batch = collate_samples([packed[3, 0], sample])
+    assert batch.valid.tolist() == [True, False]
+
+
+def test_a_lost_origin_is_replaced_by_shard_and_row(tmp_path):
+    synthetic(tmp_path, 6, 3)
+    rewrite(tmp_path, 1, lambda arrays: null_row(arrays, "origin"))
+    assert PackedEdits(tmp_path)[4, 0].origin == f"{shard_path(tmp_path, 1)} row 1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text_width": 4}, {"codebook_size": 8192}, {"image_size": 96}, {"max_text_tokens": 60},
+     {"tokenizer": "another"}, {"text_encoder": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_that_shards_contradict_is_refused(tmp_path, change):
+    synthetic(tmp_path, 6, 3)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(content | change))
+    packed = PackedEdits(tmp_path)
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=f"written with {name} .*, the manifest says {value}"):
+        packed[0, 0]
+
+
+def test_shards_from_before_they_were_stamped_are_read(tmp_path):
+    synthetic(tmp_path, 3, 3)
+    rewrite(tmp_path, 0, keep_stamp=False)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    assert content.pop("text_type") == "bfloat16 bits as uint16, little-endian"
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert PackedEdits(tmp_path)[1, 0].problem is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_rows": 10**9}, "num_rows 1000000000"),
+        ({"num_rows": 10**9, "rows_per_shard": 1}, "num_rows 1000000000"),
+        ({"rows_per_shard": 10**9}, "rows_per_shard 1000000000"),
+        ({"grid": 10**9}, "grid 1000000000"),
+        ({"grid": 10**9, "image_size": 16 * 10**9}, "grid 1000000000"),
+        ({"grid": 48}, "grid 48"),
+        ({"views": 10**9}, "views 1000000000"),
+        ({"views": 10**4}, "views 10000"),
+        ({"views": True}, "views True"),
+        ({"text_width": 0}, "text_width 0"),
+        ({"max_text_tokens": -1}, "max_text_tokens -1"),
+        ({"codebook_size": 0}, "codebook_size 0"),
+        ({"codebook_size": 1 << 17}, "codebook_size 131072"),
+        ({"image_size": 50}, "image_size 50"),
+        ({"kind": "video"}, "kind 'video'"),
+        ({"text_type": "float16"}, "text_type 'float16'"),
+        ({"num_rows": None}, "num_rows None"),
+    ],
+    ids=str,
+)
+def test_manifests_are_refused_by_the_name_of_the_value(tmp_path, change, named):
+    synthetic(tmp_path, 6, 3)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(content | change))
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=f"manifest.json is damaged .*{named}"):
+        PackedEdits(tmp_path)
+    assert time.perf_counter() - start < 1
 
 
 def test_damaged_manifests_are_named(tmp_path):

@@ -1,5 +1,8 @@
 """Packed linear layers against the plain ones they replace."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -28,12 +31,74 @@ def test_packing_is_taken_back_bit_for_bit_and_files_see_plain_weights():
     assert sum(isinstance(m, PackedLinear) for m in model.modules()) == 2 * 5 + 3
     packed = model.state_dict()
     assert packed.keys() == before.keys()
-    with pytest.raises(RuntimeError, match="unpack_linears"):
-        model.to(torch.bfloat16)
     unpack_linears(model)
     for state in (packed, model.state_dict()):
         assert all(torch.equal(state[name], weight) for name, weight in before.items())
     model.to(torch.bfloat16)
+
+
+def _model(packed: bool = True):
+    torch.manual_seed(0)
+    model = build_gpt("R-GPT-tiny", vocab_size=64, block_size=9, caption_dim=16, mask_in_context=True).eval()
+    nn.init.normal_(model.output.weight)
+    if packed:
+        pack_linears(model)
+    return model
+
+
+def _load(model):
+    other = _model()
+    nn.init.zeros_(other.output.weight)  # whatever it was before
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def _through_bf16(model):
+    return model.to(torch.bfloat16).to(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        copy.deepcopy,
+        lambda model: pickle.loads(pickle.dumps(model)),
+        _load,
+        lambda model: model.to("cpu"),
+        lambda model: model.float(),
+        lambda model: model.requires_grad_(False),
+        _through_bf16,
+    ],
+    ids=["deepcopy", "pickle", "load_state_dict", "to", "float", "requires_grad_", "to bfloat16 and back"],
+)
+def test_a_packed_model_is_handled_like_a_plain_one(change):
+    plain, changed = _model(packed=False), change(_model())
+    if change is _through_bf16:
+        plain = _through_bf16(plain)
+    for (name, weight), (same_name, own) in zip(
+        plain.state_dict().items(), changed.state_dict().items(), strict=True
+    ):
+        assert name == same_name and torch.equal(weight, own), name
+    shapes = {name: (weight.shape, weight.dtype) for name, weight in plain.named_parameters()}
+    assert shapes == {name: (weight.shape, weight.dtype) for name, weight in changed.named_parameters()}
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(changed.output(x), plain.output(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_copy_of_a_packed_model_shares_nothing():
+    model = _model()
+    copied = copy.deepcopy(model)
+    assert copied.caches is not model.caches
+    before = model.output.weight.to_dense().clone()
+    copied.load_state_dict({name: torch.zeros_like(w) for name, w in copied.state_dict().items()})
+    assert torch.equal(model.output.weight.to_dense(), before)
+
+
+def test_wrong_state_dicts_are_refused_by_name():
+    model, state = _model(), _model().state_dict()
+    with pytest.raises(RuntimeError, match="output.weight"):
+        model.load_state_dict({name: w for name, w in state.items() if name != "output.weight"})
+    with pytest.raises(RuntimeError, match="size mismatch for output.weight"):
+        model.load_state_dict(state | {"output.weight": torch.zeros(3, 3)})
 
 
 def test_layers_with_a_bias_or_of_other_types_stay():

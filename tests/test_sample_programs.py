@@ -79,7 +79,10 @@ def test_a_list_stands_alone(flag):
 def test_an_empty_mask_of_a_list_is_named(tmp_path):
     picture().save(tmp_path / "in.png")
     Image.fromarray(np.zeros(picture().size[::-1], np.uint8)).save(tmp_path / "empty.png")
-    lines = [{"image": "in.png", "prompt": "red", "output": "o.png", "mask": m} for m in (None, "empty.png")]
+    lines = [
+        {"image": "in.png", "prompt": "red", "output": f"{i}.png", "mask": mask}
+        for i, mask in enumerate((None, "empty.png"))
+    ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     config = SampleEditing(list=str(tmp_path / "list.jsonl"))
     with pytest.raises(UserError, match="empty.png: marks no pixel to edit"):

@@ -343,10 +343,10 @@ def test_the_program_edits_a_list(common, gpt_ckpts, tmp_path, monkeypatch):
     assert (before[28:] == after[28:]).all() and (before != after).any()
 
     for bad, message in (
-        ('{"image": "in.png"}', "needs a JSON object with the key prompt"),
-        ("[1]", "needs a JSON object"),
+        ('{"image": "in.png"}', "lacks the key 'prompt'"),
+        ("[1]", "must be an object"),
         ('{"prompt": "x", "mask": "mask.png"}', "has a mask but no image"),
-        ('{"prompt": 3}', "prompt and caption must be texts"),
+        ('{"prompt": 3}', "'prompt' must be a non-empty string, got 3"),
         ('{"prompt": "x", "image": "no.png"}', ".*no.png does not exist"),
     ):
         (tmp_path / "edits.jsonl").write_text(f"{json.dumps(line)}\n{bad}\n")

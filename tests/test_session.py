@@ -134,3 +134,43 @@ def test_a_turn_that_fails_changes_nothing(pipelines):
     with pytest.raises(UserError, match="no option 'composite'; use one of sampling"):
         session.edit("x", composite="none")
     assert not session.history and session.codes is codes
+
+
+@pytest.mark.parametrize("later", ["edit", "accept", "undo"])
+def test_a_proposal_of_another_image_is_refused(pipelines, later):
+    session = EditSession(pipelines["edit"], noise())
+    options = {"sampling": PLAIN, "mask_rule": "exact"}
+    session.edit("make it red", cell_mask(0), **options)
+    first, second = session.propose("make it blue", cell_mask(8), num_samples=2, **options)
+    if later == "edit":
+        session.edit("make it green", cell_mask(4), **options)
+    elif later == "accept":
+        session.accept("make it blue", second)
+    else:
+        session.undo()
+    codes, turns = session.codes, len(session.history)
+    with pytest.raises(UserError, match="image has changed since this was proposed"):
+        session.accept("make it blue", first)
+    assert session.codes is codes and len(session.history) == turns
+
+
+def test_a_proposal_is_good_again_once_its_image_is_back(pipelines):
+    session = EditSession(pipelines["edit"], noise())
+    first, second = session.propose("red", cell_mask(0), num_samples=2, sampling=PLAIN, mask_rule="exact")
+    session.accept("red", first)
+    session.undo()
+    session.accept("red", second)
+    assert session.history[-1].result is second
+    with pytest.raises(UserError, match="image has changed"):
+        session.accept("red", second)
+
+
+def test_a_result_from_elsewhere_is_no_proposal(pipelines):
+    session, other = (EditSession(pipelines["edit"], noise()) for _ in range(2))
+    for result in (
+        *other.propose("red", cell_mask(0), sampling=PLAIN, mask_rule="exact"),
+        *pipelines["edit"].edit(noise(), "red", sampling=PLAIN),
+    ):
+        with pytest.raises(UserError, match="no proposal of this session"):
+            session.accept("red", result)
+    assert not session.history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -301,3 +302,55 @@ def test_read_captions_takes_every_text(tmp_path):
     lines = [{"text": ["one", "two"], "image_path": "no"}, {"edit_prompt": "three", "output_caption": "four"}]
     data = write_jsonl(tmp_path / "a.jsonl", lines)
     assert read_captions([data]) == {"one", "two", "three", "four"}
+
+
+CODE = """
+import pathlib
+pathlib.Path({marker!r}).write_text("run")
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+class Own(PreTrainedTokenizerFast): pass
+class OwnConfig(T5Config): pass
+class OwnModel(T5EncoderModel): pass
+"""
+OWN_CODE = {
+    "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}),
+    "tokenizer of its own class": (
+        "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"},
+    ),
+    "config": ("config.json", {"auto_map": {"AutoConfig": "own.OwnConfig"}}),
+    "model type": ("config.json", {"auto_map": {"AutoConfig": "own.OwnConfig"}, "model_type": "own"}),
+    "model": ("config.json", {"auto_map": {"AutoModel": "own.OwnModel"}, "architectures": ["OwnModel"]}),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_CODE)
+def test_code_in_a_model_folder_is_not_run_and_nobody_is_asked(folder, tmp_path, kind):
+    name, change = OWN_CODE[kind]
+    target, marker = tmp_path / "t5", tmp_path / "marker"
+    shutil.copytree(folder, target)
+    (target / "own.py").write_text(CODE.format(marker=str(marker)))
+    (target / name).write_text(json.dumps(json.loads((target / name).read_text()) | change))
+    stdin = io.StringIO("y\n" * 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", stdin)
+        with pytest.raises(UserError, match=f"code of its own .{name}.*not run"):
+            T5Encoder(target)
+    assert stdin.tell() == 0 and not marker.exists()
+
+
+def test_loading_says_itself_that_code_is_not_trusted(folder, monkeypatch):
+    """Also where a file names code that the look beforehand does not know of."""
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    asked = []
+    for loader in (AutoTokenizer, T5EncoderModel):
+        load = loader.from_pretrained
+
+        def watched(*args, _load=load, **options):
+            asked.append(options["trust_remote_code"])
+            return _load(*args, **options)
+
+        monkeypatch.setattr(loader, "from_pretrained", watched)
+    T5Encoder(folder)
+    assert asked == [False, False]

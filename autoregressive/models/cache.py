@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -51,38 +55,66 @@ class KVCache:
 
 
 class CachePool:
-    """One allocation that serves call after call, as long as it is large enough."""
+    """Memory for caches that serves call after call; callers at the same time get memory of their own."""
 
     STEP = 64  # lengths are rounded up to this, so that edits of different size share
 
     def __init__(self) -> None:
-        self._buffer: Tensor | None = None
-        self._caches: dict[tuple[int, ...], KVCache] = {}
+        self._lock = threading.Lock()
+        self._idle: _Memory | None = None
 
-    def cache(
+    def __reduce__(self) -> tuple:
+        """A copy or a pickle of a pool is an empty one."""
+        return CachePool, ()
+
+    @contextmanager
+    def borrow(
         self, n_layer: int, batch: int, n_head: int, length: int, head_dim: int, like: Tensor
-    ) -> KVCache:
+    ) -> Iterator[KVCache]:
         """A cache for `batch` rows of at least `length` slots, of the type and on the device of `like`.
 
-        A pool has one cache in use at a time: the next call takes its memory.
+        It is the caller's alone until the block ends: another thread, or an edit inside a progress callback,
+        borrows other memory meanwhile.
         """
-        shape = (n_layer, 2, batch, n_head, -(-length // self.STEP) * self.STEP, head_dim)
+        with self._lock:
+            memory, self._idle = self._idle or _Memory(), None
+        try:
+            yield memory.cache(
+                (n_layer, 2, batch, n_head, -(-length // self.STEP) * self.STEP, head_dim), like
+            )
+        finally:
+            with self._lock:  # of several only the largest is kept
+                self._idle = max(filter(None, (self._idle, memory)), key=_Memory.numel)
+
+    def clear(self) -> None:
+        """Gives the memory back that nobody uses now."""
+        with self._lock:
+            self._idle = None
+
+
+class _Memory:
+    """One allocation and the caches that it was cut into."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self._caches: dict[tuple[int, ...], KVCache] = {}
+
+    def numel(self) -> int:
+        return 0 if self.buffer is None else self.buffer.numel()
+
+    def cache(self, shape: tuple[int, ...], like: Tensor) -> KVCache:
         numel = torch.Size(shape).numel()
-        if self._buffer is None or self._buffer.numel() < numel or not _alike(self._buffer, like):
-            self.clear()  # before the new one is made
-            self._buffer = torch.zeros(numel, dtype=like.dtype, device=like.device)
+        if self.buffer is None or self.buffer.numel() < numel or not _alike(self.buffer, like):
+            self.buffer = None  # given back before the new one is made
+            self._caches.clear()
+            self.buffer = torch.zeros(numel, dtype=like.dtype, device=like.device)
         if shape not in self._caches:
-            store = self._buffer[:numel].view(shape)
+            store = self.buffer[:numel].view(shape)
             torch._dynamo.mark_static_address(store)  # a compiled step may keep where it is
             self._caches[shape] = KVCache(store)
         cache = self._caches[shape]
         cache.live, cache.rows = 0, slice(None)
         return cache
-
-    def clear(self) -> None:
-        """Gives the memory back."""
-        self._buffer = None
-        self._caches.clear()
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -61,7 +61,33 @@ def generate(
     prompt_of = rows // (batch // num_prompts)
     if copies == 2:
         prompt, text, prompt_of = _beside_unconditional(model, prompt, text, prompt_of)
-    cache = model.new_cache(copies * batch, prompt_length + num_new - 1)
+    in_order = on_code and (lambda number, drawn: on_code(number, _unsorted(drawn, rows)))
+    ranked = [counts[row] for row in ranking]
+    with model.borrow_cache(copies * batch, prompt_length + num_new - 1) as cache:
+        codes = _draw_all(model, prompt, text, prompt_of, orders, uniforms, sampling, cache, ranked, in_order)
+    return _unsorted(codes, rows)
+
+
+def _unsorted(ranked: Tensor, rows: Tensor) -> Tensor:
+    """Row i of `ranked` back to row `rows[i]`."""
+    return torch.empty_like(ranked).index_copy_(0, rows, ranked)
+
+
+def _draw_all(
+    model: Transformer,
+    prompt: SequenceLayout,
+    text: Tensor,
+    prompt_of: Tensor,
+    orders: Tensor,
+    uniforms: Tensor,
+    sampling: Sampling,
+    cache: KVCache,
+    counts: list[int],
+    on_code: Callable[[int, Tensor], None] | None,
+) -> Tensor:
+    """`generate` for rows of falling counts, into `cache`; `prompt_of` names each row's copies."""
+    batch, num_new = orders.shape
+    prompt_length, copies = prompt.cells.shape[1], len(prompt_of) // batch
     key_valid = prompt.key_valid[prompt_of]
     key_valid = F.pad(key_valid, (0, cache.length - prompt_length), value=True)
     slots = torch.arange(cache.length, device=orders.device)
@@ -80,7 +106,7 @@ def generate(
         finite[:needed] &= logits[:needed].isfinite().all(1)
         codes[:needed, i] = pick(logits, uniforms[:drawing, i], sampling)[:needed]
         if on_code is not None:
-            on_code(i, torch.zeros_like(codes[:, i]).index_copy_(0, rows, codes[:, i]))
+            on_code(i, codes[:, i].clone())
         if i + 1 == num_new:
             break
         drawing = _rows_to_run(sum(count > i + 1 for count in counts), drawing, model)
@@ -96,8 +122,7 @@ def generate(
             slots[prompt_length + i : prompt_length + i + 1],
         )
         logits = model.step(layout, no_text[cache.rows], cache)[:, -1]
-    codes = codes.masked_fill(~finite[:, None], NOT_FINITE)
-    return torch.empty_like(codes).index_copy_(0, rows, codes)
+    return codes.masked_fill(~finite[:, None], NOT_FINITE)
 
 
 def _beside_unconditional(

@@ -7,7 +7,7 @@ D model width. Parameter names are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -125,7 +125,14 @@ class Transformer(nn.Module):
         """Every `.to(…)` goes through here: the angles stay float32 in a half-precision model."""
         super()._apply(fn, recurse)
         self.rotary = self._rotary_table().to(self.rotary.device)
+        self.caches.clear()
+        if self.compiled_step is not None:
+            self.compile_steps()  # anew, for where the weights are now
         return self
+
+    def __getstate__(self) -> dict:
+        """For `pickle` and `deepcopy`: a copy is not compiled, as the compiled step is the original's."""
+        return self.__dict__ | {"compiled_step": None}
 
     def _add_table(self, name: str, rows: int, learned: bool) -> None:
         table = torch.zeros(1, rows, self.config.dim)
@@ -213,10 +220,10 @@ class Transformer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.tok_embeddings.weight.dtype
 
-    def new_cache(self, batch: int, length: int) -> KVCache:
-        """A cache of `length` key slots for `batch` rows; it takes the memory of the one before."""
+    def borrow_cache(self, batch: int, length: int) -> AbstractContextManager[KVCache]:
+        """A cache of `length` key slots for `batch` rows, for the time of a `with` block."""
         c = self.config
-        return self.caches.cache(
+        return self.caches.borrow(
             c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -31,7 +32,11 @@ class SupervisedLoss(nn.Module):
           text: (B, T, C) caption features.
         """
         hidden = self.model.hidden(layout, text).flatten(0, 1)[layout.supervised]
-        targets = layout.targets.flatten()[layout.supervised]
+        return self._in_chunks(hidden, layout.targets.flatten()[layout.supervised])
+
+    @torch.compiler.disable(recursive=False)
+    def _in_chunks(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The loop is no part of a compiled graph: each number of chunks would be another one."""
         chunks = list(zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True))
         if len(chunks) == 1:
             return self._sum(*chunks[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,19 @@ class Sampling:
     """False takes the likeliest code (argmax)."""
 
     def __post_init__(self) -> None:
+        for name, kind, wanted in (
+            ("cfg_scale", Real, "a number"),
+            ("cfg_interval", Integral, "a whole number"),
+            ("temperature", Real, "a number"),
+            ("top_k", Integral, "a whole number"),
+            ("top_p", Real, "a number"),
+            ("sample_logits", bool | np.bool_, "True or False"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) and kind in (Real, Integral):
+                raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give {wanted}")
+            if isinstance(value, np.generic):  # json, which settings are saved as, knows none of NumPy's
+                object.__setattr__(self, name, value.item())
         for name, fits, wanted in (
             ("cfg_scale", math.isfinite(self.cfg_scale), "a finite number; 1 is without guidance"),
             ("temperature", 0 <= self.temperature < math.inf, "a finite number, 0 or more"),

@@ -8,7 +8,6 @@ With `--mask auto` the model finds the region itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline, EditResult
 from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
+from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -70,6 +70,7 @@ class EditJob:
     mask: Path | str | None  # "auto" is no file
     prompt: str
     output: Path
+    origin: str = ""  # file and line, of a list
 
 
 def read_jobs(config: SampleEditing) -> list[EditJob]:
@@ -77,29 +78,60 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
-        mask = _mask(config.mask, Path())
-        return [EditJob(Path(config.image), mask, config.prompt, Path(config.output))]
+        return [EditJob(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
     path = Path(config.list)
     if not path.is_file():
         raise UserError(f"--list {path} does not exist")
-    jobs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-            image, prompt, output = (str(item[key]) for key in ("image", "prompt", "output"))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} line {number}: needs a JSON object with the keys image, prompt, output ({error!r})"
-            ) from error
-        mask = _mask(item.get("mask"), path.parent)
-        jobs.append(EditJob(path.parent / image, mask, prompt, path.parent / output))
+    # The list is the user's own and says where results go: its paths may lead anywhere.
+    jobs = list(JsonlRecords([path], _read_job, allow_outside_root=True))
+    _require_own_outputs(jobs)
     return jobs
 
 
-def _mask(value: str | None, folder: Path) -> Path | str | None:
-    return value if value == AUTO else folder / value if value else None
+def _read_job(line: JsonLine) -> EditJob:
+    prompt, output = line.text("prompt"), line.text("output")
+    if not prompt.strip():
+        raise UserError(f"{line.origin}: 'prompt' is {prompt!r}: say what to do")
+    value = line.values.get("mask")
+    mask = value if value in (None, AUTO) else line.mask_path("mask")
+    job = EditJob(line.path("image"), mask, prompt, line.file.parent / output, line.origin)
+    for file in (job.image, job.mask):
+        if isinstance(file, Path) and not file.is_file():
+            raise UserError(f"{line.origin}: {file} does not exist")
+    return job
+
+
+def _require_own_outputs(jobs: Sequence[EditJob]) -> None:
+    """Raises `UserError` where two lines would write the same file, or one a folder."""
+    written: dict[Path, str] = {}
+    for job in jobs:
+        try:
+            file = job.output.resolve()
+            is_folder = file.is_dir()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+            raise UserError(f"{job.origin}: the output {str(job.output)!r} cannot be used: {error}") from None
+        if is_folder:
+            raise UserError(f"{job.origin}: the output {job.output} is a folder; name a file")
+        if file in written:
+            raise UserError(
+                f"{job.origin}: the output {job.output} is that of {written[file]} too; give each its own"
+            )
+        written[file] = job.origin
+
+
+def _mask(value: str | None) -> Path | str | None:
+    if value is None or value == "none" or value.endswith(NO_MASK):
+        return None
+    return value if value == AUTO else Path(value)
+
+
+def require_usable(jobs: Sequence[EditJob], config: EditSampleConfig) -> None:
+    """Reads every image and mask once, so that a bad one is found before the first edit, not after many."""
+    for job in jobs:
+        try:
+            _region(job, load_image(job.image), config)
+        except UserError as error:
+            raise UserError(f"{job.origin}: {error}" if job.origin else str(error)) from None
 
 
 def _region(job: EditJob, image: Image.Image, config: EditSampleConfig) -> np.ndarray | str | None:
@@ -138,6 +170,7 @@ def comparison(source: Image.Image, result: EditResult) -> Image.Image:
 def main() -> None:
     config = parse(SampleEditing)
     jobs = read_jobs(config)
+    require_usable(jobs, config)
     with distributed(config.device) as ranks:
         pipeline = config.load_pipeline(ranks.device)
         mine = list(enumerate(jobs))[ranks.rank :: ranks.world_size]

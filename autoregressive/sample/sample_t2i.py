@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
+from dataset.jsonl import read_text
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -47,7 +48,7 @@ def read_prompts(config: SampleT2I) -> list[str]:
         path = Path(config.prompt_file)
         if not path.is_file():
             raise UserError(f"--prompt-file {path} does not exist")
-        prompts += [line for line in path.read_text().splitlines() if line.strip()]
+        prompts += [line for line in read_text(path).splitlines() if line.strip()]
         if not prompts:
             raise UserError(f"--prompt-file {path}: holds no text")
     if not prompts:

@@ -22,6 +22,7 @@ from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
 from dataset.images import load_edit_region, load_image, save_png
+from dataset.jsonl import JsonLine, JsonlRecords
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -105,30 +106,20 @@ def read_lines(config: SampleScaled) -> list[_Line]:
         path = Path(config.task_list)
         if not path.is_file():
             raise UserError(f"--list {path} does not exist")
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if text.strip():
-                lines.append(_read_line(path, number, text))
+        lines += JsonlRecords([path], _read_line, allow_outside_root=True)
     if not lines:
         raise UserError("give texts with --prompts, or edits with --list")
     return lines
 
 
-def _read_line(path: Path, number: int, text: str) -> _Line:
-    try:
-        item = json.loads(text)
-        prompt, caption = item["prompt"], item.get("caption")
-        image, mask = (path.parent / item[key] if item.get(key) else None for key in ("image", "mask"))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} line {number}: needs a JSON object with the key prompt ({error!r})"
-        ) from error
-    if not isinstance(prompt, str) or not isinstance(caption, str | None):
-        raise UserError(f"{path} line {number}: prompt and caption must be texts")
+def _read_line(line: JsonLine) -> _Line:
+    prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
+    mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
-        raise UserError(f"{path} line {number}: has a mask but no image to edit")
+        raise UserError(f"{line.origin}: has a mask but no image to edit")
     for file in (image, mask):
         if file is not None and not file.is_file():
-            raise UserError(f"{path} line {number}: {file} does not exist")
+            raise UserError(f"{line.origin}: {file} does not exist")
     return _Line(prompt, caption, image, mask)
 
 

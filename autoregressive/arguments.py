@@ -1,0 +1,186 @@
+"""What users hand to the pipeline, checked once and by name, before anything is computed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autoregressive.auto_mask import AUTO
+from autoregressive.composite import as_image, is_one_picture
+from dataset.samples import Text
+from language.text_features import TextFeatures
+from runtime.errors import UserError
+
+
+def require_kind(name: str, value: object, kind: type, wanted: str) -> None:
+    """Raises `UserError` unless `value` is None or a `kind`."""
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give {wanted}")
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of any library, as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give a whole number") from None
+
+
+def as_inputs(images: Any, prompts: Any, masks: Any) -> tuple[list[Image.Image], list[Text], list[Any]]:
+    """One or several images, with as many prompts and masks.
+
+    Args:
+      images, prompts, masks: as in `EditingPipeline.edit`.
+    Raises:
+      UserError: counts that differ, one prompt or mask for a list of images, something of another type.
+    """
+    if is_one_picture(images):
+        images, prompts, masks = [images], [prompts], [masks]
+    else:
+        images = _as_list("images", images)
+        if isinstance(prompts, str | TextFeatures):
+            raise UserError(
+                f"one prompt for a list of {len(images)} images: give a list with one prompt an image"
+            )
+        prompts = _as_list("prompts", prompts)
+        if masks is None or isinstance(masks, str) and masks == AUTO:
+            masks = [masks] * len(images)
+        elif isinstance(masks, str | Image.Image) or getattr(masks, "ndim", 3) < 3:
+            raise UserError(
+                f"one mask for a list of {len(images)} images: give a list with one mask an image, None or "
+                f"{AUTO!r}"
+            )
+        masks = _as_list("masks", masks)
+    if not len(images) == len(prompts) == len(masks):
+        raise UserError(
+            f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
+        )
+    return [as_image(image) for image in images], as_prompts(prompts), masks
+
+
+def as_prompts(prompts: Any) -> list[Text]:
+    """One or several prompts, as a list.
+
+    Raises:
+      UserError: one is neither a string nor features.
+    """
+    prompts = [prompts] if isinstance(prompts, str | TextFeatures) else _as_list("prompts", prompts)
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str | TextFeatures):
+            raise UserError(
+                f"prompt {number} is {prompt!r}, a {type(prompt).__name__}: give a string or TextFeatures"
+            )
+    return prompts
+
+
+def is_auto(mask: Any) -> bool:
+    """Whether the mask is to be found from the prompt; any other string is refused."""
+    if isinstance(mask, str) and mask != AUTO:
+        raise UserError(f"mask {mask!r} is not known; give an array, an image, None or {AUTO!r}")
+    return isinstance(mask, str)
+
+
+def require_mask(mask: Any) -> None:
+    """Raises `UserError` unless it is None, an image, or an array or tensor of numbers."""
+    if mask is None or isinstance(mask, Image.Image):
+        return
+    if not isinstance(mask, np.ndarray | Tensor):
+        shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
+        raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
+    numbers = not mask.is_complex() if isinstance(mask, Tensor) else mask.dtype.kind in "biuf"
+    if not numbers:
+        raise UserError(f"a mask of {mask.dtype}: give numbers, above half of their range = edit")
+
+
+def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> list[int]:
+    """The seeds of all results.
+
+    Args:
+      seeds, num_samples, generator: as in `EditingPipeline.edit`.
+    Raises:
+      UserError: something of another type, a count that differs, a seed of more than 64 bits.
+    """
+    if whole("num_samples", num_samples) < 1:
+        raise UserError(f"num_samples is {num_samples}; ask for 1 or more")
+    count = num_inputs * num_samples
+    require_kind("generator", generator, torch.Generator, "a torch.Generator; a number goes in as seeds")
+    if generator is not None:
+        return torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str) and getattr(seeds, "ndim", 1) > 0:
+        seeds = [whole("a seed", seed) for seed in seeds]
+    else:
+        first = whole("seeds", seeds)
+        seeds = [first + i for i in range(count)]
+    if len(seeds) != count:
+        raise UserError(
+            f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
+        )
+    for seed in seeds:
+        if not -(2**63) <= seed < 2**64:
+            raise UserError(f"the seed {seed} has more than 64 bits: give a smaller one")
+    return seeds
+
+
+def as_orders(orders: Any, num_results: int, num_cells: int) -> Tensor:
+    """Cells in generation order.
+
+    Args:
+      orders: (B, N) whole numbers, each row holding every cell once.
+    Returns:
+      (B, N) int64, on the CPU.
+    Raises:
+      UserError: another shape or type, or a row that is no order of the cells.
+    """
+    orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
+    orders = orders.cpu() if hasattr(orders, "cpu") else orders
+    require_whole_numbers("orders", orders, (num_results, num_cells))
+    orders = orders.long()
+    wrong = (orders.sort(1).values != torch.arange(num_cells)).any(1).nonzero()
+    if len(wrong):
+        raise UserError(
+            f"row {int(wrong[0])} of orders must hold each of the cells 0 to {num_cells - 1} once; it is "
+            f"{orders[wrong[0, 0]].tolist()[:20]}"
+        )
+    return orders
+
+
+def as_codes(codes: Any, num_images: int, num_cells: int, vocab_size: int) -> Tensor:
+    """Codes that are known already.
+
+    Args:
+      codes: (B, N) whole numbers.
+    Returns:
+      (B, N) int64, where they were.
+    Raises:
+      UserError: another shape or type, or codes that the model does not know.
+    """
+    require_whole_numbers("source_codes", codes, (num_images, num_cells))
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocab_size:
+        raise UserError(
+            f"source_codes reach from {int(codes.min())} to {int(codes.max())}: the model knows the codes 0 "
+            f"to {vocab_size - 1}"
+        )
+    return codes.long()
+
+
+def require_whole_numbers(name: str, values: Any, shape: Sequence[int]) -> None:
+    """Raises `UserError` unless `values` is a tensor of whole numbers of that shape."""
+    if not isinstance(values, Tensor):
+        raise UserError(f"{name} of type {type(values).__name__}: give a tensor")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise UserError(f"{name} of {values.dtype}: give whole numbers, such as torch.int64")
+    if tuple(values.shape) != tuple(shape):
+        raise UserError(f"{name} of shape {tuple(values.shape)}: it must be {tuple(shape)}")
+
+
+def _as_list(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | dict | Path):
+        raise UserError(f"{name} of type {type(values).__name__}: give one, or a list of them")
+    return list(values)
