@@ -124,6 +124,14 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         return {"model": {name: file.get_tensor(name) for name in file.keys()}, "args": args}
 
 
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a `.pt` or `.safetensors` checkpoint onto the CPU.
 
@@ -146,7 +154,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
                 if is_zip:
                     require_stored(path)
                 # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
-                content = torch.load(path, "cpu", weights_only=True, mmap=is_zip)
+                # PyTorch maps by name, which must be UTF-8 for it; a file of another name is read whole.
+                mapped = is_zip and _is_utf8(path)
+                with path.open("rb") as file:
+                    content = torch.load(path if mapped else file, "cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
         reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(

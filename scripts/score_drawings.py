@@ -28,7 +28,7 @@ from dataset.shapes_captions import parse_caption
 from dataset.shapes_verifier import SceneVerdict, verify_scene
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
-from runtime.errors import UserError, run_command
+from runtime.errors import run_command
 from runtime.files import write_atomic
 from runtime.ranges import COUNT
 
@@ -42,11 +42,6 @@ class ScoreDrawings(DrawConfig):
     captions: str = option(REQUIRED, help="t2i.jsonl of a shapes test set")
     output_dir: str = option(REQUIRED, help="gets drawings.json, drawings.png and images/")
     num_images: int = option(1000, within=COUNT, help="the first so many captions")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_images < 1:
-            raise UserError(f"--num-images {self.num_images} must be at least 1")
 
 
 def summarise(verdicts: Sequence[SceneVerdict]) -> dict[str, float]:

@@ -168,3 +168,12 @@ def test_our_own_file_carries_its_configuration_and_averaged_weights(tmp_path):
     save_checkpoint(tmp_path / "a.pt", {**content, "args": model_args("R-GPT-tiny", model.config)})
     loaded = load_transformer(tmp_path / "a.pt")
     assert loaded.config == model.config and loaded.output.weight.eq(5).all()
+
+
+@pytest.mark.parametrize("name", ["Größe".encode(), b"gr\xf6\xdfe", b"-\xff", b"plain"])
+def test_checkpoints_in_folders_of_any_name(name, tmp_path):
+    """PyTorch maps only files whose names are UTF-8; a folder's name may be any bytes."""
+    path = tmp_path / os.fsdecode(name) / "0000001.pt"
+    path.parent.mkdir()
+    save_checkpoint(path, {"model": {"weight": torch.arange(3)}})
+    assert torch.equal(load_checkpoint(path)["model"]["weight"], torch.arange(3))

@@ -116,6 +116,14 @@ def test_config_yaml_keeps_the_flags_of_a_run_that_went_on(shapes, train_flags, 
     assert same(again["model"], run_stage("t2i", [*flags, "4"], tmp_path / "whole")["model"])
 
 
+def test_a_run_in_a_folder_whose_name_is_not_utf8_goes_on(shapes, train_flags, tmp_path):
+    results = tmp_path / os.fsdecode(b"gr\xf6")
+    flags = [*stage_flags("t2i", shapes, train_flags), "--auto-resume"]
+    run_stage("t2i", [*flags, "--max-steps", "2"], results)
+    again = run_stage("t2i", ["--config", results / "config.yaml", "--max-steps", "4"], results)
+    assert again["steps"] == 4 and len(read_metrics(results)) == 4
+
+
 @pytest.mark.parametrize(("optimizer", "stage"), [("sgd", "t2i"), ("adamw", "editing")])
 def test_two_ranks_train_as_one(optimizer, stage, shapes, train_flags, tmp_path):
     flags = stage_flags(stage, shapes, train_flags)
