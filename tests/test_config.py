@@ -298,7 +298,7 @@ OUT_OF_RANGE = [
     ("sample_t2i", "--cfg-scale", "nan"), ("sample_t2i", "--seed", "-1"),
     ("sample_t2i", "--temperature", "-1"),
     ("test_time_scaling", "--rounds", "0"), ("test_time_scaling", "--token-budget", "-1"),
-    ("image_eval", "--num-workers", "0"), ("t2i_evaluation", "--eval-res", "0"),
+    ("image_eval", "--num-workers", "-1"), ("t2i_evaluation", "--eval-res", "0"),
     ("extract_t5_feature", "--batch-size", "0"), ("extract_t5_feature", "--data-start", "-1"),
     ("extract_codes_editing", "--views", "0"), ("prepare_shapes", "--seed", "-1"),
     ("prepare_captions", "--min-side", "-1"), ("prepare_coco", "--num-prompts", "0"),

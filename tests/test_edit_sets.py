@@ -91,6 +91,7 @@ class StopsAfter:
 
     def __init__(self, pipeline: EditingPipeline, batches: int) -> None:
         self.pipeline, self.batches, self.edits = pipeline, batches, 0
+        self.encode = pipeline.encode
 
     def edit(self, images, *args, **kwargs):
         if self.batches == 0:

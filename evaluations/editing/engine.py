@@ -24,7 +24,7 @@ from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.ranges import COUNT, THREADS
+from runtime.ranges import COUNT, WORKERS
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ class EvalConfig(WeightFlags):
         None, help="folder for the scores (default: scores, beside the first generated_path)"
     )
     device: str = option("auto", help="where the networks run: auto, cpu or cuda")
-    num_workers: int = option(2, within=THREADS, help="threads that read and compare images")
+    num_workers: int = option(2, within=WORKERS, help="threads that read and compare images")
     batch_size: int = option(32, within=COUNT, help="images, or captions, that the networks take at a time")
 
     def __post_init__(self) -> None:
