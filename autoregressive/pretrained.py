@@ -119,8 +119,8 @@ def read_config(folder: Path) -> FolderConfig:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); a folder made by save_pretrained has one"
         ) from None
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not the config of an editing pipeline ({error!r})") from None
     for name in names:

@@ -98,7 +98,7 @@ def load_sessions(path: str | Path) -> list[Session]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give edit_sessions.json or local_descriptions.json"

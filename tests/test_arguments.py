@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -250,3 +252,14 @@ def test_a_model_name_that_is_not_known_is_refused(pipelines, gpt_ckpts, vq_ckpt
     for model in ("best", ""):
         with pytest.raises(UserError, match=f"holds no model '{model}'; it has transformer"):
             EditingPipeline.from_pretrained(tmp_path / "saved", model)
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, None])
+def test_a_saved_sampling_value_of_another_type_names_its_file(pipelines, tmp_path, value):
+    pipelines["edit"].save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    content = json.loads(path.read_text())
+    content["models"]["transformer"]["defaults"]["sampling"]["top_k"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"config.json: top_k .*: give a whole number"):
+        EditingPipeline.from_pretrained(path.parent)

@@ -21,6 +21,8 @@ from dataset.jsonl import JsonlRecords
 from dataset.magicbrush import read_sessions
 from dataset.preparation_captions import parse_caption
 from dataset.records import read_t2i_jsonl
+from evaluations.editing.emu_pairs import load_emu_list
+from evaluations.pairs import load_sessions
 from runtime.errors import UserError
 
 LINE = {"image": "in.png", "prompt": "make it red", "output": "o.png"}
@@ -134,7 +136,8 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
 
     (folder / "images" / "s").mkdir(parents=True)
     (folder / "images" / "s" / "in.png").write_bytes((folder / "in.png").read_bytes())
-    edit = {"input": "in.png", "mask": "in.png", "output": "in.png", "instruction": word}
+    (folder / "images" / "s" / "s-output1.png").write_bytes((folder / "in.png").read_bytes())
+    edit = {"input": "in.png", "mask": "in.png", "output": "s-output1.png", "instruction": word}
     written("edit_sessions.json", {"s": [edit]})
     captions = {"input_caption": "x", "output_caption": "y", "edit_instruction": word}
     emu = written("emu.json", [{"idx": 0, **captions}])
@@ -145,6 +148,8 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
     return {
         "sessions": lambda: read_sessions(folder)["s"][0].instruction,
         "emu": lambda: read_valid_list(emu)[0]["edit_instruction"],
+        "scored sessions": lambda: load_sessions(folder / "edit_sessions.json") and word,
+        "scored emu": lambda: load_emu_list(emu) and word,
         "list": lambda: read_jobs(SampleEditing(list=str(lines)))[0].prompt,
         "scaling": lambda: read_lines(SampleScaled(task_list=str(lines)))[0].prompt,
         "training": lambda: read_t2i_jsonl([pairs])[0].text,
@@ -157,7 +162,7 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
 READERS = ("sessions", "emu", "list", "scaling", "training", "prompts", "caption.txt", "caption.json")
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", [*READERS, "scored sessions", "scored emu"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_byte_order_mark_changes_nothing(folder, name, encoding):
     assert readers(folder, encoding)[name]() == "é"

@@ -43,7 +43,7 @@ def load_emu_list(path: str | Path) -> list[Session]:
     """
     path = Path(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give emu_test_data.json") from error
     except ValueError as error:
