@@ -40,6 +40,9 @@ class PackingConfig:
     num_workers: int = option(4, help="loader processes a rank")
     bad_sample_budget: float = option(0.01, help="share of unusable images past which the run fails")
     allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
+    absolute_paths: bool = option(
+        False, help="the list is your own: absolute paths in it are taken as they are"
+    )
     device: str = option("auto", help="auto, cpu or cuda")
 
     def __post_init__(self) -> None:
