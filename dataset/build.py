@@ -33,11 +33,11 @@ def build_dataset(
       data_paths: files, or the folder.
       image_size: side of the square images.
       feature_width: width of the text features to read; None = use the strings.
-      **options: for all, `allow_outside_root` (see `PathRules`) and `features_only` (nothing can encode
-        strings, so that records without features cannot be used); for "t2i_laion_coco" and "t2i_code" also
-        `t5_feat_path` and `short_t5_feat_path`; for "t2i_code" also `grid` and `codebook_size`; for
-        "editing_ultraedit" also `text_field` ("instruction" or "target_caption"), `grid`, and the keyword
-        arguments of `EditingDataset`.
+      **options: for all, `allow_outside_root` and `absolute_paths` (see `PathRules`) and `features_only`
+        (nothing can encode strings, so that records without features cannot be used); for "t2i_laion_coco"
+        and "t2i_code" also `t5_feat_path` and `short_t5_feat_path`; for "t2i_code" also `grid` and
+        `codebook_size`; for "editing_ultraedit" also `text_field` ("instruction" or "target_caption"),
+        `grid`, and the keyword arguments of `EditingDataset`.
     Raises:
       UserError: an unknown name, or lists that cannot be opened.
     """
@@ -54,9 +54,10 @@ def _build_cc12m(
     feature_width: int | None,
     *,
     allow_outside_root: bool = False,
+    absolute_paths: bool = False,
     features_only: bool = False,
 ) -> T2IDataset:
-    records = read_t2i_jsonl(data_paths, allow_outside_root)
+    records = read_t2i_jsonl(data_paths, allow_outside_root, absolute_paths)
     return T2IDataset(records, image_size, feature_width, features_only=features_only)
 
 
@@ -68,11 +69,14 @@ def _build_laion_coco(
     t5_feat_path: str | Path | None = None,
     short_t5_feat_path: str | Path | None = None,
     allow_outside_root: bool = False,
+    absolute_paths: bool = False,
     features_only: bool = False,
 ) -> T2IDataset:
     if len(data_paths) != 1:
         raise UserError(f"t2i_laion_coco takes one folder, got {len(data_paths)} data paths")
-    records = read_llamagen_folder(data_paths[0], t5_feat_path, short_t5_feat_path, allow_outside_root)
+    records = read_llamagen_folder(
+        data_paths[0], t5_feat_path, short_t5_feat_path, allow_outside_root, absolute_paths
+    )
     return T2IDataset(records, image_size, feature_width, features_only=features_only)
 
 
@@ -85,6 +89,7 @@ def _build_codes(
     codebook_size: int,
     t5_feat_path: str | Path | None = None,
     features_only: bool = True,
+    absolute_paths: bool = False,  # such folders name no paths
     **options: Any,
 ) -> CodesDataset:
     if len(data_paths) != 1:
@@ -104,13 +109,14 @@ def _build_ultraedit(
     grid: int,
     text_field: str = "target_caption",
     allow_outside_root: bool = False,
+    absolute_paths: bool = False,
     **options: Any,
 ) -> EditingDataset:
     suffixes = {Path(path).suffix for path in data_paths}
     if suffixes == {".parquet"}:
         records = read_ultraedit_parquet(data_paths, text_field)
     elif suffixes == {".jsonl"}:
-        records = read_ultraedit_jsonl(data_paths, text_field, allow_outside_root)
+        records = read_ultraedit_jsonl(data_paths, text_field, allow_outside_root, absolute_paths)
     else:
         named = ", ".join(map(str, data_paths))
         raise UserError(f"editing data must be all .jsonl or all .parquet files, got {named}")

@@ -28,13 +28,15 @@ class ImageSample(NamedTuple):
     problems: list[str]
 
 
-def list_images(data_path: str | Path, allow_outside_root: bool = False) -> list[Path]:
+def list_images(
+    data_path: str | Path, allow_outside_root: bool = False, absolute_paths: bool = False
+) -> list[Path]:
     """The images of a folder or of jsonl files.
 
     Args:
       data_path: a folder of images (searched deeply, sorted), a jsonl file with `image_path` keys (in order),
         or a folder with such files and no images.
-      allow_outside_root: see `PathRules`.
+      allow_outside_root, absolute_paths: see `PathRules`.
     """
     data_path = Path(data_path)
     lists = [data_path]
@@ -47,7 +49,8 @@ def list_images(data_path: str | Path, allow_outside_root: bool = False) -> list
             raise UserError(f"{data_path} holds no images ({', '.join(sorted(SUFFIXES))}) and no *.jsonl")
     elif data_path.suffix != ".jsonl":
         raise UserError(f"{data_path} is neither a folder of images nor a .jsonl file with 'image_path' keys")
-    return list(JsonlRecords(lists, lambda line: line.path("image_path"), allow_outside_root))
+    records = JsonlRecords(lists, lambda line: line.path("image_path"), allow_outside_root, absolute_paths)
+    return list(records)
 
 
 class ImageDataset(Dataset[ImageSample]):

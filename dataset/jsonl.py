@@ -37,10 +37,13 @@ class PathRules:
     Attributes:
       folder: the data file's folder: where relative paths are looked up, then the working directory.
       allow_outside_root: accept paths that end outside the folder they were looked up in.
+      absolute_paths: the user wrote the data file: take the absolute paths in it as they are. Relative paths
+        stay where they are looked up.
     """
 
     folder: Path
     allow_outside_root: bool = False
+    absolute_paths: bool = False
 
     def resolve(self, text: str, origin: str) -> Path:
         """The path that `text` means; the file itself need not exist.
@@ -54,14 +57,17 @@ class PathRules:
             found = next((root for root in roots if (root / text).exists()), self.folder)
             path = found / text
             # An absolute path was not looked up anywhere: either root may hold it.
-            allowed = roots if Path(text).is_absolute() else [found]
-            inside = self.allow_outside_root or any(is_inside(path, root) for root in allowed)
+            is_absolute = Path(text).is_absolute()
+            accepted = self.allow_outside_root or (self.absolute_paths and is_absolute)
+            allowed = roots if is_absolute else [found]
+            inside = accepted or any(is_inside(path, root) for root in allowed)
         except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
             raise UserError(f"{origin}: the path {text!r} cannot be used: {error}") from None
         if not inside:
+            own = " (to a training on a list of your own: --absolute-paths)" if is_absolute else ""
             raise UserError(
                 f"{origin}: the path {text!r} leads outside the data folder {self.folder}; "
-                "move the file below it or pass --allow-outside-root"
+                f"move the file below it or pass --allow-outside-root{own}"
             )
         return path
 
@@ -128,18 +134,19 @@ class JsonlRecords(Sequence):
         files: Sequence[str | Path],
         parse: Callable[[JsonLine], Any],
         allow_outside_root: bool = False,
+        absolute_paths: bool = False,
     ) -> None:
         """
         Args:
           files: jsonl files; blank lines in them are skipped.
           parse: makes a record of a line.
-          allow_outside_root: see `PathRules`.
+          allow_outside_root, absolute_paths: see `PathRules`.
         Raises:
           UserError: a file is missing or all of them are empty.
         """
         self.files = [Path(file) for file in files]
         self.parse = parse
-        self.allow_outside_root = allow_outside_root
+        self.allow_outside_root, self.absolute_paths = allow_outside_root, absolute_paths
         self._lines = [_find_lines(file) for file in self.files]
         self._ends = list(accumulate(len(starts) for starts, _ in self._lines))
         if not self._ends or self._ends[-1] == 0:
@@ -180,7 +187,8 @@ class JsonlRecords(Sequence):
             raise UserError(f"{file} line {number}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{file} line {number}: must be an object {{...}}, got {type(values).__name__}")
-        return JsonLine(values, file, number, PathRules(file.parent, self.allow_outside_root))
+        rules = PathRules(file.parent, self.allow_outside_root, self.absolute_paths)
+        return JsonLine(values, file, number, rules)
 
 
 def _find_lines(file: Path) -> tuple[array, array]:

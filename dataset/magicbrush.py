@@ -47,6 +47,7 @@ def read_sessions(
     with_features: bool = False,
     allow_outside_root: bool = False,
     *,
+    absolute_paths: bool = False,
     sessions_file: str | Path | None = None,
     images: str | Path | None = None,
 ) -> dict[str, list[Turn]]:
@@ -56,7 +57,7 @@ def read_sessions(
       root: holds `edit_sessions.json` and `images/<id>/`.
       with_features: read `edit_sessions_with_instruction_t5.json`, whose instructions are paths of .npy files
         (--with_t5_prompt). The words come from `edit_sessions.json` where that is there too.
-      allow_outside_root: see `PathRules`.
+      allow_outside_root, absolute_paths: see `PathRules`.
       sessions_file: another file of sessions.
       images: another folder of images.
     Returns:
@@ -66,9 +67,9 @@ def read_sessions(
     """
     root = Path(root)
     file = Path(sessions_file or root / (SESSIONS_WITH_FEATURES_FILE if with_features else SESSIONS_FILE))
-    image_rules = PathRules(Path(images or root / "images"), allow_outside_root)
+    image_rules = PathRules(Path(images or root / "images"), allow_outside_root, absolute_paths)
     words = read_json(root / SESSIONS_FILE, dict) if with_features and (root / SESSIONS_FILE).exists() else {}
-    rules = PathRules(file.parent, allow_outside_root)
+    rules = PathRules(file.parent, allow_outside_root, absolute_paths)
     sessions = {}
     for session_id, edits in read_json(file, dict).items():
         if session_id in ("", ".", "..") or set(session_id) & set("/\\\0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,27 @@ _SAMPLED_FILES, _SAMPLED_ROWS = 8, 4  # what the disk estimate looks at
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a parquet file: its values by column, a name for its files, and one for messages."""
+    """One row of a parquet file: its values by column, a name for its files, and one for messages.
+
+    `problem` is why the row cannot be used, whatever is made of it.
+    """
 
     values: dict[str, Any]
     stem: str
     origin: str
+    problem: str | None = None
 
     def text(self, column: str) -> str:
         """A required string that is not blank."""
         value = self.values.get(column)
         if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{self.origin}: {column!r} must be a text, got {value!r}")
+        return value
+
+    def optional_text(self, column: str) -> str | None:
+        """A string, blank or not, or None where the column is missing or null."""
+        value = self.values.get(column)
+        if value is not None and not isinstance(value, str):
             raise UserError(f"{self.origin}: {column!r} must be a text, got {value!r}")
         return value
 
@@ -99,7 +111,7 @@ def export_rows(
         result = Result()
         for row in _read_rows(*job.payload, columns, job.size):
             try:
-                line, contents = convert(row)
+                line, contents = _converted(row, convert)
             except UserError as error:
                 result.problems.append(str(error))
                 tick(1)
@@ -121,12 +133,35 @@ def _read_rows(file: Path, group: int, first_row: int, columns: Sequence[str], s
         present = [name for name in columns if name in reader.schema_arrow.names]
         batches = reader.iter_batches(_BATCH, row_groups=[group], columns=present, use_threads=False)
         for batch in batches:
-            for values in batch.to_pylist():
-                yield Row(values, f"{file.stem}/{number:06d}", f"{file} row {number}")
+            for index in range(batch.num_rows):
+                yield _row(batch, index, f"{file.stem}/{number:06d}", f"{file} row {number}")
                 number += 1
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         rows = f"rows {first_row} to {first_row + size - 1}"
         raise UnreadableJob(f"{file}: {rows} cannot be read, download it again: {error}", size) from None
+
+
+def _row(batch: pa.RecordBatch, index: int, stem: str, origin: str) -> Row:
+    values, problem = {}, None
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[index].as_py()
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # no such date, not UTF-8
+            values[name], problem = None, f"{origin}: {name!r} cannot be read: {error}"
+    return Row(values, stem, origin, problem)
+
+
+def _converted(row: Row, convert: Convert) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """`convert(row)`; refuses a row whose line the list could not hold, such as dates, bytes, half a pair."""
+    if row.problem is not None:
+        raise UserError(row.problem)
+    line, contents = convert(row)
+    for key, value in line.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{row.origin}: {key!r} {value!r} cannot be written as JSON: {error}") from None
+    return line, contents
 
 
 def _mean_bytes(files: Sequence[Path], columns: Sequence[str], convert: Convert) -> float:
@@ -145,7 +180,7 @@ def _mean_bytes(files: Sequence[Path], columns: Sequence[str], convert: Convert)
 
 def _bytes_of(row: Row, convert: Convert) -> int:
     try:
-        contents = convert(row)[1].values()
+        contents = _converted(row, convert)[1].values()
     except UserError:
         cells = [cell for cell in row.values.values() if isinstance(cell, dict)]
         contents = [cell["bytes"] for cell in cells if isinstance(cell.get("bytes"), bytes)]

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from dataset.emu_edit import read_valid_list
 from dataset.parquet import read_text_columns
 from dataset.preparation import claimed, log, require_options, write_lines
@@ -84,21 +86,24 @@ def _owners(files: Sequence[Path]) -> dict[int, str]:
     """The row that each idx belongs to: the first that has it."""
     owners: dict[int, str] = {}
     for file in files:
-        for row, idx in enumerate(read_text_columns(file, ("idx",))["idx"].to_pylist()):
-            if isinstance(idx, int):
+        column = read_text_columns(file, ("idx",))["idx"]
+        if not pa.types.is_integer(column.type):
+            continue  # its rows are named one by one
+        for row, idx in enumerate(column.to_pylist()):
+            if idx is not None:
                 owners.setdefault(idx, f"{file} row {row}")
     return owners
 
 
 def _convert(row: Row, owners: dict[int, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     idx = row.values["idx"]
-    if not isinstance(idx, int):
+    if type(idx) is not int:
         raise UserError(f"{row.origin}: idx must be a whole number, got {idx!r}")
     if owners[idx] != row.origin:
         raise UserError(f"{row.origin}: idx {idx} is that of {owners[idx]} already")
     image = check_image(image_cell(row.values["image"], f"{row.origin} image (idx {idx})"), "png")
-    line = {"idx": idx, "instruction": row.text("instruction"), "task": row.values["task"]}
-    return line | {key: row.values[key] for key in CAPTIONS}, {f"images/{idx}.png": image.data}
+    line = {"idx": idx, "instruction": row.text("instruction"), "task": row.optional_text("task")}
+    return line | {key: row.optional_text(key) for key in CAPTIONS}, {f"images/{idx}.png": image.data}
 
 
 def _valid_entries(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

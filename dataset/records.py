@@ -67,13 +67,15 @@ class EditRecord:
     origin: str
 
 
-def read_t2i_jsonl(files: Sequence[str | Path], allow_outside_root: bool = False) -> JsonlRecords:
+def read_t2i_jsonl(
+    files: Sequence[str | Path], allow_outside_root: bool = False, absolute_paths: bool = False
+) -> JsonlRecords:
     """Reads lists of `image_path` with `embedding_path` (.npy) or `text` (a string, or a list: its first).
 
     Returns:
       A sequence of `T2IRecord`.
     """
-    return JsonlRecords(files, _parse_t2i_line, allow_outside_root)
+    return JsonlRecords(files, _parse_t2i_line, allow_outside_root, absolute_paths)
 
 
 def read_llamagen_folder(
@@ -81,6 +83,7 @@ def read_llamagen_folder(
     feature_folder: str | Path | None = None,
     short_feature_folder: str | Path | None = None,
     allow_outside_root: bool = False,
+    absolute_paths: bool = False,
 ) -> JsonlRecords:
     """Reads LlamaGen's layout: a folder of jsonl files with `image_path` and `text`, features elsewhere.
 
@@ -90,7 +93,7 @@ def read_llamagen_folder(
       folder: holds the jsonl files.
       feature_folder: features of the captions; None = use the captions themselves.
       short_feature_folder: features of shorter captions, the same layout.
-      allow_outside_root: see `PathRules`.
+      allow_outside_root, absolute_paths: see `PathRules`.
     Returns:
       A sequence of `T2IRecord`.
     """
@@ -102,11 +105,14 @@ def read_llamagen_folder(
         feature_folder=feature_folder and Path(feature_folder),
         short_feature_folder=short_feature_folder and Path(short_feature_folder),
     )
-    return JsonlRecords(files, parse, allow_outside_root)
+    return JsonlRecords(files, parse, allow_outside_root, absolute_paths)
 
 
 def read_ultraedit_jsonl(
-    files: Sequence[str | Path], text_field: str = "target_caption", allow_outside_root: bool = False
+    files: Sequence[str | Path],
+    text_field: str = "target_caption",
+    allow_outside_root: bool = False,
+    absolute_paths: bool = False,
 ) -> JsonlRecords:
     """Reads UltraEdit lists: `file_name`, `edited_image`, `mask_image` (ending in NONE = no mask), texts.
 
@@ -116,7 +122,8 @@ def read_ultraedit_jsonl(
     Returns:
       A sequence of `EditRecord`.
     """
-    return JsonlRecords(files, partial(_parse_edit_line, text_field=_known(text_field)), allow_outside_root)
+    parse = partial(_parse_edit_line, text_field=_known(text_field))
+    return JsonlRecords(files, parse, allow_outside_root, absolute_paths)
 
 
 def read_ultraedit_parquet(

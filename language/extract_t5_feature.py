@@ -211,7 +211,7 @@ def _write_list(source: Source, caption_key: str) -> None:
                 file.write(json.dumps(extended, ensure_ascii=False) + "\n")
 
     write_atomic(target, write)
-    hint = "" if inside else " and --allow-outside-root, for the features are not below its folder"
+    hint = "" if inside else " and --absolute-paths, for the features are not below its folder"
     get_logger("extract_t5").info("train with %s%s", target, hint)
 
 

@@ -242,3 +242,27 @@ def test_lists_that_cannot_be_read_are_named(tmp_path):
         read_captions(tmp_path / "absent.csv")
     path.write_text("\ufeffPrompt\nNA\nit's, fine\n", encoding="utf-8")
     assert read_captions(path) == ["NA", "it's, fine"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "prompts"),
+    [
+        (['"Open sign\tA', "a cat\tA", 'a dog" toy\tB', "a bird\tB"],
+         ['"Open sign', "a cat", 'a dog" toy', "a bird"]),
+        (['a 5" cake\tA', 'a 6" cake\tB'], ['a 5" cake', 'a 6" cake']),
+        (["a cat\tA", '"the end\tB'], ["a cat", '"the end']),
+        (['"a ""red"" cat"\tA', "a dog\tB"], ['a "red" cat', "a dog"]),  # as csv and pandas write marks
+        (['"a" and "b"\t"A', 'a dog\t"B'], ['"a" and "b"', "a dog"]),
+    ],
+)  # fmt: skip
+def test_quotation_marks_swallow_no_prompt(tmp_path, rows, prompts):
+    path = tmp_path / "prompts.tsv"
+    path.write_text("\n".join(["Prompt\tCategory", *rows]) + "\n")
+    assert read_captions(path) == prompts
+
+
+def test_marks_that_could_be_read_in_two_ways_are_refused(tmp_path):
+    path = tmp_path / "prompts.tsv"
+    path.write_text('Prompt\tCategory\na cat\tA\n"Open sign\tA\na cake of 5"\tB\n')
+    with pytest.raises(UserError, match="prompts.tsv line 3: the quotation mark closes on a later line"):
+        read_captions(path)

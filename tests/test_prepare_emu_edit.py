@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pictures import picture, png
 from PIL import Image
@@ -148,3 +150,38 @@ def test_too_little_space(data, monkeypatch):
     with pytest.raises(UserError, match="are needed"):
         run(data)
     assert not (data / "out" / "images").exists()
+
+
+_FAR = pa.array([1 << 45] * 3, pa.timestamp("s"))  # no date that Python has
+_NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(),
+    3,
+    [None, pa.py_buffer(np.array([0, 1, 4, 5], "<i4").tobytes()), pa.py_buffer(b"a\xed\xa0\x80b")],
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "bad"),
+    [
+        ("idx", _FAR, {0, 1, 2}),
+        ("idx", pa.array([b"1", b"2", b"3"]), {0, 1, 2}),
+        ("idx", pa.array([True, False, True]), {0, 1, 2}),
+        ("task", _FAR, {0, 1, 2}),
+        ("task", pa.array([b"a", None, b"c"]), {0, 2}),
+        ("input_caption", pa.array([1, None, 2]), {0, 2}),
+        ("output_caption", _NOT_UTF8, {1}),
+        ("instruction", _NOT_UTF8, {1}),
+        ("instruction", _FAR, {0, 1, 2}),
+    ],
+)
+def test_cells_of_a_wrong_type_are_named_by_row(tmp_path, column, values, bad):
+    path = write_parquet(tmp_path / "data" / "test-0.parquet", [row(3), row(5), row(7)], ("image",), 3)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+    with pytest.raises(UserError, match="bad_items.txt"):
+        run(tmp_path)
+    named = (tmp_path / "out" / "emu_test_preparation" / "bad_items.txt").read_text()
+    assert {number for number in range(3) if f"{path} row {number}" in named} == bad
+    if len(bad) < 3:
+        run(tmp_path, "--bad-sample-budget", "0.9")
+        assert len(list((tmp_path / "out" / "images").iterdir())) == 3 - len(bad)

@@ -13,7 +13,6 @@ alone, not on ranks or batch size.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import zlib
@@ -26,6 +25,7 @@ from PIL import Image
 from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
+from dataset.tables import tsv_rows
 from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
@@ -59,13 +59,15 @@ def read_captions(path: str | Path) -> list[str]:
     """The column Prompt of a tab-separated file."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            if "Prompt" not in (rows.fieldnames or ()):
-                raise UserError(f"{path}: no column Prompt, but {', '.join(rows.fieldnames or ['nothing'])}")
-            captions = [(rows.line_num, row["Prompt"]) for row in rows]
+            rows = tsv_rows(file.read(), str(path))
+            _, header = next(rows, (0, []))
+            if "Prompt" not in header:
+                raise UserError(f"{path}: no column Prompt, but {', '.join(header or ['nothing'])}")
+            column = header.index("Prompt")
+            captions = [(line, fields[column] if column < len(fields) else None) for line, fields in rows]
     except OSError as error:
         raise UserError(f"--prompt-csv {path}: cannot be read: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"--prompt-csv {path}: not a tab-separated UTF-8 file: {error}") from None
     for line, caption in captions:
         if caption is None:

@@ -103,6 +103,9 @@ class TrainConfig:
         help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
     )
     allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
+    absolute_paths: bool = option(
+        False, help="the list is your own: absolute paths in it are taken as they are"
+    )
     cache_codes: bool = option(
         False, help="encode every image and text once, before training, and keep the result in memory"
     )

@@ -182,7 +182,7 @@ def find_sources(config: ExtractCodesConfig) -> list[Source]:
         Source(
             file,
             Path(config.code_path) / file.stem,
-            JsonlRecords([file], _numbered, config.allow_outside_root),
+            JsonlRecords([file], _numbered, config.allow_outside_root, config.absolute_paths),
         )
         for file in files
     ]

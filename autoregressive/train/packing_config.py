@@ -50,6 +50,9 @@ class PackingConfig:
         0.01, within=SHARE, help="share of unusable images past which the run fails"
     )
     allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
+    absolute_paths: bool = option(
+        False, help="the list is your own: absolute paths in it are taken as they are"
+    )
     device: str = option("auto", help="auto, cpu or cuda")
 
     def __post_init__(self) -> None:

@@ -155,6 +155,7 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
         config.image_size,
         encoders.text_width,
         allow_outside_root=config.allow_outside_root,
+        absolute_paths=config.absolute_paths,
         features_only=encoders.text_encoder is None,
         **options,
     )

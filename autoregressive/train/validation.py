@@ -53,6 +53,7 @@ class MagicBrushValidation:
             Path(config.magicbrush_json).parent,
             config.with_t5_prompt,
             config.allow_outside_root,
+            absolute_paths=config.absolute_paths,
             sessions_file=config.magicbrush_json,
             images=config.magicbrush_input_path,
         )

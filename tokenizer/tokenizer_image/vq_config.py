@@ -45,6 +45,9 @@ class VQTrainConfig:
     )
     data_face_path: str | None = option(None, help="more images, as --data-path")
     allow_outside_root: bool = option(False, help="let jsonl files name images outside their own folder")
+    absolute_paths: bool = option(
+        False, help="the list is your own: absolute paths in it are taken as they are"
+    )
     image_size: int = option(256, within=SIZE, help="side of the square training images in pixels")
     max_images: int | None = option(None, within=COUNT, help="use only the first so many images")
     augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")

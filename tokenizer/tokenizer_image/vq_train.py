@@ -114,9 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def find_images(config: VQTrainConfig) -> list[Path]:
     """The images to train on, in a fixed order."""
-    paths = list_images(config.data_path, config.allow_outside_root)
+    accepted = (config.allow_outside_root, config.absolute_paths)
+    paths = list_images(config.data_path, *accepted)
     if config.data_face_path:
-        paths += list_images(config.data_face_path, config.allow_outside_root)
+        paths += list_images(config.data_face_path, *accepted)
     return paths[: config.max_images]
 
 
