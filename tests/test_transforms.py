@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset.edit_masks import pool_edit_mask
 from dataset.transforms import dilate, image_to_tensor, joint_transform, stage1_transform, trim_white_borders
 from runtime.errors import UserError
 
@@ -122,3 +123,58 @@ def test_dilate_by_hand():
     expected[0, :4, :4] = 1
     assert torch.equal(dilate(region, 2), expected)
     assert torch.equal(dilate(region, 0), region)
+
+
+SIZES = {"wide": (60, 40), "tall": (40, 60), "reduced": (240, 160), "strip": (200, 20)}
+SIDES = {
+    "left": (slice(None), slice(0, 4)),
+    "right": (slice(None), slice(-4, None)),
+    "top": (slice(0, 4), slice(None)),
+    "corner": (slice(-1, None), slice(-1, None)),
+    "first corner": (slice(0, 1), slice(0, 1)),
+}
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("shape", SIZES)
+def test_no_crop_loses_the_mask(shape, side, flip, center):
+    width, height = SIZES[shape]
+    region = torch.zeros(height, width)
+    region[SIDES[side]] = 1
+    image = picture(width, height)
+    for seed in range(20):
+        source, _, mask = joint_transform(
+            image, image, region, 20, rng(seed), center_crop=center, random_flip=flip
+        )
+        again, _, same = joint_transform(
+            image, image, region, 20, rng(seed), center_crop=center, random_flip=flip
+        )
+        assert pool_edit_mask(mask, 4).any() and torch.equal(mask, same) and torch.equal(source, again)
+
+
+def test_a_mask_in_the_middle_leaves_the_crop_as_drawn():
+    region = torch.zeros(20, 30)
+    region[:, 10:20] = 1
+    image = picture(30, 20)
+    for seed in range(20):
+        draws = rng(seed)
+        left, _ = int(draws.integers(11)), int(draws.integers(1))
+        flip = draws.random() < 0.5
+        source, _, mask = joint_transform(image, image, region, 20, rng(seed), random_flip=True)
+        columns = to_pixels(source)[0, 0].tolist()
+        assert columns == list(range(left, left + 20))[:: -1 if flip else 1]
+        assert torch.equal(mask[0, 0] > 0, torch.tensor([10 <= column < 20 for column in columns]))
+
+
+def test_a_centre_crop_moves_no_further_than_to_the_mask():
+    region = torch.zeros(20, 60)
+    region[:, :5] = 1
+    source, _, mask = joint_transform(picture(60, 20), picture(60, 20), region, 20, rng(), center_crop=True)
+    assert to_pixels(source)[0, 0, 0] == 4 and mask.sum() == 20
+
+
+def test_an_empty_mask_stays_empty():
+    image = picture(60, 20)
+    assert not joint_transform(image, image, torch.zeros(20, 60), 20, rng())[2].any()
