@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.transforms import dilate
+from dataset.transforms import dilate, marked
 from runtime.errors import UserError
 
 RULES = ("published", "exact")
@@ -37,7 +37,7 @@ def pool_edit_mask(mask: Tensor, grid: int, rule: str = "published") -> Tensor:
       EmptyMaskError: no pixel is above 0.5.
     """
     assert mask.dim() == 3 and mask.shape[0] == 1, f"mask must be (1, H, W), got {tuple(mask.shape)}"
-    region = mask > 0.5
+    region = marked(mask)
     if not region.any():
         raise EmptyMaskError(
             f"the {mask.shape[2]}x{mask.shape[1]} mask marks no pixel to edit (none is above 0.5); "

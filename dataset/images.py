@@ -92,6 +92,24 @@ def edit_region(mask: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(_to_rgb(mask).convert("L"))).float() / 255
 
 
+def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
+    """Brings a region to its image's size, nearest pixel; refuses one of another shape.
+
+    Args:
+      region: (H, W) in [0, 1].
+      size: (width, height) of the image.
+      origin: names the mask in errors.
+    """
+    height, width = region.shape
+    if (width, height) == tuple(size):
+        return region
+    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
+        raise UserError(
+            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
+        )
+    return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
+
+
 def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     """Reads a MagicBrush mask: transparent pixels are to be edited.
 

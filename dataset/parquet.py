@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,12 +29,19 @@ class ParquetImage:
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """The image file's bytes as a stream."""
-        group, offset = _row_group_of(self.path, self.row)
-        cell = _read_column(self.path, group, self.column)[offset].as_py()
+        cell = self._cell()
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(data, bytes):
             raise UserError(f"{self}: no image bytes in this cell")
         return io.BytesIO(data)
+
+    def is_null(self) -> bool:
+        """Whether the cell holds nothing at all, UltraEdit's other sign for "no mask"."""
+        return self._cell() is None
+
+    def _cell(self) -> Any:
+        group, offset = _row_group_of(self.path, self.row)
+        return _read_column(self.path, group, self.column)[offset].as_py()
 
     def __str__(self) -> str:
         return f"{self.path} row {self.row} {self.column}"

@@ -80,24 +80,6 @@ def region_png(region: Tensor) -> bytes:
     return stream.getvalue()
 
 
-def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
-    """Brings a region to its image's size, nearest pixel; refuses one of another shape.
-
-    Args:
-      region: (H, W) in [0, 1].
-      size: (width, height) of the image.
-      origin: names the mask in errors.
-    """
-    height, width = region.shape
-    if (width, height) == tuple(size):
-        return region
-    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
-        raise UserError(
-            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
-        )
-    return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
     write_atomic(path, lambda temporary: temporary.write_bytes(data))

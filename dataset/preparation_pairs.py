@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dataset.preparation_images import check_image, fit_region, image_cell, region_png
+from dataset.images import fit_region
+from dataset.preparation_images import check_image, image_cell, region_png
 from dataset.preparation_parquet import Row
 from runtime.errors import UserError
 

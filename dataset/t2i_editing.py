@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.edit_masks import full_mask, jitter_mask, pool_edit_mask
-from dataset.images import load_edit_region, load_image
+from dataset.images import ImageSource, fit_region, load_edit_region, load_image
 from dataset.jsonl import JsonlRecords
+from dataset.parquet import ParquetImage
 from dataset.records import EditRecord, ParquetEditRecords
 from dataset.samples import EditSample, blank_text, load_text
-from dataset.transforms import dilate, joint_transform
+from dataset.transforms import dilate, joint_transform, marked
 from runtime.errors import UserError
 
 DILATION_PROBABILITY = 0.5
@@ -127,7 +128,7 @@ class EditingDataset(Dataset[EditSample]):
         images = load_image(record.source_path), load_image(record.edited_path)
         region = None
         if record.mask_path is not None and not self.full_mask:
-            region = load_edit_region(record.mask_path, images[0].size)
+            region = _load_region(record.mask_path, images[0].size)
         try:
             return joint_transform(
                 *images,
@@ -139,3 +140,17 @@ class EditingDataset(Dataset[EditSample]):
             )
         except UserError as error:
             raise UserError(f"{record.origin}: {error}") from None
+
+
+def _load_region(mask: ImageSource, size: tuple[int, int]) -> Tensor | None:
+    """(H, W) in [0, 1] of an image of `size` (width, height); None for no mask.
+
+    Masks in UltraEdit's own files are read as `pair_files` reads them when it prepares a list: an empty cell
+    or white all over is no mask, another size is brought to the image's.
+    """
+    if not isinstance(mask, ParquetImage):
+        return load_edit_region(mask, size)
+    if mask.is_null():
+        return None
+    region = fit_region(load_edit_region(mask), size, str(mask))
+    return None if marked(region).all() else region

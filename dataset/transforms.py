@@ -68,10 +68,10 @@ def joint_transform(
       source: RGB.
       edited: RGB, the source's size.
       region: (H, W) float in [0, 1] of the source's size, 1 = edit; or None.
-      size: side of the result; the short side is brought to it, the long side cropped where the crop holds
-        a pixel of the region: a place that does not is drawn anew.
-      rng: draws the crop and the flip.
-      center_crop: crop the middle instead of a random place.
+      size: side of the result; the short side is brought to it, the long side cropped.
+      rng: draws the crop and the flip; a crop that would lose the whole mask is drawn again.
+      center_crop: crop the middle instead of a random place; or, where the mask is not there, the place
+        nearest to the middle that holds some of it.
       random_flip: mirror with probability 0.5.
     Returns:
       source and edited, (3, size, size) float32 in [-1, 1]; region, (1, size, size) of 0 and 1, or None.
@@ -91,10 +91,8 @@ def joint_transform(
         left, top = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
     flip = random_flip and rng.random() < 0.5
     if region is not None:
-        region = _resized_region(region, height, width)
-        across, down = region.any(0).nonzero().flatten(), region.any(1).nonzero().flatten()
-        left = _hold(left, across, width - size, size, None if center_crop else rng)
-        top = _hold(top, down, height - size, size, None if center_crop else rng)
+        marks = _resize_region(region, width, height)
+        left, top = _keep_marks(marks, left, top, size, None if center_crop else rng)
 
     images = []
     for image in (source, edited):
@@ -102,44 +100,54 @@ def joint_transform(
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         images.append(image_to_tensor(image.crop((left, top, left + size, top + size))))
     if region is not None:
-        images.append(region[None, top : top + size, left : left + size].float())
+        region = marks[:, top : top + size, left : left + size].float()
+        images.append(region)
     if flip:
         images = [image.flip(-1) for image in images]
     return images[0], images[1], images[2] if region is not None else None
 
 
-def _resized_region(region: Tensor, height: int, width: int) -> Tensor:
-    """(H, W) in [0, 1] → (height, width) bool, above 0.5; never empty if it was not before."""
-    if region.shape == (height, width):
-        return region > 0.5
-    resized = _bilinear(region, height, width)
-    marked = (region > 0.5).to(region.dtype)
-    if not (resized > 0.5).any() and marked.any():  # too small to survive: it is where most of it went
-        resized = _bilinear(marked, height, width)
-        return resized == resized.max()
-    return resized > 0.5
+def marked(region: Tensor) -> Tensor:
+    """The pixels of a region in [0, 1] that count as "edit": bool, of the same shape."""
+    return region > 0.5
 
 
-def _bilinear(values: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(values[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
+def _resize_region(region: Tensor, width: int, height: int) -> Tensor:
+    """(H, W) in [0, 1] -> (1, height, width) bool; empty only if nothing of `region` is marked."""
+    region = region[None]
+    if region.shape[1:] == (height, width):
+        return marked(region)
+    resized = marked(F.interpolate(region[None], (height, width), mode="bilinear", antialias=True)[0])
+    if resized.any():
+        return resized
+    # Averaging fades specks away: keep every pixel that one of them falls into.
+    return F.adaptive_max_pool2d(marked(region).float(), (height, width)) > 0
 
 
-def _hold(start: int, marked: Tensor, last: int, size: int, rng: np.random.Generator | None) -> int:
-    """Where a crop along one side begins, so that it holds marked pixels: at `start` if it does there.
+def _keep_marks(
+    marks: Tensor, left: int, top: int, size: int, rng: np.random.Generator | None
+) -> tuple[int, int]:
+    """The crop's place if it holds a marked pixel, else another one that does.
 
     Args:
-      start: the place drawn.
-      marked: sorted places of marked pixels along the side; none leaves `start`.
-      last: the largest place where a crop of `size` can begin.
-      rng: draws one of the places that do; None takes the one nearest to `start`.
+      marks: (1, H, W) bool, one of H and W is `size`.
+      left: of the crop.
+      top: of the crop.
+      size: the crop's side.
+      rng: draws among all places that hold a mark; None = the place nearest to the given one.
+    Returns:
+      left and top; as given where no place holds a mark.
     """
-    holds = np.zeros(last + 1, bool)
-    for place in marked.tolist():
-        holds[max(place - size + 1, 0) : place + 1] = True
-    if holds[start] or not holds.any():
-        return start
-    places = np.flatnonzero(holds)
-    return int(places[np.abs(places - start).argmin()] if rng is None else rng.choice(places))
+    if marks[:, top : top + size, left : left + size].any() or not marks.any():
+        return left, top
+    holds = F.max_pool2d(marks.float(), size, stride=1)[0] > 0  # (H - size + 1, W - size + 1), one is 1
+    places = holds.nonzero()  # rows of (top, left)
+    if rng is None:
+        choice = int((places - torch.tensor([top, left])).abs().sum(1).argmin())
+    else:
+        choice = int(rng.integers(len(places)))
+    top, left = places[choice].tolist()
+    return left, top
 
 
 def dilate(region: Tensor, pixels: int) -> Tensor:

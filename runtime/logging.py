@@ -115,8 +115,10 @@ class WandbRun:
 
 
 def _step_of(line: str) -> float:
-    """The step of a metrics line; a line torn by a crash counts as infinitely late."""
+    """The step of a metrics line; one torn by a crash, or that holds no step, counts as infinitely late."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+        values = json.loads(line)
+    except ValueError:
         return float("inf")
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if isinstance(step, int | float) else float("inf")

@@ -7,8 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run_program
 from PIL import Image
+
+from autoregressive.train.dry_run import _require_usable
+from dataset.samples import EditSample, T2ISample, collate_samples
+from runtime.distributed import distributed
+from runtime.errors import UserError
 
 PEAK = """
 import resource, runpy, sys
@@ -43,6 +49,22 @@ def test_it_tells_everything_and_trains_nothing(stage, shapes, train_flags, tmp_
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["first_batch.png"]
     picture = Image.open(tmp_path / "run" / "first_batch.png")
     assert picture.height > {"t2i": 24, "editing": 3 * 24}[stage] and picture.width > 4 * 24
+
+
+def batch_of(kind: str, *problems: str | None):
+    image, mask = torch.zeros(3, 4, 4), torch.zeros(4, dtype=torch.bool)
+    if kind == "t2i":
+        return collate_samples([T2ISample(image, "a", 0, "x", problem) for problem in problems])
+    return collate_samples([EditSample(image, image, mask, "a", 0, "x", problem) for problem in problems])
+
+
+@pytest.mark.parametrize("kind", ["t2i", "editing"])
+def test_it_fails_without_a_usable_sample(kind):
+    with distributed("cpu") as ranks:
+        _require_usable([batch_of(kind, "torn"), batch_of(kind, None)], ranks)
+        _require_usable([batch_of(kind, "torn", None)], ranks)
+        with pytest.raises(UserError, match="no sample of the first batch can be used(.|\n)*torn"):
+            _require_usable([batch_of(kind, "torn", "lost"), batch_of(kind, "torn")], ranks)
 
 
 def tokenizer_flags(shapes, tmp_path) -> list[str]:

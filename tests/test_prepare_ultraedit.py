@@ -97,6 +97,40 @@ def test_training_reads_it_like_the_parquet_itself(data, field):
         assert torch.equal(a.edit_mask, b.edit_mask)
 
 
+def small_mask(width: int, height: int) -> Image.Image:
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (0, 0, width // 2, height // 2))
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "refused"),
+    [
+        (None, False),
+        (cell(png(small_mask(8, 8))), False),
+        (cell(png(small_mask(32, 32))), False),
+        (cell(png(WHITE.resize((8, 8)))), False),
+        (cell(png(Image.new("L", (8, 8)))), True),
+        (cell(png(small_mask(8, 4))), True),
+        (cell(None), True),
+        (cell(b"no image"), True),
+    ],
+    ids=["null", "half", "double", "half white", "half black", "other shape", "no bytes", "damaged"],
+)
+def test_masks_mean_the_same_in_both(tmp_path, mask, refused):
+    table = tmp_path / "a.parquet"
+    write_parquet(table, [row(0), row(1, mask_image=mask)], IMAGES)
+    direct = build_dataset("editing_ultraedit", [table], 16, None, grid=4)
+    listing = run(table, tmp_path / "out", "--bad-sample-budget", 0.5)
+    assert len(read_lines(listing)) == (1 if refused else 2)
+    sample = direct[1, 7]
+    assert (sample.problem is not None) == refused, sample.problem
+    if not refused:
+        prepared = build_dataset("editing_ultraedit", [listing], 16, None, grid=4)[1, 7]
+        assert prepared.problem is None and torch.equal(prepared.source, sample.source)
+        assert torch.equal(prepared.edit_mask, sample.edit_mask)
+
+
 def test_image_format(data):
     lines = read_lines(run(data, data / "png", "--image-format", "png"))
     assert {Path(line["edited_image"]).suffix for line in lines} == {".png"}

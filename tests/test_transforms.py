@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset.edit_masks import pool_edit_mask
 from dataset.transforms import dilate, image_to_tensor, joint_transform, stage1_transform, trim_white_borders
 from runtime.errors import UserError
 
@@ -124,58 +125,56 @@ def test_dilate_by_hand():
     assert torch.equal(dilate(region, 0), region)
 
 
-def photograph(width: int, height: int, box: tuple[int, int, int, int]) -> tuple[Image.Image, torch.Tensor]:
-    """A picture and its region: left, top, right, bottom."""
-    region = torch.zeros(height, width)
-    left, top, right, bottom = box
-    region[top:bottom, left:right] = 1
-    return picture(width, height), region
+SIZES = {"wide": (60, 40), "tall": (40, 60), "reduced": (240, 160), "strip": (200, 20)}
+SIDES = {
+    "left": (slice(None), slice(0, 4)),
+    "right": (slice(None), slice(-4, None)),
+    "top": (slice(0, 4), slice(None)),
+    "corner": (slice(-1, None), slice(-1, None)),
+    "first corner": (slice(0, 1), slice(0, 1)),
+}
 
 
-NEAR_A_SIDE = [
-    (60, 40, (0, 10, 4, 20)), (60, 40, (56, 0, 60, 40)), (40, 60, (5, 0, 9, 3)), (40, 60, (0, 57, 40, 60)),
-    (180, 120, (0, 0, 9, 9)), (90, 20, (89, 19, 90, 20)), (20, 90, (0, 89, 1, 90)), (600, 400, (0, 0, 1, 1)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("center_crop", [False, True])
+@pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("width", "height", "box"), NEAR_A_SIDE)
-def test_a_crop_holds_a_masked_pixel_wherever_the_mask_is(width, height, box, flip, center_crop):
-    image, region = photograph(width, height, box)
-    options = {"center_crop": center_crop, "random_flip": flip}
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("shape", SIZES)
+def test_no_crop_loses_the_mask(shape, side, flip, center):
+    width, height = SIZES[shape]
+    region = torch.zeros(height, width)
+    region[SIDES[side]] = 1
+    image = picture(width, height)
     for seed in range(20):
-        _, _, mask = joint_transform(image, image, region, 20, rng(seed), **options)
-        assert mask.any(), seed
-        again = joint_transform(image, image, region, 20, rng(seed), **options)[2]
-        assert torch.equal(mask, again)
+        source, _, mask = joint_transform(
+            image, image, region, 20, rng(seed), center_crop=center, random_flip=flip
+        )
+        again, _, same = joint_transform(
+            image, image, region, 20, rng(seed), center_crop=center, random_flip=flip
+        )
+        assert pool_edit_mask(mask, 4).any() and torch.equal(mask, same) and torch.equal(source, again)
 
 
-def test_a_crop_that_holds_the_mask_stays_where_it_was_drawn():
-    image, region = photograph(60, 20, (25, 5, 35, 15))  # 60 - 20 = 40 places; 5 to 34 hold it
-    for seed in range(50):
-        drawn = int(rng(seed).integers(41))
-        source, _, mask = joint_transform(image, image, region, 20, rng(seed))
-        left = int(to_pixels(source)[0, 0, 0])
-        assert mask.any()
-        assert left == drawn or not 6 <= drawn <= 34
-        assert 6 <= left <= 34
+def test_a_mask_in_the_middle_leaves_the_crop_as_drawn():
+    region = torch.zeros(20, 30)
+    region[:, 10:20] = 1
+    image = picture(30, 20)
+    for seed in range(20):
+        draws = rng(seed)
+        left, _ = int(draws.integers(11)), int(draws.integers(1))
+        flip = draws.random() < 0.5
+        source, _, mask = joint_transform(image, image, region, 20, rng(seed), random_flip=True)
+        columns = to_pixels(source)[0, 0].tolist()
+        assert columns == list(range(left, left + 20))[:: -1 if flip else 1]
+        assert torch.equal(mask[0, 0] > 0, torch.tensor([10 <= column < 20 for column in columns]))
 
 
-def test_crops_drawn_anew_spread_over_all_places_that_hold_the_mask():
-    image, region = photograph(60, 20, (0, 0, 10, 20))
-    lefts = [
-        int(to_pixels(joint_transform(image, image, region, 20, rng(s))[0])[0, 0, 0]) for s in range(400)
-    ]
-    assert set(lefts) == set(range(10))
+def test_a_centre_crop_moves_no_further_than_to_the_mask():
+    region = torch.zeros(20, 60)
+    region[:, :5] = 1
+    source, _, mask = joint_transform(picture(60, 20), picture(60, 20), region, 20, rng(), center_crop=True)
+    assert to_pixels(source)[0, 0, 0] == 4 and mask.sum() == 20
 
 
-def test_a_centre_crop_moves_no_farther_than_it_must():
-    image, region = photograph(60, 20, (0, 0, 5, 20))
-    source, _, mask = joint_transform(image, image, region, 20, rng(), center_crop=True)
-    assert int(to_pixels(source)[0, 0, 0]) == 4 and mask.sum() == 20
-
-
-def test_a_mask_that_is_empty_stays_empty():
-    image, region = photograph(60, 40, (0, 0, 0, 0))
-    assert not joint_transform(image, image, region, 20, rng())[2].any()
+def test_an_empty_mask_stays_empty():
+    image = picture(60, 20)
+    assert not joint_transform(image, image, torch.zeros(20, 60), 20, rng())[2].any()

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -20,6 +21,7 @@ from autoregressive.train.state import new_state
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
+from runtime.errors import UserError
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -43,12 +45,13 @@ def dry_run(
     Two steps are taken with the first global batch, as `loop.fit` takes them, and thrown away.
 
     Raises:
-      UserError: a step does not fit into the GPU's memory.
+      UserError: a step does not fit into the GPU's memory, or no sample of the first batch can be used.
     """
     sampler = make_sampler(dataset, config, ranks)
     state = new_state(model, sampler, config, ranks)
     first = islice(sampler, config.gradient_accumulation_steps)
     batches = [collate_samples([dataset[key] for key in keys]) for keys in first]
+    _require_usable(batches, ranks)
     picture = _picture(pipeline, batches[0], config) if ranks.is_main else None
     network = parallel(SupervisedLoss(model), ranks)
     model.train()
@@ -80,6 +83,19 @@ def dry_run(
         for problem in filter(None, batches[0].problems):
             log.warning("a sample that would be left out: %s", problem)
     ranks.barrier()
+
+
+def _require_usable(batches: list[T2IBatch | EditBatch], ranks: Distributed) -> None:
+    """
+    Raises:
+      UserError: on every rank, if none has a sample that can be trained on.
+    """
+    usable = torch.tensor(sum(int(batch.valid.sum()) for batch in batches), device=ranks.device)
+    if int(ranks.all_reduce_sum(usable)) == 0:
+        problems = [problem for batch in batches for problem in batch.problems if problem is not None]
+        raise UserError(
+            "no sample of the first batch can be used; mend the data:\n  " + "\n  ".join(problems[:MAX_SHOWN])
+        )
 
 
 def _words(text: object) -> str:
