@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import run_program
@@ -253,3 +255,16 @@ def test_hub_bad_rows_and_resume(tmp_path, monkeypatch):
 def test_wrong_use(words, reason):
     with pytest.raises(UserError, match=reason):
         run(*words)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pa.array([b"1", b"2"]), pa.array([1, 1 << 45], pa.timestamp("s")), pa.array([{"a": b"1"}] * 2)],
+)
+def test_hub_ids_that_a_list_cannot_hold_are_named_by_row(tmp_path, values):
+    path = write_parquet(tmp_path / "data" / "train-0.parquet", [hub_row(0), hub_row(1)], IMAGES)
+    pq.write_table(pq.read_table(path).set_column(0, "img_id", values), path)
+    with pytest.raises(UserError, match="bad_items.txt"):
+        run("--hub-parquet", tmp_path / "data", "--output-dir", tmp_path / "out")
+    named = (tmp_path / "out" / "magicbrush_preparation" / "bad_items.txt").read_text()
+    assert all(f"{path} row {number}: 'img_id'" in named for number in range(2))
