@@ -228,6 +228,21 @@ def load_weights(
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
 
 
+def require_finite(content: dict[str, Any], path: str | Path) -> None:
+    """Refuses to save a training's "model", "ema" or "discriminator" that holds NaN or infinity.
+
+    Raises:
+      UserError: names the first such weight.
+    """
+    for part in ("model", "ema", "discriminator"):
+        for name, weight in (content.get(part) or {}).items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise UserError(
+                    f"{path} is not written: the {part}'s {name} holds NaN or infinity. Lower the "
+                    "learning rate, and go on from the newest checkpoint"
+                )
+
+
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """The step checkpoints (`0000100.pt`) in `folder`, oldest first."""
     return sorted(p for p in Path(folder).glob("*.pt") if re.fullmatch(r"\d+", p.stem))

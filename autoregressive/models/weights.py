@@ -19,6 +19,10 @@ POSITION_TABLE = "target_aware_pos_embed_postfix"
 MARKS = ("mask_embedding", "unmask_embedding")
 # Of the head's rows, against unit codes; measured: 1 learns slower, 20 no faster.
 CODEBOOK_HEAD_SCALE = 8.0
+# What neither names nor shapes of the weights show, as published.
+_DEFAULTS = {
+    f.name: f.default for f in fields(ModelConfig) if f.name in ("query_turn", "rotary_base", "norm_eps")
+}
 log = get_logger(__name__)
 
 
@@ -38,6 +42,36 @@ def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
     return {n.removeprefix("module.").removeprefix("_orig_mod."): t for n, t in state.items()}
 
 
+def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: str | Path) -> None:
+    """Refuses a checkpoint whose weights fit by name and shape, but were trained to be used otherwise.
+
+    Args:
+      config: of the model that is to take the weights.
+      content: of the checkpoint, as `load_checkpoint` gives it. One that does not say how it was trained is a
+        published one.
+    Raises:
+      UserError: names what differs, with both values.
+    """
+    args = checkpoint_args(content)
+    if "model_config" in args:
+        trained = {name: args["model_config"].get(name, default) for name, default in _DEFAULTS.items()}
+        trained["n_head"] = args["model_config"].get("n_head", config.n_head)
+    elif args.get("gpt_model") in GPT_MODELS:
+        trained = {name: getattr(GPT_MODELS[args["gpt_model"]], name) for name in (*_DEFAULTS, "n_head")}
+    else:
+        trained = _DEFAULTS
+    differing = [
+        f"{name} is {value!r} there and {getattr(config, name)!r} here"
+        for name, value in trained.items()
+        if value != getattr(config, name)
+    ]
+    if differing:
+        raise UserError(
+            f"{path} was trained with another arithmetic: {'; '.join(differing)}. Its weights would load and "
+            "give noise; choose the --gpt-model that it was trained with"
+        )
+
+
 def initialise_from(model: Transformer, path: str | Path) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
@@ -47,7 +81,9 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     Raises:
       UserError: any other difference, by name.
     """
-    state = transformer_state(load_checkpoint(path))
+    content = load_checkpoint(path)
+    require_same_arithmetic(model.config, content, path)
+    state = transformer_state(content)
     if POSITION_TABLE in state and model.config.any_order and state[POSITION_TABLE].dim() == 3:
         before = state[POSITION_TABLE].shape[1]
         state[POSITION_TABLE] = resize_position_table(state[POSITION_TABLE], model.config.block_size)

@@ -12,10 +12,16 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, transformer_state
+from autoregressive.models.weights import model_args, require_same_arithmetic, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.sampler import ResumableBatchSampler
-from runtime.checkpoint import load_checkpoint, load_weights, prune_checkpoints, save_checkpoint
+from runtime.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    prune_checkpoints,
+    require_finite,
+    save_checkpoint,
+)
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -126,6 +132,7 @@ def save(state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
     content = checkpoint_content(state, config, ranks)
     if ranks.is_main:
         path = Path(config.results_dir) / "checkpoints" / f"{state.step:07d}.pt"
+        require_finite(content, path)
         save_checkpoint(path, content)
         prune_checkpoints(path, config.max_checkpoints)
         log.info("saved %s", path)
@@ -145,11 +152,17 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
             f"{path} lacks {', '.join(absent)}, which going on exactly needs; "
             "start a new run from its weights with --init-gpt-ckpt"
         )
+    require_same_arithmetic(state.model.config, content, path)
     load_weights(state.model, transformer_state({"model": content["model"]}), source=path)
     try:
         state.optimizers.load_state_dict(content["optimizer"])
     except ValueError as error:
         raise UserError(f"{path} was trained with another optimizer: {error}") from error
+    if state.ema is None and "ema" in content:
+        raise UserError(
+            f"{path} holds averaged weights, which would be lost: give --ema-decay as that run did, or "
+            "start a new run from it with --init-gpt-ckpt"
+        )
     if state.ema is not None:
         if "ema" not in content:
             raise UserError(f"{path} holds no averaged weights; leave out --ema-decay or start a new run")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from dataset.image_folder import ImageDataset, collate_images, list_images
 from dataset.sampler import ResumableBatchSampler
-from runtime.checkpoint import prune_checkpoints, resume_point, save_checkpoint
+from runtime.checkpoint import prune_checkpoints, require_finite, resume_point, save_checkpoint
 from runtime.config import dump_config, parse
 from runtime.distributed import Distributed, distributed
 from runtime.dry_run import Plan, measure, report
@@ -271,7 +271,9 @@ def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
     """Writes the checkpoint of this step and a picture of original | reconstruction pairs."""
     folder = Path(config.results_dir)
     path = folder / "checkpoints" / f"{state.step:07d}.pt"
-    save_checkpoint(path, state.checkpoint(batches.sampler.state_dict()))
+    content = state.checkpoint(batches.sampler.state_dict())
+    require_finite(content, path)
+    save_checkpoint(path, content)
     prune_checkpoints(path, config.max_checkpoints)
     draw_pairs(folder / "previews" / f"{state.step:07d}.png", batches.first(PREVIEW_IMAGES), state)
     log.info("wrote %s", path)
