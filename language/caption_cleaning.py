@@ -17,6 +17,8 @@ from urllib.parse import unquote_plus
 import ftfy
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 
+from runtime.errors import UserError
+
 
 class Rule(NamedTuple):
     """Every match of `pattern` becomes `replacement`."""
@@ -133,3 +135,16 @@ def _without_markup(text: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption is never a path to open
         return BeautifulSoup(text, features="html.parser").text
+
+
+def require_words(text: str) -> None:
+    """
+    Raises:
+      UserError: cleaning leaves nothing of the text, so that the model would be told nothing.
+    """
+    if not text.strip():
+        raise UserError("say what you want to see: the text is empty")
+    if not clean_caption(text):
+        raise UserError(
+            f"say what you want to see in English words: cleaning leaves nothing of the text {text[:80]!r}"
+        )

@@ -301,3 +301,12 @@ def test_read_captions_takes_every_text(tmp_path):
     lines = [{"text": ["one", "two"], "image_path": "no"}, {"edit_prompt": "three", "output_caption": "four"}]
     data = write_jsonl(tmp_path / "a.jsonl", lines)
     assert read_captions([data]) == {"one", "two", "three", "four"}
+
+
+def test_texts_that_say_nothing_are_counted(caplog):
+    counter = object.__new__(T5Encoder)
+    counter._num_emptied = 0
+    for texts in ([], ["page 3"], [], ["", "page 3"], ["x"]):
+        counter._notice_emptied(texts)
+    said = [record.getMessage()[:9] for record in caplog.records]
+    assert said == ["1 text(s)", "3 text(s)", "4 text(s)"] and "'page 3'" in caplog.text
