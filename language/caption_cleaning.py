@@ -137,14 +137,16 @@ def _without_markup(text: str) -> str:
         return BeautifulSoup(text, features="html.parser").text
 
 
-def require_words(text: str) -> None:
-    """
+def require_words(text: str, origin: str = "") -> None:
+    """Checks a prompt; `origin` names its place in errors.
+
     Raises:
       UserError: cleaning leaves nothing of the text, so that the model would be told nothing.
     """
+    where = f"{origin}: " if origin else ""
     if not text.strip():
-        raise UserError("say what you want to see: the text is empty")
+        raise UserError(f"{where}say what you want to see: the text is empty")
     if not clean_caption(text):
         raise UserError(
-            f"say what you want to see in English words: cleaning leaves nothing of the text {text[:80]!r}"
+            f"{where}say what you want to see in English words: cleaning leaves nothing of {text[:80]!r}"
         )

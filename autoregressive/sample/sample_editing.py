@@ -21,6 +21,7 @@ from autoregressive.auto_mask import AUTO
 from autoregressive.pipeline import EditingPipeline, EditResult
 from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
+from language.caption_cleaning import require_words
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -77,6 +78,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
+        require_words(config.prompt, "--prompt")
         mask = _mask(config.mask, Path())
         return [EditJob(Path(config.image), mask, config.prompt, Path(config.output))]
     path = Path(config.list)
@@ -93,6 +95,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
             raise UserError(
                 f"{path} line {number}: needs a JSON object with the keys image, prompt, output ({error!r})"
             ) from error
+        require_words(prompt, f"{path} line {number}")
         mask = _mask(item.get("mask"), path.parent)
         jobs.append(EditJob(path.parent / image, mask, prompt, path.parent / output))
     return jobs
