@@ -17,6 +17,8 @@ from urllib.parse import unquote_plus
 import ftfy
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 
+from runtime.errors import UserError
+
 
 class Rule(NamedTuple):
     """Every match of `pattern` becomes `replacement`."""
@@ -133,3 +135,18 @@ def _without_markup(text: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption is never a path to open
         return BeautifulSoup(text, features="html.parser").text
+
+
+def require_words(text: str, origin: str = "") -> None:
+    """Checks a prompt; `origin` names its place in errors.
+
+    Raises:
+      UserError: cleaning leaves nothing of the text, so that the model would be told nothing.
+    """
+    where = f"{origin}: " if origin else ""
+    if not text.strip():
+        raise UserError(f"{where}say what you want to see: the text is empty")
+    if not clean_caption(text):
+        raise UserError(
+            f"{where}say what you want to see in English words: cleaning leaves nothing of {text[:80]!r}"
+        )

@@ -93,6 +93,7 @@ class T5Encoder:
         self._model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.d_model
         self._name = str(path)
+        self._num_emptied = 0
 
     @property
     def name(self) -> str:
@@ -132,7 +133,7 @@ class T5Encoder:
         """Encodes captions.
 
         A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty
-        one, or one of which cleaning leaves nothing, has the single token </s>.
+        one, or one of which cleaning leaves nothing, has the single token </s>; a warning counts these.
 
         Args:
           texts: captions as people wrote them; they are cleaned here.
@@ -141,6 +142,7 @@ class T5Encoder:
           One entry per caption: embeddings (n, width) float32 on the encoder's device, all rows valid.
         """
         cleaned = [clean_caption(text) for text in texts]
+        self._notice_emptied([text for text, left in zip(texts, cleaned, strict=True) if not left])
         features: list[TextFeatures] = []
         truncated: list[int] = []
         for start in range(0, len(cleaned), batch_size):
@@ -180,6 +182,17 @@ class T5Encoder:
                 "use --precision bf16 or none (T5 overflows in fp16)"
             )
         return TextFeatures(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
+
+    def _notice_emptied(self, texts: Sequence[str]) -> None:
+        """Warns when the number of such texts has doubled: a training encodes one batch after another."""
+        before, self._num_emptied = self._num_emptied, self._num_emptied + len(texts)
+        if self._num_emptied.bit_length() > before.bit_length():
+            get_logger("t5").warning(
+                "%d text(s) so far, such as %r, leave no words once cleaned: the model is told nothing; "
+                "write them in English words",
+                self._num_emptied,
+                texts[0][:80],
+            )
 
     def _notice_truncation(self, counts: list[int]) -> None:
         if not counts:

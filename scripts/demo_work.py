@@ -19,6 +19,7 @@ from autoregressive.pipeline import Drawing, EditingPipeline, EditResult, Progre
 from autoregressive.session import EditSession
 from dataset.edit_masks import cells_to_pixels
 from dataset.images import load_image
+from language.caption_cleaning import require_words
 from runtime.errors import UserError
 
 SIDES = (512, 1024)
@@ -80,8 +81,7 @@ def check_words(prompt: str | None) -> str:
       UserError: nothing is said, or too much.
     """
     prompt = (prompt or "").strip()
-    if not prompt:
-        raise UserError("say what you want to see: the text is empty")
+    require_words(prompt)
     if len(prompt.split()) > MAX_WORDS:
         raise UserError(f"the text has {len(prompt.split())} words; {MAX_WORDS} are the most")
     return prompt

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from language.caption_cleaning import clean_caption
+from language.caption_cleaning import clean_caption, require_words
+from runtime.errors import UserError
 
 CASES = json.loads(
     (Path(__file__).parent / "reference" / "caption_cleaning.json").read_text(encoding="utf-8")
@@ -37,3 +38,11 @@ def test_captions_that_look_like_a_path_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert clean_caption("cats&dogs.html") == "cats dogs. html"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "page 3", "\u628a\u732b\u53d8\u6210\u72d7"])
+def test_a_text_that_says_nothing_is_refused(text):
+    assert not clean_caption(text)
+    with pytest.raises(UserError, match="say what you want to see"):
+        require_words(text)
+    require_words("a red cat")

@@ -354,3 +354,12 @@ def test_loading_says_itself_that_code_is_not_trusted(folder, monkeypatch):
         monkeypatch.setattr(loader, "from_pretrained", watched)
     T5Encoder(folder)
     assert asked == [False, False]
+
+
+def test_texts_that_say_nothing_are_counted(caplog):
+    counter = object.__new__(T5Encoder)
+    counter._num_emptied = 0
+    for texts in ([], ["page 3"], [], ["", "page 3"], ["x"]):
+        counter._notice_emptied(texts)
+    said = [record.getMessage()[:9] for record in caplog.records]
+    assert said == ["1 text(s)", "3 text(s)", "4 text(s)"] and "'page 3'" in caplog.text

@@ -21,6 +21,7 @@ from autoregressive.pipeline import EditingPipeline, EditResult
 from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
 from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords
+from language.caption_cleaning import require_words
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -78,6 +79,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
+        require_words(config.prompt, "--prompt")
         return [EditJob(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
     path = Path(config.list)
     if not path.is_file():
@@ -92,6 +94,7 @@ def _read_job(line: JsonLine) -> EditJob:
     prompt, output = line.text("prompt"), line.text("output")
     if not prompt.strip():
         raise UserError(f"{line.origin}: 'prompt' is {prompt!r}: say what to do")
+    require_words(prompt, line.origin)
     value = line.values.get("mask")
     mask = value if value in (None, AUTO) else line.mask_path("mask")
     job = EditJob(line.path("image"), mask, prompt, line.file.parent / output, line.origin)

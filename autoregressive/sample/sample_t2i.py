@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from dataset.jsonl import read_text
+from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -51,6 +52,8 @@ def read_prompts(config: SampleT2I) -> list[str]:
         prompts += [line for line in read_text(path).splitlines() if line.strip()]
         if not prompts:
             raise UserError(f"--prompt-file {path}: holds no text")
+    for prompt in prompts:
+        require_words(prompt, "--prompts or --prompt-file")
     if not prompts:
         log.info("no --prompts and no --prompt-file: drawing %d prompts of this program", len(PROMPTS))
     return prompts or list(PROMPTS)
