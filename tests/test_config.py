@@ -172,7 +172,7 @@ def test_values_of_a_config_file_are_what_stands_there(line, name, wanted, tmp_p
         ("global_seed: 1:30", "global_seed '1:30': must be a whole number"),
         ("global_seed: 0x10", "global_seed '0x10': must be a whole number"),
         ("lr: fast", "lr 'fast': must be a number"),
-        ("lr: nan", "lr nan: must be a number above 0"),
+        ("lr: nan", "lr nan: must be a number between 0"),
         ("lr: [1, 2]", "lr: takes one value, not a list"),
         ("packed_weights: []", "packed_weights: each item of the list needs a value"),
         ("lr: !!python/name:os.system", "'lr' must be a value or a list of values, without tags"),
