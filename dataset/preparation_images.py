@@ -15,7 +15,8 @@ from dataset.images import load_image
 from runtime.errors import UserError
 from runtime.files import write_atomic
 
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "MPO": ".jpg"}
+# MPO: what phones write, a JPEG with further pictures behind it; the first one counts.
 IMAGE_FORMATS = ("original", "png", "jpg")
 
 

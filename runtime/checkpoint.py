@@ -145,6 +145,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; check the path")
     require_whole(path)
+    _require_no_stand_in(path)
     try:
         if path.suffix == ".safetensors":
             content = _load_safetensors(path)
@@ -171,6 +172,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content.get("model"), dict):
         raise UserError(f"{path} has the keys {sorted(map(str, content))}; a checkpoint needs 'model'")
     return content
+
+
+def _require_no_stand_in(path: Path) -> None:
+    """Refuses what downloads often leave in a checkpoint's place, saying what it is."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not start:
+        raise UserError(f"{path} is empty: its download or copy did not finish; get it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull, or download it")
+    if start[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(
+            f"{path} is an HTML page, not a checkpoint: the link led to a web site; download the file"
+        )
 
 
 def require_stored(path: Path, below: str = "") -> None:

@@ -11,6 +11,11 @@ from pathlib import Path
 from runtime.errors import UserError
 
 
+def is_mac_metadata(path: Path) -> bool:
+    """Whether a file is one of the `._*` companions that Macs put beside the real ones in archives."""
+    return path.name.startswith("._") or "__MACOSX" in path.parts
+
+
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)

@@ -79,7 +79,7 @@ THREADS = Range(at_least=1, at_most=4096)
 SHARE = Range(at_least=0, at_most=1)
 SHARE_ABOVE_NONE = Range(above=0, at_most=1)
 RATE = Range(at_least=0, below=1)  # dropouts and decays, of which 1 leaves nothing
-LEARNING_RATE = Range(above=0, at_most=1000)
+LEARNING_RATE = Range(at_least=0, at_most=1000)
 WEIGHT = Range(at_least=0, at_most=1_000_000)
 GUIDANCE = Range(at_least=-1000, at_most=1000)
 POSITIVE = Range(above=0)

@@ -172,7 +172,7 @@ def test_values_of_a_config_file_are_what_stands_there(line, name, wanted, tmp_p
         ("global_seed: 1:30", "global_seed '1:30': must be a whole number"),
         ("global_seed: 0x10", "global_seed '0x10': must be a whole number"),
         ("lr: fast", "lr 'fast': must be a number"),
-        ("lr: nan", "lr nan: must be a number above 0"),
+        ("lr: nan", "lr nan: must be a number between 0"),
         ("lr: [1, 2]", "lr: takes one value, not a list"),
         ("packed_weights: []", "packed_weights: each item of the list needs a value"),
         ("lr: !!python/name:os.system", "'lr' must be a value or a list of values, without tags"),
@@ -282,7 +282,7 @@ TRAIN = ["--vq-ckpt", "v.pt", "--data-path", "a.jsonl"]
 OUT_OF_RANGE = [
     *[("train_t2i", flag, value) for flag, values in {
         "--warmup-steps": ["-1"], "--class-dropout-p": ["2", "-0.1", "nan"], "--max-steps": ["0", "-2"],
-        "--lr": ["nan", "inf", "1e30", "0", "-1"], "--muon-lr": ["nan", "-1"], "--dropout-p": ["1.5", "1"],
+        "--lr": ["nan", "inf", "1e30", "-1"], "--muon-lr": ["nan", "-1"], "--dropout-p": ["1.5", "1"],
         "--beta1": ["1.5", "1", "nan"], "--beta2": ["-1"], "--ema-decay": ["1.5", "nan"],
         "--num-workers": ["-1"], "--image-size": ["0", "-256"], "--cls-token-num": ["0"],
         "--weight-decay": ["nan", "-1", "inf"], "--max-grad-norm": ["-1", "nan"],
@@ -332,7 +332,7 @@ def test_numbers_at_the_edges_are_taken_and_named_in_the_help():
     config = parse_command("train_t2i", [*TRAIN, *words, str(2**32 - 1)])
     assert (config.max_steps, config.lr, config.global_seed) == (-1, 1000, 2**32 - 1)
     text = " ".join(build_parser(EditingConfig).format_help().split())
-    assert "peak learning rate (AdamW, SGD) (above 0 and at most 1000; default: 0.0001)" in text
+    assert "peak learning rate (AdamW, SGD) (between 0 and 1000; default: 0.0001)" in text
     assert "stop after this many steps; -1 for never (at least 1, or -1)" in text
 
 

@@ -129,7 +129,8 @@ def load_transformer(
 
     Args:
       gpt_model: registry name; needed for published files whose args do not name it.
-      image_size: needed for `GPT-*` files, whose weights do not show the number of cells.
+      image_size: for `GPT-*` files, whose weights do not show the number of cells; LlamaGen's own say it in
+        their args.
       downsample: pixels per cell side, with `image_size`.
     """
     content = load_checkpoint(path)
@@ -141,7 +142,8 @@ def load_transformer(
             raise UserError(f"{path} was written by a newer version: unknown settings {', '.join(unknown)}")
         config = ModelConfig(**args["model_config"])
     else:
-        config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), image_size, downsample)
+        size = args.get("image_size") if image_size is None else image_size
+        config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), size, downsample)
     model = Transformer(config)
     load_weights(model, state, source=path)
     return model.eval()
@@ -162,6 +164,14 @@ def _config_from_shapes(
     if POSITION_TABLE in state:
         cells = state[POSITION_TABLE].shape[1]
     elif image_size is not None:
+        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < downsample:
+            raise UserError(
+                f"{path}: image size {image_size!r}: must be a whole number, at least {downsample}"
+            )
+        if image_size % downsample:
+            raise UserError(
+                f"{path}: image size {image_size}: must be a multiple of the {downsample} pixels of a cell"
+            )
         cells = (image_size // downsample) ** 2
     else:
         raise UserError(f"{path} does not show its image size; pass --image-size")
