@@ -225,8 +225,9 @@ def _refuse_code(path: str) -> None:
     for name in _CONFIG_FILES:
         file = Path(path) / name
         if not Path(path).is_dir():
-            cached = try_to_load_from_cache(path, name)
-            file = Path(cached) if isinstance(cached, str) else file
+            with suppress(HFValidationError):  # an absent folder is no hub's name; the loading says so
+                cached = try_to_load_from_cache(path, name)
+                file = Path(cached) if isinstance(cached, str) else file
         try:
             content = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError):
