@@ -434,3 +434,11 @@ def test_captions_longer_than_the_model_reads_lose_their_end(shapes, train_flags
     assert content["model"]["cls_embedding.uncond_embedding"].shape[0] == 4
     with pytest.raises(UserError, match="--t5-feature-max-len 5 exceeds"):
         run_stage("t2i", [*flags, "--t5-feature-max-len", "5"], tmp_path / "b")
+
+
+def test_a_resume_never_drops_the_averaged_weights_in_silence(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps"]
+    run_stage("t2i", [*flags, "1", "--ema-decay", "0.9"], tmp_path / "averaged")
+    ckpt = tmp_path / "averaged" / "checkpoints" / "0000001.pt"
+    with pytest.raises(UserError, match="0000001.pt holds averaged weights, which would be lost"):
+        run_stage("t2i", [*flags, "2", "--gpt-ckpt", ckpt], tmp_path / "resumed")
