@@ -155,7 +155,15 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_unbroken_one(tmp_path, monk
             assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("wrong", [{"num_train": 0}, {"num_test": 0}, {"num_workers": 0}, {"seed": -1}])
-def test_wrong_counts_are_user_errors(wrong):
-    with pytest.raises(UserError, match="must be (at least 1|between)"):
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"num_train": 0}, "--num-train 0: must be at least 1"),
+        ({"num_test": 0}, "--num-test 0: must be at least 1"),
+        ({"num_workers": 0}, "--num-workers 0: must be between 1 and 4096"),
+        ({"seed": -1}, "--seed -1: must be between 0 and"),
+    ],
+)
+def test_wrong_counts_are_user_errors(wrong, words):
+    with pytest.raises(UserError, match=words):
         PrepareShapesConfig(output_dir="unused", **wrong)
