@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """Reports hold valid text: log lines of names that are not UTF-8 do not reach another process otherwise."""
+    report = (yield).get_result()
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """A shapes set: 24 training pairs, 7 held-out edits."""
