@@ -38,6 +38,8 @@ from autoregressive.composite import (
     check_mask,
     compose,
 )
+from autoregressive.decoding.engine import NOT_FINITE, Engine, place
+from autoregressive.decoding.sampling import Sampling, seeded_uniforms
 from autoregressive.layout import (
     SequenceLayout,
     editing_prompt,
@@ -46,10 +48,7 @@ from autoregressive.layout import (
     raster_edit_order,
     t2i_prompt,
 )
-from autoregressive.models.generate import NOT_FINITE, generate, place
 from autoregressive.models.gpt import GPT_MODELS, Transformer, evaluating
-from autoregressive.models.packed_linear import pack_linears, unpack_linears
-from autoregressive.models.sampling import Sampling, seeded_uniforms
 from autoregressive.models.weights import load_transformer
 from autoregressive.pretrained import Defaults, load_pretrained, push_folder, save_pretrained
 from dataset.edit_masks import RULES, full_mask, pool_edit_mask, resize_mask
@@ -109,12 +108,21 @@ class EditResult:
 class EditingPipeline:
     """Tokenizer, transformer and text encoder as one; edits, infills zero-shot and draws from text."""
 
-    def __init__(self, tokenizer: VQModel, transformer: Transformer, text_encoder: T5Encoder | None) -> None:
+    def __init__(
+        self,
+        tokenizer: VQModel,
+        transformer: Transformer,
+        text_encoder: T5Encoder | None,
+        *,
+        pack: bool = False,
+    ) -> None:
         """
         Args:
           text_encoder: None if every text comes as features.
+          pack: for a transformer that is not trained, see `Engine`.
         """
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
+        self.engine = Engine(transformer, pack=pack)
         self.defaults = Defaults()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
@@ -162,9 +170,7 @@ class EditingPipeline:
         text_encoder = None
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
-        transformer = transformer.to(device, dtype)
-        pack_linears(transformer)
-        return cls(tokenizer, transformer, text_encoder)
+        return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: str | None = None, **options: Any) -> EditingPipeline:
@@ -213,9 +219,7 @@ class EditingPipeline:
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> EditingPipeline:
         """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
-        unpack_linears(self.transformer)
-        self.transformer.to(device=device, dtype=dtype)
-        pack_linears(self.transformer)
+        self.engine.move(device, dtype)
         if device is not None:
             self.tokenizer.to(device)
             if self.text_encoder is not None:
@@ -488,8 +492,7 @@ class EditingPipeline:
         weight = self.transformer.tok_embeddings.weight
         uniforms = seeded_uniforms(list(seeds), self.grid**2)
         with evaluating(self.transformer):
-            codes = generate(
-                self.transformer,
+            codes = self.engine.generate(
                 prompt.to(weight.device),
                 text.to(weight),
                 orders.to(weight.device),

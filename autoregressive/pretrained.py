@@ -23,7 +23,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from autoregressive.models.sampling import Sampling
+from autoregressive.decoding.sampling import Sampling
 from autoregressive.models.weights import model_args
 from dataset.edit_masks import RULES
 from runtime.checkpoint import load_checkpoint, save_safetensors

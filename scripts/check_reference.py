@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from autoregressive.decoding.engine import Engine, place
+from autoregressive.decoding.sampling import Sampling, filtered_probabilities
 from autoregressive.layout import (
     editing_layout,
     editing_prompt,
@@ -28,9 +30,7 @@ from autoregressive.layout import (
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import ModelConfig, Transformer, build_gpt, layout_loss
-from autoregressive.models.sampling import Sampling, filtered_probabilities
 from autoregressive.models.weights import resize_position_table
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
@@ -107,7 +107,7 @@ def gradient_rows(prefix: str, model: Transformer, tensors: dict[str, Tensor]) -
 
 def greedy(model: Transformer, prompt, tensors: dict, orders: Tensor, scale: float) -> Tensor:
     sampling = Sampling(cfg_scale=scale, sample_logits=False)
-    return generate(model, prompt, tensors["text"], orders, torch.zeros(orders.shape), sampling)
+    return Engine(model).generate(prompt, tensors["text"], orders, torch.zeros(orders.shape), sampling)
 
 
 def t2i_rows(config: dict, tensors: dict[str, Tensor]) -> Iterator[Row]:

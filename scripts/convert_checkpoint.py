@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autoregressive.decoding.sampling import Sampling
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
 from dataset.edit_masks import RULES

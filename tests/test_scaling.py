@@ -11,9 +11,9 @@ import torch
 from conftest import run_program
 from PIL import Image
 
+from autoregressive.decoding.sampling import Sampling
 from autoregressive.layout import editing_layout, random_orders
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.sampling import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
 from autoregressive.sample import test_time_scaling

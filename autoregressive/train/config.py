@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from autoregressive.decoding.sampling import Sampling
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.models.sampling import Sampling
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.build import DATASET_NAMES
 from dataset.edit_masks import RULES
