@@ -21,7 +21,8 @@ from shapes_scores import ZERO_SHOT_WIDENING
 from train_shapes import MASKED_TEMPERATURE
 
 from autoregressive.decoding.sampling import Sampling
-from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, Defaults, FolderConfig, Member
+from autoregressive.editing.options import Defaults
+from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command

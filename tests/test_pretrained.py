@@ -16,8 +16,9 @@ from hub_server import local_hub
 from PIL import Image
 
 from autoregressive.decoding.sampling import Sampling
-from autoregressive.pipeline import Drawing, EditingPipeline
-from autoregressive.pretrained import Defaults
+from autoregressive.editing.options import Defaults
+from autoregressive.editing.results import Drawing
+from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 

@@ -12,10 +12,10 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.options import Defaults
 from autoregressive.layout import editing_layout, random_orders
 from autoregressive.models.gpt import Transformer
 from autoregressive.pipeline import EditingPipeline
-from autoregressive.pretrained import Defaults
 from autoregressive.sample import test_time_scaling
 from autoregressive.scaling.regions import lowest_cells
 from autoregressive.scaling.revision import revision_prompt

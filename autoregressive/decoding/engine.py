@@ -30,7 +30,7 @@ OnCode = Callable[[int, Tensor], None]
 class Engine:
     """Decodes with one model: owns the memory of keys and values, the compiled step, the packed weights.
 
-    Several threads may use one engine, and a callback may generate again: each call borrows a cache of its own.
+    Several threads may use one engine, and a callback may generate again: each call borrows its own cache.
     """
 
     def __init__(self, model: Transformer, *, pack: bool = False) -> None:

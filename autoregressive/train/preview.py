@@ -49,7 +49,9 @@ def editing_preview(
         seeds = list(range(len(source)))
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
-        codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, config.sampling(), mode)
+        codes = pipeline.token_editor.edit(
+            source, edit_mask, text, text_valid, seeds, config.sampling(), mode
+        )
         pipeline.engine.release()  # training needs the memory
         rows = [*show_batch(pipeline, batch), pipeline.decode(codes)]
         return _save_preview(rows, config, step)
