@@ -34,6 +34,9 @@ class ModelConfig:
     random order (the double positions of Pannatier et al. 2024). Keys turn by where they stand."""
     rotary_base: float = 10000.0
     """Of the rotary frequencies; small grids are told apart better by a small one."""
+    own_cell: bool = False
+    """A slot's input says where it stands too, by a learned table; in published models by its rotation alone.
+    In raster order that follows from the next cell, in a random one from nothing else."""
     mask_in_context: bool = False
     """Has the two marks, edit and keep."""
     vocab_size: int = 16384
@@ -107,6 +110,8 @@ class Transformer(nn.Module):
         self._add_table("target_aware_pos_embed_postfix", config.block_size, config.any_order)
         self._add_table("unmask_embedding", 1, config.mask_in_context)
         self._add_table("mask_embedding", 1, config.mask_in_context)
+        # Begins at zero: a model with it starts from the very function, and the draws, of one without.
+        self._add_table("own_cell_embedding", config.block_size, config.own_cell, std=0.0)
         self.register_buffer("rotary", self._rotary_table(), persistent=False)
         self._initialise()
 
@@ -121,10 +126,12 @@ class Transformer(nn.Module):
         self.rotary = self._rotary_table().to(self.rotary.device)
         return self
 
-    def _add_table(self, name: str, rows: int, learned: bool) -> None:
+    def _add_table(self, name: str, rows: int, learned: bool, std: float = 0.02) -> None:
         table = torch.zeros(1, rows, self.config.dim)
+        if learned and std:
+            nn.init.trunc_normal_(table, std=std)
         if learned:
-            self.register_parameter(name, nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+            self.register_parameter(name, nn.Parameter(table))
         else:
             self.register_buffer(name, table, persistent=False)
 
@@ -158,15 +165,15 @@ class Transformer(nn.Module):
         return self.norm(x[:, x.shape[1] - layout.num_predictions :])
 
     def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:
-        """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the next cell's row."""
+        """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the cells' rows."""
         vocab = self.config.vocab_size
         is_mark = (layout.token_ids >= vocab)[..., None]
         codes = self.tok_embeddings(layout.token_ids.clamp(max=vocab - 1))
         marks = torch.where((layout.token_ids > vocab)[..., None], self.mask_embedding, self.unmask_embedding)
         image = torch.where(is_mark, marks, self.tok_dropout(codes))
         caption = self.tok_dropout(self.cls_embedding(text).to(image.dtype))
-        table = F.pad(self.target_aware_pos_embed_postfix[0], (0, 0, 0, 1))
-        position = F.embedding(layout.next_cells % table.shape[0], table)  # cell -1 is the zero row
+        position = rows_of(self.target_aware_pos_embed_postfix, layout.next_cells)
+        position = position + rows_of(self.own_cell_embedding, layout.cells)
         return layout.arrange(caption, image) + position
 
     def unconditional_text(self, text: Tensor) -> Tensor:
@@ -183,6 +190,12 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.tok_embeddings.weight.dtype
+
+
+def rows_of(table: Tensor, cells: Tensor) -> Tensor:
+    """(B, L, D) the rows of a (1, N, D) table that (B, L) cells name; cell -1 gets zeros."""
+    padded = F.pad(table[0], (0, 0, 0, 1))
+    return F.embedding(cells % padded.shape[0], padded)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autoregressive.layout import (
     SequenceLayout,
+    edit_orders,
     editing_layout,
     pack_rows,
     random_orders,
@@ -101,27 +102,28 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
         text = spoil_text(text, batch.image)
-        orders = _t2i_orders(batch.seeds, model.config, config.region_share)
+        orders = _t2i_orders(batch.seeds, model.config, config)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
 
     return make
 
 
-def _t2i_orders(seeds: list[int], model: ModelConfig, region_share: float) -> Tensor:
+def _t2i_orders(seeds: list[int], model: ModelConfig, config: T2IConfig) -> Tensor:
     """(B, N) the order in which each sample's cells are predicted."""
     if not model.any_order:
         return torch.arange(model.block_size).expand(len(seeds), -1)
     orders = random_orders(seeds, model.block_size)
-    as_edits = _chosen(REGION_ORDER, seeds, region_share)
-    orders[as_edits] = region_orders(list(itertools.compress(seeds, as_edits)), model.block_size)
+    as_edits = _chosen(REGION_ORDER, seeds, config.region_share)
+    chosen = list(itertools.compress(seeds, as_edits))
+    orders[as_edits] = region_orders(chosen, model.block_size, config.region_orders)
     return orders
 
 
 def editing_inputs(
     model: Transformer, encoders: Encoders, config: EditingConfig, device: torch.device
 ) -> MakeInputs:
-    """Stage 2: source codes, marks if the model has them, edited codes in raster order."""
+    """Stage 2: source codes, marks if the model has them, edited codes in one of `--edit-orders`."""
 
     def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
@@ -130,13 +132,15 @@ def editing_inputs(
         # One coin a step, not one a sample: a single full mask makes every row of its batch long.
         coin = np.random.default_rng([FULL_MASK, config.global_seed, step]).random()
         full = coin < config.full_mask_share
+        edit_mask = batch.edit_mask | (full & batch.valid[:, None])
         layout = editing_layout(
             source,
             edited,
-            batch.edit_mask | (full & batch.valid[:, None]),
+            edit_mask,
             text_valid,
             model.config.vocab_size,
             marks=model.config.mask_in_context,
+            orders=edit_orders(batch.seeds, edit_mask, config.edit_orders),
             sample_valid=batch.valid,
             supervise_marks=config.supervise_marks,
         )
