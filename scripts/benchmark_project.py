@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling import Sampling, seeded_uniforms
-from autoregressive.layout import editing_prompt, raster_edit_order
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.sequence.builders import editing_prompt
+from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, MakeInputs, editing_inputs, t2i_inputs
 from dataset.build import build_dataset

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoregressive.auto_mask import AutoMaskSettings, region_iou
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.auto_mask import AutoMaskSettings, region_iou
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from dataset.edit_masks import RULES, pool_edit_mask
 from dataset.images import load_image, load_magicbrush_mask

@@ -22,16 +22,17 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import Engine, place
 from autoregressive.decoding.sampling import Sampling, filtered_probabilities
-from autoregressive.layout import (
+from autoregressive.models.gpt import ModelConfig, Transformer, build_gpt
+from autoregressive.models.loss import layout_loss
+from autoregressive.models.weights import resize_position_table
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    raster_edit_order,
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.gpt import ModelConfig, Transformer, build_gpt, layout_loss
-from autoregressive.models.weights import resize_position_table
+from autoregressive.sequence.orders import raster_edit_order
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
 from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run

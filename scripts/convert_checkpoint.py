@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.options import Defaults
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.pipeline import EditingPipeline
 from dataset.edit_masks import RULES
 from language.t5 import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse

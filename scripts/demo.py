@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.pretrained import find_folder, read_config
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.pretrained import find_folder, read_config
 from language.t5 import DEFAULT_T5
 from runtime.config import option, parse
 from runtime.distributed import pick_device

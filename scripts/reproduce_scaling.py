@@ -21,7 +21,7 @@ import torch
 from reproduce_rows import SCALING_REWARDS, SCALING_TASKS
 from shapes_scores import ZERO_SHOT_WIDENING
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from autoregressive.sample.edit_sets import magicbrush_sha256
 from autoregressive.scaling.rewards import build_reward

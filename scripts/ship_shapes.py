@@ -22,7 +22,7 @@ from train_shapes import MASKED_TEMPERATURE
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.options import Defaults
-from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
+from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling import Sampling
-from autoregressive.layout import editing_layout
 from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
 from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.sequence.builders import editing_layout
 from runtime.config import parse
 from runtime.errors import UserError
 

@@ -13,7 +13,7 @@ from conftest import ROOT, run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from runtime.errors import UserError
 
 

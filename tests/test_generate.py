@@ -14,16 +14,14 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import NOT_FINITE, Engine, place
 from autoregressive.decoding.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
-from autoregressive.layout import (
-    edit_orders,
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    random_orders,
-    raster_edit_order,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.sequence.orders import edit_orders, random_orders, raster_edit_order
 from runtime.errors import UserError
 
 

@@ -10,22 +10,19 @@ from tiny_gpt import C, N, T, V, tiny, tiny_inputs
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from autoregressive.layout import (
-    editing_layout,
-    pack_rows,
-    random_orders,
-    t2i_layout,
-)
 from autoregressive.models.attention import (
     block_attention,
     fused_attention,
     plain_attention,
     sample_blocks,
 )
-from autoregressive.models.gpt import GPT_MODELS, build_gpt, layout_loss
+from autoregressive.models.gpt import GPT_MODELS, build_gpt
 from autoregressive.models.layers import RMSNorm, _SwiGLU
-from autoregressive.models.loss import SupervisedLoss
+from autoregressive.models.loss import SupervisedLoss, layout_loss
 from autoregressive.models.weights import start_from_codebook
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.orders import random_orders
+from autoregressive.sequence.packing import pack_rows
 
 
 @pytest.fixture

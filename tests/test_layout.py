@@ -6,19 +6,16 @@ from itertools import pairwise
 
 import torch
 
-from autoregressive.layout import (
-    ORDER_KINDS,
-    edit_orders,
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
     next_step,
-    random_orders,
-    raster_edit_order,
-    region_orders,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from autoregressive.sequence.orders import edit_orders, random_orders, raster_edit_order, region_orders
 
 V = 64
 KEEP, EDIT = V, V + 1

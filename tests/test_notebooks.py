@@ -12,8 +12,8 @@ from conftest import ROOT, TINY_VQ
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.options import Defaults
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS, Transformer
-from autoregressive.pipeline import EditingPipeline
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions
 from language.t5 import T5Encoder

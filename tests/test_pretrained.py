@@ -16,12 +16,11 @@ from conftest import ROOT
 from hub_server import local_hub
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive import EditingPipeline, Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
-from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 
@@ -87,7 +86,7 @@ def test_a_push_and_a_pull_through_a_hub(pipeline, image, tmp_path):
     wanted = codes_of(pipeline, image)
     program = """
 import sys
-from autoregressive.pipeline import EditingPipeline
+from autoregressive import EditingPipeline
 pipeline = EditingPipeline.from_pretrained(sys.argv[1])
 pipeline.push_to_hub("somebody/editor", sys.argv[2], token="hf_x")
 import numpy as np

@@ -20,8 +20,8 @@ import yaml
 from conftest import read_metrics, run_program
 from tiny_gpt import C, N, tiny
 
-from autoregressive.layout import edit_orders, random_orders, region_orders
 from autoregressive.models.loss import SupervisedLoss
+from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import editing_inputs, t2i_inputs
 from autoregressive.train.train_editing import train as train_editing

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoregressive.layout import SequenceLayout
 from autoregressive.models.attention import Cache, NoCache, attention_of
 from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
+from autoregressive.sequence.layout import SequenceLayout
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:
-    """Sum of the cross-entropies over the supervised slots, in float32; divide by their number for the mean.
-
-    Args:
-      logits: (B, K, V).
-      layout: with `targets` and `loss_weight` (B, K).
-    """
-    losses = F.cross_entropy(logits.float().flatten(0, 1), layout.targets.flatten(), reduction="none")
-    return (losses * layout.loss_weight.flatten()).sum()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
 from evaluations.encoders import CLIP_MODEL, ClipEncoder, full_float32
 from runtime.errors import UserError
 

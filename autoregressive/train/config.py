@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autoregressive.decoding.sampling import Sampling
-from autoregressive.layout import ORDER_KINDS, REGION_ORDERS
 from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.build import DATASET_NAMES
 from dataset.edit_masks import RULES

@@ -13,16 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.layout import (
-    SequenceLayout,
-    edit_orders,
-    editing_layout,
-    pack_rows,
-    random_orders,
-    region_orders,
-    t2i_layout,
-)
 from autoregressive.models.gpt import ModelConfig, Transformer
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.layout import TrainingLayout
+from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
+from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
@@ -30,7 +25,7 @@ from language.text_features import TextFeatures, stack_text_features
 from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQModel
 
-MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
+MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[TrainingLayout, Tensor]]
 
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
 CAPTION_DROP, FULL_MASK, REGION_ORDER = 2, 3, 4
@@ -98,7 +93,7 @@ def _chosen(purpose: int, seeds: list[int], share: float) -> Tensor:
 def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
     """Stage 1: a fresh order for every sample, random or that of an edit (raster order for `GPT-*`)."""
 
-    def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+    def make(batch: T2IBatch, step: int) -> tuple[TrainingLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
         text = spoil_text(text, batch.image)
@@ -125,7 +120,7 @@ def editing_inputs(
 ) -> MakeInputs:
     """Stage 2: source codes, marks if the model has them, edited codes in one of `--edit-orders`."""
 
-    def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+    def make(batch: EditBatch, step: int) -> tuple[TrainingLayout, Tensor]:
         source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
         text, text_valid = encoders.text(batch.texts)
         text = spoil_text(text, batch.source, batch.edited)
@@ -151,12 +146,12 @@ def editing_inputs(
 
 def _finish(
     model: Transformer,
-    layout: SequenceLayout,
+    layout: TrainingLayout,
     text: Tensor,
     seeds: list[int],
     config: TrainConfig,
     device: torch.device,
-) -> tuple[SequenceLayout, Tensor]:
+) -> tuple[TrainingLayout, Tensor]:
     """Drops captions, packs if asked to, and takes all to the device."""
     text = text.to(device, non_blocking=True).float()
     text = drop_captions(model, text, seeds, config.class_dropout_p)
