@@ -38,11 +38,11 @@ def train(config: EditingConfig, ranks: Distributed) -> None:
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks)
-    make_inputs = editing_inputs(model, encoders, config, ranks.device)
+    inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
-        dry_run(model, dataset, make_inputs, config, ranks, pipeline)
+        dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, make_inputs, config, ranks, preview, validate)
+        fit(model, dataset, inputs, config, ranks, preview, validate)
 
 
 def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
