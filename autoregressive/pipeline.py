@@ -93,6 +93,7 @@ class EditResult:
 
     Attributes:
       image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
+        Its `info` has the source's colour profile and resolution, for `runtime.pictures.save_picture`.
       codes: (N,) int64 raster codes after the edit.
       edit_mask: (N,) bool raster, the cells that were generated.
       region: (H, W) bool, the pixels that were free to change.
@@ -338,9 +339,9 @@ class EditingPipeline:
             raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
         error = whole("mask_error", self.defaults.mask_error if error is None else error)
         pixel_masks, edit_masks = [], []
-        for mask, image in zip(masks, images, strict=True):
+        for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
             require_mask(mask)
-            pixels = check_mask(mask, image)
+            pixels = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
             if pixels is not None:
                 pixels = resize_mask(pixels[None], error)[0]
             cells = pixels if pixels is None else pool_edit_mask(pixels[None].float(), self.grid, rule)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset.transforms import dilate, marked
+from dataset.images import marked
+from dataset.transforms import dilate
 from runtime.errors import UserError
 
 RULES = ("published", "exact")
@@ -130,21 +131,45 @@ def _enlarge(region: Tensor) -> Tensor:
     """`F.interpolate(bicubic, align_corners=False)` to 512x512, as two matrix products over the marked box.
 
     Several times faster than the general kernel for the usual small region. Only signs matter to the caller,
-    and double precision keeps them.
+    and double precision keeps them. Pixels that none of the 512 reads are left out, so that memory does not
+    grow with the sides.
     """
+    rows_read, vertical = _bicubic_weights(region.shape[0])
+    columns_read, horizontal = _bicubic_weights(region.shape[1])
+    if len(rows_read) < region.shape[0]:
+        region = region[rows_read]
+    if len(columns_read) < region.shape[1]:
+        region = region[:, columns_read]
+    if not region.any():
+        return torch.zeros(_PUBLISHED_SIDE, _PUBLISHED_SIDE)
     rows, columns = region.any(dim=1).nonzero().flatten(), region.any(dim=0).nonzero().flatten()
     tall, wide = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    vertical = _bicubic_weights(region.shape[0])[:, tall]
-    horizontal = _bicubic_weights(region.shape[1])[:, wide]
-    return (vertical @ region[tall, wide].double() @ horizontal.T).float()
+    return (vertical[:, tall] @ region[tall, wide].double() @ horizontal[:, wide].T).float()
 
 
 @lru_cache(maxsize=8)
-def _bicubic_weights(length: int) -> Tensor:
-    """(512, length) float64: what each of `length` pixels adds to each of 512."""
-    pixels = torch.eye(length)[None, None]
-    enlarged = F.interpolate(pixels, size=(_PUBLISHED_SIDE, length), mode="bicubic", align_corners=False)
-    return enlarged[0, 0].double()
+def _bicubic_weights(length: int) -> tuple[Tensor, Tensor]:
+    """The R of `length` pixels that any of 512 reads, and what each of them adds to each of 512.
+
+    One of 512 reads four neighbours, fewer at the borders, so R is 2048 at most. Four neighbours have four
+    remainders by 4: four pictures, each with the pixels of one remainder lit, show the weights one by one, as
+    `F.interpolate` computes them.
+
+    Returns:
+      (R,) int64, ascending, and (512, R) float64.
+    """
+    lit = torch.zeros(1, 4, length, 1)
+    for remainder in range(4):
+        lit[0, remainder, remainder::4] = 1
+    weights = F.interpolate(lit, size=(_PUBLISHED_SIDE, 1), mode="bicubic", align_corners=False)
+    numbers = torch.arange(_PUBLISHED_SIDE)
+    # The first of the four: (number + 0.5) * length / 512 - 0.5, rounded down, is the second.
+    first = ((2 * numbers + 1) * length - _PUBLISHED_SIDE) // (2 * _PUBLISHED_SIDE) - 1
+    pixels = first[:, None] + (torch.arange(4) - first[:, None]) % 4  # (512, 4), by remainder
+    pixels = pixels.clamp(0, length - 1)  # beyond the border nothing is lit: what is added there is 0
+    read, column = pixels.unique(return_inverse=True)
+    table = torch.zeros(_PUBLISHED_SIDE, len(read), dtype=torch.float64)
+    return read, table.scatter_add_(1, column, weights[0, :, :, 0].T.double())
 
 
 def _pool_exact(region: Tensor, grid: int) -> Tensor:

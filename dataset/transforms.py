@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import MAX_PIXELS
+from dataset.images import MAX_PIXELS, marked
 from runtime.errors import UserError
 
 _WHITE = 250
@@ -105,11 +105,6 @@ def joint_transform(
     if flip:
         images = [image.flip(-1) for image in images]
     return images[0], images[1], images[2] if region is not None else None
-
-
-def marked(region: Tensor) -> Tensor:
-    """The pixels of a region in [0, 1] that count as "edit": bool, of the same shape."""
-    return region > 0.5
 
 
 def _resize_region(region: Tensor, width: int, height: int) -> Tensor:
