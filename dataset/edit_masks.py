@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -47,7 +48,9 @@ def pool_edit_mask(mask: Tensor, grid: int, rule: str = "published") -> Tensor:
     if rule == "exact":
         return _pool_exact(region[0], grid)
     if rule == "published":
-        return _pool_published(region[0], grid)
+        cells = _pool_published(region[0], grid)
+        # Above 2048 pixels a side it reads one in several, and may miss a speck: the cells it lies in, then.
+        return cells if cells.any() else _pool_exact(region[0], grid)
     raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
 
 
@@ -152,16 +155,17 @@ def _bicubic_weights(length: int) -> tuple[Tensor, Tensor]:
     """The R of `length` pixels that any of 512 reads, and what each of them adds to each of 512.
 
     One of 512 reads four neighbours, fewer at the borders, so R is 2048 at most. Four neighbours have four
-    remainders by 4: four pictures, each with the pixels of one remainder lit, show the weights one by one, as
-    `F.interpolate` computes them.
+    remainders by 4: with the pixels of one remainder lit, `F.interpolate` shows one weight of each.
 
     Returns:
       (R,) int64, ascending, and (512, R) float64.
     """
-    lit = torch.zeros(1, 4, length, 1)
+    weights = torch.zeros(_PUBLISHED_SIDE, 4)
     for remainder in range(4):
-        lit[0, remainder, remainder::4] = 1
-    weights = F.interpolate(lit, size=(_PUBLISHED_SIDE, 1), mode="bicubic", align_corners=False)
+        lit = torch.zeros(1, 1, length, 1)
+        lit[:, :, remainder::4] = 1
+        enlarged = F.interpolate(lit, size=(_PUBLISHED_SIDE, 1), mode="bicubic", align_corners=False)
+        weights[:, remainder] = enlarged.flatten()
     numbers = torch.arange(_PUBLISHED_SIDE)
     # The first of the four: (number + 0.5) * length / 512 - 0.5, rounded down, is the second.
     first = ((2 * numbers + 1) * length - _PUBLISHED_SIDE) // (2 * _PUBLISHED_SIDE) - 1
@@ -169,18 +173,21 @@ def _bicubic_weights(length: int) -> tuple[Tensor, Tensor]:
     pixels = pixels.clamp(0, length - 1)  # beyond the border nothing is lit: what is added there is 0
     read, column = pixels.unique(return_inverse=True)
     table = torch.zeros(_PUBLISHED_SIDE, len(read), dtype=torch.float64)
-    return read, table.scatter_add_(1, column, weights[0, :, :, 0].T.double())
+    return read, table.scatter_add_(1, column, weights.double())
 
 
 def _pool_exact(region: Tensor, grid: int) -> Tensor:
-    rows, columns = region.nonzero(as_tuple=True)
-    row_cells = _cell_of_each_pixel(region.shape[0], grid).to(region.device)[rows]
-    column_cells = _cell_of_each_pixel(region.shape[1], grid).to(region.device)[columns]
-    edit_mask = torch.zeros(grid * grid, dtype=torch.bool, device=region.device)
-    edit_mask[row_cells * grid + column_cells] = True
-    return edit_mask
+    height, width = region.shape
+    rows = torch.stack([region[part].any(0) for part in _cells_along(height, grid)])
+    return torch.stack([rows[:, part].any(1) for part in _cells_along(width, grid)], dim=1).flatten()
+
+
+def _cells_along(length: int, grid: int) -> list[slice]:
+    """The pixels of each cell along one side."""
+    edges = [round(index * length / grid) for index in range(grid + 1)]
+    return [slice(first, end) for first, end in pairwise(edges)]
 
 
 def _cell_of_each_pixel(length: int, grid: int) -> Tensor:
-    edges = torch.tensor([round(index * length / grid) for index in range(grid + 1)])
-    return torch.repeat_interleave(torch.arange(grid), edges.diff())
+    counts = [part.stop - part.start for part in _cells_along(length, grid)]
+    return torch.repeat_interleave(torch.arange(grid), torch.tensor(counts))

@@ -135,7 +135,8 @@ def _keep_marks(
     """
     if marks[:, top : top + size, left : left + size].any() or not marks.any():
         return left, top
-    holds = F.max_pool2d(marks.float(), size, stride=1)[0] > 0  # (H - size + 1, W - size + 1), one is 1
+    # Rows, then columns, as `dilate`: (H - size + 1, W - size + 1), of which one is 1.
+    holds = F.max_pool2d(F.max_pool2d(marks.float(), (size, 1), stride=1), (1, size), stride=1)[0] > 0
     places = holds.nonzero()  # rows of (top, left)
     if rng is None:
         choice = int((places - torch.tensor([top, left])).abs().sum(1).argmin())

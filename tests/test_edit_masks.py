@@ -121,6 +121,34 @@ def test_long_thin_masks_take_little_memory(shape):
     assert int(run_program("-c", code).stdout) < 150_000  # kilobytes; the mask itself has 2 to 8 thousand
 
 
+@pytest.mark.parametrize("shape", [(6000, 60), (60, 6000), (4100, 4100)])
+def test_the_published_rule_loses_no_speck_of_a_large_mask(shape):
+    """It reads four pixels in eight or in twelve."""
+    for start in range(12):
+        mask = torch.zeros(1, *shape)
+        top, left = (side // 2 + start for side in shape)
+        mask[0, top, left] = 1
+        cells = pool_edit_mask(mask, 16)
+        assert cells.any() and (cells | ~pool_edit_mask(mask, 16, "exact")).all()
+
+
+def test_exact_cells_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    for height, width, grid in ((7, 5, 2), (5, 40, 9), (3, 3, 5), (31, 64, 16)):
+        region = torch.from_numpy(rng.random((height, width)) < 0.1)
+        region[1, 2] = True
+        expected = torch.zeros(grid, grid, dtype=torch.bool)
+        for y, x in region.nonzero().tolist():
+            (row,) = [
+                r for r in range(grid) if round(r * height / grid) <= y < round((r + 1) * height / grid)
+            ]
+            (column,) = [
+                c for c in range(grid) if round(c * width / grid) <= x < round((c + 1) * width / grid)
+            ]
+            expected[row, column] = True
+        assert torch.equal(pool_edit_mask(region[None].float(), grid, "exact"), expected.flatten())
+
+
 def test_published_rule_spreads_one_pixel_by_hand():
     # One pixel per cell. The cubic kernel is positive up to 1 pixel away and negative from 1 to 2, so what is
     # 1 to 2 away in both directions is a product of two negatives: positive again.
