@@ -106,6 +106,8 @@ def edit_region(mask: Image.Image | np.ndarray | Tensor, name: str = "the mask")
       UserError: no numbers, or values that are almost surely meant in another range: outside of their own
         (floats have half of it to spare, for what interpolation overshoots), or all far below its end.
     """
+    if isinstance(mask, Image.Image) and 0 in mask.size:
+        return torch.zeros(mask.height, mask.width)
     if isinstance(mask, Image.Image):
         mask = _upright(mask)
         transparent = _transparent_region(mask, name)

@@ -106,6 +106,13 @@ def test_nothing_but_zeros_marks_nothing(kind):
     assert not edit_region(np.zeros((4, 4), kind)).any()
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "RGBA", "I;16", "I", "F"])
+def test_a_mask_without_pixels_is_one_of_another_size(pipeline, mode):
+    for mask in (Image.new(mode, (0, 0)), np.zeros((0, 0)), torch.zeros(0, 3)):
+        with pytest.raises(UserError, match=r"the mask has the shape \(0, [03]\), the image is 16x16"):
+            pipeline.edit(picture(), "make it red", mask)
+
+
 FILES = {
     "L01.png": Image.fromarray(ONES),
     "L01.bmp": Image.fromarray(ONES),
