@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from dataset.extraction import Source
-from dataset.images import load_edit_region, load_image, load_magicbrush_mask, save_png
+from dataset.images import load_edit_region, load_image, load_magicbrush_mask, marked
 from dataset.jsonl import read_json
 from dataset.magicbrush import SESSIONS_FILE, SESSIONS_WITH_FEATURES_FILE, Turn, iterate_turns, read_sessions
 from dataset.preparation import (
@@ -56,6 +56,7 @@ from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT, SHARE, THREADS
 
@@ -209,10 +210,10 @@ def _check_turn(turn: Turn, write: bool) -> list[str]:
         existing = load_edit_region(white) if white.exists() else None
     except UserError as error:
         return [str(error)]
-    if existing is not None and not torch.equal(existing > 0.5, region > 0.5):
+    if existing is not None and not torch.equal(marked(existing), marked(region)):
         return [f"{white}: shows another region than {turn.mask_path.name}; delete it and run again"]
     if write and existing is None:
-        save_png(Image.fromarray((region.numpy() * 255).astype(np.uint8)), white)
+        save_picture(Image.fromarray((region.numpy() * 255).astype(np.uint8)), white)
     return []
 
 

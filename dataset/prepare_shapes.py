@@ -35,6 +35,7 @@ from runtime.config import check_ranges, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
 
 _CHUNK = 250
@@ -190,7 +191,7 @@ def prepare_shapes(config: PrepareShapesConfig) -> None:
         write_magicbrush(folder / "test", sessions, config.image_size)
         log.info("%s: %d edits in %d sessions", folder / "test", len(edits), len(sessions))
         write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size)
-        contact_sheet(edits[:18]).save(folder / "preview.png")
+        save_picture(contact_sheet(edits[:18]), folder / "preview.png")
         _write_manifest(config, finished=True)
         shutil.rmtree(folder / "train" / "parts")
     parquet = folder / "train" / "editing.parquet"

@@ -30,13 +30,14 @@ from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from dataset.edit_masks import resize_mask
-from dataset.images import load_image, load_magicbrush_mask, save_png
+from dataset.images import load_image, load_magicbrush_mask
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT
 
 log = get_logger(__name__)
@@ -145,7 +146,7 @@ def measure(
     improved = [result for result in results["search"] if sum(r.accepted for r in result.rounds) > 1]
     for number, result in enumerate(improved[:_NUM_STRIPS]):
         name = f"{task}_{reward_name}_{number:02d}.png"
-        save_png(strip_of(result, pipeline.grid), Path(config.output_dir) / "strips" / name)
+        save_picture(strip_of(result, pipeline.grid), Path(config.output_dir) / "strips" / name)
     return summarise_both(results, [task.prompt for task in tasks], settings)
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from dataset.images import load_image, save_png
+from dataset.images import load_image
 from dataset.records import read_t2i_jsonl
 from dataset.shapes import Scene
 from dataset.shapes_captions import parse_caption
@@ -30,6 +30,7 @@ from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import run_command
 from runtime.files import write_atomic
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT
 
 _IN_PICTURE, _ROW = 32, 8
@@ -77,7 +78,7 @@ def score(paths: Sequence[Path], scenes: Sequence[Scene], output: Path) -> None:
     images = [np.array(load_image(path)) for path in paths]
     scores = summarise([verify_scene(image, scene) for image, scene in zip(images, scenes, strict=True)])
     first = torch.from_numpy(np.stack(images[:_IN_PICTURE])).permute(0, 3, 1, 2)
-    save_png(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
+    save_picture(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
     text = json.dumps(scores, indent=1)
     write_atomic(output / "drawings.json", lambda path: path.write_text(text + "\n"))
     print(text)

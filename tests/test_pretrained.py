@@ -218,7 +218,7 @@ def test_pictures_and_masks_of_all_kinds_give_the_same_edit(pipeline, image):
     mask = torch.from_numpy(MASK)
     wanted = codes_of(pipeline, image)
     for picture in (array, array.astype(np.float32) / 255, tensor, tensor.float() / 255):
-        for region in (MASK, MASK > 0, MASK / 255, MASK // 255, mask, mask > 0, Image.fromarray(MASK)):
+        for region in (MASK, MASK > 0, MASK / 255, mask, mask > 0, Image.fromarray(MASK)):
             result = pipeline.edit(picture, "make the circle blue", region, seeds=3)[0]
             assert result.codes.tolist() == wanted
     for bad, message in (

@@ -88,15 +88,10 @@ def is_auto(mask: Any) -> bool:
 
 
 def require_mask(mask: Any) -> None:
-    """Raises `UserError` unless it is None, an image, or an array or tensor of numbers."""
-    if mask is None or isinstance(mask, Image.Image):
-        return
-    if not isinstance(mask, np.ndarray | Tensor):
+    """Raises `UserError` unless it is None, an image, an array or a tensor; see `edit_region`."""
+    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor):
         shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
         raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
-    numbers = not mask.is_complex() if isinstance(mask, Tensor) else mask.dtype.kind in "biuf"
-    if not numbers:
-        raise UserError(f"a mask of {mask.dtype}: give numbers, above half of their range = edit")
 
 
 def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> list[int]:

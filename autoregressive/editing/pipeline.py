@@ -283,9 +283,9 @@ class EditingPipeline:
           how: with its mask rule and error set.
         """
         pixel_masks, edit_masks = [], []
-        for mask, image in zip(masks, images, strict=True):
+        for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
             require_mask(mask)
-            pixels = check_mask(mask, image)
+            pixels = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
             if pixels is not None:
                 pixels = resize_mask(pixels[None], how.mask_error)[0]
             pixel_masks.append(pixels)

@@ -17,12 +17,13 @@ from PIL import Image
 from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import require_marked
-from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
+from dataset.images import ImageSource, load_image, load_magicbrush_mask, marked
 from dataset.samples import Text
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 
 log = get_logger(__name__)
 Entry = dict[str, Any]
@@ -158,9 +159,9 @@ class EditRun:
         )
         entries = {}
         for job, result in zip(jobs, results, strict=True):
-            save_png(result.image, self.folders.images / job.key)
+            save_picture(result.image, self.folders.images / job.key)
             region = Image.fromarray(result.region.numpy().astype(np.uint8) * 255)
-            save_png(region, self.folders.regions / job.key)
+            save_picture(region, self.folders.regions / job.key)
             entries[job.key] = {
                 "input": str(job.source),
                 "tokens": int(result.edit_mask.sum()),
@@ -234,7 +235,7 @@ def write_ceiling(
             originals = [load_image(source) for source, _ in batch]
             decoded = pipeline.decode(pipeline.encode(originals, resampling))
             for (_, path), image, through in zip(batch, originals, decoded, strict=True):
-                save_png(through.resize(image.size, Image.Resampling.BICUBIC), path)
+                save_picture(through.resize(image.size, Image.Resampling.BICUBIC), path)
             bar.update(len(batch))
     ranks.barrier()
 
@@ -254,5 +255,5 @@ def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
     """Some published masks differ from their image in resolution: nearest neighbour to its size."""
     if mask.shape == (image.height, image.width):
         return mask
-    picture = Image.fromarray((mask > 0.5).astype(np.uint8) * 255)
+    picture = Image.fromarray(marked(mask).astype(np.uint8) * 255)
     return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127

@@ -21,13 +21,14 @@ from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, se
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
-from dataset.images import load_edit_region, load_image, save_png
+from dataset.images import load_edit_region, load_image
 from dataset.jsonl import JsonLine, JsonlRecords
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT
 
 log = get_logger(__name__)
@@ -146,8 +147,8 @@ def main() -> None:
                 results = improve(batch, reward, settings)
                 for (number, line), caption, result in zip(part, batch.captions, results, strict=True):
                     name = f"{number:04d}.png"
-                    save_png(result.image, folder / name)
-                    save_png(strip_of(result, pipeline.grid), folder / "strips" / name)
+                    save_picture(result.image, folder / name)
+                    save_picture(strip_of(result, pipeline.grid), folder / "strips" / name)
                     traces[name] = {
                         "prompt": line.prompt,
                         "caption": caption,

@@ -13,8 +13,8 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
-from dataset.images import save_png
 from dataset.samples import EditBatch, T2IBatch, collate_samples
+from runtime.pictures import save_picture
 
 NUM_PREVIEWS = 8
 GAP = 4
@@ -85,4 +85,4 @@ def save_rows(rows: list[list[Image.Image]], path: Path) -> None:
         for c, image in enumerate(row):
             top, left = GAP + r * side, GAP + c * side
             sheet[top : top + image.height, left : left + image.width] = np.asarray(image)
-    save_png(Image.fromarray(sheet), path)
+    save_picture(Image.fromarray(sheet), path)
