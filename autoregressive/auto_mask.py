@@ -20,6 +20,7 @@ from torch import Tensor
 from autoregressive.layout import SequenceLayout, editing_layout
 from autoregressive.models.gpt import Transformer, evaluating
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 AUTO = "auto"
 """Stands in the place of a mask that is to be found."""
@@ -78,6 +79,7 @@ class AutoMaskSettings:
           UserError: a file that is missing or holds something else.
         """
         names = [field.name for field in fields(cls)]
+        require_regular(path, "a file of settings")
         try:
             settings = json.loads(Path(path).read_text(encoding="utf-8"))["settings"]
             return cls(**{name: settings[name] for name in names})

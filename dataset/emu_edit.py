@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import ImageSource
-from dataset.jsonl import read_json, require_files
+from dataset.jsonl import require_files
 from dataset.parquet import ParquetImage, read_text_columns, require_columns
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 _COLUMNS = ("instruction", "task", "split", "idx", "hash", "input_caption", "output_caption")
 

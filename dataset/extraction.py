@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import progress
 
 SETTINGS_FILE = "extraction.json"
@@ -35,6 +35,8 @@ class Source:
 def list_jsonl(data_path: str | Path, start: int, end: int | None) -> list[Path]:
     """The sorted jsonl files of a folder from number `start` (from 0) to `end` (included), or one file."""
     data = Path(data_path)
+    if not data.is_dir():
+        require_regular(data, "a list")
     if data.is_file():
         return [data]
     if not data.is_dir():
@@ -96,6 +98,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / SETTINGS_FILE
     if not path.exists():
         return None
+    require_regular(path, "a note of settings")
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
 
 @contextmanager
 def _user_errors(path: Path) -> Iterator[None]:
+    require_regular(path, "a parquet file")
     try:
         yield
     except FileNotFoundError:

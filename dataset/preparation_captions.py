@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import load_image
-from dataset.jsonl import PathRules, decode_text, read_json
+from dataset.jsonl import PathRules
 from dataset.preparation import fingerprint
 from dataset.preparation_images import SUFFIXES
 from dataset.preparation_jobs import RECORD_BYTES, Job
 from runtime.errors import UserError
+from runtime.files import require_regular
+from runtime.texts import decode_text, read_json
 
 CHUNK = 1000  # items in a job
 IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg"}
@@ -105,6 +107,7 @@ def table_items(file: Path, image_column: str | None, caption_column: str | None
       UserError: no such columns, or a file that cannot be parsed.
     """
     is_tsv = file.suffix.lower() == ".tsv"
+    require_regular(file, "a table")
     style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {}
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -212,6 +215,7 @@ def parse_caption(data: bytes, suffix: str, origin: str) -> Any:
 
 
 def _read_caption(path: Path) -> Any:
+    require_regular(path, "a caption")
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_CAPTION_FILE + 1)

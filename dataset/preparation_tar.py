@@ -12,6 +12,7 @@ from dataset.preparation_captions import IMAGE_SUFFIXES, make_line, parse_captio
 from dataset.preparation_images import ImageBytes, check_image, write_bytes
 from dataset.preparation_jobs import Job, Result, Tick, UnreadableJob
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 _MAX_MEMBER = 1 << 28  # bytes: no image under the pixel cap is larger
 _SUFFIXES = (*sorted(IMAGE_SUFFIXES), ".txt", ".json")
@@ -21,6 +22,7 @@ _OVERHEAD = 1.2  # small files fill whole blocks on disk
 def tar_jobs(shards: Sequence[Path]) -> Iterator[Job]:
     """A job a shard; its size is in bytes, for the number of items is not known beforehand."""
     for shard in shards:
+        require_regular(shard, "a shard")
         size = shard.stat().st_size
         yield Job(f"{shard.stem}-shard", size, round(_OVERHEAD * size), fingerprint([shard]), shard)
 

@@ -35,7 +35,6 @@ from PIL import Image
 
 from dataset.extraction import Source
 from dataset.images import load_edit_region, load_image, load_magicbrush_mask, save_png
-from dataset.jsonl import read_json
 from dataset.magicbrush import SESSIONS_FILE, SESSIONS_WITH_FEATURES_FILE, Turn, iterate_turns, read_sessions
 from dataset.preparation import (
     check_disk,
@@ -58,6 +57,7 @@ from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
 from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT, SHARE, THREADS
+from runtime.texts import read_json
 
 NAME = "magicbrush"
 PUBLISHED_SESSIONS = {1: 216, 2: 120, 3: 199}  # number of turns -> sessions of the test set

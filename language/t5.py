@@ -23,6 +23,7 @@ from language.caption_cleaning import clean_caption
 from language.text_features import MAX_TOKENS, TextFeatures
 from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
+from runtime.files import require_regular
 from runtime.logging import get_logger
 
 DEFAULT_T5 = "flan-t5-xl"
@@ -217,6 +218,13 @@ def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures])
     return [TextFeatures(one.embeddings.cpu(), one.valid.cpu()) for one in features]
 
 
+def _require_files(path: str) -> None:
+    """Refuses a folder with a pipe among the files that transformers would read."""
+    for file in Path(path).iterdir() if Path(path).is_dir() else ():
+        if not file.is_dir():
+            require_regular(file, "each file of a text encoder")
+
+
 def _refuse_code(path: str) -> None:
     """Refuses a model whose files name Python code of its own as what loads it (`auto_map`).
 
@@ -242,6 +250,7 @@ def _refuse_code(path: str) -> None:
 
 def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """Tokenizer and model of `path`, from files on this machine only; no code of theirs is run."""
+    _require_files(path)
     _refuse_code(path)
     # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
     options = {"local_files_only": True, "trust_remote_code": False}

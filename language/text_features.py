@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 
 MAX_TOKENS = 120  # text slots of every published model
 REMEDY = "make it again with language/extract_t5_feature.py (delete this file first)"
@@ -134,6 +134,7 @@ def save_text_features(path: str | Path, features: TextFeatures) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[BinaryIO]:
+    require_regular(path, "a file of text features")
     try:
         with path.open("rb") as file:
             yield file

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from dataset.jsonl import read_text
 from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import require_regular
 from runtime.logging import get_logger
+from runtime.texts import read_text
 
 log = get_logger(__name__)
 # For a first look at a model, as LlamaGen's program has some of its own.
@@ -47,6 +48,7 @@ def read_prompts(config: SampleT2I) -> list[str]:
     prompts = list(config.prompts or [])
     if config.prompt_file is not None:
         path = Path(config.prompt_file)
+        require_regular(path, "a list of prompts")
         if not path.is_file():
             raise UserError(f"--prompt-file {path} does not exist")
         prompts += [line for line in read_text(path).splitlines() if line.strip()]

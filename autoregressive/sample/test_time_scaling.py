@@ -26,7 +26,7 @@ from dataset.jsonl import JsonLine, JsonlRecords
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger, progress
 from runtime.ranges import COUNT
 
@@ -104,6 +104,7 @@ def read_lines(config: SampleScaled) -> list[_Line]:
     lines = [_Line(prompt) for prompt in config.prompts or []]
     if config.task_list is not None:
         path = Path(config.task_list)
+        require_regular(path, "a list")
         if not path.is_file():
             raise UserError(f"--list {path} does not exist")
         lines += JsonlRecords([path], _read_line, allow_outside_root=True)
@@ -117,9 +118,7 @@ def _read_line(line: JsonLine) -> _Line:
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")
-    for file in (image, mask):
-        if file is not None and not file.is_file():
-            raise UserError(f"{line.origin}: {file} does not exist")
+    line.require_files(image, mask)
     return _Line(prompt, caption, image, mask)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluations.folders import natural_key
 from evaluations.pairs import name_differences
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 WHOLE = -1  # eval_bottom: all rows
 
@@ -33,6 +34,7 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
       UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
+    require_regular(path, "a list of captions")
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
