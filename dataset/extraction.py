@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import require_regular, write_atomic
+from runtime.files import require_regular, without_mac_metadata, write_atomic
 from runtime.logging import progress
 
 SETTINGS_FILE = "extraction.json"
@@ -41,7 +41,7 @@ def list_jsonl(data_path: str | Path, start: int, end: int | None) -> list[Path]
         return [data]
     if not data.is_dir():
         raise UserError(f"--data-path {data} does not exist; give a jsonl file or a folder of them")
-    files = sorted(data.glob("*.jsonl"))[start : None if end is None else end + 1]
+    files = without_mac_metadata(data.glob("*.jsonl"))[start : None if end is None else end + 1]
     if not files:
         raise UserError(f"no *.jsonl in {data} between --data-start and --data-end")
     return files
@@ -80,7 +80,7 @@ def claim_folders(
 def _claim_folder(folder: Path, settings: dict[str, Any], output_flag: str) -> None:
     """Notes how the folder's files are made, or refuses if they were made otherwise."""
     found = read_settings(folder)
-    if found is None and not any(folder.glob("*.npy")):
+    if found is None and not without_mac_metadata(folder.glob("*.npy")):
         found = settings
     if found != settings:
         found = found or {}

@@ -1,8 +1,8 @@
 """Reading of jsonl files, and the rules for the paths in them.
 
 Opening a jsonl file only finds where its lines start; `records[i]` parses line i. A bad line is a `UserError`
-that names file and line when it is asked for, so that training can skip, count and name it. For the encoding of
-files see `runtime.texts`.
+that names file and line when it is asked for, so that training can skip, count and name it. The encoding is
+that of `runtime.texts`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dataset.images import ImageSource
 from dataset.jsonl import JsonLine, JsonlRecords, is_inside
 from dataset.parquet import ParquetImage, read_text_columns, require_columns
 from runtime.errors import UserError
-from runtime.files import is_mac_metadata
+from runtime.files import without_mac_metadata
 
 TEXT_FIELDS = ("instruction", "target_caption")
 
@@ -98,7 +98,7 @@ def read_llamagen_folder(
     Returns:
       A sequence of `T2IRecord`.
     """
-    files = sorted(path for path in Path(folder).glob("*.jsonl") if not is_mac_metadata(path))
+    files = without_mac_metadata(Path(folder).glob("*.jsonl"))
     if not files:
         raise UserError(f"{folder}: holds no *.jsonl file")
     parse = partial(

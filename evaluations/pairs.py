@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
 from runtime.texts import read_text
 
 FINAL_TURN = "final_turn"
@@ -159,7 +160,7 @@ def require_folder(path: str | Path) -> Path:
 def image_names(folder: Path) -> set[str]:
     """Every image below `folder`, as its path from there."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-    return {file.relative_to(folder).as_posix() for file in files}
+    return {file.relative_to(folder).as_posix() for file in without_mac_metadata(files)}
 
 
 def name_differences(missing: set[str], extra: set[str], listing: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,13 @@ from runtime.errors import UserError
 
 
 def is_mac_metadata(path: Path) -> bool:
-    """Whether a file is one of the `._*` companions that Macs put beside the real ones in archives."""
-    return path.name.startswith("._") or "__MACOSX" in path.parts
+    """Whether a path is something that Macs add: `._*` beside real files, `__MACOSX`, `.DS_Store`."""
+    return path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
+
+
+def without_mac_metadata(paths: Iterable[Path]) -> list[Path]:
+    """What a listing of a folder holds, in order, see `is_mac_metadata`."""
+    return sorted(path for path in paths if not is_mac_metadata(path))
 
 
 _KINDS = {
