@@ -166,9 +166,13 @@ class JsonlRecords(Sequence):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
+        return self.parse(self.line(index))
+
+    def line(self, index: int) -> JsonLine:
+        """The line of a record, its values not looked at yet."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.parse(self._read(*self._locate(index)))
+        return self._read(*self._locate(index))
 
     def origin(self, index: int) -> str:
         """File and line of a record, also of one that cannot be parsed."""
