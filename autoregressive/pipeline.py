@@ -28,6 +28,7 @@ from autoregressive.arguments import (
     is_auto,
     require_kind,
     require_mask,
+    require_told,
     whole,
 )
 from autoregressive.auto_mask import AutoMaskSettings, edit_scores
@@ -273,9 +274,11 @@ class EditingPipeline:
           source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
           progress: told of each code as it is drawn, see `Progress`.
         Raises:
-          UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
+          UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice, a
+            string of which cleaning leaves nothing (for no text, give `text_encoder.encode([""])`).
         """
         images, prompts, masks = as_inputs(images, prompts, masks)
+        require_told(prompts)
         seeds = as_seeds(seeds, len(images), num_samples, generator)
         _check_options(sampling, auto_mask, progress)
         mode = self.resolve_mode(mode)
@@ -366,7 +369,7 @@ class EditingPipeline:
           seeds, generator, num_samples, sampling, progress: as in `edit`.
           orders: (B, N) cells in generation order, one row a result; raster order by default.
         Raises:
-          UserError: an editing model, or orders that the model cannot draw in.
+          UserError: an editing model, orders that the model cannot draw in, or a string as in `edit`.
         """
         config = self.transformer.config
         if config.mask_in_context:
@@ -375,6 +378,7 @@ class EditingPipeline:
                 "text-to-image model"
             )
         prompts = as_prompts(prompts)
+        require_told(prompts)
         seeds = as_seeds(seeds, len(prompts), num_samples, generator)
         _check_options(sampling, None, progress)
         if not prompts:

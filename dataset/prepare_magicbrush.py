@@ -148,8 +148,9 @@ def write_features(config: PrepareMagicBrushConfig, process: Distributed) -> Non
     """Writes the features of every instruction, and the session file that names them."""
     # Loading transformers takes seconds, which the other uses of this program need not wait for.
     from language.extract_t5_feature import extract_sources
-    from language.t5 import T5Encoder, resolve_t5
+    from language.t5 import TRUNCATION_LOG, T5Encoder, resolve_t5
 
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     root = Path(config.magicbrush_path)
     turns = list(iterate_turns(read_sessions(root, allow_outside_root=config.allow_outside_root)))
     encoder = T5Encoder(
@@ -241,7 +242,6 @@ def _counting_fallbacks() -> Iterator[list[str]]:
 
 def main() -> None:
     config = parse(PrepareMagicBrushConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
     with distributed(config.device) as process:
         prepare_magicbrush(config, process)
 

@@ -28,6 +28,8 @@ from runtime.logging import get_logger
 
 DEFAULT_T5 = "flan-t5-xl"
 PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
+TRUNCATION_LOG = "t5.truncation"
+"""Logger of the notices of cut captions, for programs to silence: one a batch would drown a progress bar."""
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
 
 _CONFIG_FILES = ("config.json", "tokenizer_config.json")
@@ -199,7 +201,7 @@ class T5Encoder:
         if not counts:
             return
         who = "a prompt" if len(counts) == 1 else f"{len(counts)} prompts, the longest"
-        get_logger("t5").warning(
+        get_logger(TRUNCATION_LOG).warning(
             "%s of %d tokens: the end was cut, %d tokens are kept", who, max(counts), self.max_tokens
         )
 

@@ -81,6 +81,15 @@ def stack_text_features(
     return embeddings, valid
 
 
+def says_nothing(features: TextFeatures) -> bool:
+    """Whether these are the features of an empty text: the one token </s>, which every word would add to.
+
+    A row of zeros stands for a text that could not be read, not for an empty one.
+    """
+    rows = features.rows(2)
+    return len(rows) == 1 and bool(rows.any())
+
+
 def load_text_features(path: str | Path, width: int, max_tokens: int = MAX_TOKENS) -> TextFeatures:
     """Reads one caption's features.
 

@@ -94,8 +94,6 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
 
 def _read_job(line: JsonLine) -> EditJob:
     prompt, output = line.text("prompt"), line.text("output")
-    if not prompt.strip():
-        raise UserError(f"{line.origin}: 'prompt' is {prompt!r}: say what to do")
     require_words(prompt, line.origin)
     value = line.values.get("mask")
     mask = value if value in (None, AUTO) else line.mask_path("mask")

@@ -26,6 +26,7 @@ from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from dataset.tables import tsv_rows
+from language.caption_cleaning import require_words
 from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
@@ -57,7 +58,11 @@ class SampleT2IDDP(DrawConfig):
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The column Prompt of a tab-separated file."""
+    """The column Prompt of a tab-separated file.
+
+    Raises:
+      UserError: it cannot be read, or a caption says nothing; names the line.
+    """
     require_regular(path, "a list of prompts")
     try:
         text = decode_text(Path(path).read_bytes())
@@ -74,6 +79,7 @@ def read_captions(path: str | Path) -> list[str]:
     for line, caption in captions:
         if caption is None:
             raise UserError(f"{path} line {line}: no value in the column Prompt")
+        require_words(caption, f"{path} line {line}")
     if not captions:
         raise UserError(f"{path}: no captions")
     return [caption for _, caption in captions]

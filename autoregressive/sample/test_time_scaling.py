@@ -23,6 +23,7 @@ from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
 from dataset.images import load_edit_region, load_image, save_png
 from dataset.jsonl import JsonLine, JsonlRecords
+from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
@@ -102,6 +103,8 @@ def read_lines(config: SampleScaled) -> list[_Line]:
       UserError: no text at all, a list that is missing or malformed, a mask without an image.
     """
     lines = [_Line(prompt) for prompt in config.prompts or []]
+    for line in lines:
+        require_words(line.prompt, "--prompts")
     if config.task_list is not None:
         path = Path(config.task_list)
         require_regular(path, "a list")
@@ -115,6 +118,7 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
+    require_words(prompt, line.origin)
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")

@@ -26,6 +26,7 @@ from autoregressive.train.packing_config import PackingConfig
 from autoregressive.train.setup import load_encoders, read_dataset
 from dataset.edit_masks import RULES
 from dataset.records import TEXT_FIELDS
+from language.t5 import TRUNCATION_LOG
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
@@ -93,7 +94,7 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
 
 def main() -> None:
     config = parse(PackEditsConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

@@ -43,6 +43,7 @@ from dataset.images import load_image
 from dataset.jsonl import JsonLine, JsonlRecords
 from dataset.preparation import check_disk, disk_bytes, require_budget
 from dataset.transforms import center_crop, image_to_tensor
+from language.t5 import TRUNCATION_LOG
 from runtime.checkpoint import weights_fingerprint
 from runtime.config import legacy, option, parse
 from runtime.distributed import Distributed, distributed
@@ -240,7 +241,7 @@ def _encode(
 
 def main() -> None:
     config = parse(ExtractCodesConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

@@ -6,8 +6,9 @@ Letters: B batch, N cells, T text slots, C caption width.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,10 +26,12 @@ from autoregressive.models.gpt import ModelConfig, Transformer
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
-from language.text_features import TextFeatures, stack_text_features
+from language.text_features import TextFeatures, says_nothing, stack_text_features
+from runtime.logging import get_logger
 from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQModel
 
+log = get_logger(__name__)
 MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
 
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
@@ -48,6 +51,8 @@ class Encoders:
     """Most text slots; features beyond are cut off."""
     tokenizer_precision: str = "none"
     """Autocast type of the tokenizer."""
+    num_silent: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+    """How many "features" of empty texts were seen."""
 
     def codes(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images → (B, N) codes on the CPU; what is codes already passes through."""
@@ -57,9 +62,26 @@ class Encoders:
         """Features of each text, string or features already."""
         return encode_texts(self.text_encoder, texts)
 
-    def text(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
-        """(B, T, C) left-padded features and (B, T) which of them are valid."""
+    def text(self, texts: list[Text], origins: list[str]) -> tuple[Tensor, Tensor]:
+        """(B, T, C) left-padded features and (B, T) which of them are valid.
+
+        Features of empty texts are warned of, with one of their `origins`; strings the text encoder counts.
+        """
+        self._notice_silent(texts, origins)
         return stack_text_features(self.features(texts), limit=self.max_tokens)
+
+    def _notice_silent(self, texts: list[Text], origins: list[str]) -> None:
+        """Warns when the number of such features has doubled."""
+        ready = (isinstance(text, TextFeatures) and says_nothing(text) for text in texts)
+        silent = list(itertools.compress(origins, ready))
+        before = self.num_silent["features"]
+        self.num_silent["features"] += len(silent)
+        if self.num_silent["features"].bit_length() > before.bit_length():
+            log.warning(
+                "%s: its text features are those of an empty text, %d such sample(s) so far: the model is "
+                "told nothing; write the text in English words and make its features again",
+                *(silent[0], self.num_silent["features"]),
+            )
 
 
 def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Tensor:
@@ -99,7 +121,7 @@ def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device
 
     def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         codes = encoders.codes(batch.image)
-        text, text_valid = encoders.text(batch.texts)
+        text, text_valid = encoders.text(batch.texts, batch.origins)
         text = spoil_text(text, batch.image)
         orders = _t2i_orders(batch.seeds, model.config, config.region_share)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
@@ -125,7 +147,7 @@ def editing_inputs(
 
     def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
         source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
-        text, text_valid = encoders.text(batch.texts)
+        text, text_valid = encoders.text(batch.texts, batch.origins)
         text = spoil_text(text, batch.source, batch.edited)
         # One coin a step, not one a sample: a single full mask makes every row of its batch long.
         coin = np.random.default_rng([FULL_MASK, config.global_seed, step]).random()
