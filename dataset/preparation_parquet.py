@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset.parquet import require_columns
+from dataset.parquet import require_columns, require_text
 from dataset.preparation import disk_bytes, fingerprint
 from dataset.preparation_images import write_bytes
 from dataset.preparation_jobs import RECORD_BYTES, Job, Outcome, Result, Tick, UnreadableJob, run_jobs
@@ -36,10 +36,7 @@ class Row:
 
     def text(self, column: str) -> str:
         """A required string that is not blank."""
-        value = self.values.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{self.origin}: {column!r} must be a text, got {value!r}")
-        return value
+        return require_text(self.values.get(column), column, self.origin)
 
     def optional_text(self, column: str) -> str | None:
         """A string, blank or not, or None where the column is missing or null."""

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from dataset.images import ImageSource
 from dataset.jsonl import JsonLine, JsonlRecords, is_inside
-from dataset.parquet import ParquetImage, read_text_columns, require_columns
+from dataset.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
@@ -203,7 +203,10 @@ class ParquetEditRecords(Sequence):
 
     def __getitem__(self, index: int) -> EditRecord:
         file, which, row = self._locate(index)
-        texts = {name: self._texts[which][name][row].as_py() for name in self._texts[which].column_names}
+        texts = {
+            name: require_text(column[row].as_py(), name, self.origin(index), optional=name != "edit_prompt")
+            for name, column in zip(self._texts[which].column_names, self._texts[which].columns, strict=True)
+        }
         images = {
             name: ParquetImage(file, row, name) for name in ("source_image", "edited_image", "mask_image")
         }
