@@ -160,10 +160,13 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
     }
 
 
-READERS = ("sessions", "emu", "list", "scaling", "training", "prompts", "caption.txt", "caption.json")
+READERS = (
+    *("sessions", "emu", "scored sessions", "scored emu", "list", "scaling", "training", "prompts"),
+    *("caption.txt", "caption.json"),
+)
 
 
-@pytest.mark.parametrize("name", [*READERS, "scored sessions", "scored emu"])
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_byte_order_mark_changes_nothing(folder, name, encoding):
     assert readers(folder, encoding)[name]() == "é"
