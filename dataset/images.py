@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from runtime.errors import UserError
+from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.pictures import kept_info
 
@@ -226,8 +227,8 @@ def _transparent_region(image: Image.Image, name: str) -> Tensor | None:
 def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens, checks the header, and decodes; mode and orientation stay the file's. Raises as `load_image`."""
     stream_source = Path(source) if isinstance(source, str) else source
-    if isinstance(stream_source, Path) and stream_source.exists() and not stream_source.is_file():
-        raise UserError(f"{source}: is no file; a pipe or a device could be read for ever")
+    if isinstance(stream_source, Path):
+        require_regular(stream_source, "a picture")
     try:
         with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as image:
             if image.width * image.height > max_pixels:

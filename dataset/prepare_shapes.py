@@ -33,7 +33,7 @@ from dataset.shapes_writers import (
 )
 from runtime.config import check_ranges, option, parse
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
 from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
@@ -104,7 +104,7 @@ def _is_finished(config: PrepareShapesConfig) -> bool:
     folder = Path(config.output_dir)
     path = folder / "shapes_set.json"
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or without_mac_metadata(folder.iterdir())):
             raise UserError(f"{folder} holds other files; give an empty or new folder as --output-dir")
         return False
     try:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.jsonl import JsonLine, JsonlRecords
-from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
+from language.t5 import DEFAULT_T5, TRUNCATION_LOG, T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
 from runtime.config import REQUIRED, legacy, option, parse
 from runtime.distributed import Distributed, distributed
@@ -217,7 +217,7 @@ def _write_list(source: Source, caption_key: str) -> None:
 
 def main() -> None:
     config = parse(ExtractConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

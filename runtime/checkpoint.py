@@ -22,7 +22,7 @@ from torch import nn
 
 from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
-from runtime.files import file_sha256, write_atomic
+from runtime.files import file_sha256, require_regular, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -70,6 +70,7 @@ def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
       UserError: it is not what was written.
     """
     manifest = manifest_path(path)
+    require_regular(manifest, "a manifest")
     try:
         wanted = [line.split(maxsplit=1)[0] for line in manifest.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
@@ -142,6 +143,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
       UserError: no such file, not what its manifest says, or not a checkpoint.
     """
     path = Path(path)
+    require_regular(path, "a checkpoint")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; check the path")
     require_whole(path)

@@ -24,6 +24,7 @@ from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import read_text
 
 log = get_logger(__name__)
 COLUMNS = 3
@@ -69,7 +70,7 @@ def _short(folders: list[str]) -> list[str]:
 def _keys_of(file: Path) -> list[str]:
     """All names of numbers in the file, the usual ones first."""
     found: dict[str, None] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         try:
             values = json.loads(line)
             found |= {k: None for k, v in values.items() if isinstance(v, (int, float)) and k not in LEFT_OUT}

@@ -35,7 +35,7 @@ from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sess
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
 from runtime.ranges import COUNT
@@ -156,7 +156,7 @@ def main() -> None:
         pipeline = config.load_pipeline(ranks.device)
         settings = config.settings(pipeline.text_encoder)
         settings = {key: value for key, value in settings.items() if key not in ("tasks", "rewards")}
-        json_files = sorted(Path(config.magicbrush_path).glob("*.json"))
+        json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))
         sessions = read_sessions(config.magicbrush_path)
         settings["test_set_sha256"] = magicbrush_sha256(sessions, json_files)
         for task, reward in product(config.tasks, config.rewards):

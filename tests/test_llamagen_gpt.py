@@ -31,7 +31,14 @@ PUBLISHED_NAMES = """cls_embedding.uncond_embedding cls_embedding.cap_proj.fc1.w
  layers.*.attention.wqkv.weight layers.*.attention.wo.weight layers.*.feed_forward.w1.weight
  layers.*.feed_forward.w2.weight layers.*.feed_forward.w3.weight layers.*.attention_norm.weight
  layers.*.ffn_norm.weight""".split()
-CAPTIONS = ["a red circle", 'a blue star\nwith "quotes"', "", "a green square", "x", "a red circle"]
+CAPTIONS = [
+    "a red circle",
+    'a blue star\nwith "quotes"',
+    "a white ring",
+    "a green square",
+    "x",
+    "a red circle",
+]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +157,7 @@ def test_a_list_of_captions_becomes_the_published_files(flags, tmp_path):
     assert lines == [
         "a red circle",
         'a blue star with "quotes"',
-        "",
+        "a white ring",
         "a green square",
         "x",
         "a red circle",

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.composite import as_image, is_one_picture
 from dataset.samples import Text
+from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -78,6 +79,16 @@ def as_prompts(prompts: Any) -> list[Text]:
                 f"prompt {number} is {prompt!r}, a {type(prompt).__name__}: give a string or TextFeatures"
             )
     return prompts
+
+
+def require_told(prompts: Sequence[Text]) -> None:
+    """Raises `UserError` where cleaning leaves nothing of a string, so that the model would be told nothing.
+
+    Features are taken as they are, those of an empty text too.
+    """
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            require_words(prompt, f"prompt {number}")
 
 
 def is_auto(mask: Any) -> bool:

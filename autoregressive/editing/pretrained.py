@@ -29,7 +29,7 @@ from autoregressive.models.weights import model_args
 from language.t5 import T5Encoder
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
-from runtime.files import write_atomic, writing
+from runtime.files import require_regular, write_atomic, writing
 from tokenizer.tokenizer_image.vq_model import VQModel
 
 CONFIG_FILE = "config.json"
@@ -84,6 +84,7 @@ def read_config(folder: Path) -> FolderConfig:
       UserError: it is missing, damaged, of a newer format, or names files outside the folder.
     """
     path = folder / CONFIG_FILE
+    require_regular(path, "a config")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:

@@ -26,6 +26,7 @@ from language.caption_cleaning import require_words
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import require_regular
 from runtime.logging import get_logger, progress
 from runtime.pictures import like, require_saveable, save_picture
 
@@ -88,6 +89,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
         require_words(config.prompt, "--prompt")
         return [EditJob(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
     path = Path(config.list)
+    require_regular(path, "a list")
     if not path.is_file():
         raise UserError(f"--list {path} does not exist")
     # The list is the user's own and says where results go: its paths may lead anywhere.
@@ -98,15 +100,11 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
 
 def _read_job(line: JsonLine) -> EditJob:
     prompt, output = line.text("prompt"), line.text("output")
-    if not prompt.strip():
-        raise UserError(f"{line.origin}: 'prompt' is {prompt!r}: say what to do")
     require_words(prompt, line.origin)
     value = line.values.get("mask")
     mask = value if value in (None, AUTO) else line.mask_path("mask")
     job = EditJob(line.path("image"), mask, prompt, line.file.parent / output, line.origin)
-    for file in (job.image, job.mask):
-        if isinstance(file, Path) and not file.is_file():
-            raise UserError(f"{line.origin}: {file} does not exist")
+    line.require_files(job.image, job.mask)
     return job
 
 

@@ -23,10 +23,11 @@ from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
 from dataset.images import load_edit_region, load_image
 from dataset.jsonl import JsonLine, JsonlRecords
+from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
 from runtime.ranges import COUNT
@@ -103,8 +104,11 @@ def read_lines(config: SampleScaled) -> list[_Line]:
       UserError: no text at all, a list that is missing or malformed, a mask without an image.
     """
     lines = [_Line(prompt) for prompt in config.prompts or []]
+    for line in lines:
+        require_words(line.prompt, "--prompts")
     if config.task_list is not None:
         path = Path(config.task_list)
+        require_regular(path, "a list")
         if not path.is_file():
             raise UserError(f"--list {path} does not exist")
         lines += JsonlRecords([path], _read_line, allow_outside_root=True)
@@ -115,12 +119,11 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
+    require_words(prompt, line.origin)
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")
-    for file in (image, mask):
-        if file is not None and not file.is_file():
-            raise UserError(f"{line.origin}: {file} does not exist")
+    line.require_files(image, mask)
     return _Line(prompt, caption, image, mask)
 
 

@@ -307,8 +307,11 @@ class EditingConfig(TrainConfig, ValidationConfig):
     supervise_marks: bool = option(
         False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
     )
-    text_field: str = option(
-        "target_caption", help="what the model is told", choices=["instruction", "target_caption"]
+    text_field: str | None = option(
+        None,
+        help="what the model is told; default: the target caption, or the instruction if more of the data "
+        "has that",
+        choices=["instruction", "target_caption"],
     )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_dilation: int = option(

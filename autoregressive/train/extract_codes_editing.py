@@ -26,6 +26,7 @@ from autoregressive.train.packing_config import PackingConfig
 from autoregressive.train.setup import load_encoders, read_dataset
 from dataset.edit_masks import RULES
 from dataset.records import TEXT_FIELDS
+from language.t5 import TRUNCATION_LOG
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
@@ -38,7 +39,12 @@ class PackEditsConfig(PackingConfig):
     """Packs edit pairs for training: codes, mask bits and text features."""
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
-    text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
+    text_field: str | None = option(
+        None,
+        help="what the model is told; default: the target caption, or the instruction if more of the data "
+        "has that",
+        choices=list(TEXT_FIELDS),
+    )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_jitter: int = option(
         0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
@@ -76,7 +82,10 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
         center_crop=config.center_crop,
         random_flip=config.random_flip,
     )
-    of_kind = {"mask_rule": config.mask_rule, "text_field": config.text_field}
+    of_kind = {
+        "mask_rule": config.mask_rule,
+        "text_field": getattr(dataset.records, "text_field", config.text_field),
+    }
     settings = packed_settings(
         dataset, encoders, config, views=config.views, seed=config.global_seed, **of_kind
     )
@@ -85,7 +94,7 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
 
 def main() -> None:
     config = parse(PackEditsConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

@@ -43,10 +43,12 @@ from dataset.images import load_image
 from dataset.jsonl import JsonLine, JsonlRecords
 from dataset.preparation import check_disk, disk_bytes, require_budget
 from dataset.transforms import center_crop, image_to_tensor
+from language.t5 import TRUNCATION_LOG
 from runtime.checkpoint import weights_fingerprint
 from runtime.config import legacy, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.files import without_mac_metadata
 from runtime.logging import get_logger, progress
 from runtime.ranges import COUNT_OR_NONE, SIZE
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
@@ -149,7 +151,7 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
     settings = code_settings(weights_fingerprint(tokenizer), config.image_size)
     claim_folders(sources, "images", settings, _image_path, "--code-path", process)
     if process.is_main:
-        present = sum(1 for source in sources for _ in source.folder.glob("*.npy"))
+        present = sum(len(without_mac_metadata(source.folder.glob("*.npy"))) for source in sources)
         check_disk(Path(config.code_path), max(0, total - present) * disk_bytes(8 * num_cells + 128))
     process.barrier()
 
@@ -239,7 +241,7 @@ def _encode(
 
 def main() -> None:
     config = parse(ExtractCodesConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

@@ -14,6 +14,7 @@ from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
 from dataset.samples import EditBatch, T2IBatch, collate_samples
+from language.t5 import encode_texts
 from runtime.pictures import save_picture
 
 NUM_PREVIEWS = 8
@@ -29,7 +30,8 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
         orders = None
         if config.eval_order_version_id == RANDOM_ORDER:
             orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
-        drawn = pipeline.draw(batch.texts, sampling=config.sampling(), orders=orders)
+        texts = encode_texts(pipeline.text_encoder, batch.texts)  # features, for data may hold empty texts
+        drawn = pipeline.draw(texts, sampling=config.sampling(), orders=orders)
         pipeline.engine.release()  # training needs the memory
         return _save_preview([*show_batch(pipeline, batch), drawn], config, step)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dataset.shapes_edits import EditExample
 from dataset.shapes_verifier import verify_edit
 from evaluations.pairs import Pair, Session
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 # Column of the table -> field of the verdict; a field is None where the edit makes no such demand.
 COLUMNS = {
@@ -33,13 +33,10 @@ def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, li
       UserError: if the file cannot be read, or lacks a session or a turn.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as shapes.json ({error})") from error
+    content = read_json(path, dict)
     examples = {}
     for session in sessions:
-        turns = content.get(session.id) if isinstance(content, dict) else None
+        turns = content.get(session.id)
         if not isinstance(turns, list) or len(turns) != len(session.turns):
             found = len(turns) if isinstance(turns, list) else "none"
             raise UserError(f"{path}: session {session.id!r} has {len(session.turns)} turns, here {found}")

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluations.folders import natural_key
 from evaluations.pairs import name_differences
 from runtime.errors import UserError
+from runtime.files import require_regular, without_mac_metadata
 
 WHOLE = -1  # eval_bottom: all rows
 
@@ -18,7 +19,7 @@ WHOLE = -1  # eval_bottom: all rows
 def list_generated(fake_dir: str | Path) -> list[Path]:
     """The files of `<fake_dir>/images/*.png` in natural order: 2.png before 10.png."""
     folder = Path(fake_dir) / "images"
-    paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+    paths = sorted(without_mac_metadata(folder.glob("*.png")), key=lambda path: natural_key(path.name))
     if not paths:
         raise UserError(f"{folder} holds no .png files; --fake_dir is the folder above images/")
     return paths
@@ -33,6 +34,7 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
       UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
+    require_regular(path, "a list of captions")
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
