@@ -161,3 +161,37 @@ def test_the_verifier_refuses_images_it_cannot_read():
     for bad in (np.zeros((72, 60, 3), np.uint8), np.zeros((72, 72, 3), np.float32)):
         with pytest.raises(UserError, match="verifier"):
             verify_scene(bad, scene)
+
+
+def parts_of(pictures: list[np.ndarray]) -> np.ndarray:
+    """One picture whose cells of 8 pixels come from several, in turn."""
+    turn = (np.arange(72)[:, None] // 8 + np.arange(72)[None] // 8) % len(pictures)
+    return np.choose(turn[..., None], pictures)
+
+
+def test_cells_that_disagree_on_the_offset_are_no_whole_object():
+    """No caption names the offset: any one will do, but it must be the same for all cells."""
+    before = red_circle_and_blue_square()
+    offsets = [(dx, dy) for dx in (-1 / 6, 1 / 6) for dy in (-1 / 6, 1 / 6)]
+    scenes = [at_center(before, color="green", size="large", dx=dx, dy=dy) for dx, dy in offsets]
+    pictures = [render(scene, 72) for scene in scenes]
+    edit = center_edit("recolor")
+    for picture in pictures:
+        seen = verify_edit(picture, before, scenes[0], edit)
+        assert seen.passed_and_unchanged and seen.cells_fit and seen.one_offset
+    mixed = verify_edit(parts_of([pictures[0], pictures[3]]), before, scenes[0], edit)
+    assert mixed.cells_fit and not mixed.one_offset and not mixed.passed
+    other = render(at_center(scenes[0], shape="star"), 72)
+    assert not verify_edit(parts_of([pictures[0], other]), before, scenes[0], edit).cells_fit
+    removed = Scene((before.at("top left"),), before.background)
+    gone = verify_edit(render(removed, 72), before, removed, center_edit("remove"))
+    assert gone.cells_fit is None and gone.one_offset is None
+
+
+def test_an_edit_with_damage_elsewhere_is_not_done():
+    before = red_circle_and_blue_square()
+    wanted = at_center(before, color="green")
+    damaged = Scene((wanted.at("center"), replace(wanted.at("top left"), shape="star")), wanted.background)
+    seen = verify_edit(render(damaged, 72), before, wanted, center_edit("recolor"))
+    assert seen.passed and not seen.others_unchanged and not seen.passed_and_unchanged
+    assert verify_edit(render(wanted, 72), before, wanted, center_edit("recolor")).passed_and_unchanged
