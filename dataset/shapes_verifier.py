@@ -35,7 +35,18 @@ _CANVAS = 3 * _CELL
 _FOREGROUND_DISTANCE = 60.0  # RGB levels; textures stay within 35, palette colours are at least 100 away
 _FOREIGN_DISTANCE = 70.0  # a pixel further than this from the line background - colour is neither
 _LEAST_AREA = 14  # pixels; the smallest object, a small star, covers 36
-_LEAST_OVERLAP = 0.65  # opacity overlap below which nothing is recognised
+# Opacity overlap below which a shape is not recognised, and by how much it must lead over every other shape.
+# Blobs look most like circles, diamonds and squares; other image sizes and JPEG files spoil thin tips first.
+# With 0.65 for all and no lead a fifth of random blobs passed as diamonds, and so did blurred crosses.
+_LEAST_OVERLAP = {
+    "circle": 0.93,
+    "diamond": 0.9,
+    "square": 0.88,
+    "triangle": 0.82,
+    "cross": 0.82,
+    "star": 0.7,
+}
+_LEAST_LEAD = 0.03
 _MAX_SHIFT = 4  # pixels between a template's middle and its place's; jitter moves objects as far
 _SIZE_TOLERANCE = 0.05  # of a place; half the step from small to large
 _PART = 8  # pixels; a place has nine parts, which are the cells of the project's small tokenizers
@@ -225,9 +236,11 @@ def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
     overlap = common / either
     best = int(overlap.argmax())
     shape, size = kinds[near[best]]
+    rival = max((o for o, i in zip(overlap, near, strict=True) if kinds[i][0] != shape), default=0.0)
+    recognised = overlap[best] >= _LEAST_OVERLAP[shape] and overlap[best] - rival >= _LEAST_LEAD
     return FoundObject(
         color=color if mismatch <= _FOREIGN_DISTANCE else None,
-        shape=shape if overlap[best] >= _LEAST_OVERLAP else None,
+        shape=shape if recognised else None,
         size=size,
         overlap=float(overlap[best]),
         area=area,
