@@ -185,6 +185,9 @@ def test_cells_that_disagree_on_the_offset_are_no_whole_object():
     for picture in pictures:
         seen = verify_edit(picture, before, scenes[0], edit)
         assert seen.passed_and_unchanged and seen.cells_fit and seen.one_offset
+    one_part = pictures[0].copy()
+    one_part[24:32, 32:40] = pictures[1][24:32, 32:40]
+    assert not verify_edit(one_part, before, scenes[0], edit).one_offset
     mixed = verify_edit(parts_of([pictures[0], pictures[3]]), before, scenes[0], edit)
     assert mixed.cells_fit and not mixed.one_offset and not mixed.passed
     other = render(at_center(scenes[0], shape="star"), 72)
