@@ -25,7 +25,10 @@ _VERDICT_COLORS = {True: "#15803d", False: "#b91c1c"}
 
 @dataclass(frozen=True)
 class EditItem:
-    """One edit to show; `passed` is the verifier's tick or cross, `note` a few words of explanation."""
+    """One edit to show, with a few words of explanation in `note`.
+
+    `passed` is the verifier's tick or cross; a tick says that nothing else was damaged either.
+    """
 
     source: ImageLike
     mask: ImageLike

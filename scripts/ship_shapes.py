@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from train_shapes import MASKED_TEMPERATURE
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
+from evaluations.editing.verification import HEADLINE, TITLES
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
@@ -47,7 +49,7 @@ DEFAULTS = {
     "t2i": Defaults(Sampling(1.0, temperature=0.5), "exact", ZERO_SHOT_WIDENING),
 }
 """How the models are used by default: as they are scored. The first is the one that edits."""
-ASKED = ("overall", "color", "shape")
+ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "one_offset")
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
 
 
@@ -105,13 +107,10 @@ def card(root: Path, models: list[str]) -> str:
         scores = _read(root / "scores" / name / "evaluation_metrics.json")
         verifier = scores["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
-        numbers += [verifier["by_kind"].get(kind, {}).get("overall") for kind in KINDS]
-        rows.append(
-            f"| {words} | {' | '.join('' if n is None else f'{n:.3f}' for n in numbers)} | "
-            f"{verifier['counts']['overall']} |"
-        )
-    numbers = [f"{drawings[key]:.3f}" for key in ASKED] + [""] * len(KINDS)
-    rows.append(f"| drawn from the caption (t2i) | {' | '.join(numbers)} | {drawings['num_images']} |")
+        numbers += [verifier["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS]
+        rows.append(_card_row(words, numbers, verifier["counts"]["passed"]))
+    numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
+    rows.append(_card_row("drawn from the caption (t2i)", numbers, drawings["num_images"]))
     return "\n".join([
         "# Small models for the shapes set",
         "",
@@ -132,11 +131,13 @@ def card(root: Path, models: list[str]) -> str:
         "```",
         "",
         f"Held-out edits and captions, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB). An",
-        "edit is judged by the edited object: overall, by its colour and shape where asked, and by kind of",
-        "edit. A drawing is judged by all of its objects, and overall only if everything is right. Drawn",
-        "without guidance, at temperature 0.5 where no other stands.",
+        "edit is done if the edited object (or background) is right and everything else is unchanged: the",
+        "first column, with its two parts beside it, and the columns of kinds of edit. Colour and shape are",
+        "the edited object's. Where one offset fits all, the cells of its place agree on where it stands,",
+        "which no caption says. A drawing is done if everything is right; its colours and shapes are those",
+        "of all objects. Drawn without guidance, at temperature 0.5 where no other stands.",
         "",
-        f"| | {' | '.join((*ASKED, *KINDS))} | images |",
+        f"| | {' | '.join((*(TITLES[key] for key in ASKED), *KINDS))} | images |",
         "|---" * (len(ASKED) + len(KINDS) + 2) + "|",
         *rows,
         "",
@@ -147,6 +148,11 @@ def card(root: Path, models: list[str]) -> str:
         "![training losses](curves.png)",
         "",
     ])  # fmt: skip
+
+
+def _card_row(words: str, numbers: Sequence[float | None], num_images: int) -> str:
+    cells = ["" if number is None else f"{number:.3f}" for number in numbers]
+    return f"| {' | '.join([words, *cells, str(num_images)])} |"
 
 
 def _steps(training: Path) -> int:
