@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from autoregressive.models.arithmetic import MARKER, marked, unpublished_arithmetic
+from autoregressive.models.gpt import ModelConfig
 from autoregressive.models.sampling import Sampling
 from autoregressive.models.weights import model_args
 from dataset.edit_masks import RULES
@@ -200,7 +203,8 @@ def save_pretrained(
     save_safetensors(
         folder / TOKENIZER, tokenizer.state_dict(), {"vq_config": dataclasses.asdict(tokenizer.config)}
     )
-    save_safetensors(folder / file, transformer.state_dict(), model_args("", transformer.config))
+    weights = marked(transformer.state_dict(), transformer.config)
+    save_safetensors(folder / file, weights, model_args("", transformer.config))
     text_encoder = config.text_encoder
     if copy:
         text_encoder = TEXT_ENCODER
@@ -273,6 +277,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def arithmetic_note(config: ModelConfig) -> list[str]:
+    """The paragraph of a model card on weights that the published class would take and misuse."""
+    settings = ", ".join(f"{name} {value}" for name, value in unpublished_arithmetic(config).items())
+    if not settings:
+        return []
+    sentence = (
+        f"**Not the published arithmetic** ({settings}): names and shapes of the weights are those of the "
+        "published class, but in it they draw noise. Use them with this project; the tensor "
+        f"`{MARKER}` is among them so that other loaders report it."
+    )
+    return [*textwrap.wrap(sentence, 110), ""]
+
+
 def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
     config = pipeline.transformer.config
     kind = "edits inside a region" if config.mask_in_context else "draws from text and edits zero-shot"
@@ -296,6 +313,7 @@ def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
         'result = pipeline.edit(image, "make the circle blue", mask)[0]',
         "```",
         "",
+        *arithmetic_note(config),
         "Data, training and scores: to be told by whoever trained it.",
         "",
     ])  # fmt: skip

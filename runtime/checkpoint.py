@@ -7,15 +7,17 @@ nor safetensors would notice a flipped bit.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ from runtime.files import file_sha256, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
+_Settings = TypeVar("_Settings")
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -204,6 +207,43 @@ def checkpoint_args(content: dict[str, Any]) -> dict[str, Any]:
     """The settings stored in a checkpoint, ours (a dict) or the published kind (a Namespace)."""
     args = content.get("args") or {}
     return dict(vars(args)) if isinstance(args, argparse.Namespace) else dict(args)
+
+
+def settings_from(kind: type[_Settings], values: Any, path: str | Path, name: str) -> _Settings:
+    """The dataclass that a checkpoint's args hold as a dict under `name`; its fields are numbers and words.
+
+    Raises:
+      UserError: no dict, fields that are unknown or absent, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: its {name} is a {type(values).__name__}, not settings by name")
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(map(str, values.keys() - known.keys())):
+        raise UserError(
+            f"{path} was written by a newer version: unknown settings {', '.join(unknown)} in its {name}"
+        )
+    needed = {n for n, field in known.items() if field.default is dataclasses.MISSING}
+    if absent := sorted(needed - values.keys()):
+        raise UserError(f"{path}: its {name} lacks {', '.join(absent)}")
+    types = get_type_hints(kind)
+    taken = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    for field, value in taken.items():
+        if not _is_of(value, types[field]):
+            raise UserError(f"{path}: its {name} has {field} {value!r}, which is no {_words(types[field])}")
+    return kind(**taken)
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, get_args(wanted)[0]) for item in value)
+    if wanted is float:
+        return type(value) is int or type(value) is float and math.isfinite(value)
+    return type(value) is wanted
+
+
+def _words(wanted: Any) -> str:
+    words = {int: "whole number", float: "finite number", bool: "true or false", str: "word"}
+    return words.get(wanted, "list of whole numbers")
 
 
 def load_weights(

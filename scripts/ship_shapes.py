@@ -20,8 +20,16 @@ from shapes_recipe import HARD_SETTING
 from shapes_scores import ZERO_SHOT_WIDENING
 from train_shapes import MASKED_TEMPERATURE
 
+from autoregressive.models.arithmetic import configuration
 from autoregressive.models.sampling import Sampling
-from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, Defaults, FolderConfig, Member
+from autoregressive.pretrained import (
+    TEXT_ENCODER,
+    TOKENIZER,
+    Defaults,
+    FolderConfig,
+    Member,
+    arithmetic_note,
+)
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
@@ -77,7 +85,9 @@ def ship(config: ShipShapes) -> None:
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER).write(output)
     draw_curves(root, output / "curves.png")
-    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines)))
+    editing = output / "editing.safetensors"
+    note = arithmetic_note(configuration(load_checkpoint(editing), editing))
+    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines, note)))
 
 
 def draw_curves(root: Path, path: Path) -> None:
@@ -95,8 +105,13 @@ def draw_curves(root: Path, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path)
 
 
-def card(root: Path, models: list[str]) -> str:
-    """The model card."""
+def card(root: Path, models: list[str], note: list[str]) -> str:
+    """The model card.
+
+    Args:
+      models: the rows of the files.
+      note: what is to be known before the files are used elsewhere.
+    """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
     drawings = _read(root / "scores" / "drawings" / "drawings.json")
     rows = []
@@ -123,6 +138,7 @@ def card(root: Path, models: list[str]) -> str:
         "",
         f"`{TEXT_ENCODER}/` is the text encoder that knows the words of the set.",
         "",
+        *note,
         *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",

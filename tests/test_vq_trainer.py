@@ -121,3 +121,16 @@ def test_codes_are_not_reseeded_from_a_step_without_a_finite_gradient(new_traine
     assert torch.equal(codebook, before)
     trainer.train_step([some_images()])
     assert codebook.isfinite().all() and not torch.equal(codebook, before)
+
+
+@pytest.mark.parametrize("change", [{"norm_groups": 4}, {"local_norm": True}])
+def test_weights_of_another_arithmetic_are_refused_by_name(new_trainer, tmp_path, change):
+    """They are of the same names and shapes."""
+    trained = new_trainer().state
+    content = trained.checkpoint({})
+    content["args"]["vq_config"] |= change
+    save_checkpoint(tmp_path / "other.pt", content)
+    before = copy.deepcopy(trained.model.state_dict())
+    with pytest.raises(UserError, match=f"other.pt .*another arithmetic: {next(iter(change))} is "):
+        trained.load_weights(tmp_path / "other.pt")
+    assert all(torch.equal(weight, before[name]) for name, weight in trained.model.state_dict().items())

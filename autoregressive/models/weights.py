@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoregressive.models.arithmetic import (
+    MARKER,
+    configuration,
+    read_marker,
+    require_named,
+    require_same_arithmetic,
+)
 from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
 from runtime.errors import UserError
@@ -19,10 +26,7 @@ POSITION_TABLE = "target_aware_pos_embed_postfix"
 MARKS = ("mask_embedding", "unmask_embedding")
 # Of the head's rows, against unit codes; measured: 1 learns slower, 20 no faster.
 CODEBOOK_HEAD_SCALE = 8.0
-# What neither names nor shapes of the weights show, as published.
-_DEFAULTS = {
-    f.name: f.default for f in fields(ModelConfig) if f.name in ("query_turn", "rotary_base", "norm_eps")
-}
+_MOST_CELLS = 2**20
 log = get_logger(__name__)
 
 
@@ -37,39 +41,10 @@ def resize_position_table(table: Tensor, num_cells: int) -> Tensor:
 
 
 def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint, EMA ones where there are, without wrapper prefixes."""
+    """The weights of a checkpoint, EMA ones where there are, without wrapper prefixes and marker."""
     state = content.get("ema") or content["model"]
-    return {n.removeprefix("module.").removeprefix("_orig_mod."): t for n, t in state.items()}
-
-
-def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: str | Path) -> None:
-    """Refuses a checkpoint whose weights fit by name and shape, but were trained to be used otherwise.
-
-    Args:
-      config: of the model that is to take the weights.
-      content: of the checkpoint, as `load_checkpoint` gives it. One that does not say how it was trained is a
-        published one.
-    Raises:
-      UserError: names what differs, with both values.
-    """
-    args = checkpoint_args(content)
-    if "model_config" in args:
-        trained = {name: args["model_config"].get(name, default) for name, default in _DEFAULTS.items()}
-        trained["n_head"] = args["model_config"].get("n_head", config.n_head)
-    elif args.get("gpt_model") in GPT_MODELS:
-        trained = {name: getattr(GPT_MODELS[args["gpt_model"]], name) for name in (*_DEFAULTS, "n_head")}
-    else:
-        trained = _DEFAULTS
-    differing = [
-        f"{name} is {value!r} there and {getattr(config, name)!r} here"
-        for name, value in trained.items()
-        if value != getattr(config, name)
-    ]
-    if differing:
-        raise UserError(
-            f"{path} was trained with another arithmetic: {'; '.join(differing)}. Its weights would load and "
-            "give noise; choose the --gpt-model that it was trained with"
-        )
+    names = {n: n.removeprefix("module.").removeprefix("_orig_mod.") for n in state if n != MARKER}
+    return {own: state[n] for n, own in names.items()}
 
 
 def initialise_from(model: Transformer, path: str | Path) -> None:
@@ -128,31 +103,62 @@ def load_transformer(
     codes, caption width, marks) from the shapes of the weights.
 
     Args:
-      gpt_model: registry name; needed for published files whose args do not name it.
+      gpt_model: registry name; needed for published files whose args do not name it. A file that does say
+        what it holds must be of that size and arithmetic.
       image_size: for `GPT-*` files, whose weights do not show the number of cells; LlamaGen's own say it in
         their args.
       downsample: pixels per cell side, with `image_size`.
+    Raises:
+      UserError: what was given contradicts the file, or the file is none of a transformer.
     """
     content = load_checkpoint(path)
     args, state = checkpoint_args(content), transformer_state(content)
-    if "model_config" in args:
-        known = {f.name for f in fields(ModelConfig)}
-        unknown = sorted(set(args["model_config"]) - known)
-        if unknown:
-            raise UserError(f"{path} was written by a newer version: unknown settings {', '.join(unknown)}")
-        config = ModelConfig(**args["model_config"])
+    config = configuration(content, path)
+    if gpt_model is not None:
+        require_named(gpt_model, content, path)
+    if config is not None:
+        _require_shapes(config, state, path)
     else:
         size = args.get("image_size") if image_size is None else image_size
         config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), size, downsample)
-    model = Transformer(config)
+        config = replace(config, **read_marker(content, path))
+    model = _build(config, path)
     load_weights(model, state, source=path)
     return model.eval()
+
+
+def _require_shapes(config: ModelConfig, state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuses a configuration of another size than the weights have, before memory is taken for it."""
+    shapes = {
+        "tok_embeddings.weight": (config.vocab_size, config.dim),
+        "cls_embedding.uncond_embedding": (config.cls_token_num, config.caption_dim),
+        POSITION_TABLE: (1, config.block_size, config.dim),
+    }
+    for name, shape in shapes.items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise UserError(
+                f"{path} does not hold what its model_config says: {name} has the shape "
+                f"{tuple(state[name].shape)} in place of {shape}"
+            )
+    layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
+    if layers != config.n_layer:
+        raise UserError(f"{path} holds {layers} layers; its model_config says {config.n_layer}")
+
+
+def _build(config: ModelConfig, path: str | Path) -> Transformer:
+    """The model of a configuration that came from a file."""
+    try:
+        if config.query_turn not in ("cells", "next_cells") or not 0 < config.block_size <= _MOST_CELLS:
+            raise ValueError(f"query_turn {config.query_turn!r}, block_size {config.block_size}")
+        return Transformer(config)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: no model can be made of its settings: {error}") from None
 
 
 def _config_from_shapes(
     path: str | Path, state: dict[str, Tensor], name: str | None, image_size: int | None, downsample: int
 ) -> ModelConfig:
-    if name not in GPT_MODELS:
+    if not isinstance(name, str) or name not in GPT_MODELS:
         raise UserError(
             f"{path} does not say which model it holds; pass --gpt-model, one of {sorted(GPT_MODELS)}"
         )

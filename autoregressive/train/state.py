@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from autoregressive.models.arithmetic import marked, require_same_arithmetic
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, require_same_arithmetic, transformer_state
+from autoregressive.models.weights import model_args, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import (
@@ -110,7 +111,7 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
     if ranks.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state()
     content = {
-        "model": state.model.state_dict(),
+        "model": marked(state.model.state_dict(), state.model.config),
         "optimizer": state.optimizers.state_dict(),
         "steps": state.step,
         "args": {**asdict(config), **model_args(config.gpt_model, state.model.config)},
@@ -122,7 +123,7 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
         "rng": ranks.gather_objects(rng),
     }
     if state.ema is not None:
-        content["ema"] = state.ema.module.state_dict()
+        content["ema"] = marked(state.ema.module.state_dict(), state.model.config)
         content["ema_updates"] = int(state.ema.n_averaged)
     return content
 
@@ -166,7 +167,7 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
     if state.ema is not None:
         if "ema" not in content:
             raise UserError(f"{path} holds no averaged weights; leave out --ema-decay or start a new run")
-        state.ema.module.load_state_dict(content["ema"])
+        load_weights(state.ema.module, transformer_state({"model": content["ema"]}), source=path)
         state.ema.n_averaged.fill_(content["ema_updates"])
     if state.scaler.is_enabled() and not content["scaler"]:
         log.warning("%s was saved without fp16: its loss scale is sought anew", path)

@@ -16,7 +16,7 @@ from runtime.optim import build_optimizer
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.losses import PatchDiscriminator
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model
+from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model, require_same_arithmetic
 
 log = get_logger(__name__)
 
@@ -101,6 +101,7 @@ class VQTrainState:
     def load_weights(self, path: str | Path) -> None:
         """Starts from the weights of any tokenizer checkpoint of this size."""
         checkpoint = load_checkpoint(path)
+        require_same_arithmetic(self.model.config, checkpoint, path)
         load_weights(self.model, checkpoint["model"], path)
         if self.averaged is not None:
             load_weights(self.averaged, checkpoint.get("ema", checkpoint["model"]), path)
