@@ -22,6 +22,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
+from runtime.containers import unwrap
 from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
@@ -139,10 +140,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a `.pt` or `.safetensors` checkpoint onto the CPU.
 
     `.pt` files are read with `weights_only=True`; `argparse.Namespace`, which LlamaGen and NEP store as
-    `args`, is the only class allowed besides torch's own. A bare state dict comes back as {"model": …}.
+    `args`, is the only class allowed besides torch's own. However a file wraps its weights, they come back
+    as "model", and averages of them as "ema" (`unwrap`).
 
     Raises:
-      UserError: no such file, not what its manifest says, or not a checkpoint.
+      UserError: no such file, not what its manifest says, not a checkpoint, or one without weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -170,10 +172,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint dictionary")
-    if content and all(isinstance(v, torch.Tensor) for v in content.values()):
-        return {"model": content}
-    if not isinstance(content.get("model"), dict):
-        raise UserError(f"{path} has the keys {sorted(map(str, content))}; a checkpoint needs 'model'")
+    content = unwrap(content, path)
+    if not isinstance(content.get("args"), dict | argparse.Namespace | None):
+        raise UserError(f"{path}: its args are a {type(content['args']).__name__}, not settings by name")
     return content
 
 

@@ -41,10 +41,9 @@ def resize_position_table(table: Tensor, num_cells: int) -> Tensor:
 
 
 def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint, EMA ones where there are, without wrapper prefixes and marker."""
+    """The weights of a checkpoint, EMA ones where there are, without the marker of their arithmetic."""
     state = content.get("ema") or content["model"]
-    names = {n: n.removeprefix("module.").removeprefix("_orig_mod.") for n in state if n != MARKER}
-    return {own: state[n] for n, own in names.items()}
+    return {name: weight for name, weight in state.items() if name != MARKER}
 
 
 def initialise_from(model: Transformer, path: str | Path) -> None:
@@ -137,8 +136,8 @@ def _require_shapes(config: ModelConfig, state: dict[str, Tensor], path: str | P
     for name, shape in shapes.items():
         if name in state and tuple(state[name].shape) != shape:
             raise UserError(
-                f"{path} does not hold what its model_config says: {name} has the shape "
-                f"{tuple(state[name].shape)} in place of {shape}"
+                f"{path} does not hold what its model_config says: misshapen: {name} (file "
+                f"{tuple(state[name].shape)}, model {shape})"
             )
     layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
     if layers != config.n_layer:
@@ -165,8 +164,10 @@ def _config_from_shapes(
     try:
         vocab_size = state["tok_embeddings.weight"].shape[0]
         cls_token_num, caption_dim = state["cls_embedding.uncond_embedding"].shape
-    except KeyError as error:
-        raise UserError(f"{path} is no text-conditioned transformer: it lacks {error}") from error
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path} is no text-conditioned transformer: it lacks {error}; it has {', '.join([*state][:4])}"
+        ) from error
     if POSITION_TABLE in state:
         cells = state[POSITION_TABLE].shape[1]
     elif image_size is not None:

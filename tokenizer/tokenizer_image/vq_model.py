@@ -259,8 +259,11 @@ def load_vq_model(path: str | Path, name: str | None = None, device: str | torch
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("ema") or checkpoint["model"]
     codebook = state.get("quantize.embedding.weight")
-    if codebook is None:
-        raise UserError(f"{path}: no tokenizer checkpoint, 'quantize.embedding.weight' is missing")
+    if codebook is None or codebook.dim() != 2:
+        raise UserError(
+            f"{path}: no tokenizer checkpoint, 'quantize.embedding.weight' is missing; it has "
+            f"{', '.join([*state][:4]) or 'nothing'}"
+        )
     args, config = checkpoint_args(checkpoint), stored_config(checkpoint, path)
     if config is not None:
         model = _build_stored(config, state, path)

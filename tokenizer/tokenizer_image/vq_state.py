@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from runtime.checkpoint import load_checkpoint, load_weights
+from runtime.containers import unwrap
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import build_optimizer
@@ -107,7 +108,8 @@ class VQTrainState:
             load_weights(self.averaged, checkpoint.get("ema", checkpoint["model"]), path)
         if self.discriminator is not None and "discriminator" in checkpoint:
             # LlamaGen's discriminator is the same but for a name in front.
-            weights = {n.removeprefix("main."): t for n, t in checkpoint["discriminator"].items()}
+            weights = unwrap(checkpoint["discriminator"], path)["model"]
+            weights = {n.removeprefix("main."): t for n, t in weights.items()}
             load_weights(self.discriminator, weights, path)
 
     def resume(self, path: str | Path) -> dict[str, int]:
