@@ -247,14 +247,14 @@ def _words(wanted: Any) -> str:
     return words.get(wanted, "list of whole numbers")
 
 
-def load_weights(
+def require_fitting(
     module: nn.Module,
     state_dict: dict[str, torch.Tensor],
     source: str | Path,
     may_miss: Sequence[str] = (),
     may_have: Sequence[str] = (),
 ) -> None:
-    """Copies weights into `module`, refusing every difference that is not expected.
+    """Refuses weights that differ from those of `module` in more than is expected.
 
     Args:
       source: the file, for the message.
@@ -281,6 +281,18 @@ def load_weights(
             f"{source} does not fit this model: {'; '.join(problems)}. "
             "Check the model name and the image size"
         )
+
+
+def load_weights(
+    module: nn.Module,
+    state_dict: dict[str, torch.Tensor],
+    source: str | Path,
+    may_miss: Sequence[str] = (),
+    may_have: Sequence[str] = (),
+) -> None:
+    """Copies weights into `module` if they are fitting, see `require_fitting`."""
+    require_fitting(module, state_dict, source, may_miss, may_have)
+    own = module.state_dict().keys()
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
 
 
@@ -409,6 +421,37 @@ def _require_none_later(wanted: str | None, folder: Path) -> None:
             f"{folder} holds {later[-1].name}, and this run would start at step {int(name)}: --auto-resume "
             "goes on from the newest; else give another --results-dir, or move the later ones away"
         )
+
+
+def compare_with_flags(
+    content: dict[str, Any], path: str | Path, config: Any, saved_seed: int, ignore: Sequence[str] = ()
+) -> None:
+    """Compares the flags of a run that goes on with those of the run that wrote the checkpoint.
+
+    The flags hold; the log names those that have changed. Not so the seed: of the random choices, half would
+    follow the file, which holds the place in the data.
+
+    Args:
+      config: the flags, as a dataclass.
+      saved_seed: of the place in the data.
+      ignore: flags that say how to go on and where.
+    Raises:
+      UserError: another seed.
+    """
+    if saved_seed != config.global_seed:
+        raise UserError(
+            f"{path} was trained with --global-seed {saved_seed}, and the flags say {config.global_seed}: "
+            f"give --global-seed {saved_seed}, or start a new run from its weights"
+        )
+    saved, now = checkpoint_args(content), dataclasses.asdict(config)
+    ignored = {"results_dir", "auto_resume", "dry_run", *ignore}
+    changed = [
+        f"--{name.replace('_', '-')} {saved[name]} → {value}"
+        for name, value in now.items()
+        if name in saved and name not in ignored and saved[name] != value
+    ]
+    if changed:
+        log.info("from here on other flags hold: %s", ", ".join(changed))
 
 
 def prune_checkpoints(latest: Path, keep: int) -> None:

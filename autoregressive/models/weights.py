@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from autoregressive.models.arithmetic import (
     require_same_arithmetic,
 )
 from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
-from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
+from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights, require_fitting
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -46,6 +47,19 @@ def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
     return {name: weight for name, weight in state.items() if name != MARKER}
 
 
+def take_weights(
+    model: Transformer,
+    state: dict[str, Tensor],
+    content: dict[str, Any],
+    path: str | Path,
+    may_miss: Sequence[str] = (),
+) -> None:
+    """Copies weights out of a checkpoint into `model`, if they fit and are of its arithmetic."""
+    require_fitting(model, state, path, may_miss)
+    require_same_arithmetic(model.config, content, path)
+    load_weights(model, state, path, may_miss)
+
+
 def initialise_from(model: Transformer, path: str | Path) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
@@ -56,7 +70,6 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
       UserError: any other difference, by name.
     """
     content = load_checkpoint(path)
-    require_same_arithmetic(model.config, content, path)
     state = transformer_state(content)
     if POSITION_TABLE in state and model.config.any_order and state[POSITION_TABLE].dim() == 3:
         before = state[POSITION_TABLE].shape[1]
@@ -66,7 +79,7 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
     # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
     may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
-    load_weights(model, state, source=path, may_miss=may_miss)
+    take_weights(model, state, content, path, may_miss)
     if absent:
         log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
 

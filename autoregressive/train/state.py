@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from autoregressive.models.arithmetic import marked, require_same_arithmetic
+from autoregressive.models.arithmetic import marked
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, transformer_state
+from autoregressive.models.weights import model_args, take_weights, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import (
+    compare_with_flags,
     load_checkpoint,
     load_weights,
     prune_checkpoints,
@@ -67,7 +68,7 @@ def new_state(
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     state = TrainState(model, optimizers, scaler, ema, sampler)
     if config.gpt_ckpt:
-        resume(state, config.gpt_ckpt, ranks)
+        resume(state, config.gpt_ckpt, config, ranks)
     return state
 
 
@@ -140,11 +141,14 @@ def save(state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
     ranks.barrier()
 
 
-def resume(state: TrainState, path: str, ranks: Distributed) -> None:
+def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed) -> None:
     """Goes on from a checkpoint as if the run had never stopped.
 
+    The file gives what training has made, the flags give every setting; what both say must agree.
+
     Raises:
-      UserError: weights only, another model, another optimizer, other data or another batch size.
+      UserError: weights only, another model, seed, kind of optimizer, size of the data or of a batch, or
+        averaged weights in one of them only.
     """
     content = load_checkpoint(path)
     absent = [k for k in ("optimizer", "sampler", "rng", "steps") if k not in content]
@@ -153,8 +157,9 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
             f"{path} lacks {', '.join(absent)}, which going on exactly needs; "
             "start a new run from its weights with --init-gpt-ckpt"
         )
-    require_same_arithmetic(state.model.config, content, path)
-    load_weights(state.model, transformer_state({"model": content["model"]}), source=path)
+    begins = ("gpt_ckpt", "init_gpt_ckpt", "codebook_init")
+    compare_with_flags(content, path, config, content["sampler"]["seed"], ignore=begins)
+    take_weights(state.model, transformer_state({"model": content["model"]}), content, path)
     try:
         state.optimizers.load_state_dict(content["optimizer"])
     except ValueError as error:

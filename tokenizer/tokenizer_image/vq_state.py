@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from runtime.checkpoint import load_checkpoint, load_weights
+from runtime.checkpoint import compare_with_flags, load_checkpoint, load_weights
 from runtime.containers import unwrap
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -115,8 +115,13 @@ class VQTrainState:
     def resume(self, path: str | Path) -> dict[str, int]:
         """Goes on exactly where one of our checkpoints was written.
 
+        The file gives what training has made, the flags give every setting; what both say must agree.
+
         Returns:
           the state of the batch sampler.
+        Raises:
+          UserError: weights only, another model, seed or kind of optimizer, or averages or a discriminator in
+            one of them only.
         """
         checkpoint = load_checkpoint(path)
         wanted = {"data", "code_counts", "optimizer"}
@@ -126,8 +131,23 @@ class VQTrainState:
             raise UserError(
                 f"{path} cannot be resumed, it lacks {', '.join(missing)}; add --finetune to start from it"
             )
+        for part, own, flag in (
+            ("ema", self.averaged, "--ema"),
+            ("discriminator", self.discriminator, "a --disc-weight above 0"),
+        ):
+            if own is None and part in checkpoint:
+                raise UserError(
+                    f"{path} holds {part} weights, which would be lost: give {flag} as that run did, or add "
+                    "--finetune to start from it"
+                )
+        compare_with_flags(
+            checkpoint, path, self.config, checkpoint["data"]["seed"], ignore=("vq_ckpt", "finetune")
+        )
         self.load_weights(path)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{path} was trained with another optimizer: {error}") from error
         if self.disc_optimizer is not None:
             self.disc_optimizer.load_state_dict(checkpoint["optimizer_disc"])
         self.unused_counts.counts.copy_(checkpoint["code_counts"])
