@@ -60,17 +60,22 @@ def take_weights(
     load_weights(model, state, path, may_miss)
 
 
-def initialise_from(model: Transformer, path: str | Path) -> None:
+def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
     What an earlier stage lacks keeps its fresh values: the position table (LlamaGen → R-GPT) and the two
     marks (RLlamaGen → NEP). A position table of another grid is resized, bicubic.
 
+    Args:
+      image_size: of the training to come, to be told where it is another than that of the weights.
     Raises:
       UserError: any other difference, by name.
     """
     content = load_checkpoint(path)
     state = transformer_state(content)
+    trained_at = checkpoint_args(content).get("image_size")
+    if None not in (image_size, trained_at) and image_size != trained_at:
+        log.info("%s was trained at %s px and goes on at %d px", path, trained_at, image_size)
     if POSITION_TABLE in state and model.config.any_order and state[POSITION_TABLE].dim() == 3:
         before = state[POSITION_TABLE].shape[1]
         state[POSITION_TABLE] = resize_position_table(state[POSITION_TABLE], model.config.block_size)
@@ -118,7 +123,8 @@ def load_transformer(
       gpt_model: registry name; needed for published files whose args do not name it. A file that does say
         what it holds must be of that size and arithmetic.
       image_size: for `GPT-*` files, whose weights do not show the number of cells; LlamaGen's own say it in
-        their args.
+        their args. There another size makes the grid anew, with a warning: as published, where the training
+        of a stage and the sampling of its weights have a size each. All other files are refused at another.
       downsample: pixels per cell side, with `image_size`.
     Raises:
       UserError: what was given contradicts the file, or the file is none of a transformer.
@@ -134,6 +140,11 @@ def load_transformer(
         size = args.get("image_size") if image_size is None else image_size
         config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), size, downsample)
         config = replace(config, **read_marker(content, path))
+        trained_at = args.get("image_size", size)
+        if size is not None and size != trained_at and POSITION_TABLE not in state:
+            log.warning("%s was trained at %s px; its grid is made anew for %s px", path, trained_at, size)
+    if image_size not in (None, config.grid * downsample):
+        raise UserError(f"--image-size {image_size} contradicts {path}, which has {config.grid * downsample}")
     model = _build(config, path)
     load_weights(model, state, source=path)
     return model.eval()

@@ -109,10 +109,6 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
-        if self.image_size not in (None, pipeline.image_size):
-            raise UserError(
-                f"--image-size {self.image_size} contradicts {self.gpt_ckpt}, which has {pipeline.image_size}"
-            )
         if self.compile and device.type == "cuda":
             pipeline.transformer.compile_steps()
         elif self.compile:
