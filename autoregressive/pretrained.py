@@ -277,6 +277,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def front_matter(*, edits: bool) -> list[str]:
+    """What the hub reads at the head of a model card: the project's licence, and where the model is found."""
+    return [
+        "---",
+        "license: mit",
+        "library_name: nep-editing",
+        f"pipeline_tag: {'image-to-image' if edits else 'text-to-image'}",
+        "tags: [image-editing, text-to-image, autoregressive]",
+        "---",
+        "",
+    ]
+
+
 def arithmetic_note(config: ModelConfig) -> list[str]:
     """The paragraph of a model card on weights that the published class would take and misuse."""
     settings = ", ".join(f"{name} {value}" for name, value in unpublished_arithmetic(config).items())
@@ -295,12 +308,7 @@ def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
     kind = "edits inside a region" if config.mask_in_context else "draws from text and edits zero-shot"
     millions = sum(p.numel() for p in pipeline.transformer.state_dict().values()) / 1e6
     return "\n".join([
-        "---",
-        "library_name: nep-editing",
-        "pipeline_tag: image-to-image",
-        "tags: [image-editing, autoregressive]",
-        "---",
-        "",
+        *front_matter(edits=config.mask_in_context),
         "# Next editing token prediction",
         "",
         f"A transformer of {millions:.1f} M parameters that {kind}, with its tokenizer "

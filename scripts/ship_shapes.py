@@ -29,6 +29,7 @@ from autoregressive.pretrained import (
     FolderConfig,
     Member,
     arithmetic_note,
+    front_matter,
 )
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
@@ -127,6 +128,7 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
     numbers = [f"{drawings[key]:.3f}" for key in ASKED] + [""] * len(KINDS)
     rows.append(f"| drawn from the caption (t2i) | {' | '.join(numbers)} | {drawings['num_images']} |")
     return "\n".join([
+        *front_matter(edits=True),
         "# Small models for the shapes set",
         "",
         "Made by this project from nothing but its own synthetic data, so that editing and the notebooks",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import run_program
 from PIL import Image
+from test_pretrained import check_metadata
 
 from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
@@ -22,6 +23,8 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
     run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
     run_program("scripts/ship_shapes.py", "--results-dir", run, "--output-dir", shipped)
     card = (shipped / "README.md").read_text()
+    check_metadata(card, "image-to-image")
+    assert "Not the published arithmetic" in card
     folders = {"tokenizer": "tokenizer", "t2i": "stage1", "editing": "stage2_exact"}
     for name, folder in folders.items():
         path = shipped / f"{name}.safetensors"
