@@ -247,19 +247,21 @@ def _words(wanted: Any) -> str:
     return words.get(wanted, "list of whole numbers")
 
 
-def require_fitting(
+def load_weights(
     module: nn.Module,
     state_dict: dict[str, torch.Tensor],
     source: str | Path,
     may_miss: Sequence[str] = (),
     may_have: Sequence[str] = (),
+    check: Callable[[], None] | None = None,
 ) -> None:
-    """Refuses weights that differ from those of `module` in more than is expected.
+    """Copies weights into `module`, refusing every difference that is not expected.
 
     Args:
       source: the file, for the message.
       may_miss: names that may be absent from the file (they keep their initial values).
       may_have: names that the file may hold in excess (they are left out).
+      check: called once the weights fit, before the first is copied; it may raise.
     Raises:
       UserError: lists the missing, unexpected and misshapen names.
     """
@@ -281,18 +283,8 @@ def require_fitting(
             f"{source} does not fit this model: {'; '.join(problems)}. "
             "Check the model name and the image size"
         )
-
-
-def load_weights(
-    module: nn.Module,
-    state_dict: dict[str, torch.Tensor],
-    source: str | Path,
-    may_miss: Sequence[str] = (),
-    may_have: Sequence[str] = (),
-) -> None:
-    """Copies weights into `module` if they are fitting, see `require_fitting`."""
-    require_fitting(module, state_dict, source, may_miss, may_have)
-    own = module.state_dict().keys()
+    if check is not None:
+        check()
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
 
 

@@ -55,7 +55,8 @@ def marked_like(state: dict[str, Tensor], content: dict[str, Any], path: str | P
 
 
 def _with_marker(state: dict[str, Tensor], own: dict[str, Any]) -> dict[str, Tensor]:
-    note = torch.tensor(list(json.dumps(own).encode()), dtype=torch.float32)
+    kinds = {weight.dtype for weight in state.values()} & {torch.float16, torch.bfloat16}
+    note = torch.tensor(list(json.dumps(own).encode()), dtype=kinds.pop() if kinds else torch.float32)
     return {**state, MARKER: note} if own else state
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from autoregressive.models.arithmetic import (
     require_same_arithmetic,
 )
 from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
-from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights, require_fitting
+from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -47,19 +47,6 @@ def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
     return {name: weight for name, weight in state.items() if name != MARKER}
 
 
-def take_weights(
-    model: Transformer,
-    state: dict[str, Tensor],
-    content: dict[str, Any],
-    path: str | Path,
-    may_miss: Sequence[str] = (),
-) -> None:
-    """Copies weights out of a checkpoint into `model`, if they fit and are of its arithmetic."""
-    require_fitting(model, state, path, may_miss)
-    require_same_arithmetic(model.config, content, path)
-    load_weights(model, state, path, may_miss)
-
-
 def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
@@ -84,7 +71,8 @@ def initialise_from(model: Transformer, path: str | Path, image_size: int | None
     absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
     # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
     may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
-    take_weights(model, state, content, path, may_miss)
+    check = partial(require_same_arithmetic, model.config, content, path)
+    load_weights(model, state, path, may_miss, check=check)
     if absent:
         log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
 
@@ -188,13 +176,12 @@ def _config_from_shapes(
     try:
         vocab_size = state["tok_embeddings.weight"].shape[0]
         cls_token_num, caption_dim = state["cls_embedding.uncond_embedding"].shape
+        cells = state[POSITION_TABLE].shape[1] if POSITION_TABLE in state else None
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
             f"{path} is no text-conditioned transformer: it lacks {error}; it has {', '.join([*state][:4])}"
         ) from error
-    if POSITION_TABLE in state:
-        cells = state[POSITION_TABLE].shape[1]
-    elif image_size is not None:
+    if cells is None and image_size is not None:
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < downsample:
             raise UserError(
                 f"{path}: image size {image_size!r}: must be a whole number, at least {downsample}"
@@ -204,7 +191,7 @@ def _config_from_shapes(
                 f"{path}: image size {image_size}: must be a multiple of the {downsample} pixels of a cell"
             )
         cells = (image_size // downsample) ** 2
-    else:
+    if cells is None:
         raise UserError(f"{path} does not show its image size; pass --image-size")
     return replace(
         GPT_MODELS[name],

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from autoregressive.models.arithmetic import marked
+from autoregressive.models.arithmetic import marked, require_same_arithmetic
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, take_weights, transformer_state
+from autoregressive.models.weights import model_args, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import (
@@ -159,7 +160,8 @@ def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed
         )
     begins = ("gpt_ckpt", "init_gpt_ckpt", "codebook_init")
     compare_with_flags(content, path, config, content["sampler"]["seed"], ignore=begins)
-    take_weights(state.model, transformer_state({"model": content["model"]}), content, path)
+    check = partial(require_same_arithmetic, state.model.config, content, path)
+    load_weights(state.model, transformer_state({"model": content["model"]}), path, check=check)
     try:
         state.optimizers.load_state_dict(content["optimizer"])
     except ValueError as error:
