@@ -38,7 +38,7 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
         if name != "tokenizer":
             pipeline = EditingPipeline.from_pretrained(shipped, name)
             assert pipeline.image_size == 72 and pipeline.transformer.norm.weight.dtype == torch.float32
-    assert sum("| 4 |" in line for line in card.splitlines()) == 5  # edits of each mode
+    assert sum("| 4 |" in line for line in card.splitlines()) == 6  # edits of each mode
     assert "drawn from the caption (t2i)" in card
     assert Image.open(shipped / "curves.png").width > 600
     again = run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
