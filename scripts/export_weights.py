@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoregressive.models.arithmetic import marked_like
 from autoregressive.models.weights import transformer_state
 from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
 from runtime.config import REQUIRED, option, parse
@@ -45,7 +46,7 @@ def main() -> None:
             raise UserError(
                 f"{config.ckpt}: {name} does not fit into {config.precision}; take --precision bf16"
             )
-    save_safetensors(config.output, state, args)
+    save_safetensors(config.output, marked_like(state, content, config.ckpt), args)
     print(f"{config.output}: {Path(config.output).stat().st_size / 1e6:.1f} MB")
 
 

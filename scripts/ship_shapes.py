@@ -23,7 +23,15 @@ from train_shapes import MASKED_TEMPERATURE
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
+from autoregressive.editing.pretrained import (
+    TEXT_ENCODER,
+    TOKENIZER,
+    FolderConfig,
+    Member,
+    arithmetic_note,
+    front_matter,
+)
+from autoregressive.models.arithmetic import configuration
 from evaluations.editing.verification import HEADLINE, TITLES
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
@@ -80,7 +88,9 @@ def ship(config: ShipShapes) -> None:
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER).write(output)
     draw_curves(root, output / "curves.png")
-    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines)))
+    editing = output / "editing.safetensors"
+    note = arithmetic_note(configuration(load_checkpoint(editing), editing))
+    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines, note)))
 
 
 def draw_curves(root: Path, path: Path) -> None:
@@ -98,8 +108,13 @@ def draw_curves(root: Path, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path)
 
 
-def card(root: Path, models: list[str]) -> str:
-    """The model card."""
+def card(root: Path, models: list[str], note: list[str]) -> str:
+    """The model card.
+
+    Args:
+      models: the rows of the files.
+      note: what is to be known before the files are used elsewhere.
+    """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
     drawings = _read(root / "scores" / "drawings" / "drawings.json")
     rows = []
@@ -112,6 +127,7 @@ def card(root: Path, models: list[str]) -> str:
     numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
     rows.append(_card_row("drawn from the caption (t2i)", numbers, drawings["num_images"]))
     return "\n".join([
+        *front_matter(edits=True),
         "# Small models for the shapes set",
         "",
         "Made by this project from nothing but its own synthetic data, so that editing and the notebooks",
@@ -123,6 +139,7 @@ def card(root: Path, models: list[str]) -> str:
         "",
         f"`{TEXT_ENCODER}/` is the text encoder that knows the words of the set.",
         "",
+        *note,
         *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",

@@ -26,7 +26,7 @@ ROOMS = {
     "autoregressive.editing": [*LOWER, "autoregressive.sequence", "autoregressive.models",
                                "autoregressive.decoding"],
     "autoregressive.pipeline": ["autoregressive.editing"],  # the old addresses
-    "autoregressive.editing.session": ["autoregressive.editing"],
+    "autoregressive.session": ["autoregressive.editing"],
     # Rewards judge images: with the metrics' encoders and the verifier.
     "autoregressive.scaling": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
                                "autoregressive.decoding", "autoregressive.editing"],

@@ -110,10 +110,6 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
-        if self.image_size not in (None, pipeline.image_size):
-            raise UserError(
-                f"--image-size {self.image_size} contradicts {self.gpt_ckpt}, which has {pipeline.image_size}"
-            )
         if self.compile and device.type == "cuda":
             pipeline.engine.compile_steps()
         elif self.compile:

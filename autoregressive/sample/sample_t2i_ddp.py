@@ -23,7 +23,8 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.arithmetic import model_name
+from autoregressive.models.weights import POSITION_TABLE
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from dataset.tables import tsv_rows
 from language.caption_cleaning import require_words
@@ -87,13 +88,15 @@ def read_captions(path: str | Path) -> list[str]:
 
 def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str]:
     """The models, and the transformer's name."""
-    name, size = config.gpt_model, config.image_size
-    if name is None or size is None:
-        args = checkpoint_args(load_checkpoint(config.gpt_ckpt))
-        name = name or args.get("gpt_model", PUBLISHED_MODEL)
-        if "model_config" not in args and not GPT_MODELS[name].any_order:  # else the file knows its size
-            size = size or args.get("image_size", PUBLISHED_SIZE)
-    return replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device), name
+    content = load_checkpoint(config.gpt_ckpt)
+    args, size = checkpoint_args(content), config.image_size
+    is_ours = "model_config" in args  # then the file knows all of it, and a name need only not contradict
+    name = config.gpt_model or args.get("gpt_model") or (None if is_ours else PUBLISHED_MODEL)
+    if not is_ours and POSITION_TABLE not in content["model"]:
+        size = size or args.get("image_size", PUBLISHED_SIZE)
+    given = replace(config, gpt_model=config.gpt_model if is_ours else name, image_size=size)
+    pipeline = given.load_pipeline(ranks.device)
+    return pipeline, name or model_name(pipeline.transformer.config) or "transformer"
 
 
 def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:

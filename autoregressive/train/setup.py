@@ -112,7 +112,7 @@ def build_model(
     if config.codebook_init:
         start_from_codebook(model, encoders.tokenizer.quantize.codebook())
     if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
-        initialise_from(model, config.init_gpt_ckpt)
+        initialise_from(model, config.init_gpt_ckpt, config.image_size)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     log.info(
         "%s: %.2f M parameters, %d cells, %d codes",
