@@ -51,7 +51,7 @@ def test_other_arithmetic_is_refused_by_name(tmp_path, name, value, ours_is_publ
 def test_published_files_are_of_the_published_arithmetic(args):
     content = {"args": args}
     require_same_arithmetic(tiny().config, content, "published.pt")
-    for name in ("query_turn", "rotary_base", "norm_eps", "own_cell"):
+    for name in ("query_turn", "rotary_base", "norm_eps"):
         with pytest.raises(UserError, match=name):
             require_same_arithmetic(tiny(**{name: UNPUBLISHED[name]}).config, content, "published.pt")
 
