@@ -23,9 +23,9 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.models.weights import model_args
-from dataset.edit_masks import RULES
+from dataset.choices import RULES
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset.choices import RULES
 from dataset.transforms import dilate, marked
 from runtime.errors import UserError
 
-RULES = ("published", "exact")
 _PUBLISHED_SIDE = 512
 
 

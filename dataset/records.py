@@ -13,13 +13,12 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+from dataset.choices import TEXT_FIELDS
 from dataset.images import ImageSource
 from dataset.jsonl import JsonLine, JsonlRecords, is_inside
 from dataset.parquet import ParquetImage, read_text_columns, require_columns
 from runtime.errors import UserError
 from runtime.files import is_mac_metadata
-
-TEXT_FIELDS = ("instruction", "target_caption")
 
 
 @dataclass(frozen=True)

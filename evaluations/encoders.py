@@ -28,7 +28,8 @@ from runtime.checkpoint import load_weights
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from tokenizer.tokenizer_image.lpips import find_lpips_weights, load_lpips
+from tokenizer.tokenizer_image.lpips import load_lpips
+from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 
 CLIP_MODEL = "ViT-B-32-quickgelu"
 CLIP_L14_MODEL = "ViT-L-14-quickgelu"

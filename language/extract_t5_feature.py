@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.jsonl import JsonLine, JsonlRecords
-from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
+from language.published import DEFAULT_T5
+from language.t5 import T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
 from runtime.config import REQUIRED, legacy, option, parse
 from runtime.distributed import Distributed, distributed

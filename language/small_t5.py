@@ -36,7 +36,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from dataset.jsonl import JsonlRecords
 from language.caption_cleaning import clean_caption
-from language.text_features import MAX_TOKENS
+from language.published import MAX_TOKENS
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger

@@ -20,13 +20,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
 
 from language.caption_cleaning import clean_caption
-from language.text_features import MAX_TOKENS, TextFeatures
+from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
+from language.text_features import TextFeatures
 from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
-DEFAULT_T5 = "flan-t5-xl"
-PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
 
 _CONFIG_FILES = ("config.json", "tokenizer_config.json")

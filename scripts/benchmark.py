@@ -32,7 +32,7 @@ from benchmark_pictures import draw_pictures
 from benchmark_rows import Bench, markdown, table
 from benchmark_training import training_rows
 
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.config import GPT_MODELS
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autoregressive.models.gpt import ModelConfig
+from autoregressive.models.config import ModelConfig
 
 
 class Norm(nn.Module):

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from benchmark_measure import Clock, Spread
 
+from autoregressive.models.config import ModelConfig
 from autoregressive.models.flops import head_parameters, trunk_parameters
-from autoregressive.models.gpt import ModelConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.layout import editing_prompt, raster_edit_order
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.generate import generate
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.models.packed_linear import pack_linears
-from autoregressive.models.sampling import Sampling, seeded_uniforms
+from autoregressive.models.sampling import seeded_uniforms
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, MakeInputs, editing_inputs, t2i_inputs

@@ -15,8 +15,9 @@ from benchmark_measure import Comparison, PeakMemory, head_memory, in_turn
 from benchmark_rows import Bench
 from torch import Tensor
 
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import training_flops
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.gpt import Transformer
 from runtime.precision import autocast
 
 CPU_SHARES = (0.1, 0.5)  # of the cells: 26 and 128 at 256 px

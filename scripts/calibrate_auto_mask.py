@@ -25,7 +25,8 @@ from torch import Tensor
 from autoregressive.auto_mask import AutoMaskSettings, region_iou
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
-from dataset.edit_masks import RULES, pool_edit_mask
+from dataset.choices import RULES
+from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_image, load_magicbrush_mask
 from dataset.magicbrush import Turn, iterate_turns, read_sessions
 from runtime.config import REQUIRED, option, parse

@@ -28,9 +28,11 @@ from autoregressive.layout import (
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.models.config import ModelConfig
 from autoregressive.models.generate import generate, place
-from autoregressive.models.gpt import ModelConfig, Transformer, build_gpt, layout_loss
-from autoregressive.models.sampling import Sampling, filtered_probabilities
+from autoregressive.models.gpt import Transformer, build_gpt, layout_loss
+from autoregressive.models.sampling import filtered_probabilities
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.models.weights import resize_position_table
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
-from dataset.edit_masks import RULES
-from language.t5 import DEFAULT_T5
+from dataset.choices import RULES
+from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
 from runtime.precision import PRECISIONS

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import find_folder, read_config
-from language.t5 import DEFAULT_T5
+from language.published import DEFAULT_T5
 from runtime.config import option, parse
 from runtime.distributed import pick_device
 from runtime.errors import UserError, run_command

@@ -28,7 +28,7 @@ from demo_work import (
 from PIL import Image
 
 from autoregressive.auto_mask import AUTO
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import Drawing, EditingPipeline
 from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search

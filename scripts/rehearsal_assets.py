@@ -24,7 +24,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
+from autoregressive.models.config import GPT_MODELS, ModelConfig
+from autoregressive.models.gpt import Transformer
 from dataset.shapes_edits import ShapesConfig
 from dataset.shapes_writers import (
     draw_test_sessions,
@@ -35,8 +36,9 @@ from dataset.shapes_writers import (
     write_train_chunk,
 )
 from language.caption_cleaning import clean_caption
-from language.t5 import DEFAULT_T5, T5Encoder
-from language.text_features import MAX_TOKENS, save_text_features
+from language.published import DEFAULT_T5, MAX_TOKENS
+from language.t5 import T5Encoder
+from language.text_features import save_text_features
 from runtime.checkpoint import save_checkpoint
 from runtime.logging import get_logger
 from tokenizer.tokenizer_image.vq_model import build_vq_model

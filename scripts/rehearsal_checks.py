@@ -16,7 +16,7 @@ import torch
 from rehearsal_assets import empty_model
 from torch import Tensor
 
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.weights import POSITION_TABLE, resize_position_table
 from dataset.edit_masks import cells_to_pixels, pool_edit_mask
 from dataset.images import load_image, load_magicbrush_mask

@@ -26,7 +26,7 @@ from rehearsal_assets import NUM_TEST_ITEMS, empty_model, llamagen_file, make_as
 from rehearsal_checks import Checks, Training, check_emu, check_magicbrush, check_training, expected_shapes
 from rehearsal_run import run_watched
 
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.config import GPT_MODELS
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import write_atomic

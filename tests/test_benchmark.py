@@ -13,9 +13,9 @@ from conftest import ROOT, run_program
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoregressive.layout import editing_layout
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
-from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from runtime.config import parse
 from runtime.errors import UserError
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from autoregressive.layout import editing_layout, pack_rows
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import batch_flops, peak_flops, training_flops
-from autoregressive.models.gpt import GPT_MODELS
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -22,7 +22,8 @@ from autoregressive.layout import (
     t2i_prompt,
 )
 from autoregressive.models.generate import NOT_FINITE, generate, place
-from autoregressive.models.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
+from autoregressive.models.sampling import draw, filtered_probabilities, guide, seeded_uniforms
+from autoregressive.models.sampling_settings import Sampling
 from runtime.errors import UserError
 
 

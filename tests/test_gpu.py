@@ -19,7 +19,7 @@ from autoregressive.layout import (
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.train import loop
 
 pytestmark = pytest.mark.gpu

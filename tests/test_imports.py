@@ -17,8 +17,9 @@ ALLOWED = {
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
     "evaluations": ["runtime", "dataset.images", "dataset.shapes", "dataset.shapes_edits",
-                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips"],
-    "dataset": ["runtime", "language.text_features"],
+                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips",
+                    "tokenizer.tokenizer_image.lpips_files"],
+    "dataset": ["runtime", "language.published", "language.text_features"],
     "autoregressive.layout": [],
     "autoregressive.models": ["autoregressive.layout", "runtime"],
     "autoregressive.composite": ["dataset", "runtime"],

@@ -14,7 +14,8 @@ import torch
 from conftest import IMAGE_SIZE, read_metrics, run_program
 from PIL import Image
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.sample import sample_t2i, sample_t2i_ddp
 from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP, read_captions
 from autoregressive.train.config import T2IConfig

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY_VQ
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes

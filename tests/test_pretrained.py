@@ -15,7 +15,7 @@ from conftest import ROOT
 from hub_server import local_hub
 from PIL import Image
 
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import Drawing, EditingPipeline
 from autoregressive.pretrained import Defaults
 from runtime.checkpoint import load_checkpoint, save_checkpoint

@@ -13,7 +13,7 @@ from PIL import Image
 
 from autoregressive.layout import editing_layout, random_orders
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
 from autoregressive.sample import test_time_scaling

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoregressive.auto_mask import AutoMaskSettings
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 from runtime.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 

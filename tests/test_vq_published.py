@@ -22,9 +22,13 @@ from tokenizer.tokenizer_image.losses import (
     GENERATOR_LOSSES,
     hinge_discriminator_loss,
 )
-from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_layers import VQConfig
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
+from tokenizer.tokenizer_image.vq_config import (
+    DISCRIMINATOR_LOSS_NAMES,
+    GENERATOR_LOSS_NAMES,
+    VQTrainConfig,
+)
+from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
 
 TINY = VQConfig(
     width=4,
@@ -125,6 +129,11 @@ def test_entropy_loss_in_closed_form():
     assert entropy_loss(codes[:1].expand(5, -1), codes).item() == pytest.approx(0, abs=1e-3)  # sure, one code
     between = torch.nn.functional.normalize(torch.ones(1, 8), dim=1)
     assert entropy_loss(between, codes).item() == pytest.approx(0, abs=1e-3)  # unsure: log 8 - log 8
+
+
+def test_the_losses_that_flags_name_are_there():
+    assert DISCRIMINATOR_LOSS_NAMES == tuple(DISCRIMINATOR_LOSSES)
+    assert GENERATOR_LOSS_NAMES == tuple(GENERATOR_LOSSES)
 
 
 def test_adversarial_losses_in_closed_form():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import model_args
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_t5 import make_small_t5, read_captions

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.gpt import build_gpt
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 
 V, N, C, T = 32, 16, 8, 5
 GREEDY = Sampling(cfg_scale=1, sample_logits=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.layout import TEXT, SequenceLayout
-from autoregressive.models.gpt import ModelConfig
+from autoregressive.models.config import ModelConfig
 
 Number = float | Tensor
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
+from autoregressive.models.config import GPT_MODELS, ModelConfig
+from autoregressive.models.gpt import Transformer
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
 from runtime.errors import UserError
 from runtime.logging import get_logger

@@ -16,7 +16,7 @@ from torch import Tensor
 from autoregressive.composite import as_image, changed_region, compose
 from autoregressive.layout import editing_layout, random_orders, t2i_layout
 from autoregressive.models.generate import place
-from autoregressive.models.sampling import Sampling
+from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline, Mask, Picture
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from autoregressive.train.packing import pack, packed_settings
 from autoregressive.train.packing_config import PackingConfig
 from autoregressive.train.setup import load_encoders, read_dataset
-from dataset.edit_masks import RULES
-from dataset.records import TEXT_FIELDS
+from dataset.choices import RULES, TEXT_FIELDS
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command

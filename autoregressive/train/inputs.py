@@ -21,7 +21,8 @@ from autoregressive.layout import (
     region_orders,
     t2i_layout,
 )
-from autoregressive.models.gpt import ModelConfig, Transformer
+from autoregressive.models.config import ModelConfig
+from autoregressive.models.gpt import Transformer
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts

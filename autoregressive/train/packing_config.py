@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH
-from language.t5 import DEFAULT_T5
-from language.text_features import MAX_TOKENS
+from language.published import DEFAULT_T5, MAX_TOKENS
+from runtime.choices import PRECISION_NAMES
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
-from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT, SHARE, SIZE, WORKERS
 
 
@@ -40,7 +39,9 @@ class PackingConfig:
         within=SIZE,
         help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
     )
-    precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
+    precision: str = option(
+        "none", help="type of the text encoder's weights", choices=sorted(PRECISION_NAMES)
+    )
     rows_per_shard: int = option(
         1024, within=COUNT, help="records in one shard; a stopped run loses at most one a rank"
     )
