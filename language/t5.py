@@ -1,7 +1,7 @@
 """The frozen text encoder: captions in, `TextFeatures` out.
 
 The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the small one of
-`language.small_t5` takes exactly this path.
+`language.small_encoder` takes exactly this path.
 """
 
 from __future__ import annotations

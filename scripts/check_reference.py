@@ -36,7 +36,8 @@ from autoregressive.models.sampling_settings import Sampling
 from autoregressive.models.weights import resize_position_table
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
-from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run
+from evaluations.editing.flags import ImageEvalConfig
+from evaluations.editing.magicbrush_scores import evaluate_run
 from language.caption_cleaning import clean_caption
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command

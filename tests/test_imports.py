@@ -39,11 +39,12 @@ ALLOWED = {
 }  # fmt: skip
 # Programs stand at the edge and may use more.
 PROGRAMS = {
-    "tokenizer.tokenizer_image.vq_train": ["dataset"],
+    "tokenizer.tokenizer_image.vq_loop": ["dataset"],
     "tokenizer.tokenizer_image.vq_trainer": ["dataset"],
-    "tokenizer.tokenizer_image.reconstruction_eval": ["dataset", "evaluations"],
-    "language.extract_t5_feature": ["dataset"],
-    "language.small_t5": ["dataset"],
+    "tokenizer.tokenizer_image.reconstruction": ["dataset", "evaluations"],
+    "tokenizer.tokenizer_image.reconstruction_config": ["evaluations.tokenizer.flags"],
+    "language.feature_extraction": ["dataset"],
+    "language.small_encoder": ["dataset"],
     "dataset.prepare_magicbrush": ["language"],
 }
 

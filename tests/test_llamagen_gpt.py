@@ -19,7 +19,7 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.sample import sample_t2i, sample_t2i_ddp
 from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP, read_captions
 from autoregressive.train.config import T2IConfig
-from autoregressive.train.train_t2i import train
+from autoregressive.train.stages import train_t2i
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
 from runtime.distributed import distributed
@@ -85,7 +85,7 @@ def contents(folder) -> dict[str, bytes]:
 
 def run_training(flags, results) -> dict:
     with distributed("cpu") as ranks:
-        train(parse(T2IConfig, [*map(str, flags), "--results-dir", str(results)]), ranks)
+        train_t2i(parse(T2IConfig, [*map(str, flags), "--results-dir", str(results)]), ranks)
     return load_checkpoint(max((results / "checkpoints").glob("*.pt")))
 
 

@@ -16,7 +16,7 @@ from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.pretrained import Defaults
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
-from language.small_t5 import make_small_t5, read_captions
+from language.small_encoder import make_small_t5, read_captions
 from language.t5 import T5Encoder
 from tokenizer.tokenizer_image.vq_model import build_vq_model
 

@@ -191,7 +191,7 @@ def test_a_picture_is_edited_as_it_is_seen(pipelines, tmp_path):
 
 
 def test_mismatched_parts_are_refused(pipelines, vq_ckpt, gpt_ckpts, tmp_path):
-    from language.small_t5 import make_small_t5
+    from language.small_encoder import make_small_t5
 
     make_small_t5(["a b"], tmp_path / "wide", 32)
     with pytest.raises(UserError, match="width 16, the text encoder gives 32"):

@@ -15,7 +15,7 @@ from dataset.image_folder import list_images
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
 from runtime.errors import UserError
-from tokenizer.tokenizer_image import vq_train
+from tokenizer.tokenizer_image import vq_loop, vq_train
 from tokenizer.tokenizer_image.codebook import entropy_loss
 from tokenizer.tokenizer_image.losses import (
     DISCRIMINATOR_LOSSES,
@@ -187,7 +187,7 @@ def test_images_named_in_a_folder_of_lists(images, tmp_path):
         (tmp_path / folder / "part_face.jsonl").write_text("\n".join(lines))
     words = ["--data-path", str(tmp_path / "aesthetic"), "--data-face-path", str(tmp_path / "face")]
     with pytest.raises(UserError, match="--allow-outside-root"):
-        vq_train.find_images(parse(VQTrainConfig, words))
-    paths = vq_train.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"]))
+        vq_loop.find_images(parse(VQTrainConfig, words))
+    paths = vq_loop.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"]))
     assert [path.stem for path in paths] == ["3", "1", "8"]
     assert len(list_images(images)) == 10

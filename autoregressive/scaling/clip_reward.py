@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autoregressive.scaling.rewards import Reward
-from evaluations.encoders import CLIP_MODEL, ClipEncoder, full_float32
+from evaluations.encoders import ClipEncoder, full_float32
+from evaluations.flags import CLIP_MODEL
 from runtime.errors import UserError
 
 

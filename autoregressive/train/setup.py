@@ -13,7 +13,7 @@ from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
-from autoregressive.train.packing_config import PackingConfig
+from autoregressive.train.packing.config import PackingConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.codes import CodesDataset

@@ -10,9 +10,8 @@ from PIL import Image
 
 from evaluations.folders import natural_key
 from evaluations.pairs import name_differences
+from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
-
-WHOLE = -1  # eval_bottom: all rows
 
 
 def list_generated(fake_dir: str | Path) -> list[Path]:

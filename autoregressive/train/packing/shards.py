@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from autoregressive.train.inputs import Encoders
-from autoregressive.train.packing_config import PackingConfig
+from autoregressive.train.packing.config import PackingConfig
 from dataset.packed_format import MANIFEST, SHARDS, PackedSettings
 from dataset.packed_writer import PackedWriter, ShardColumns, ShardNote, pack_text
 from dataset.preparation import check_disk, claimed, fingerprint, require_budget
