@@ -14,8 +14,6 @@ from dataset.edit_masks import cells_to_pixels
 from dataset.images import as_seen, edit_region, load_image
 from runtime.errors import UserError
 
-COMPOSITES = ("cells", "mask", "none", "published")
-
 
 def is_one_picture(images: object) -> bool:
     """Whether it is one image, not several."""

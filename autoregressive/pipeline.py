@@ -10,7 +10,6 @@ Letters: B batch, N cells, T text slots, C caption width, S side of the model's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +27,17 @@ from autoregressive.arguments import (
     is_auto,
     require_kind,
     require_mask,
-    whole,
 )
-from autoregressive.auto_mask import AutoMaskSettings, edit_scores
-from autoregressive.composite import (
-    COMPOSITES,
-    as_image,
-    changed_region,
-    check_mask,
-    compose,
-)
-from autoregressive.layout import (
-    SequenceLayout,
-    editing_prompt,
-    infill_prompt,
-    random_orders,
-    raster_edit_order,
-    t2i_prompt,
-)
-from autoregressive.models.generate import NOT_FINITE, generate, place
-from autoregressive.models.gpt import GPT_MODELS, Transformer, evaluating
-from autoregressive.models.packed_linear import pack_linears, unpack_linears
-from autoregressive.models.sampling import Sampling, seeded_uniforms
+from autoregressive.composite import as_image, changed_region, check_mask, compose
+from autoregressive.decoding.engine import Engine
+from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.options import Defaults, EditOptions
+from autoregressive.editing.results import EditResult, Progress
+from autoregressive.editing.token_editor import TokenEditor
+from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
-from autoregressive.pretrained import Defaults, load_pretrained, push_folder, save_pretrained
-from dataset.edit_masks import RULES, full_mask, pool_edit_mask, resize_mask
+from autoregressive.pretrained import find_files, push_folder, save_pretrained
+from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from dataset.samples import Text
 from dataset.transforms import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
@@ -63,58 +48,26 @@ from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
 Mask = Image.Image | np.ndarray | Tensor
-MODES = ("marks", "no_marks", "zero_shot")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Results as far as they are drawn; its (B, N) raster tensors change with the next step.
-
-    Attributes:
-      step, num_steps: codes of each result drawn so far, and those of the largest region.
-      codes: the source's where nothing is drawn, 0 where there is no source.
-      drawn, to_draw: bool cells.
-    """
-
-    step: int
-    num_steps: int
-    codes: Tensor
-    drawn: Tensor
-    to_draw: Tensor
-
-
-Progress = Callable[[Drawing], None]
-"""Called after each step."""
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """One edit.
-
-    Attributes:
-      image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
-      codes: (N,) int64 raster codes after the edit.
-      edit_mask: (N,) bool raster, the cells that were generated.
-      region: (H, W) bool, the pixels that were free to change.
-      timings: seconds of the batch's "encode", "generate" and "decode", and "locate" if a mask was "auto".
-    """
-
-    image: Image.Image
-    codes: Tensor
-    edit_mask: Tensor
-    region: Tensor
-    timings: dict[str, float]
 
 
 class EditingPipeline:
     """Tokenizer, transformer and text encoder as one; edits, infills zero-shot and draws from text."""
 
-    def __init__(self, tokenizer: VQModel, transformer: Transformer, text_encoder: T5Encoder | None) -> None:
+    def __init__(
+        self,
+        tokenizer: VQModel,
+        transformer: Transformer,
+        text_encoder: T5Encoder | None,
+        *,
+        pack: bool = False,
+    ) -> None:
         """
         Args:
           text_encoder: None if every text comes as features.
+          pack: for a transformer that is not trained, see `Engine`.
         """
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
+        self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
@@ -162,9 +115,7 @@ class EditingPipeline:
         text_encoder = None
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
-        transformer = transformer.to(device, dtype)
-        pack_linears(transformer)
-        return cls(tokenizer, transformer, text_encoder)
+        return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: str | None = None, **options: Any) -> EditingPipeline:
@@ -178,7 +129,10 @@ class EditingPipeline:
         Raises:
           UserError: no such folder or hub model, or one that is damaged.
         """
-        return load_pretrained(cls, name, model, **options)
+        files, defaults = find_files(name, model, **options)
+        pipeline = cls.load(**files)
+        pipeline.defaults = defaults
+        return pipeline
 
     def save_pretrained(
         self, folder: str | Path, model: str = "transformer", *, copy_text_encoder: bool | None = None
@@ -213,14 +167,17 @@ class EditingPipeline:
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> EditingPipeline:
         """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
-        unpack_linears(self.transformer)
-        self.transformer.to(device=device, dtype=dtype)
-        pack_linears(self.transformer)
+        self.engine.move(device, dtype)
         if device is not None:
             self.tokenizer.to(device)
             if self.text_encoder is not None:
                 self.text_encoder.to(device)
         return self
+
+    @property
+    def engine(self) -> Engine:
+        """What decodes: `compile_steps` and `release` are its own."""
+        return self.token_editor.engine
 
     @property
     def device(self) -> torch.device:
@@ -236,15 +193,9 @@ class EditingPipeline:
         seeds: Sequence[int] | int = 0,
         generator: torch.Generator | None = None,
         num_samples: int = 1,
-        sampling: Sampling | None = None,
-        mode: str | None = None,
-        mask_rule: str | None = None,
-        mask_error: int | None = None,
-        random_order: bool = False,
-        composite: str = "cells",
-        auto_mask: AutoMaskSettings | None = None,
         source_codes: Tensor | None = None,
         progress: Progress | None = None,
+        **options: Any,
     ) -> list[EditResult]:
         """Regenerates the masked cells of each image.
 
@@ -260,92 +211,89 @@ class EditingPipeline:
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
-          sampling: see `Sampling`; this and the next three default to what the model was saved with.
-          mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
-            text-to-image model that sees the kept cells). Default: by whether the model has marks.
-          mask_rule: pixel mask to cells, "published" or "exact".
-          mask_error: widens each mask by this many of its pixels first, or shrinks it (negative, never to
-            nothing): for accuracy against mask error. An edit without a mask has none.
-          random_order: draw the cells in random order instead of raster order.
-          composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked
-            pixels), "none" (all), "published" (wherever the upsampled token mask is not 0).
-          auto_mask: how "auto" gets its cells; the calibrated defaults if None.
           source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
           progress: told of each code as it is drawn, see `Progress`.
+          options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, random_order, composite,
+            auto_mask.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
         """
         images, prompts, masks = as_inputs(images, prompts, masks)
         seeds = as_seeds(seeds, len(images), num_samples, generator)
-        _check_options(sampling, auto_mask, progress)
-        mode = self.resolve_mode(mode)
-        if composite not in COMPOSITES:
-            raise UserError(f"composite {composite!r} is not known; use one of {', '.join(COMPOSITES)}")
+        require_kind("progress", progress, Callable, "a function")
+        how = EditOptions.of(options).over(self.defaults)
+        self.token_editor.resolve_mode(how.mode)
         if source_codes is not None:
             vocab_size = self.transformer.config.vocab_size
             source_codes = as_codes(source_codes, len(images), self.grid**2, vocab_size)
-        if not images:
-            return []
+        return self._edit(images, prompts, masks, seeds, how, source_codes, progress) if images else []
+
+    def _edit(
+        self,
+        images: list[Image.Image],
+        prompts: list[Text],
+        masks: list[Any],
+        seeds: list[int],
+        how: EditOptions,
+        source: Tensor | None,
+        progress: Progress | None,
+    ) -> list[EditResult]:
+        """`edit` of checked arguments, at least one image."""
         auto = torch.tensor([is_auto(mask) for mask in masks])
         given = [None if is_auto(mask) else mask for mask in masks]
-        pixel_masks, edit_mask = self.read_masks(images, given, mask_rule, mask_error)
+        pixel_masks, edit_mask = self.read_masks(images, given, how)
         timings: dict[str, float] = {}
         with timed(timings, "encode", self.device):
-            source = self.encode(images) if source_codes is None else source_codes
+            source = self.encode(images) if source is None else source
             text, text_valid = self.encode_texts(prompts)
         if auto.any():
             with timed(timings, "locate", self.device):
                 scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
-                edit_mask[auto] = (auto_mask or AutoMaskSettings()).region(scores, self.grid)
+                edit_mask[auto] = how.auto_mask.region(scores, self.grid)
         with timed(timings, "generate", self.device):
-            codes = self.edit_codes(
+            codes = self.token_editor.edit(
                 source,
                 edit_mask,
                 text,
                 text_valid,
                 seeds,
-                sampling or self.defaults.sampling,
-                mode,
-                random_order=random_order,
+                how.sampling,
+                how.mode,
+                random_order=how.random_order,
                 progress=progress,
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(codes)
         results = []
         for i, image in enumerate(decoded):
-            asked, source_image = i // num_samples, images[i // num_samples]
+            asked = i * len(images) // len(seeds)
             cells, pixels = edit_mask[asked], pixel_masks[asked]
-            region = changed_region(composite, cells, pixels, self.grid, source_image.size)
-            edited = compose(source_image, image, region)
-            results.append(EditResult(edited, codes[i].cpu(), cells, region, timings))
+            region = changed_region(how.composite, cells, pixels, self.grid, images[asked].size)
+            edited = compose(images[asked], image, region)
+            results.append(EditResult(edited, codes[i], cells, region, timings))
         return results
 
     def read_masks(
-        self,
-        images: Sequence[Image.Image | None],
-        masks: Sequence[Mask | None],
-        rule: str | None = None,
-        error: int | None = None,
+        self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
     ) -> tuple[list[Tensor | None], Tensor]:
         """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none.
 
         Args:
           images: needed where there is a mask.
-          rule, error: `mask_rule` and `mask_error` of `edit`.
+          how: with its mask rule and error set.
         """
-        rule = self.defaults.mask_rule if rule is None else rule
-        if rule not in RULES:  # also where no mask is given
-            raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
-        error = whole("mask_error", self.defaults.mask_error if error is None else error)
         pixel_masks, edit_masks = [], []
         for mask, image in zip(masks, images, strict=True):
             require_mask(mask)
             pixels = check_mask(mask, image)
             if pixels is not None:
-                pixels = resize_mask(pixels[None], error)[0]
-            cells = pixels if pixels is None else pool_edit_mask(pixels[None].float(), self.grid, rule)
+                pixels = resize_mask(pixels[None], how.mask_error)[0]
             pixel_masks.append(pixels)
-            edit_masks.append(full_mask(self.grid) if cells is None else cells)
+            edit_masks.append(
+                full_mask(self.grid)
+                if pixels is None
+                else pool_edit_mask(pixels[None].float(), self.grid, how.mask_rule)
+            )
         return pixel_masks, torch.stack(edit_masks)
 
     @torch.inference_mode()
@@ -368,145 +316,28 @@ class EditingPipeline:
         Raises:
           UserError: an editing model, or orders that the model cannot draw in.
         """
-        config = self.transformer.config
-        if config.mask_in_context:
+        if self.transformer.config.mask_in_context:
             raise UserError(
                 "this model has edit/keep marks: it edits images and cannot draw from text alone; take a "
                 "text-to-image model"
             )
         prompts = as_prompts(prompts)
         seeds = as_seeds(seeds, len(prompts), num_samples, generator)
-        _check_options(sampling, None, progress)
+        require_kind("progress", progress, Callable, "a function")
+        how = EditOptions(sampling).over(self.defaults)
         if not prompts:
             return []
         text, text_valid = self.encode_texts(prompts)
-        raster = torch.arange(self.grid**2).expand(len(seeds), -1)
-        orders = raster if orders is None else as_orders(orders, len(seeds), self.grid**2)
-        if not config.any_order and not torch.equal(orders, raster):
-            raise UserError(
-                "this is a raster-order GPT model: leave out the orders, or take an any-order model (R-GPT)"
-            )
-        prompt = t2i_prompt(orders[::num_samples], text_valid)
-        sampling = sampling or self.defaults.sampling
-        blank = torch.zeros_like(raster)
-        drawn = self.generate_codes(
-            prompt, orders, text, seeds, sampling, on_code=_follow(progress, blank, orders, None)
+        num_cells = self.grid**2
+        raster = torch.arange(num_cells).expand(len(seeds), -1)
+        orders = raster if orders is None else as_orders(orders, len(seeds), num_cells)
+        return self.decode(
+            self.token_editor.draw(orders, text, text_valid, seeds, how.sampling, progress=progress)
         )
-        return self.decode(blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn))
 
     def locate(self, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
-        """Scores each cell for how much the text asks to change it; `AutoMaskSettings.region` decides.
-
-        Args:
-          source: (B, N) codes.
-          text, text_valid: (B, T, C) and (B, T), left-padded.
-        Returns:
-          (B, N) float32 nats on the CPU, see `edit_scores`.
-        Raises:
-          UserError: the model has no marks, or its numbers are not finite.
-        """
-        scores = edit_scores(self.transformer, source, text, text_valid)
-        self._require_finite(scores.isfinite())
-        return scores
-
-    def edit_codes(
-        self,
-        source: Tensor,
-        edit_mask: Tensor,
-        text: Tensor,
-        text_valid: Tensor,
-        seeds: Sequence[int],
-        sampling: Sampling,
-        mode: str | None = None,
-        *,
-        random_order: bool = False,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """The token level of `edit`: (P, N) source codes → (B, N) codes, kept cells unchanged.
-
-        Args:
-          edit_mask: (P, N) bool, at least one True a row.
-          text, text_valid: (P, T, C) and (P, T), left-padded.
-          seeds: B of them, B / P for each source in turn.
-        """
-        mode = self.resolve_mode(mode)
-        source, edit_mask = source.cpu(), edit_mask.cpu()
-        num_samples = len(seeds) // len(source)
-        masks = edit_mask.repeat_interleave(num_samples, 0)
-        counts = masks.sum(1)
-        orders = (
-            random_orders(list(seeds), self.grid**2, masks) if random_order else raster_edit_order(masks)
-        )[:, : int(counts.max())]
-        first = orders[::num_samples]
-        if mode == "zero_shot":
-            prompt = infill_prompt(source, edit_mask, first, text_valid)
-        else:
-            vocab = self.transformer.config.vocab_size
-            prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
-        sources = source.repeat_interleave(num_samples, 0)
-        on_code = _follow(progress, sources, orders, counts)
-        codes = self.generate_codes(prompt, orders, text, seeds, sampling, counts.tolist(), on_code)
-        return place(codes.cpu(), orders, counts, sources)
-
-    def resolve_mode(self, wanted: str | None = None) -> str:
-        """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".
-
-        Raises:
-          UserError: a model for raster order alone; a mode that is unknown or does not fit the model.
-        """
-        if not self.transformer.config.any_order:
-            raise UserError(
-                "this is a raster-order GPT model, which can only draw whole images: editing, or drawing "
-                "cells again, needs an any-order model (R-GPT)"
-            )
-        marked = self.transformer.config.mask_in_context
-        mode = ("marks" if marked else "zero_shot") if wanted is None else wanted
-        if mode not in MODES:
-            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
-        if marked != (mode == "marks"):
-            has = "has" if marked else "has no"
-            raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
-        return mode
-
-    def generate_codes(
-        self,
-        prompt: SequenceLayout,
-        orders: Tensor,
-        text: Tensor,
-        seeds: Sequence[int],
-        sampling: Sampling,
-        counts: Sequence[int] | None = None,
-        on_code: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Draws the codes of the cells in `orders`, on the model's device; see `generate`.
-
-        Args:
-          seeds: one a row of `orders`.
-        Raises:
-          UserError: the model's numbers are not finite.
-        """
-        weight = self.transformer.tok_embeddings.weight
-        uniforms = seeded_uniforms(list(seeds), self.grid**2)
-        with evaluating(self.transformer):
-            codes = generate(
-                self.transformer,
-                prompt.to(weight.device),
-                text.to(weight),
-                orders.to(weight.device),
-                uniforms.to(weight.device),
-                sampling,
-                counts=counts,
-                on_code=on_code,
-            )
-        self._require_finite(codes != NOT_FINITE)
-        return codes
-
-    def _require_finite(self, finite: Tensor) -> None:
-        if not finite.all():
-            raise UserError(
-                f"the model gives NaN or infinity in {self.transformer.dtype}: take --precision none "
-                "(float32); if it does so there too, its weights or the text features are damaged"
-            )
+        """Scores each cell for how much the text asks to change it: see `TokenEditor.locate`."""
+        return self.token_editor.locate(source, text, text_valid)
 
     @torch.inference_mode()
     def encode(
@@ -534,30 +365,3 @@ class EditingPipeline:
         pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _check_options(sampling: Any, auto_mask: Any, progress: Any) -> None:
-    require_kind("sampling", sampling, Sampling, "a Sampling")
-    require_kind("auto_mask", auto_mask, AutoMaskSettings, "AutoMaskSettings")
-    require_kind("progress", progress, Callable, "a function")
-
-
-def _follow(
-    progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None
-) -> Callable[[int, Tensor], None] | None:
-    """What `generate` is to call, so that `progress` sees the (B, N) codes fill up."""
-    if progress is None:
-        return None
-    codes = codes.clone()
-    numbers = torch.arange(orders.shape[1])
-    counts = torch.full_like(orders[:, 0], len(numbers)) if counts is None else counts
-    to_draw = torch.zeros_like(codes, dtype=torch.bool).scatter(1, orders, numbers < counts[:, None])
-    drawn_cells = torch.zeros_like(to_draw)
-
-    def on_code(number: int, drawn: Tensor) -> None:
-        cells, busy = orders[:, number], counts > number
-        codes[busy, cells[busy]] = drawn.cpu()[busy]
-        drawn_cells[busy, cells[busy]] = True
-        progress(Drawing(number + 1, len(numbers), codes, drawn_cells, to_draw))
-
-    return on_code

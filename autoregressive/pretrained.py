@@ -14,55 +14,36 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.editing.options import Defaults
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import model_args
-from dataset.choices import RULES
+from language.t5 import T5Encoder
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing
-
-if TYPE_CHECKING:
-    from autoregressive.pipeline import EditingPipeline
+from tokenizer.tokenizer_image.vq_model import VQModel
 
 CONFIG_FILE = "config.json"
 FORMAT = 1
 TOKENIZER, TRANSFORMER, TEXT_ENCODER = "tokenizer.safetensors", "transformer.safetensors", "text_encoder"
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """How a model is used unless a call says otherwise.
+class Models(Protocol):
+    """What a folder holds one of: an `EditingPipeline`."""
 
-    Attributes:
-      sampling: guidance and truncation of the draws.
-      mask_rule: pixel mask to cells, see `pool_edit_mask`.
-      mask_error: widens each mask by this many pixels first.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    mask_rule: str = "published"
-    mask_error: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mask_rule not in RULES:
-            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
-        """Raises `TypeError` for names that it does not know."""
-        return cls(**{**values, "sampling": Sampling(**values.get("sampling", {}))})
+    tokenizer: VQModel
+    transformer: Transformer
+    text_encoder: T5Encoder | None
+    defaults: Defaults
 
 
 @dataclass(frozen=True)
@@ -133,8 +114,7 @@ def find_folder(name: str | Path, revision: str | None = None) -> Path:
     return Path(name) if Path(name).is_dir() else _pull(str(name), revision)
 
 
-def load_pretrained(
-    cls: type[EditingPipeline],
+def find_files(
     name: str | Path,
     model: str | None,
     *,
@@ -142,8 +122,13 @@ def load_pretrained(
     t5_path: str | Path | None = None,
     with_text_encoder: bool = True,
     **options: Any,
-) -> EditingPipeline:
-    """See `EditingPipeline.from_pretrained`."""
+) -> tuple[dict[str, Any], Defaults]:
+    """What `EditingPipeline.load` is to be told for a folder, and its model's defaults.
+
+    Args:
+      name, model, revision, t5_path, with_text_encoder: as in `EditingPipeline.from_pretrained`.
+      options: passed on.
+    """
     folder = find_folder(name, revision)
     config = read_config(folder)
     model = next(iter(config.models)) if model is None else model
@@ -158,9 +143,11 @@ def load_pretrained(
             options.setdefault("t5_model_type", config.text_encoder)
     else:
         options |= _find_encoder(folder, config.text_encoder)
-    pipeline = cls.load(folder / config.tokenizer, folder / member.file, **options)
-    pipeline.defaults = member.defaults
-    return pipeline
+    return {
+        "vq_ckpt": folder / config.tokenizer,
+        "gpt_ckpt": folder / member.file,
+        **options,
+    }, member.defaults
 
 
 def _find_encoder(folder: Path, name: str) -> dict[str, Any]:
@@ -179,7 +166,7 @@ def _find_encoder(folder: Path, name: str) -> dict[str, Any]:
 
 
 def save_pretrained(
-    pipeline: EditingPipeline,
+    pipeline: Models,
     folder: Path,
     model: str = "transformer",
     *,
@@ -215,7 +202,7 @@ def save_pretrained(
         write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 
-def _require_same_tokenizer(path: Path, pipeline: EditingPipeline, models: list[str]) -> None:
+def _require_same_tokenizer(path: Path, pipeline: Models, models: list[str]) -> None:
     """Refuses to take from `models`, which are saved beside it, the tokenizer that they were trained with."""
     saved = load_checkpoint(path)["model"]
     weights = pipeline.tokenizer.state_dict()
@@ -226,7 +213,7 @@ def _require_same_tokenizer(path: Path, pipeline: EditingPipeline, models: list[
         )
 
 
-def _copies_encoder(pipeline: EditingPipeline, wanted: bool | None) -> bool:
+def _copies_encoder(pipeline: Models, wanted: bool | None) -> bool:
     """Whether its text encoder, if it has one, is saved with its weights."""
     encoder = pipeline.text_encoder
     copies = encoder is not None and (encoder.is_local if wanted is None else wanted)
@@ -273,9 +260,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
+def _card(pipeline: Models, models: Mapping[str, Member]) -> str:
     config = pipeline.transformer.config
     kind = "edits inside a region" if config.mask_in_context else "draws from text and edits zero-shot"
+    pixels = config.grid * pipeline.tokenizer.config.downsampling
     millions = sum(p.numel() for p in pipeline.transformer.state_dict().values()) / 1e6
     return "\n".join([
         "---",
@@ -287,7 +275,7 @@ def _card(pipeline: EditingPipeline, models: Mapping[str, Member]) -> str:
         "# Next editing token prediction",
         "",
         f"A transformer of {millions:.1f} M parameters that {kind}, with its tokenizer "
-        f"({pipeline.image_size} px, {config.block_size} cells, {config.vocab_size} codes).",
+        f"({pixels} px, {config.block_size} cells, {config.vocab_size} codes).",
         "",
         "```python",
         "from autoregressive.pipeline import EditingPipeline",

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.composite import as_image
-from autoregressive.pipeline import EditingPipeline, EditResult, Mask, Picture
+from autoregressive.editing.results import EditResult
+from autoregressive.pipeline import EditingPipeline, Mask, Picture
 from dataset.samples import Text
 from runtime.errors import UserError
 

@@ -17,6 +17,7 @@ from benchmark_limits import DTYPES, decode_bytes
 from benchmark_measure import Clock, Comparison, PeakMemory, Spread, head_memory, in_turn
 from benchmark_rows import Bench
 
+from autoregressive.decoding.engine import Engine
 from autoregressive.models.flops import forward_flops
 from autoregressive.models.gpt import Transformer
 
@@ -33,22 +34,25 @@ MEMORY_CODES = 8  # new codes where memory is measured
 class Pair:
     """One network with both ways to run it."""
 
-    model: Transformer
+    engine: Engine
     twin: SlowTransformer
     clock: Clock
+
+    @property
+    def model(self) -> Transformer:
+        return self.engine.model
 
     @classmethod
     def build(cls, bench: Bench, size: int, dtype: str, *, timed: bool = True) -> Pair:
         model = project.build_model(bench.scale, bench.model, size, bench.device, DTYPES[dtype])
         twin = project.build_twin(model)
-        if timed:
-            project.speed_up(model, compiled=bench.compile)
-        return cls(model, twin, bench.clock)
+        engine = project.build_engine(model, compiled=bench.compile) if timed else Engine(model)
+        return cls(engine, twin, bench.clock)
 
     def fast(self, edits: Edits) -> list[float]:
         """Seconds from the start to each code."""
         moments = [self.clock.now()]
-        project.edit(self.model, edits, project.SAMPLING, lambda _event: moments.append(self.clock.now()))
+        project.edit(self.engine, edits, project.SAMPLING, lambda _event: moments.append(self.clock.now()))
         return [self.clock.seconds(moments[0], moment) for moment in moments[1:]]
 
     def slow(self, edits: Edits) -> tuple[float, list[float]]:
@@ -91,7 +95,7 @@ def _stage_rows(bench: Bench, groups: set[str], size: int, dtype: str) -> None:
     new = edits.counts()[0]
 
     def fast() -> dict[str, float]:
-        caches = bench.clock.time(lambda: project.set_up_caches(pair.model, ROWS, slots + new - 1))
+        caches = bench.clock.time(lambda: project.set_up_caches(pair.engine, ROWS, slots + new - 1))
         return {"caches": caches, **_stages(pair.fast(edits))}
 
     def slow() -> dict[str, float]:
@@ -223,7 +227,7 @@ def _samples_of_one(bench: Bench, pair: Pair, size: int) -> None:
     several = one.repeated(0, SAMPLES)
 
     def run(edits: Edits, num_samples: int) -> dict[str, float]:
-        work = partial(project.edit, pair.model, edits, project.SAMPLING, num_samples=num_samples)
+        work = partial(project.edit, pair.engine, edits, project.SAMPLING, num_samples=num_samples)
         return {"whole": bench.clock.time(work)}
 
     sides = {"fast": partial(run, one, SAMPLES), "slow": partial(run, several, 1)}

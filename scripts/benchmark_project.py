@@ -15,14 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autoregressive.decoding.engine import Engine
+from autoregressive.decoding.sampling import seeded_uniforms
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import editing_prompt, raster_edit_order
 from autoregressive.models.config import GPT_MODELS
-from autoregressive.models.generate import generate
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.models.packed_linear import pack_linears
-from autoregressive.models.sampling import seeded_uniforms
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, MakeInputs, editing_inputs, t2i_inputs
@@ -63,16 +62,16 @@ def build_twin(model: Transformer) -> SlowTransformer:
     return twin.train(model.training)
 
 
-def speed_up(model: Transformer, *, compiled: bool) -> None:
-    """What the pipeline does to a loaded model: packs its weights on CPUs; or compiles its steps."""
+def build_engine(model: Transformer, *, compiled: bool) -> Engine:
+    """What the pipeline makes of a loaded model: packed weights on CPUs; or compiled steps."""
+    engine = Engine(model, pack=not compiled)
     if compiled:
-        model.compile_steps()
-    else:
-        pack_linears(model)
+        engine.compile_steps()
+    return engine
 
 
 def edit(
-    model: Transformer,
+    engine: Engine,
     edits: Edits,
     sampling: Sampling,
     on_event: Callable[[str], None] = lambda name: None,
@@ -86,12 +85,12 @@ def edit(
     Returns:
       (B · num_samples, K) codes.
     """
+    model = engine.model
     weight = model.tok_embeddings.weight
     text, text_valid = stack_text_features(edits.texts)
     orders = raster_edit_order(edits.edit_mask)[:, : max(edits.counts())]
     prompt = editing_prompt(edits.source, edits.edit_mask, orders, text_valid, model.config.vocab_size)
-    return generate(
-        model,
+    return engine.generate(
         prompt.to(weight.device),
         text.to(weight),
         orders.repeat_interleave(num_samples, 0).to(weight.device),
@@ -102,9 +101,9 @@ def edit(
     )
 
 
-def set_up_caches(model: Transformer, rows: int, length: int) -> None:
+def set_up_caches(engine: Engine, rows: int, length: int) -> None:
     """What stands between two edits of one shape."""
-    with model.borrow_cache(rows, length):
+    with engine.borrow_cache(rows, length):
         pass
 
 

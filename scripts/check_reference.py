@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from autoregressive.decoding.engine import Engine, place
+from autoregressive.decoding.sampling import filtered_probabilities
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import (
     editing_layout,
     editing_prompt,
@@ -29,10 +32,7 @@ from autoregressive.layout import (
     t2i_prompt,
 )
 from autoregressive.models.config import ModelConfig
-from autoregressive.models.generate import generate, place
 from autoregressive.models.gpt import Transformer, build_gpt, layout_loss
-from autoregressive.models.sampling import filtered_probabilities
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.models.weights import resize_position_table
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
@@ -110,7 +110,7 @@ def gradient_rows(prefix: str, model: Transformer, tensors: dict[str, Tensor]) -
 
 def greedy(model: Transformer, prompt, tensors: dict, orders: Tensor, scale: float) -> Tensor:
     sampling = Sampling(cfg_scale=scale, sample_logits=False)
-    return generate(model, prompt, tensors["text"], orders, torch.zeros(orders.shape), sampling)
+    return Engine(model).generate(prompt, tensors["text"], orders, torch.zeros(orders.shape), sampling)
 
 
 def t2i_rows(config: dict, tensors: dict[str, Tensor]) -> Iterator[Row]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.options import Defaults
 from autoregressive.models.config import GPT_MODELS
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
-from autoregressive.pretrained import Defaults
 from dataset.choices import RULES
 from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse

@@ -28,8 +28,9 @@ from demo_work import (
 from PIL import Image
 
 from autoregressive.auto_mask import AUTO
-from autoregressive.models.sampling_settings import Sampling
-from autoregressive.pipeline import Drawing, EditingPipeline
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.results import Drawing
+from autoregressive.pipeline import EditingPipeline
 from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.layout import random_orders, spiral_order
 from autoregressive.pictures import enlarge, grey_cells, outline_cells
-from autoregressive.pipeline import Drawing, EditingPipeline, EditResult, Progress
+from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 from dataset.edit_masks import cells_to_pixels
 from dataset.images import load_image

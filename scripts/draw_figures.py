@@ -15,6 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from autoregressive.auto_mask import AUTO
+from autoregressive.editing.results import Drawing
 from autoregressive.layout import (
     SequenceLayout,
     editing_layout,
@@ -25,7 +26,7 @@ from autoregressive.layout import (
     t2i_layout,
 )
 from autoregressive.pictures import enlarge, grey_cells, outline_cells
-from autoregressive.pipeline import Drawing, EditingPipeline
+from autoregressive.pipeline import EditingPipeline
 from dataset.shapes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.config import option, parse
 from runtime.errors import run_command

@@ -20,8 +20,9 @@ from shapes_recipe import HARD_SETTING
 from shapes_scores import ZERO_SHOT_WIDENING
 from train_shapes import MASKED_TEMPERATURE
 
-from autoregressive.models.sampling_settings import Sampling
-from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, Defaults, FolderConfig, Member
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.options import Defaults
+from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.config import option, parse
 from runtime.errors import UserError, run_command

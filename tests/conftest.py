@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
-    """Reports hold valid text: log lines of names that are not UTF-8 do not reach another process otherwise."""
+    """Reports hold valid text: a log line of a name that is not UTF-8 reaches no other process."""
     report = (yield).get_result()
     report.sections = [
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from autoregressive.arguments import as_seeds
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 from runtime.errors import UserError
@@ -160,7 +160,7 @@ def test_options_of_another_type_are_named(pipelines, options, message):
         ({"mode": ""}, "mode '' is not known"),
         ({"mode": "best"}, "mode 'best' is not known"),
         ({"mode": 0}, "mode 0 is not known"),
-        ({"mask_rule": "best"}, "unknown mask rule 'best'"),
+        ({"mask_rule": "best"}, "mask rule 'best' is not known"),
         ({"mask_error": 1.5}, "mask_error 1.5"),
         ({"auto_mask": True}, "auto_mask True"),
         ({"source_codes": [[0] * 9]}, "source_codes of type list"),

@@ -12,9 +12,9 @@ from conftest import IMAGE_SIZE
 from PIL import Image
 
 from autoregressive.auto_mask import AutoMaskSettings, edit_scores, locating_layout, region_iou, smooth_cells
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import editing_layout, editing_prompt
 from autoregressive.models.gpt import build_gpt, layout_loss
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample import sample_emu_edit, sample_magicbrush
 from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs

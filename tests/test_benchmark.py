@@ -12,10 +12,11 @@ import torch
 from conftest import ROOT, run_program
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoregressive.decoding.engine import Engine
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import editing_layout
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
-from autoregressive.models.sampling_settings import Sampling
 from runtime.config import parse
 from runtime.errors import UserError
 
@@ -66,10 +67,11 @@ def test_greedy_tokens_of_the_twin_are_the_projects_singly_and_in_a_batch(networ
     project, slow = load("project"), load("baseline_edit")
     pad_text = load("baseline_data").pad_text
     greedy = Sampling(cfg_scale=scale, sample_logits=False)
-    together = project.edit(model, edits, greedy)
+    engine = Engine(model)
+    together = project.edit(engine, edits, greedy)
     for i, count in enumerate(edits.counts()):
         one = edits.only(i)
-        alone = project.edit(model, one, greedy)
+        alone = project.edit(engine, one, greedy)
         text, mask = pad_text(one.texts[0].embeddings[None])
         edited = slow.slow_edit(
             twin, one.source, one.edit_mask, text, mask[None].bool(), slow.greedy, scale=scale

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, run_program
 from PIL import Image
 
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from runtime.errors import UserError
 

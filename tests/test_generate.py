@@ -12,6 +12,9 @@ import torch
 from tiny_gpt import GREEDY, C, N, V, tiny, tiny_inputs
 from torch import Tensor
 
+from autoregressive.decoding.engine import NOT_FINITE, Engine, place
+from autoregressive.decoding.sampling import draw, filtered_probabilities, guide, seeded_uniforms
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import (
     editing_layout,
     editing_prompt,
@@ -21,9 +24,6 @@ from autoregressive.layout import (
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.generate import NOT_FINITE, generate, place
-from autoregressive.models.sampling import draw, filtered_probabilities, guide, seeded_uniforms
-from autoregressive.models.sampling_settings import Sampling
 from runtime.errors import UserError
 
 
@@ -41,7 +41,7 @@ def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs, query_tur
     prompt = editing_prompt(codes, mask, orders, inputs["text_valid"], V)
     seen = []
     hook = model.output.register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, -1]))
-    drawn = generate(model, prompt, inputs["text"], orders[:, :longest], torch.zeros(8, N), GREEDY)
+    drawn = Engine(model).generate(prompt, inputs["text"], orders[:, :longest], torch.zeros(8, N), GREEDY)
     hook.remove()
     everything = torch.full((8,), longest)
     target = place(drawn, orders[:, :longest], everything, codes)
@@ -63,7 +63,9 @@ def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mo
             prompt = infill_prompt(codes, mask, orders, valid)
         else:
             prompt = editing_prompt(codes, mask, orders, valid, V, marks=mode == "marks")
-        drawn = generate(model, prompt, inputs["text"][rows], orders, torch.zeros(len(mask), N), sampling)
+        drawn = Engine(model).generate(
+            prompt, inputs["text"][rows], orders, torch.zeros(len(mask), N), sampling
+        )
         return place(drawn, orders, counts, codes)
 
     together = edit(slice(0, 8))
@@ -83,8 +85,8 @@ def test_leaving_out_the_text_padding_changes_nothing(inputs):
     b = model(t2i_layout(inputs["codes"], orders, long_valid), long)
     torch.testing.assert_close(a, b, atol=5e-6, rtol=0)
     guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
-    a = generate(model, t2i_prompt(orders, valid), short, orders, torch.zeros(8, N), guided)
-    b = generate(model, t2i_prompt(orders, long_valid), long, orders, torch.zeros(8, N), guided)
+    a = Engine(model).generate(t2i_prompt(orders, valid), short, orders, torch.zeros(8, N), guided)
+    b = Engine(model).generate(t2i_prompt(orders, long_valid), long, orders, torch.zeros(8, N), guided)
     assert torch.equal(a, b)
 
 
@@ -96,14 +98,14 @@ def test_a_seed_gives_the_same_draws_in_any_batch(inputs):
     def sample(rows: slice):
         seeds = list(range(8))[rows]
         prompt = t2i_prompt(orders[rows], inputs["text_valid"][rows])
-        return generate(
-            model, prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling
+        return Engine(model).generate(
+            prompt, inputs["text"][rows], orders[rows], seeded_uniforms(seeds, N), sampling
         )
 
     together = sample(slice(0, 8))
     assert torch.equal(together[5:6], sample(slice(5, 6)))
-    assert not torch.equal(together, generate(
-        model, t2i_prompt(orders, inputs["text_valid"]), inputs["text"], orders,
+    assert not torch.equal(together, Engine(model).generate(
+        t2i_prompt(orders, inputs["text_valid"]), inputs["text"], orders,
         seeded_uniforms(list(range(8, 16)), N), sampling,
     ))  # fmt: skip
 
@@ -116,7 +118,7 @@ def test_guidance_interval_ends_guidance(inputs):
 
     def run(**settings):
         sampling = Sampling(sample_logits=False, **settings)
-        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), sampling)
+        return Engine(model).generate(prompt, inputs["text"], orders, torch.zeros(8, N), sampling)
 
     guided, interval = run(cfg_scale=4.0), run(cfg_scale=4.0, cfg_interval=0)
     assert torch.equal(guided[:, :2], interval[:, :2])
@@ -130,7 +132,7 @@ def test_rows_that_are_done_cost_nothing(inputs):
     prompt = editing_prompt(inputs["codes"], inputs["edit_mask"], orders, inputs["text_valid"], V)
     widths = []
     hook = model.norm.register_forward_hook(lambda *args: widths.append(len(args[2])))
-    generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+    Engine(model).generate(prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
     hook.remove()
     assert widths == [8] + [sum(c > i for c in counts) for i in range(1, max(counts))]
     assert len(set(widths)) > 2
@@ -138,17 +140,17 @@ def test_rows_that_are_done_cost_nothing(inputs):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
 def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
-    model, orders = tiny(), random_orders([0, 1], N)
+    engine, orders = Engine(tiny()), random_orders([0, 1], N)
     prompt = t2i_prompt(orders, inputs["text_valid"][:2])
     guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
 
     def run(rows: slice) -> Tensor:
         zeros = torch.zeros(len(orders[rows]), N)
         some = prompt.rows(torch.arange(2)[rows])
-        return generate(model, some, inputs["text"][:2][rows], orders[rows], zeros, guided)
+        return engine.generate(some, inputs["text"][:2][rows], orders[rows], zeros, guided)
 
     plain = run(slice(0, 2))
-    model.compile_steps()
+    engine.compile_steps()
     with torch._dynamo.config.patch(error_on_recompile=True):
         assert torch.equal(run(slice(0, 2)), plain)
         assert torch.equal(run(slice(0, 2)), plain)
@@ -156,107 +158,112 @@ def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
 def test_compiled_steps_of_ragged_batches_drop_rows_by_halves(inputs):
-    model = tiny(mask_in_context=True)
+    engine = Engine(tiny(mask_in_context=True))
     counts = [9, 1, 1, 1, 4, 1, 1, 1]
     edit_mask = torch.arange(N)[None] < torch.tensor(counts)[:, None]
     orders = raster_edit_order(edit_mask)[:, : max(counts)]
     prompt = editing_prompt(inputs["codes"], edit_mask, orders, inputs["text_valid"], V)
 
     def run() -> Tensor:
-        return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
+        return engine.generate(prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, counts=counts)
 
     plain = run()
-    model.compile_steps()
-    widths, step = [], model.compiled_step
+    engine.compile_steps()
+    widths, step = [], engine._step
 
     def counted(layout, *rest):
         widths.append(len(layout.cells))
         return step(layout, *rest)
 
-    model.compiled_step = counted
+    engine._step = counted
     assert torch.equal(run(), plain)
     assert widths == [2] * 3 + [1] * 5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_an_earlier_call_left_in_the_cache_reaches_no_later_one(inputs, dtype):
-    model, orders = tiny().to(dtype), random_orders(list(range(8)), N)
+    engine, orders = Engine(tiny().to(dtype)), random_orders(list(range(8)), N)
     prompt, text = t2i_prompt(orders, inputs["text_valid"]), inputs["text"].to(dtype)
 
     def run() -> Tensor:
-        return generate(model, prompt, text, orders, torch.zeros(8, N), GREEDY)
+        return engine.generate(prompt, text, orders, torch.zeros(8, N), GREEDY)
 
     before = run()
     with torch.inference_mode():
-        model.caches._idle.buffer.fill_(float("nan"))
+        engine.caches._idle.buffer.fill_(float("nan"))
     assert torch.equal(run(), before)
 
 
-def _run(model, inputs, seed, on_code=None):
+def _run(engine, inputs, seed, on_code=None):
     orders = random_orders([seed] * 8, N)
     prompt = t2i_prompt(orders, inputs["text_valid"])
-    return generate(model, prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, on_code=on_code)
+    return engine.generate(prompt, inputs["text"], orders, torch.zeros(8, N), GREEDY, on_code=on_code)
 
 
 def test_a_callback_may_generate_with_the_same_model(inputs):
-    model = tiny()
-    alone = [_run(model, inputs, seed) for seed in (0, 1)]
+    engine = Engine(tiny())
+    alone = [_run(engine, inputs, seed) for seed in (0, 1)]
     inner = []
-    outer = _run(model, inputs, 0, on_code=lambda *_: inner.append(_run(model, inputs, 1)))
+    outer = _run(engine, inputs, 0, on_code=lambda *_: inner.append(_run(engine, inputs, 1)))
     assert torch.equal(outer, alone[0])
     assert len(inner) == N and all(torch.equal(codes, alone[1]) for codes in inner)
 
 
 def test_threads_share_a_model(inputs):
-    model = tiny()
-    alone = [_run(model, inputs, seed) for seed in range(4)]
+    engine = Engine(tiny())
+    alone = [_run(engine, inputs, seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            together = pool.map(lambda seed: _run(model, inputs, seed), range(4))
+            together = pool.map(lambda seed: _run(engine, inputs, seed), range(4))
             assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
-    assert model.caches._idle is not None  # one of the four is kept
+    assert engine.caches._idle is not None  # one of the four is kept
 
 
 def test_an_error_in_a_callback_gives_the_cache_back(inputs):
-    model = tiny()
-    before = _run(model, inputs, 0)
+    engine = Engine(tiny())
+    before = _run(engine, inputs, 0)
 
     def fail(*_):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        _run(model, inputs, 0, on_code=fail)
-    assert model.caches._idle is not None
-    assert torch.equal(_run(model, inputs, 0), before)
+        _run(engine, inputs, 0, on_code=fail)
+    assert engine.caches._idle is not None
+    assert torch.equal(_run(engine, inputs, 0), before)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
 def test_a_compiled_model_moves_and_copies(inputs):
-    model = tiny()
-    plain = _run(model, inputs, 0)
-    model.compile_steps()
-    assert torch.equal(_run(model, inputs, 0), plain)
-    assert copy.deepcopy(model).compiled_step is None
-    model.to(torch.float64).to(torch.float32)
-    assert torch.equal(_run(model, inputs, 0), plain)
+    engine = Engine(tiny())
+    plain = _run(engine, inputs, 0)
+    engine.compile_steps()
+    assert torch.equal(_run(engine, inputs, 0), plain)
+    copied = copy.deepcopy(engine)
+    assert not copied.compiled and copied.model is not engine.model
+    assert torch.equal(_run(copied, inputs, 0), plain)
+    engine.model.to(torch.float64).to(torch.float32)
+    assert torch.equal(_run(engine, inputs, 0), plain)
+    engine.move("cpu")
+    assert engine.compiled
+    assert torch.equal(_run(engine, inputs, 0), plain)
 
 
 def test_samples_share_a_prompt_of_one_word(inputs):
     model, orders = tiny(), random_orders([3, 4, 5], N)
     valid, text = torch.ones(1, 1, dtype=torch.bool), inputs["text"][:1, :1]
     zeros, guided = torch.zeros(3, N), dataclasses.replace(GREEDY, cfg_scale=2.0)
-    shared = generate(model, t2i_prompt(orders[:1], valid), text, orders, zeros, guided)
+    shared = Engine(model).generate(t2i_prompt(orders[:1], valid), text, orders, zeros, guided)
     own = t2i_prompt(orders, valid.expand(3, -1))
-    assert torch.equal(shared, generate(model, own, text.expand(3, -1, -1), orders, zeros, guided))
+    assert torch.equal(shared, Engine(model).generate(own, text.expand(3, -1, -1), orders, zeros, guided))
 
 
 def test_repeated_calls_take_the_same_memory(inputs):
-    model, orders = tiny(), random_orders(list(range(8)), N)
+    engine, orders = Engine(tiny()), random_orders(list(range(8)), N)
     buffers = []
     for rows in (8, 8, 4):
         prompt = t2i_prompt(orders[:rows], inputs["text_valid"][:rows])
-        generate(model, prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
-        buffers.append(model.caches._idle.buffer.data_ptr())
+        engine.generate(prompt, inputs["text"][:rows], orders[:rows], torch.zeros(rows, N), GREEDY)
+        buffers.append(engine.caches._idle.buffer.data_ptr())
     assert len(set(buffers)) == 1
 
 
@@ -267,7 +274,7 @@ def test_guidance_is_computed_in_float32(inputs):
     hook = model.output.register_forward_hook(lambda _module, _inputs, out: seen.append(out[:, -1]))
     guided = dataclasses.replace(GREEDY, cfg_scale=7.5)
     prompt, text = t2i_prompt(orders, inputs["text_valid"]), inputs["text"].bfloat16()
-    codes = generate(model, prompt, text, orders, torch.zeros(8, N), guided)
+    codes = Engine(model).generate(prompt, text, orders, torch.zeros(8, N), guided)
     hook.remove()
     exact = torch.stack([guide(logits.float(), 7.5).argmax(-1) for logits in seen], dim=1)
     rounded = torch.stack([guide(logits, 7.5).argmax(-1) for logits in seen], dim=1)
@@ -280,7 +287,7 @@ def test_rows_whose_numbers_are_not_finite_are_told_and_the_others_are_as_they_w
 
     def run(text: Tensor, **settings) -> Tensor:
         sampling = dataclasses.replace(GREEDY, **settings)
-        return generate(model, prompt, text, orders, torch.zeros(8, N), sampling, counts=counts)
+        return Engine(model).generate(prompt, text, orders, torch.zeros(8, N), sampling, counts=counts)
 
     spoiled = text.clone()
     spoiled[1], spoiled[6, -1] = torch.nan, torch.inf  # row 1 is done after the first code

@@ -18,7 +18,7 @@ from autoregressive.layout import (
 )
 from autoregressive.models.attention import (
     block_attention,
-    masked_attention,
+    fused_attention,
     plain_attention,
     sample_blocks,
 )
@@ -118,35 +118,39 @@ def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, m
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
 
 
-def test_block_attention_is_masked_attention(inputs):
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -torch.inf)
+
+
+def test_block_attention_is_fused_attention(inputs):
     """FlexAttention runs on the CPU without gradients; tests/test_gpu.py has its backward."""
     layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
     packed, _ = pack_rows(layout, inputs["text"])
     query, key, value = torch.randn(3, 1, 2, packed.cells.shape[1], 16)
     torch.testing.assert_close(
         block_attention(query, key, value, 0.0, sample_blocks(packed.sample_ids)),
-        masked_attention(query, key, value, 0.0, packed.attention_mask()),
+        fused_attention(query, key, value, 0.0, _bias(packed.attention_mask(), torch.float32)),
         atol=1e-5,
         rtol=0,
     )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_plain_attention_is_masked_attention(inputs, dtype, tolerance):
+def test_plain_attention_is_fused_attention(inputs, dtype, tolerance):
     layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
     mask = layout.attention_mask()
-    bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
     states = torch.randn(3, 8, 2, mask.shape[-1], 16)
     results = []
-    for attention, allowed, kind in ((masked_attention, mask, torch.float32), (plain_attention, bias, dtype)):
+    for attention, kind in ((fused_attention, torch.float32), (plain_attention, dtype)):
         leaves = [state.to(kind).requires_grad_() for state in states]
         with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
-            mixed = attention(*leaves, 0.0, allowed)
+            mixed = attention(*leaves, 0.0, _bias(mask, kind))
         assert mixed.dtype == kind
         mixed.float().square().sum().backward()
         results.append([mixed, *(leaf.grad for leaf in leaves)])
     for exact, fast in zip(*results, strict=True):
         assert (exact - fast).norm() < tolerance * exact.norm()
+    bias = _bias(mask, torch.float32)
     dropped = plain_attention(*states, 0.5, bias)
     assert dropped.shape == states[0].shape and (dropped != plain_attention(*states, 0.0, bias)).any()
 

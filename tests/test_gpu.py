@@ -8,6 +8,8 @@ import pytest
 import torch
 from test_training import read_metrics, run_stage, stage_flags
 
+from autoregressive.decoding.engine import Engine
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.layout import (
     editing_layout,
     editing_prompt,
@@ -16,10 +18,8 @@ from autoregressive.layout import (
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.generate import generate
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.train import loop
 
 pytestmark = pytest.mark.gpu
@@ -49,9 +49,9 @@ def test_logits_and_greedy_tokens_are_the_cpus(model):
         model.to(device)
         logits = [model(layout.to(device), text.to(device)).cpu() for layout in layouts]
         drawn = [
-            generate(
-                model, p.to(device), text.to(device), orders.to(device), zeros.to(device), sampling
-            ).cpu()
+            Engine(model)
+            .generate(p.to(device), text.to(device), orders.to(device), zeros.to(device), sampling)
+            .cpu()
             for p in prompts
         ]
         results[device] = logits, drawn
@@ -79,11 +79,13 @@ def test_compiled_steps_replay_graphs_and_draw_the_same_codes(model, dtype):
     prompt, text, orders, uniforms = edits_of(model, counts, "cuda")
     sampling = Sampling(cfg_scale=2.0, sample_logits=dtype is torch.bfloat16)
 
+    engine = Engine(model)
+
     def run():
-        return generate(model, prompt, text.to(dtype), orders, uniforms, sampling, counts=counts)
+        return engine.generate(prompt, text.to(dtype), orders, uniforms, sampling, counts=counts)
 
     plain = run()
-    model.compile_steps()
+    engine.compile_steps()
     for _ in range(3):  # recorded, then replayed
         same = (run() == plain).float().mean()
         assert same == 1 if dtype is torch.float32 else same > 0.9
@@ -91,10 +93,10 @@ def test_compiled_steps_replay_graphs_and_draw_the_same_codes(model, dtype):
 
 def test_decoding_steps_never_wait_for_the_gpu(model):
     model = copy.deepcopy(model).to("cuda")
-    arguments = edits_of(model, [N, 5, 2], "cuda")
+    engine, arguments = Engine(model), edits_of(model, [N, 5, 2], "cuda")
 
     def run(on_code=None):
-        return generate(model, *arguments, Sampling(cfg_scale=2.0), counts=[N, 5, 2], on_code=on_code)
+        return engine.generate(*arguments, Sampling(cfg_scale=2.0), counts=[N, 5, 2], on_code=on_code)
 
     run()
     try:

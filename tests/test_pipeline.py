@@ -13,8 +13,8 @@ import torch
 from conftest import run_program
 from PIL import Image
 
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of

@@ -15,9 +15,10 @@ from conftest import ROOT
 from hub_server import local_hub
 from PIL import Image
 
-from autoregressive.models.sampling_settings import Sampling
-from autoregressive.pipeline import Drawing, EditingPipeline
-from autoregressive.pretrained import Defaults
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.options import Defaults
+from autoregressive.editing.results import Drawing
+from autoregressive.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 

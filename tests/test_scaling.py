@@ -11,11 +11,11 @@ import torch
 from conftest import run_program
 from PIL import Image
 
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.options import Defaults
 from autoregressive.layout import editing_layout, random_orders
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
-from autoregressive.pretrained import Defaults
 from autoregressive.sample import test_time_scaling
 from autoregressive.scaling.regions import lowest_cells
 from autoregressive.scaling.revision import revision_prompt

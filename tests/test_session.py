@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoregressive.auto_mask import AutoMaskSettings
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 from runtime.errors import UserError
@@ -90,13 +90,13 @@ def test_a_turn_sees_the_codes_of_the_turn_before(pipelines, monkeypatch):
     session = EditSession(pipeline, noise())
     session.edit("make it red", cell_mask(0), sampling=PLAIN, mask_rule="exact")
     held, seen = session.codes, []
-    edit_codes = pipeline.edit_codes
+    edit = pipeline.token_editor.edit
 
     def noted(source, *args, **kwargs):
         seen.append(source)
-        return edit_codes(source, *args, **kwargs)
+        return edit(source, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "edit_codes", noted)
+    monkeypatch.setattr(pipeline.token_editor, "edit", noted)
     session.edit("make it blue", cell_mask(8), sampling=PLAIN, mask_rule="exact")
     assert torch.equal(seen[0][0], held)
 

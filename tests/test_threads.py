@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.session import EditSession
 
@@ -70,4 +70,5 @@ def test_sessions_in_threads_keep_their_own_turns(pipeline, image):
 def test_a_copied_pipeline_edits_alike(pipeline, image):
     copied = copy.deepcopy(pipeline)
     assert torch.equal(_edit(copied, image, 1), _edit(pipeline, image, 1))
-    assert copied.transformer.caches is not pipeline.transformer.caches
+    assert copied.engine.caches is not pipeline.engine.caches
+    assert copied.engine.model is copied.transformer is not pipeline.transformer

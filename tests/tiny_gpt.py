@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import build_gpt
-from autoregressive.models.sampling_settings import Sampling
 
 V, N, C, T = 32, 16, 8, 5
 GREEDY = Sampling(cfg_scale=1, sample_logits=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,22 @@ from autoregressive.layout import SequenceLayout
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(query (B, H, L, head_dim), key and value (B, H, M, head_dim), dropout rate) → (B, H, L, head_dim)."""
+
+
+class Cache(Protocol):
+    """Keys and values of a layer: those of the slots that run now are kept, and those in sight given back."""
+
+    def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, L, head_dim) of the slots that run now → (B, H, M, head_dim) of all in their sight."""
+        ...
+
+
+class NoCache:
+    """Training and teacher forcing: the keys are the sequence's own."""
+
+    def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return key, value
+
 
 SHORT_ENOUGH_FOR_A_MATRIX = 512 * 512  # scores of one head
 
@@ -30,17 +47,22 @@ def attention_of(layout: SequenceLayout, dtype: torch.dtype) -> Attend:
     if layout.sample_ids is not None and layout.sample_ids.device.type == "cuda":
         return partial(block_attention, blocks=sample_blocks(layout.sample_ids))
     mask = layout.attention_mask()
+    bias = torch.zeros(mask.shape, dtype=_type_of_products(mask.device, dtype), device=mask.device)
+    bias.masked_fill_(~mask, -torch.inf)
     if mask.device.type == "cpu" and mask.shape[2] * mask.shape[3] <= SHORT_ENOUGH_FOR_A_MATRIX:
         # On CPUs the fused kernel's backward with a mask takes twice as long as the plain formula.
-        return partial(
-            plain_attention, bias=torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
-        )
-    return partial(masked_attention, mask=mask)
+        return partial(plain_attention, bias=bias)
+    return partial(fused_attention, bias=bias)
 
 
-def masked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, mask: Tensor) -> Tensor:
-    """Scaled-dot-product attention where `mask`, (B, 1, L, M) bool, is True."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+def _type_of_products(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What queries and keys are made in, where the activations are of type `dtype`."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor) -> Tensor:
+    """Scaled-dot-product attention; `bias`, (B, 1, L, M), is 0 where a slot may look and -inf elsewhere."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
 
 class _PlainAttention(torch.autograd.Function):
@@ -66,9 +88,9 @@ class _PlainAttention(torch.autograd.Function):
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor) -> Tensor:
-    """The same by its formula; `bias`, (B, 1, L, M), is 0 where a slot may look and -inf elsewhere."""
+    """The same by its formula."""
     if dropout == 0:
-        return _PlainAttention.apply(query, key, value, bias.to(query.dtype))
+        return _PlainAttention.apply(query, key, value, bias)
     shares = (_products(query * query.shape[-1] ** -0.5, key) + bias).softmax(-1)
     return F.dropout(shares, dropout).to(value.dtype) @ value
 

@@ -6,8 +6,8 @@ D model width. Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,13 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoregressive.layout import SequenceLayout
-from autoregressive.models.attention import attention_of
-from autoregressive.models.cache import CachePool, KVCache, NoCache
+from autoregressive.models.attention import Cache, NoCache, attention_of
 from autoregressive.models.config import GPT_MODELS, ModelConfig
 from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
-from autoregressive.models.packed_linear import unpack_linears
-
-MOST_STEP_SHAPES = 64  # numbers of rows, times lengths of the cache in steps of `CachePool.STEP`
 
 
 def build_gpt(name: str, **overrides) -> Transformer:
@@ -50,8 +46,6 @@ class Transformer(nn.Module):
             TransformerBlock(config, i, config.drop_path_rate * i / last) for i in range(config.n_layer)
         )
         self.run_block = run_block  # or `recompute_block`
-        self.caches = CachePool()
-        self.compiled_step: Callable | None = None
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         # What a model lacks is a table of zeros, not a branch in the forward.
@@ -70,14 +64,7 @@ class Transformer(nn.Module):
         """Every `.to(…)` goes through here: the angles stay float32 in a half-precision model."""
         super()._apply(fn, recurse)
         self.rotary = self._rotary_table().to(self.rotary.device)
-        self.caches.clear()
-        if self.compiled_step is not None:
-            self.compile_steps()  # anew, for where the weights are now
         return self
-
-    def __getstate__(self) -> dict:
-        """For `pickle` and `deepcopy`: a copy is not compiled, as the compiled step is the original's."""
-        return self.__dict__ | {"compiled_step": None}
 
     def _add_table(self, name: str, rows: int, learned: bool) -> None:
         table = torch.zeros(1, rows, self.config.dim)
@@ -92,19 +79,19 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
+    def forward(self, layout: SequenceLayout, text: Tensor, cache: Cache | None = None) -> Tensor:
         """Scores the codes of the predicted cells.
 
         Args:
           layout: what stands where; see `SequenceLayout`.
           text: (B, T, C) caption features, T = 0 in a decoding step.
-          cache: keys and values of earlier slots; none by default.
+          cache: keeps the keys and values of these slots and gives those of earlier ones; none by default.
         Returns:
           (B, K, V) logits.
         """
         return self.output(self.hidden(layout, text, cache))
 
-    def hidden(self, layout: SequenceLayout, text: Tensor, cache: KVCache | NoCache | None = None) -> Tensor:
+    def hidden(self, layout: SequenceLayout, text: Tensor, cache: Cache | None = None) -> Tensor:
         """What `forward` gives to the output head: (B, K, D)."""
         cache = cache or NoCache()
         x = self.embed(layout, text)
@@ -134,29 +121,6 @@ class Transformer(nn.Module):
             raise ValueError(f"{text.shape[1]} text slots, but the model knows {len(fixed)}")
         return fixed[len(fixed) - text.shape[1] :].to(text.dtype).expand_as(text)
 
-    def step(self, layout: SequenceLayout, text: Tensor, cache: KVCache) -> Tensor:
-        """`forward` for one slot a row after a prompt; compiled where `compile_steps` was called."""
-        return (self.compiled_step or self.forward)(layout, text, cache)
-
-    def compile_steps(self) -> None:
-        """Compiles the decoding steps, on GPUs to CUDA graphs; a minute for each number of rows.
-
-        To keep their shapes, the rows of a batch become fewer by halves only. On CPUs they are slower than
-        plain steps with packed weights.
-        """
-        unpack_linears(self)  # an opaque weight is no part of a graph
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_STEP_SHAPES)
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.compiled_step = torch.compile(self.forward, fullgraph=True, dynamic=False, mode=mode)
-
-    @property
-    def steps_see_whole_cache(self) -> bool:
-        """Whether decoding steps attend to slots not yet filled too, through the mask, instead of a slice.
-
-        Compiled steps must keep their shapes; products in bfloat16 on CPUs would copy a slice.
-        """
-        return self.compiled_step is not None or (self.device.type == "cpu" and self.dtype == torch.bfloat16)
-
     @property
     def device(self) -> torch.device:
         return self.tok_embeddings.weight.device
@@ -164,13 +128,6 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.tok_embeddings.weight.dtype
-
-    def borrow_cache(self, batch: int, length: int) -> AbstractContextManager[KVCache]:
-        """A cache of `length` key slots for `batch` rows, for the time of a `with` block."""
-        c = self.config
-        return self.caches.borrow(
-            c.n_layer, batch, c.n_head, length, c.dim // c.n_head, self.tok_embeddings.weight
-        )
 
 
 @contextmanager

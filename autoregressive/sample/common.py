@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from autoregressive.auto_mask import AutoMaskSettings
-from autoregressive.composite import COMPOSITES
+from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.choices import COMPOSITES, MODES
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.models.sampling import Sampling
-from autoregressive.pipeline import MODES, EditingPipeline
+from autoregressive.pipeline import EditingPipeline
 from dataset.edit_masks import RULES, EmptyMaskError
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.config import REQUIRED, check_ranges, option
@@ -114,7 +114,7 @@ class SampleConfig:
                 f"--image-size {self.image_size} contradicts {self.gpt_ckpt}, which has {pipeline.image_size}"
             )
         if self.compile and device.type == "cuda":
-            pipeline.transformer.compile_steps()
+            pipeline.engine.compile_steps()
         elif self.compile:
             log.warning("--compile has no use on a %s: its plain steps are the faster ones", device.type)
         return pipeline

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from autoregressive.auto_mask import AUTO
-from autoregressive.pipeline import EditingPipeline, EditResult
+from autoregressive.editing.results import EditResult
+from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
 from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from autoregressive.pipeline import MODES
+from autoregressive.editing.choices import MODES
 from autoregressive.sample.common import SampleConfig, require_marked
 from autoregressive.scaling.regions import REGIONS
 from autoregressive.scaling.rewards import REWARDS, build_reward

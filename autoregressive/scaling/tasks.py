@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.composite import as_image, changed_region, compose
+from autoregressive.decoding.engine import place
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.options import EditOptions
 from autoregressive.layout import editing_layout, random_orders, t2i_layout
-from autoregressive.models.generate import place
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.pipeline import EditingPipeline, Mask, Picture
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
@@ -66,8 +67,9 @@ class TaskBatch:
         self.tasks = [
             task if task.image is None else replace(task, image=as_image(task.image)) for task in tasks
         ]
-        self.sampling = sampling or pipeline.defaults.sampling
-        self.mode = pipeline.resolve_mode(mode)
+        how = EditOptions(sampling, mask_rule, mask_error).over(pipeline.defaults)
+        self.sampling = how.sampling
+        self.mode = pipeline.token_editor.resolve_mode(mode)
         if self.mode != "zero_shot" and any(task.image is None for task in self.tasks):
             raise UserError(
                 "this model edits images and cannot draw from text alone: give every task an image"
@@ -81,7 +83,7 @@ class TaskBatch:
                     "show; give the task a caption"
                 )
         images, masks = [task.image for task in self.tasks], [task.mask for task in self.tasks]
-        _, self.free = pipeline.read_masks(images, masks, mask_rule, mask_error)
+        _, self.free = pipeline.read_masks(images, masks, how)
         """(P, N) bool: the cells that the model decides."""
         self.source = torch.zeros(self.free.shape, dtype=torch.long)
         """(P, N) codes of the images to edit; 0 where there is none."""
@@ -118,9 +120,9 @@ class TaskBatch:
 
     def draw(self, seeds: Sequence[int]) -> Tensor:
         """All free cells in raster order: (B, N) codes."""
-        return self.pipeline.edit_codes(
+        return self.pipeline.token_editor.edit(
             self.source, self.free, self.text, self.text_valid, seeds, self.sampling, self.mode
-        ).cpu()
+        )
 
     def draw_again(self, codes: Tensor, cells: Tensor, seeds: Sequence[int]) -> Tensor:
         """Drops the codes of `cells` and draws them given all others, each result in a random order.
@@ -135,9 +137,9 @@ class TaskBatch:
           (B, N) codes.
         """
         if self.mode == "zero_shot":
-            return self.pipeline.edit_codes(
+            return self.pipeline.token_editor.edit(
                 codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, random_order=True
-            ).cpu()
+            )
         num_samples = len(seeds) // len(self)
         masks = cells.repeat_interleave(num_samples, 0)
         counts = masks.sum(1)
@@ -152,7 +154,9 @@ class TaskBatch:
             vocab_size=self._vocab,
             marks=self._marked,
         )
-        drawn = self.pipeline.generate_codes(prompt, orders, self.text, seeds, self.sampling, counts.tolist())
+        drawn = self.pipeline.token_editor.generate(
+            prompt, orders, self.text, seeds, self.sampling, counts.tolist()
+        )
         return place(drawn.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
 
     def log_likelihood(self, codes: Tensor, seeds: Sequence[int]) -> Tensor:

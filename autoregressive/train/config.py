@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.config import GPT_MODELS
-from autoregressive.models.sampling_settings import Sampling
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed_flags import require_no_pixel_flags

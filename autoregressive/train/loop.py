@@ -163,12 +163,10 @@ class _Looks:
         with self.meter.paused(), averaged_weights(self.state):
             if self.ranks.is_main:
                 self.meter.picture(self.preview(self.state.step))
-        self.state.model.caches.clear()  # training needs the memory
 
     def _score(self) -> None:
         with self.meter.paused(), averaged_weights(self.state):
             self.meter.scores(self.validate(self.state.step))
-        self.state.model.caches.clear()
 
 
 def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> ResumableBatchSampler:

@@ -30,6 +30,7 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
         if config.eval_order_version_id == RANDOM_ORDER:
             orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
         drawn = pipeline.draw(batch.texts, sampling=config.sampling(), orders=orders)
+        pipeline.engine.release()  # training needs the memory
         return _save_preview([*show_batch(pipeline, batch), drawn], config, step)
 
     return draw
@@ -48,7 +49,10 @@ def editing_preview(
         seeds = list(range(len(source)))
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
-        codes = pipeline.edit_codes(source, edit_mask, text, text_valid, seeds, config.sampling(), mode)
+        codes = pipeline.token_editor.edit(
+            source, edit_mask, text, text_valid, seeds, config.sampling(), mode
+        )
+        pipeline.engine.release()  # training needs the memory
         rows = [*show_batch(pipeline, batch), pipeline.decode(codes)]
         return _save_preview(rows, config, step)
 

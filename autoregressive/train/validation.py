@@ -198,6 +198,7 @@ class Validation:
                 for metric, value in result[protocol].items():
                     if value is not None:
                         scores[f"{test_set.prefix}{protocol}/{metric}"] = value
+        self.pipeline.engine.release()  # training needs the memory
         return dict(sorted(scores.items()))
 
     def _validate(self, test_set: TestSet, step: int) -> dict[str, Any]:

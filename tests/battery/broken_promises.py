@@ -113,7 +113,7 @@ BREAKS = (
         "tests/test_arithmetic.py", "test_other_arithmetic_is_refused_by_name",
     ),
     Break(
-        10, "autoregressive/models/cache.py",
+        10, "autoregressive/decoding/cache.py",
         "memory, self._idle = self._idle or _Memory(), None", "memory = self._idle = self._idle or _Memory()",
         "tests/test_threads.py", "test_a_callback_that_edits_disturbs_no_one",
     ),

@@ -1,4 +1,4 @@
-"""How codes are drawn; flags and callers say it without PyTorch, `autoregressive.models.sampling` does it."""
+"""How codes are drawn: flags and callers say it without PyTorch, `decoding.sampling` does it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.models.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:

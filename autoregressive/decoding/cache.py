@@ -10,13 +10,6 @@ import torch
 from torch import Tensor
 
 
-class NoCache:
-    """Training and teacher forcing: the keys are the sequence's own."""
-
-    def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        return key, value
-
-
 class KVCache:
     """Keys and values of all layers, filled slot by slot; attention sees the live slots of the live rows.
 

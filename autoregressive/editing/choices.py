@@ -1,0 +1,8 @@
+"""Words that choose how an edit is made; without PyTorch, so that flags can be read before it is imported."""
+
+from __future__ import annotations
+
+MODES = ("marks", "no_marks", "zero_shot")
+"""What the model reads: source and marks; the source alone; only what is kept."""
+COMPOSITES = ("cells", "mask", "none", "published")
+"""Which pixels come from the decoder, see `changed_region`."""

@@ -1,0 +1,103 @@
+"""How an edit is made, whatever it is of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoregressive.arguments import require_kind, whole
+from autoregressive.auto_mask import AutoMaskSettings
+from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.choices import COMPOSITES
+from dataset.edit_masks import RULES
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is used unless a call says otherwise; saved with it.
+
+    Attributes:
+      sampling: guidance and truncation of the draws.
+      mask_rule: pixel mask to cells, see `pool_edit_mask`.
+      mask_error: widens each mask by this many pixels first.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    mask_rule: str = "published"
+    mask_error: int = 0
+
+    def __post_init__(self) -> None:
+        require_rule(self.mask_rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
+        """Raises `TypeError` for names that it does not know."""
+        return cls(**{**values, "sampling": Sampling(**values.get("sampling", {}))})
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """What `EditingPipeline.edit` is told beside images, prompts, masks and seeds.
+
+    The first four are what the model was saved with where they are None.
+
+    Attributes:
+      sampling: guidance and truncation of the draws.
+      mask_rule: pixel mask to cells, "published" or "exact".
+      mask_error: widens each mask by this many of its pixels first, or shrinks it (negative, never to
+        nothing): for accuracy against mask error. An edit without a mask has none.
+      mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
+        text-to-image model that sees the kept cells). Default: by whether the model has marks.
+      random_order: draw the cells in random order instead of raster order.
+      composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked pixels),
+        "none" (all), "published" (wherever the upsampled token mask is not 0).
+      auto_mask: how "auto" gets its cells; the calibrated defaults if None.
+    """
+
+    sampling: Sampling | None = None
+    mask_rule: str | None = None
+    mask_error: int | None = None
+    mode: str | None = None
+    random_order: bool = False
+    composite: str = "cells"
+    auto_mask: AutoMaskSettings | None = None
+
+    def __post_init__(self) -> None:
+        require_kind("sampling", self.sampling, Sampling, "a Sampling")
+        require_kind("auto_mask", self.auto_mask, AutoMaskSettings, "AutoMaskSettings")
+        if self.mask_rule is not None:
+            require_rule(self.mask_rule)
+        if self.mask_error is not None:
+            whole("mask_error", self.mask_error)
+        if self.composite not in COMPOSITES:
+            raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> EditOptions:
+        """Of keyword arguments; an unknown one is refused by name."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(options.keys() - set(known)):
+            raise UserError(f"an edit has no option {unknown[0]!r}; use one of {', '.join(known)}")
+        return cls(**options)
+
+    def over(self, defaults: Defaults) -> EditOptions:
+        """With the defaults in the place of None, but for `mode`."""
+        return dataclasses.replace(
+            self,
+            sampling=self.sampling or defaults.sampling,
+            mask_rule=self.mask_rule or defaults.mask_rule,
+            mask_error=defaults.mask_error if self.mask_error is None else self.mask_error,
+            auto_mask=self.auto_mask or AutoMaskSettings(),
+        )
+
+
+def require_rule(rule: str) -> None:
+    """Raises `UserError` for a mask rule that is not known."""
+    if rule not in RULES:
+        raise UserError(f"mask rule {rule!r} is not known; use one of {', '.join(RULES)}")
