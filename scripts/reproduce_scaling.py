@@ -18,8 +18,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from reproduce_rows import SCALING_REWARDS, SCALING_TASKS
-from shapes_scores import ZERO_SHOT_WIDENING
 
 from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
@@ -38,6 +36,8 @@ from runtime.errors import UserError, run_command
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from runtime.ranges import COUNT
+from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS
+from scripts.shapes.scores import ZERO_SHOT_WIDENING
 
 log = get_logger(__name__)
 

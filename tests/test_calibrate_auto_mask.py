@@ -6,14 +6,12 @@ import json
 import sys
 
 import torch
-from conftest import ROOT
 
 from autoregressive.auto_mask import AutoMaskSettings
 
 
 def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import calibrate_auto_mask
+    from scripts import calibrate_auto_mask
 
     words = [
         "calibrate_auto_mask.py",

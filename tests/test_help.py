@@ -21,6 +21,8 @@ PENDING = {
         "sample_editing", "sample_emu_edit", "sample_magicbrush", "sample_t2i", "sample_t2i_ddp",
         "test_time_scaling",
     )),
+    # They have the flags of `autoregressive.sample`.
+    *(f"scripts/{name}.py" for name in ("calibrate_auto_mask", "reproduce_scaling", "score_drawings")),
     *(f"dataset/prepare_{name}.py" for name in ("captions", "emu_edit", "magicbrush", "shapes", "ultraedit")),
 }  # fmt: skip
 
@@ -46,7 +48,7 @@ print(json.dumps(ends))
 
 PROGRAMS = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("autoregressive", "dataset", "evaluations", "language", "tokenizer")
+    for folder in ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
     for path in (ROOT / folder).rglob("*.py")
     if re.search(r"\bparse\(", source := path.read_text()) and '__name__ == "__main__"' in source
 )
