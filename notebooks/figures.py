@@ -12,7 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from autoregressive.pictures import grey_cells
+from autoregressive.editing.pictures import grey_cells
 
 # Text encoders load in an instant, and pages are kept with their outputs: no progress bars, nor the warning
 # that they need a package.

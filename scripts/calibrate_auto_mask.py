@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoregressive.auto_mask import AutoMaskSettings, region_iou
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.auto_mask import AutoMaskSettings, region_iou
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from dataset.choices import RULES
 from dataset.edit_masks import pool_edit_mask

@@ -52,7 +52,7 @@ def main() -> None:
     # PyTorch is imported once the flags are right.
     from autoregressive.decoding.sampling_settings import Sampling
     from autoregressive.editing.options import Defaults
-    from autoregressive.pipeline import EditingPipeline
+    from autoregressive.editing.pipeline import EditingPipeline
     from runtime.precision import PRECISIONS
 
     pipeline = EditingPipeline.load(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from autoregressive.sample.edit_sets import magicbrush_sha256
 from autoregressive.scaling.rewards import build_reward

@@ -12,7 +12,13 @@ from autoregressive.models.weights import initialise_from, model_args, require_s
 from runtime.checkpoint import require_finite, save_checkpoint
 from runtime.errors import UserError
 
-UNPUBLISHED = {"query_turn": "next_cells", "rotary_base": 20.0, "norm_eps": 1e-6, "n_head": 2}
+UNPUBLISHED = {
+    "query_turn": "next_cells",
+    "rotary_base": 20.0,
+    "norm_eps": 1e-6,
+    "n_head": 2,
+    "own_cell": True,
+}
 
 
 @pytest.mark.parametrize(("name", "value"), UNPUBLISHED.items())
@@ -35,7 +41,7 @@ def test_other_arithmetic_is_refused_by_name(tmp_path, name, value, ours_is_publ
 def test_published_files_are_of_the_published_arithmetic(args):
     content = {"args": args}
     require_same_arithmetic(tiny().config, content, "published.pt")
-    for name in ("query_turn", "rotary_base", "norm_eps"):
+    for name in ("query_turn", "rotary_base", "norm_eps", "own_cell"):
         with pytest.raises(UserError, match=name):
             require_same_arithmetic(tiny(**{name: UNPUBLISHED[name]}).config, content, "published.pt")
 

@@ -11,13 +11,20 @@ import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
 
-from autoregressive.auto_mask import AutoMaskSettings, edit_scores, locating_layout, region_iou, smooth_cells
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import editing_layout, editing_prompt
-from autoregressive.models.gpt import build_gpt, layout_loss
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.auto_mask import (
+    AutoMaskSettings,
+    edit_scores,
+    locating_layout,
+    region_iou,
+    smooth_cells,
+)
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.models.gpt import build_gpt
+from autoregressive.models.loss import layout_loss
 from autoregressive.sample import sample_emu_edit, sample_magicbrush
 from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
+from autoregressive.sequence.builders import editing_layout, editing_prompt
 from dataset.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
@@ -92,7 +99,7 @@ def test_large_batches_are_split_and_the_model_stays_in_its_mode(pipelines, monk
     source = torch.randint(CODES, (5, CELLS), generator=torch.Generator().manual_seed(1))
     text, valid = pipeline.encode_texts(["red", "blue", "a green star", "remove it", "x"])
     whole = pipeline.locate(source, text, valid)
-    monkeypatch.setattr("autoregressive.auto_mask._MOST_LOGITS", 2 * 2 * CELLS * CODES)
+    monkeypatch.setattr("autoregressive.editing.auto_mask._MOST_LOGITS", 2 * 2 * CELLS * CODES)
     pipeline.transformer.train()
     assert torch.allclose(pipeline.locate(source, text, valid), whole, atol=1e-5)
     assert pipeline.transformer.training

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import editing_layout
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
+from autoregressive.sequence.builders import editing_layout
 from runtime.config import parse
 from runtime.errors import UserError
 

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from autoregressive.auto_mask import AutoMaskSettings
+from autoregressive.editing.auto_mask import AutoMaskSettings
 
 
 def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):

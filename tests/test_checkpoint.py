@@ -161,6 +161,17 @@ def test_a_published_file_is_rebuilt_from_its_shapes(tmp_path):
     assert loaded.config.block_size == 16 and not loaded.training
 
 
+def test_the_table_of_own_cells_is_taken_to_another_grid(tmp_path):
+    model, larger = tiny(own_cell=True), tiny(own_cell=True, block_size=64)
+    torch.nn.init.ones_(model.own_cell_embedding)
+    args = model_args("R-GPT-tiny", model.config)
+    save_checkpoint(tmp_path / "a.pt", {"model": model.state_dict(), "args": args})
+    initialise_from(larger, tmp_path / "a.pt")
+    torch.testing.assert_close(larger.own_cell_embedding, torch.ones(1, 64, 64))
+    torch.save({"model": model.state_dict()}, tmp_path / "bare.pt")
+    assert load_transformer(tmp_path / "bare.pt", gpt_model="R-GPT-tiny").config == model.config
+
+
 def test_our_own_file_carries_its_configuration_and_averaged_weights(tmp_path):
     model, average = tiny(), tiny()
     average.output.weight.data.fill_(5)

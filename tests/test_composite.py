@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.composite import as_image, check_mask
+from autoregressive.editing.composite import as_image, check_mask
 from dataset.images import load_image
 from runtime.errors import UserError
 

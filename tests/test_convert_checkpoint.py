@@ -13,7 +13,7 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from runtime.errors import UserError
 
 

@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from autoregressive.pictures import GREY
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pictures import GREY
+from autoregressive.editing.pipeline import EditingPipeline
 from runtime.errors import UserError
 
 SHAPES = ROOT / "pretrained_models" / "shapes"

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from autoregressive.layout import editing_layout, pack_rows
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import batch_flops, peak_flops, training_flops
+from autoregressive.sequence.builders import editing_layout
+from autoregressive.sequence.packing import pack_rows
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -15,15 +15,14 @@ from torch import Tensor
 from autoregressive.decoding.engine import NOT_FINITE, Engine, place
 from autoregressive.decoding.sampling import draw, filtered_probabilities, guide, seeded_uniforms
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import (
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    random_orders,
-    raster_edit_order,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.sequence.orders import edit_orders, random_orders, raster_edit_order
 from runtime.errors import UserError
 
 
@@ -32,11 +31,12 @@ def inputs():
     return tiny_inputs()
 
 
-@pytest.mark.parametrize("query_turn", ["cells", "next_cells"])
-def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs, query_turn):
-    model = tiny(mask_in_context=True, query_turn=query_turn)
+@pytest.mark.parametrize("kind", ["raster", "random"])
+@pytest.mark.parametrize("settings", [{}, {"query_turn": "next_cells"}, {"own_cell": True}])
+def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs, settings, kind):
+    model = tiny(mask_in_context=True, **settings)
     mask, codes = inputs["edit_mask"], inputs["codes"]
-    orders = raster_edit_order(mask)
+    orders = edit_orders(list(range(8)), mask, [kind])
     longest = int(mask.sum(1).max())
     prompt = editing_prompt(codes, mask, orders, inputs["text_valid"], V)
     seen = []
@@ -45,14 +45,17 @@ def test_decoding_with_a_cache_gives_the_teacher_forced_logits(inputs, query_tur
     hook.remove()
     everything = torch.full((8,), longest)
     target = place(drawn, orders[:, :longest], everything, codes)
-    layout = editing_layout(codes, target, mask, inputs["text_valid"], V)
+    layout = editing_layout(codes, target, mask, inputs["text_valid"], V, orders=orders)
     torch.testing.assert_close(torch.stack(seen, 1), model(layout, inputs["text"]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scale, query_turn", [(1.0, "cells"), (3.0, "cells"), (1.0, "next_cells")])
+@pytest.mark.parametrize(
+    "scale, settings",
+    [(1.0, {}), (3.0, {}), (1.0, {"query_turn": "next_cells"}), (1.0, {"own_cell": True})],
+)
 @pytest.mark.parametrize("mode", ["marks", "no_marks", "zero_shot"])
-def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale, query_turn):
-    model = tiny(mask_in_context=mode == "marks", query_turn=query_turn)
+def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mode, scale, settings):
+    model = tiny(mask_in_context=mode == "marks", **settings)
     sampling = dataclasses.replace(GREEDY, cfg_scale=scale)
 
     def edit(rows: slice):
@@ -138,9 +141,11 @@ def test_rows_that_are_done_cost_nothing(inputs):
     assert len(set(widths)) > 2
 
 
+@pytest.mark.parametrize("own_cell", [False, True])
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on CPUs")
-def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs):
-    engine, orders = Engine(tiny()), random_orders([0, 1], N)
+def test_compiled_steps_draw_the_same_codes_and_compile_once(inputs, own_cell):
+    torch.compiler.reset()  # another model counts as a recompilation
+    engine, orders = Engine(tiny(own_cell=own_cell)), random_orders([0, 1], N)
     prompt = t2i_prompt(orders, inputs["text_valid"][:2])
     guided = dataclasses.replace(GREEDY, cfg_scale=3.0)
 

@@ -10,12 +10,6 @@ from tiny_gpt import C, N, T, V, tiny, tiny_inputs
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from autoregressive.layout import (
-    editing_layout,
-    pack_rows,
-    random_orders,
-    t2i_layout,
-)
 from autoregressive.models.attention import (
     block_attention,
     fused_attention,
@@ -23,10 +17,13 @@ from autoregressive.models.attention import (
     sample_blocks,
 )
 from autoregressive.models.config import GPT_MODELS
-from autoregressive.models.gpt import build_gpt, layout_loss
+from autoregressive.models.gpt import build_gpt
 from autoregressive.models.layers import RMSNorm, _SwiGLU
-from autoregressive.models.loss import SupervisedLoss
+from autoregressive.models.loss import SupervisedLoss, layout_loss
 from autoregressive.models.weights import start_from_codebook
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.orders import random_orders
+from autoregressive.sequence.packing import pack_rows
 
 
 @pytest.fixture
@@ -93,8 +90,9 @@ def test_the_head_on_supervised_slots_only_gives_the_plain_loss_and_gradients(in
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("own_cell", [False, True])
 @pytest.mark.parametrize("marks", [True, False, None])
-def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, marks):
+def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, marks, own_cell):
     """One row without padding, text in its middle; `marks` None: text to image."""
     valid = torch.arange(8) != 3
     codes, text_valid = inputs["codes"], inputs["text_valid"]
@@ -104,7 +102,7 @@ def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, m
         layout = editing_layout(
             codes, codes.roll(1, 0), inputs["edit_mask"], text_valid, V, marks=marks, sample_valid=valid
         )
-    model = tiny(mask_in_context=bool(marks))
+    model = tiny(mask_in_context=bool(marks), own_cell=own_cell)
     packed, text = pack_rows(layout, inputs["text"])
     assert packed.cells.shape[1] < layout.key_valid[valid].sum() + 1 <= layout.cells.numel()
     assert text.shape[1] == text_valid[valid].sum()
@@ -210,6 +208,33 @@ def test_a_query_that_turns_by_the_next_cell_knows_it_without_the_table(inputs):
         # Behind the text alone, with a caption to measure directions from.
         one, other = (model(layout, inputs["text"][:1])[:, 0] for layout in layouts)
         assert torch.equal(one, other) == (query_turn == "cells")
+
+
+@torch.no_grad()
+def test_a_slot_on_a_cell_gets_its_row_and_text_gets_none(inputs):
+    model = tiny(own_cell=True)
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    with_rows = model.embed(layout, inputs["text"])
+    rows = model.own_cell_embedding[0].clone()
+    model.own_cell_embedding.zero_()
+    added = with_rows - model.embed(layout, inputs["text"])
+    assert torch.equal(added[:, :T], torch.zeros(8, T, 64)) and layout.cells[:, :T].eq(-1).all()
+    torch.testing.assert_close(added[:, T:], rows[layout.cells[:, T:]], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_fresh_model_with_own_cells_is_the_very_one_without(inputs):
+    models = []
+    for own_cell in (False, True):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": V, "block_size": N, "caption_dim": C, "cls_token_num": 8}
+        models.append(build_gpt("R-GPT-tiny", **sizes, own_cell=own_cell).eval())
+    plain, other = (model.state_dict() for model in models)
+    assert not other.pop("own_cell_embedding").any() and plain.keys() == other.keys()
+    assert all(torch.equal(plain[name], weight) for name, weight in other.items())
+    layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
+    hidden = [model.hidden(layout, inputs["text"]) for model in models]
+    assert torch.equal(*hidden)
 
 
 @torch.no_grad()

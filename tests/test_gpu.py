@@ -10,16 +10,11 @@ from test_training import read_metrics, run_stage, stage_flags
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import (
-    editing_layout,
-    editing_prompt,
-    pack_rows,
-    raster_edit_order,
-    t2i_layout,
-    t2i_prompt,
-)
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
+from autoregressive.sequence.builders import editing_layout, editing_prompt, t2i_layout, t2i_prompt
+from autoregressive.sequence.orders import raster_edit_order
+from autoregressive.sequence.packing import pack_rows
 from autoregressive.train import loop
 
 pytestmark = pytest.mark.gpu

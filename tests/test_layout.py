@@ -6,17 +6,16 @@ from itertools import pairwise
 
 import torch
 
-from autoregressive.layout import (
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
     next_step,
-    random_orders,
-    raster_edit_order,
-    region_orders,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from autoregressive.sequence.orders import edit_orders, random_orders, raster_edit_order, region_orders
 
 V = 64
 KEEP, EDIT = V, V + 1
@@ -153,6 +152,56 @@ def test_region_orders_draw_a_rectangle_last():
     )
     assert torch.equal(region_orders([7, 250], grid**2), orders[[7, 250]])
     assert region_orders([], 9).shape == (0, 9)
+
+
+REGION = [5, 6, 7, 9, 10, 11]  # two rows of three in 4x4 cells
+WANTED_ORDERS = {
+    "raster": REGION,
+    "reverse": [11, 10, 9, 7, 6, 5],
+    "columns": [5, 9, 6, 10, 7, 11],
+    "spiral": [6, 10, 5, 7, 11, 9],
+    "outside_in": [9, 11, 7, 5, 10, 6],
+}
+
+
+def test_the_edited_cells_come_in_the_order_asked_for():
+    mask = torch.zeros(1, 16, dtype=torch.bool)
+    mask[0, REGION] = True
+    kept = [0, 1, 2, 3, 4, 8, 12, 13, 14, 15]
+    for kind, wanted in WANTED_ORDERS.items():
+        assert edit_orders([0], mask, [kind]).tolist() == [wanted + kept]
+    drawn = edit_orders(list(range(50)), mask.expand(50, -1), ["random"])
+    assert (drawn[:, :6].sort().values == torch.tensor(REGION)).all() and (
+        drawn[:, 6:] == torch.tensor(kept)
+    ).all()
+    assert len({tuple(order) for order in drawn.tolist()}) > 40
+    assert set(WANTED_ORDERS) | {"random"} == set(ORDER_KINDS)
+
+
+def test_each_sample_draws_one_of_the_kinds_by_its_own_seed():
+    masks = torch.rand(200, 16, generator=torch.Generator().manual_seed(0)) < 0.5
+    masks[0] = False
+    seeds = list(range(200))
+    mixed = edit_orders(seeds, masks, ["raster", "reverse"])
+    pure = {kind: edit_orders(seeds, masks, [kind]) for kind in ("raster", "reverse")}
+    is_raster, is_reverse = ((mixed == orders).all(1) for orders in pure.values())
+    assert (is_raster | is_reverse).all() and 70 < (is_raster & ~is_reverse).sum() < 130
+    assert torch.equal(edit_orders(seeds[7:9], masks[7:9], ["raster", "reverse"]), mixed[7:9])
+    assert torch.equal(edit_orders(seeds, masks, ["raster"]), raster_edit_order(masks))
+
+
+def test_a_region_that_comes_last_may_come_in_any_kind_of_order():
+    seeds = list(range(60))
+    rectangles = [set(order[-4:]) for order in region_orders(seeds, 16, ["raster"]).tolist()]
+    for kind in ORDER_KINDS:
+        orders = region_orders(seeds, 16, [kind])
+        assert [set(order[-4:]) for order in orders.tolist()] != rectangles or kind == "raster"
+        assert (orders.sort(1).values == torch.arange(16)).all()
+    both = region_orders(seeds, 16, ["columns", "spiral"])
+    for order, columns, spiral in zip(
+        both, region_orders(seeds, 16, ["columns"]), region_orders(seeds, 16, ["spiral"]), strict=True
+    ):
+        assert torch.equal(order, columns) or torch.equal(order, spiral)
 
 
 def test_random_orders_hang_on_the_seed_alone():

@@ -11,7 +11,7 @@ from conftest import run_program
 from pictures import picture
 from PIL import Image
 
-from autoregressive.auto_mask import AUTO
+from autoregressive.editing.auto_mask import AUTO
 from autoregressive.sample import sample_editing
 from autoregressive.sample.sample_editing import SampleEditing, read_jobs, require_usable
 from autoregressive.sample.sample_t2i import SampleT2I, read_prompts

@@ -9,7 +9,7 @@ from conftest import IMAGE_SIZE
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.sample_editing import EditJob, SampleEditing, edit_files
 from autoregressive.sample.sample_emu_edit import SampleEmuEdit
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush

@@ -12,9 +12,9 @@ from conftest import ROOT, TINY_VQ
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from autoregressive.pipeline import EditingPipeline
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from language.small_encoder import make_small_t5, read_captions
 from language.t5 import T5Encoder

@@ -14,8 +14,8 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError

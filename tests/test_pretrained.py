@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ from conftest import ROOT
 from hub_server import local_hub
 from PIL import Image
 
-from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive import EditingPipeline, Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.results import Drawing
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.models.gpt import Transformer
+from autoregressive.models.weights import load_transformer, model_args
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 
@@ -58,11 +60,33 @@ def test_a_saved_copy_draws_the_same_tokens(pipeline, image, gpt_ckpts, vq_ckpt,
         EditingPipeline.from_pretrained(tmp_path / "two", model="inpaint")
 
 
+def test_a_model_with_own_cells_comes_back_with_them(pipeline, image, t5_dir, tmp_path):
+    config = dataclasses.replace(pipeline.transformer.config, own_cell=True)
+    model = Transformer(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_checkpoint(tmp_path / "own.pt", {"model": model.state_dict(), "args": model_args("", config)})
+    export = ["--ckpt", str(tmp_path / "own.pt"), "--output", str(tmp_path / "own.safetensors")]
+    command = [sys.executable, "scripts/export_weights.py", *export, "--precision", "none"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    pipeline.tokenizer.eval()
+    own = EditingPipeline(
+        pipeline.tokenizer, load_transformer(tmp_path / "own.safetensors"), pipeline.text_encoder
+    )
+    assert own.transformer.config.own_cell
+    wanted = codes_of(own, image)
+    own.save_pretrained(tmp_path / "saved")
+    loaded = EditingPipeline.from_pretrained(tmp_path / "saved")
+    assert loaded.transformer.config == config and codes_of(loaded, image) == wanted
+    torch.nn.init.zeros_(loaded.transformer.own_cell_embedding)
+    assert codes_of(loaded, image) != wanted
+
+
 def test_a_push_and_a_pull_through_a_hub(pipeline, image, tmp_path):
     wanted = codes_of(pipeline, image)
     program = """
 import sys
-from autoregressive.pipeline import EditingPipeline
+from autoregressive import EditingPipeline
 pipeline = EditingPipeline.from_pretrained(sys.argv[1])
 pipeline.push_to_hub("somebody/editor", sys.argv[2], token="hf_x")
 import numpy as np

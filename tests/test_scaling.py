@@ -13,16 +13,17 @@ from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
-from autoregressive.layout import editing_layout, random_orders
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample import test_time_scaling
 from autoregressive.scaling.regions import lowest_cells
 from autoregressive.scaling.revision import revision_prompt
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
+from autoregressive.sequence.builders import editing_layout
+from autoregressive.sequence.orders import random_orders
 from dataset.edit_masks import pool_edit_mask
 from runtime.errors import UserError
 

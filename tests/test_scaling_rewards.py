@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from tiny_networks import TINY_CLIP, PlainFeatures, plain_cosine, write_networks
 
-from autoregressive.layout import editing_layout, random_orders, t2i_layout
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.scaling.clip_reward import ClipReward
 from autoregressive.scaling.likelihood import LikelihoodReward
 from autoregressive.scaling.rewards import build_reward
 from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.orders import random_orders
 from dataset.shapes import PLACES, Background, Scene, SceneObject, render
 from dataset.shapes_captions import parse_caption
 from dataset.shapes_edits import SETTINGS, random_scene

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.auto_mask import AutoMaskSettings
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.session import EditSession
+from autoregressive.editing.auto_mask import AutoMaskSettings
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.session import EditSession
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)

@@ -9,7 +9,7 @@ import torch
 from conftest import run_program
 from PIL import Image
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
 
 TINY = ["--num-train", "40", "--num-more", "40", "--num-test", "4", "--tokenizer-steps", "2"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.session import EditSession
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun, write_ceiling
-from autoregressive.session import EditSession
 from dataset.transforms import image_to_tensor, joint_transform
 from runtime.distributed import ONE_RANK
 

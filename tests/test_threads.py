@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.session import EditSession
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.session import EditSession
 
 GUIDED = Sampling(cfg_scale=2.0)
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,12 +20,12 @@ import yaml
 from conftest import read_metrics, run_program
 from tiny_gpt import C, N, tiny
 
-from autoregressive.layout import random_orders, region_orders
 from autoregressive.models.loss import SupervisedLoss
+from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.train.config import EditingConfig, T2IConfig
-from autoregressive.train.inputs import t2i_inputs
+from autoregressive.train.inputs import editing_inputs, t2i_inputs
 from autoregressive.train.stages import train_editing, train_t2i
-from dataset.samples import T2IBatch
+from dataset.samples import EditBatch, T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import save_text_features
 from runtime.checkpoint import load_checkpoint, resume_point, save_checkpoint
@@ -151,7 +152,13 @@ def test_cached_codes_train_as_images(stage, shapes, train_flags, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stage, extra", [*((stage, []) for stage in STAGES), ("editing", ["--supervise-marks"])]
+    "stage, extra",
+    [
+        *((stage, []) for stage in STAGES),
+        ("editing", ["--supervise-marks"]),
+        ("editing", ["--own-cell", "--edit-orders", "random", "spiral"]),
+        ("t2i", ["--own-cell", "--region-share", "0.8", "--region-orders", "outside_in", "columns"]),
+    ],
 )
 def test_packed_rows_train_as_padded_batches(stage, extra, shapes, train_flags, tmp_path):
     flags = stage_flags(stage, shapes, train_flags) + ["--max-steps", "3", "--class-dropout-p", "0.3", *extra]
@@ -161,10 +168,10 @@ def test_packed_rows_train_as_padded_batches(stage, extra, shapes, train_flags, 
         assert abs(a["loss"] - b["loss"]) < 1e-5
 
 
-def orders_of(region_share: float, gpt_model: str = "R-GPT-tiny") -> torch.Tensor:
+def orders_of(region_share: float, gpt_model: str = "R-GPT-tiny", more: Sequence[str] = ()) -> torch.Tensor:
     """(400, N) the orders in which stage 1 draws 400 samples, their seeds 0 to 399."""
     flags = ["--data-path", "x", "--vq-ckpt", "x", "--gpt-model", gpt_model]
-    flags += ["--region-share", str(region_share)]
+    flags += ["--region-share", str(region_share), *more]
     cells, valid = torch.arange(N).expand(400, -1), torch.ones(400, 1, dtype=torch.bool)
     encoders = SimpleNamespace(
         codes=lambda images: images, text=lambda texts: (torch.zeros(400, 1, C), valid)
@@ -187,6 +194,43 @@ def test_the_region_share_of_stage_one_is_drawn_per_sample():
         orders_of(1.5)
     with pytest.raises(UserError, match="GPT-tiny draws in raster order only"):
         orders_of(0.5, "GPT-tiny")
+
+
+def test_stage_one_draws_the_kinds_of_region_orders_it_is_told():
+    seeds = list(range(400))
+    drawn = orders_of(1, more=["--region-orders", "spiral", "columns"])
+    assert torch.equal(drawn, region_orders(seeds, N, ["spiral", "columns"]))
+    with pytest.raises(UserError, match="--region-orders goes with --region-share"):
+        orders_of(0, more=["--region-orders", "spiral"])
+
+
+def test_stage_two_draws_the_kinds_of_orders_it_is_told():
+    cells, valid = torch.arange(N).expand(40, -1), torch.ones(40, 1, dtype=torch.bool)
+    encoders = SimpleNamespace(
+        codes=lambda images: images, text=lambda texts: (torch.zeros(len(texts), 1, C), valid)
+    )
+    empty, seeds = [""] * 40, list(range(40))
+    masks = (cells + torch.arange(40)[:, None]) % 3 == 0
+    batch = EditBatch(empty, seeds, empty, [None] * 40, valid[:, 0], cells, cells, masks)
+    for kinds in ([], ["random"], ["raster", "outside_in"]):
+        flags = ["--data-path", "x", "--vq-ckpt", "x", "--gpt-model", "R-GPT-tiny", "--mask_in_context"]
+        config = parse(EditingConfig, flags + (["--edit-orders", *kinds] if kinds else []))
+        make = editing_inputs(tiny(mask_in_context=True), encoders, config, torch.device("cpu"))
+        layout = make(batch, 0)[0]
+        wanted = edit_orders(seeds, masks, kinds or ["raster"])[:, : layout.num_predictions]
+        assert torch.equal(layout.targets, wanted)
+
+
+def test_an_editor_starts_from_a_model_with_own_cells(shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--max-steps", "2"]
+    content = run_stage("t2i", [*flags, "--own-cell"], tmp_path / "stage1")
+    assert content["model"]["own_cell_embedding"].any() and content["args"]["model_config"]["own_cell"]
+    ckpt = str(tmp_path / "stage1" / "checkpoints" / "0000002.pt")
+    flags = [*stage_flags("editing", shapes, train_flags), "--max-steps", "1", "--init-gpt-ckpt", ckpt]
+    with pytest.raises(UserError, match="own_cell is True there and False here.*--own-cell"):
+        run_stage("editing", flags, tmp_path / "refused")
+    content = run_stage("editing", [*flags, "--own-cell"], tmp_path / "stage2")
+    assert content["model"]["own_cell_embedding"].any()
 
 
 def spoiled_list(shapes, name: str, **changes) -> str:

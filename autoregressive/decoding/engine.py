@@ -1,4 +1,4 @@
-"""The decoding engine: a prompt layout, then one slot per new code. Letters as in `autoregressive.layout`.
+"""The decoding engine: a prompt layout, then one slot per new code. Letters as in `sequence.layout`.
 
 A model is weights and a forward; all that decoding needs besides belongs to an `Engine`.
 """
@@ -16,8 +16,9 @@ from torch import Tensor
 from autoregressive.decoding.cache import CachePool, KVCache
 from autoregressive.decoding.packed_linear import pack_linears, unpack_linears
 from autoregressive.decoding.sampling import Sampling, guide, pick
-from autoregressive.layout import SequenceLayout, next_step
 from autoregressive.models.gpt import Transformer
+from autoregressive.sequence.builders import next_step
+from autoregressive.sequence.layout import Prompt, SequenceLayout
 
 NOT_FINITE = -1
 """Stands in the place of every code of a row for which the model gave NaN or infinity."""
@@ -111,7 +112,7 @@ class Engine:
     @torch.inference_mode()
     def generate(
         self,
-        prompt: SequenceLayout,
+        prompt: Prompt,
         text: Tensor,
         orders: Tensor,
         uniforms: Tensor,
@@ -157,7 +158,7 @@ class Engine:
 
     def _draw_all(
         self,
-        prompt: SequenceLayout,
+        prompt: Prompt,
         text: Tensor,
         prompt_of: Tensor,
         draws: _Draws,
@@ -203,7 +204,7 @@ class Engine:
 
     def _prefill(
         self,
-        prompt: SequenceLayout,
+        prompt: Prompt,
         text: Tensor,
         first_cells: Tensor,
         prompt_of: Tensor,
@@ -250,8 +251,8 @@ def _unsorted(ranked: Tensor, rows: Tensor) -> Tensor:
 
 
 def _beside_unconditional(
-    model: Transformer, prompt: SequenceLayout, text: Tensor, prompt_of: Tensor
-) -> tuple[SequenceLayout, Tensor, Tensor]:
+    model: Transformer, prompt: Prompt, text: Tensor, prompt_of: Tensor
+) -> tuple[Prompt, Tensor, Tensor]:
     """Every row twice, side by side: with its text and without."""
     text = torch.stack([text, model.unconditional_text(text)], dim=1).flatten(0, 1)
     twice = torch.arange(len(prompt.cells), device=prompt_of.device).repeat_interleave(2)

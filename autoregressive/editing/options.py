@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoregressive.arguments import require_kind, whole
-from autoregressive.auto_mask import AutoMaskSettings
 from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.arguments import require_kind, whole
+from autoregressive.editing.auto_mask import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES
 from dataset.edit_masks import RULES
 from runtime.errors import UserError

@@ -11,20 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoregressive.auto_mask import edit_scores
 from autoregressive.decoding.engine import NOT_FINITE, Engine, OnCode, place
 from autoregressive.decoding.sampling import Sampling, seeded_uniforms
+from autoregressive.editing.auto_mask import edit_scores
 from autoregressive.editing.choices import MODES
 from autoregressive.editing.results import Progress, tell_progress
-from autoregressive.layout import (
-    SequenceLayout,
-    editing_prompt,
-    infill_prompt,
-    random_orders,
-    raster_edit_order,
-    t2i_prompt,
-)
 from autoregressive.models.gpt import Transformer, evaluating
+from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_prompt
+from autoregressive.sequence.layout import Prompt
+from autoregressive.sequence.orders import random_orders, raster_edit_order
 from runtime.errors import UserError
 
 
@@ -130,7 +125,7 @@ class TokenEditor:
 
     def generate(
         self,
-        prompt: SequenceLayout,
+        prompt: Prompt,
         orders: Tensor,
         text: Tensor,
         seeds: Sequence[int],

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from autoregressive.layout import SequenceLayout
+from autoregressive.sequence.layout import SequenceLayout
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(query (B, H, L, head_dim), key and value (B, H, M, head_dim), dropout rate) → (B, H, L, head_dim)."""

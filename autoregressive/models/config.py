@@ -20,6 +20,9 @@ class ModelConfig:
     random order (the double positions of Pannatier et al. 2024). Keys turn by where they stand."""
     rotary_base: float = 10000.0
     """Of the rotary frequencies; small grids are told apart better by a small one."""
+    own_cell: bool = False
+    """A slot's input says where it stands too, by a learned table; in published models by its rotation alone.
+    In raster order that follows from the next cell, in a random one from nothing else."""
     mask_in_context: bool = False
     """Has the two marks, edit and keep."""
     vocab_size: int = 16384

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.layout import TEXT, SequenceLayout
 from autoregressive.models.config import ModelConfig
+from autoregressive.sequence.layout import TEXT, TrainingLayout
 
 Number = float | Tensor
 
@@ -56,7 +56,7 @@ def training_flops(config: ModelConfig, slots: Number, predicted: Number, text_s
     return 3 * forward_flops(config, slots, predicted, text_slots)
 
 
-def batch_flops(config: ModelConfig, layout: SequenceLayout) -> Tensor:
+def batch_flops(config: ModelConfig, layout: TrainingLayout) -> Tensor:
     """`training_flops` of a batch, as a float64 number on its device, which is not waited for.
 
     Padding and slots behind the last supervised one do not count.

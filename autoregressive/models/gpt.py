@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoregressive.layout import SequenceLayout
 from autoregressive.models.attention import Cache, NoCache, attention_of
 from autoregressive.models.config import GPT_MODELS, ModelConfig
 from autoregressive.models.layers import CaptionEmbedder, RMSNorm, TransformerBlock, rotary_table, run_block
+from autoregressive.sequence.layout import SequenceLayout
 
 
 def build_gpt(name: str, **overrides) -> Transformer:
@@ -52,6 +52,8 @@ class Transformer(nn.Module):
         self._add_table("target_aware_pos_embed_postfix", config.block_size, config.any_order)
         self._add_table("unmask_embedding", 1, config.mask_in_context)
         self._add_table("mask_embedding", 1, config.mask_in_context)
+        # Begins at zero: a model with it starts from the very function, and the draws, of one without.
+        self._add_table("own_cell_embedding", config.block_size, config.own_cell, std=0.0)
         self.register_buffer("rotary", self._rotary_table(), persistent=False)
         self._initialise()
 
@@ -66,10 +68,12 @@ class Transformer(nn.Module):
         self.rotary = self._rotary_table().to(self.rotary.device)
         return self
 
-    def _add_table(self, name: str, rows: int, learned: bool) -> None:
+    def _add_table(self, name: str, rows: int, learned: bool, std: float = 0.02) -> None:
         table = torch.zeros(1, rows, self.config.dim)
+        if learned and std:
+            nn.init.trunc_normal_(table, std=std)
         if learned:
-            self.register_parameter(name, nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+            self.register_parameter(name, nn.Parameter(table))
         else:
             self.register_buffer(name, table, persistent=False)
 
@@ -103,15 +107,15 @@ class Transformer(nn.Module):
         return self.norm(x[:, x.shape[1] - layout.num_predictions :])
 
     def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:
-        """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the next cell's row."""
+        """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the cells' rows."""
         vocab = self.config.vocab_size
         is_mark = (layout.token_ids >= vocab)[..., None]
         codes = self.tok_embeddings(layout.token_ids.clamp(max=vocab - 1))
         marks = torch.where((layout.token_ids > vocab)[..., None], self.mask_embedding, self.unmask_embedding)
         image = torch.where(is_mark, marks, self.tok_dropout(codes))
         caption = self.tok_dropout(self.cls_embedding(text).to(image.dtype))
-        table = F.pad(self.target_aware_pos_embed_postfix[0], (0, 0, 0, 1))
-        position = F.embedding(layout.next_cells % table.shape[0], table)  # cell -1 is the zero row
+        position = rows_of(self.target_aware_pos_embed_postfix, layout.next_cells)
+        position = position + rows_of(self.own_cell_embedding, layout.cells)
         return layout.arrange(caption, image) + position
 
     def unconditional_text(self, text: Tensor) -> Tensor:
@@ -130,6 +134,12 @@ class Transformer(nn.Module):
         return self.tok_embeddings.weight.dtype
 
 
+def rows_of(table: Tensor, cells: Tensor) -> Tensor:
+    """(B, L, D) the rows of a (1, N, D) table that (B, L) cells name; cell -1 gets zeros."""
+    padded = F.pad(table[0], (0, 0, 0, 1))
+    return F.embedding(cells % padded.shape[0], padded)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout inside; afterwards as before."""
@@ -139,14 +149,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def layout_loss(logits: Tensor, layout: SequenceLayout) -> Tensor:
-    """Sum of the cross-entropies over the supervised slots, in float32; divide by their number for the mean.
-
-    Args:
-      logits: (B, K, V).
-      layout: with `targets` and `loss_weight` (B, K).
-    """
-    losses = F.cross_entropy(logits.float().flatten(0, 1), layout.targets.flatten(), reduction="none")
-    return (losses * layout.loss_weight.flatten()).sum()

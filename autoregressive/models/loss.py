@@ -1,4 +1,4 @@
-"""The training loss with the output head on the supervised slots only. Letters: `autoregressive.layout`."""
+"""The training loss, with the output head on the supervised slots only. Letters: `sequence.layout`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autoregressive.layout import SequenceLayout
 from autoregressive.models.gpt import Transformer
+from autoregressive.sequence.layout import TrainingLayout
 
 CHUNK = 2048  # slots whose logits are in memory at a time
+
+
+def layout_loss(logits: Tensor, layout: TrainingLayout) -> Tensor:
+    """Sum of the cross-entropies over the supervised slots, in float32; divide by their number for the mean.
+
+    Args:
+      logits: (B, K, V).
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), layout.targets.flatten(), reduction="none")
+    return (losses * layout.loss_weight.flatten()).sum()
 
 
 class SupervisedLoss(nn.Module):
@@ -24,11 +34,10 @@ class SupervisedLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, layout: SequenceLayout, text: Tensor) -> Tensor:
+    def forward(self, layout: TrainingLayout, text: Tensor) -> Tensor:
         """Sum of the cross-entropies over the supervised slots, in float32.
 
         Args:
-          layout: with `targets` and `supervised`.
           text: (B, T, C) caption features.
         """
         hidden = self.model.hidden(layout, text).flatten(0, 1)[layout.supervised]

@@ -17,13 +17,13 @@ from runtime.errors import UserError
 from runtime.logging import get_logger
 
 POSITION_TABLE = "target_aware_pos_embed_postfix"
+OWN_CELL_TABLE = "own_cell_embedding"
 MARKS = ("mask_embedding", "unmask_embedding")
 # Of the head's rows, against unit codes; measured: 1 learns slower, 20 no faster.
 CODEBOOK_HEAD_SCALE = 8.0
-# What neither names nor shapes of the weights show, as published.
-_DEFAULTS = {
-    f.name: f.default for f in fields(ModelConfig) if f.name in ("query_turn", "rotary_base", "norm_eps")
-}
+# What is computed with the weights, as published; names and shapes show at most `own_cell`.
+_ARITHMETIC = ("query_turn", "rotary_base", "norm_eps", "own_cell")
+_DEFAULTS = {f.name: f.default for f in fields(ModelConfig) if f.name in _ARITHMETIC}
 log = get_logger(__name__)
 
 
@@ -69,7 +69,7 @@ def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: 
     if differing:
         raise UserError(
             f"{path} was trained with another arithmetic: {'; '.join(differing)}. Its weights would load and "
-            "give noise; choose the --gpt-model that it was trained with"
+            "give noise; choose the --gpt-model (and --own-cell) that it was trained with"
         )
 
 
@@ -77,7 +77,7 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
     What an earlier stage lacks keeps its fresh values: the position table (LlamaGen → R-GPT) and the two
-    marks (RLlamaGen → NEP). A position table of another grid is resized, bicubic.
+    marks (RLlamaGen → NEP). Tables of another grid are resized, bicubic.
 
     Raises:
       UserError: any other difference, by name.
@@ -85,11 +85,13 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     content = load_checkpoint(path)
     require_same_arithmetic(model.config, content, path)
     state = transformer_state(content)
-    if POSITION_TABLE in state and model.config.any_order and state[POSITION_TABLE].dim() == 3:
-        before = state[POSITION_TABLE].shape[1]
-        state[POSITION_TABLE] = resize_position_table(state[POSITION_TABLE], model.config.block_size)
+    for name in (POSITION_TABLE, OWN_CELL_TABLE):
+        if name not in state or name not in model.state_dict() or state[name].dim() != 3:
+            continue
+        before = state[name].shape[1]
+        state[name] = resize_position_table(state[name], model.config.block_size)
         if before != model.config.block_size:
-            log.info("%s: position table resized from %d to %d cells", path, before, model.config.block_size)
+            log.info("%s: %s resized from %d to %d cells", path, name, before, model.config.block_size)
     absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
     # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
     may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
@@ -126,7 +128,7 @@ def load_transformer(
     """Rebuilds the model that a checkpoint holds, in eval mode on the CPU.
 
     Our files carry their configuration. For published ones the size comes from `gpt_model`, the rest (cells,
-    codes, caption width, marks) from the shapes of the weights.
+    codes, caption width, marks, own cells) from the names and shapes of the weights.
 
     Args:
       gpt_model: registry name; needed for published files whose args do not name it.
@@ -183,4 +185,5 @@ def _config_from_shapes(
         cls_token_num=cls_token_num,
         caption_dim=caption_dim,
         mask_in_context=MARKS[0] in state,
+        own_cell=OWN_CELL_TABLE in state,
     )

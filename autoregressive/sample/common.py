@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from autoregressive.auto_mask import AutoMaskSettings
 from autoregressive.decoding.sampling import Sampling
+from autoregressive.editing.auto_mask import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES, MODES
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.pipeline import EditingPipeline
 from dataset.edit_masks import RULES, EmptyMaskError
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.config import REQUIRED, check_ranges, option

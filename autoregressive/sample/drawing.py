@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from autoregressive.layout import random_orders
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
+from autoregressive.sequence.orders import random_orders
 from dataset.images import save_png
 from runtime.config import legacy, option
 from runtime.distributed import Distributed

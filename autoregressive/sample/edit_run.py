@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoregressive.auto_mask import AUTO
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import require_marked
 from dataset.images import ImageSource, load_image, load_magicbrush_mask, save_png
 from dataset.samples import Text

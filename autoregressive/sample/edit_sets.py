@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoregressive.auto_mask import AUTO
+from autoregressive.editing.auto_mask import AUTO
 from autoregressive.sample.edit_run import EditJob, files_sha256
 from dataset.emu_edit import EmuItem
 from dataset.magicbrush import Turn, iterate_turns

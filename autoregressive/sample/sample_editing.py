@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from autoregressive.auto_mask import AUTO
+from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.common import EditSampleConfig, require_marked
 from dataset.images import load_edit_region, load_image, save_png
 from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from dataset.tables import tsv_rows
 from runtime.checkpoint import checkpoint_args, load_checkpoint

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from autoregressive.scaling.rewards import Reward
-from evaluations.encoders import ClipEncoder, full_float32
-from evaluations.flags import CLIP_MODEL
+from autoregressive.scaling.reward import Reward
+from evaluations.encoders import CLIP_MODEL, ClipEncoder, full_float32
 from runtime.errors import UserError
 
 

@@ -11,15 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, random_orders, t2i_layout
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer, evaluating
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
+from autoregressive.sequence.builders import t2i_layout
+from autoregressive.sequence.layout import TrainingLayout
+from autoregressive.sequence.orders import random_orders
 from runtime.errors import UserError
 
 
 @torch.inference_mode()
-def log_likelihood(model: Transformer, layout: SequenceLayout, text: Tensor, orders: Tensor) -> Tensor:
+def log_likelihood(model: Transformer, layout: TrainingLayout, text: Tensor, orders: Tensor) -> Tensor:
     """Log-probabilities of a teacher-forced layout's targets, by cell.
 
     Args:

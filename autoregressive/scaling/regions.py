@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.layout import random_orders
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
+from autoregressive.sequence.orders import random_orders
 from runtime.errors import UserError
 
 REGIONS = ("lowest", "likelihood", "random")

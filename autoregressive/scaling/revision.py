@@ -1,11 +1,12 @@
-"""The sequence of an edit of which some cells are drawn again. Letters as in `autoregressive.layout`."""
+"""The sequence of an edit of which some cells are drawn again. Letters as in `sequence.layout`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, editing_prompt, pad_left, right_aligned
+from autoregressive.sequence.builders import editing_prompt, pad_left, right_aligned
+from autoregressive.sequence.layout import Prompt
 
 
 def revision_prompt(
@@ -18,7 +19,7 @@ def revision_prompt(
     *,
     vocab_size: int,
     marks: bool,
-) -> SequenceLayout:
+) -> Prompt:
     """Text · source codes · marks · the edit's kept codes; the last slot predicts the first of `orders`.
 
     What an editing model has read when it has drawn all edited cells but `cells`, in raster order. Rows keep
@@ -37,7 +38,7 @@ def revision_prompt(
     kept_cells, is_kept = right_aligned(edit_mask & ~cells)
     slot_cells = torch.cat([context.cells, kept_cells], dim=1)
     return pad_left(
-        SequenceLayout(
+        Prompt(
             token_ids=torch.cat([context.token_ids, codes.gather(1, kept_cells)], dim=1),
             cells=slot_cells,
             next_cells=torch.cat([slot_cells[:, 1:], orders[:, :1]], dim=1),

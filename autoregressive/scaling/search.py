@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.scaling.regions import REGIONS, propose_cells
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
 from runtime.errors import UserError
 

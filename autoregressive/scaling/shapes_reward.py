@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.scaling.rewards import Reward
+from autoregressive.scaling.reward import Reward
 from dataset.shapes import PLACES, Scene, SceneObject
 from dataset.shapes_captions import parse_caption
 from dataset.shapes_verifier import FoundObject, background_color, inspect_place

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.composite import as_image, changed_region, compose
 from autoregressive.decoding.engine import place
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.composite import as_image, changed_region, compose
 from autoregressive.editing.options import EditOptions
-from autoregressive.layout import editing_layout, random_orders, t2i_layout
-from autoregressive.pipeline import EditingPipeline, Mask, Picture
+from autoregressive.editing.pipeline import EditingPipeline, Mask, Picture
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.orders import random_orders
 from runtime.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from autoregressive.pictures import enlarge, outline_cells
+from autoregressive.editing.pictures import enlarge, outline_cells
 from autoregressive.scaling.search import Round, SearchResult
 
 _LEAST_SIDE = 144  # pixels of a picture in the strip; smaller ones are enlarged

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.config import GPT_MODELS
+from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed_flags import require_no_pixel_flags
@@ -73,6 +74,9 @@ class TrainConfig:
     )
     codebook_init: bool = option(
         False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
+    )
+    own_cell: bool = option(
+        False, help="each slot is told its own cell by a learned table too: helps in random orders"
     )
     image_size: int = option(256, within=SIZE, help="side of the square images, pixels")
     downsample_size: int | None = option(
@@ -262,6 +266,11 @@ class T2IConfig(TrainConfig):
     region_share: float = option(
         0.0, within=SHARE, help="share of samples drawn as zero-shot edits: a rectangle comes last"
     )
+    region_orders: list[str] = option(
+        list(REGION_ORDERS),
+        choices=ORDER_KINDS,
+        help="orders of that rectangle, one a sample; one named twice comes twice as often",
+    )
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
     def __post_init__(self) -> None:
@@ -274,6 +283,8 @@ class T2IConfig(TrainConfig):
             raise UserError(
                 f"--region-share is for R-GPT models: {self.gpt_model} draws in raster order only"
             )
+        if self.region_orders != list(REGION_ORDERS) and not self.region_share:
+            raise UserError("--region-orders goes with --region-share, the share of samples with a region")
         if self.eval_order_version_id == 2 and not GPT_MODELS[self.gpt_model].any_order:
             raise UserError(
                 f"--eval-order-version-id 2 is for R-GPT models: {self.gpt_model} draws in raster order only"
@@ -304,6 +315,11 @@ class EditingConfig(TrainConfig, ValidationConfig):
     )
     mask_jitter: int = option(
         0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
+    )
+    edit_orders: list[str] = option(
+        ["raster"],
+        choices=ORDER_KINDS,
+        help="orders of the edited cells, one a sample; one named twice comes twice as often",
     )
     full_mask_share: float = option(
         0.0, within=SHARE, help="share of samples that train full regeneration instead"

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import MakeInputs
 from autoregressive.train.loop import backward, count_steps, make_sampler, parallel, update

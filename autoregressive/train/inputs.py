@@ -13,16 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.layout import (
-    SequenceLayout,
-    editing_layout,
-    pack_rows,
-    random_orders,
-    region_orders,
-    t2i_layout,
-)
 from autoregressive.models.config import ModelConfig
 from autoregressive.models.gpt import Transformer
+from autoregressive.sequence.builders import editing_layout, t2i_layout
+from autoregressive.sequence.layout import TrainingLayout
+from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
+from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text
 from language.t5 import T5Encoder, encode_texts
@@ -30,7 +26,7 @@ from language.text_features import TextFeatures, stack_text_features
 from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQModel
 
-MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[SequenceLayout, Tensor]]
+MakeInputs = Callable[[T2IBatch | EditBatch, int], tuple[TrainingLayout, Tensor]]
 
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
 CAPTION_DROP, FULL_MASK, REGION_ORDER = 2, 3, 4
@@ -98,46 +94,49 @@ def _chosen(purpose: int, seeds: list[int], share: float) -> Tensor:
 def t2i_inputs(model: Transformer, encoders: Encoders, config: T2IConfig, device: torch.device) -> MakeInputs:
     """Stage 1: a fresh order for every sample, random or that of an edit (raster order for `GPT-*`)."""
 
-    def make(batch: T2IBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+    def make(batch: T2IBatch, step: int) -> tuple[TrainingLayout, Tensor]:
         codes = encoders.codes(batch.image)
         text, text_valid = encoders.text(batch.texts)
         text = spoil_text(text, batch.image)
-        orders = _t2i_orders(batch.seeds, model.config, config.region_share)
+        orders = _t2i_orders(batch.seeds, model.config, config)
         layout = t2i_layout(codes, orders, text_valid, batch.valid)
         return _finish(model, layout, text, batch.seeds, config, device)
 
     return make
 
 
-def _t2i_orders(seeds: list[int], model: ModelConfig, region_share: float) -> Tensor:
+def _t2i_orders(seeds: list[int], model: ModelConfig, config: T2IConfig) -> Tensor:
     """(B, N) the order in which each sample's cells are predicted."""
     if not model.any_order:
         return torch.arange(model.block_size).expand(len(seeds), -1)
     orders = random_orders(seeds, model.block_size)
-    as_edits = _chosen(REGION_ORDER, seeds, region_share)
-    orders[as_edits] = region_orders(list(itertools.compress(seeds, as_edits)), model.block_size)
+    as_edits = _chosen(REGION_ORDER, seeds, config.region_share)
+    chosen = list(itertools.compress(seeds, as_edits))
+    orders[as_edits] = region_orders(chosen, model.block_size, config.region_orders)
     return orders
 
 
 def editing_inputs(
     model: Transformer, encoders: Encoders, config: EditingConfig, device: torch.device
 ) -> MakeInputs:
-    """Stage 2: source codes, marks if the model has them, edited codes in raster order."""
+    """Stage 2: source codes, marks if the model has them, edited codes in one of `--edit-orders`."""
 
-    def make(batch: EditBatch, step: int) -> tuple[SequenceLayout, Tensor]:
+    def make(batch: EditBatch, step: int) -> tuple[TrainingLayout, Tensor]:
         source, edited = encoders.codes(torch.cat([batch.source, batch.edited])).chunk(2)
         text, text_valid = encoders.text(batch.texts)
         text = spoil_text(text, batch.source, batch.edited)
         # One coin a step, not one a sample: a single full mask makes every row of its batch long.
         coin = np.random.default_rng([FULL_MASK, config.global_seed, step]).random()
         full = coin < config.full_mask_share
+        edit_mask = batch.edit_mask | (full & batch.valid[:, None])
         layout = editing_layout(
             source,
             edited,
-            batch.edit_mask | (full & batch.valid[:, None]),
+            edit_mask,
             text_valid,
             model.config.vocab_size,
             marks=model.config.mask_in_context,
+            orders=edit_orders(batch.seeds, edit_mask, config.edit_orders),
             sample_valid=batch.valid,
             supervise_marks=config.supervise_marks,
         )
@@ -148,12 +147,12 @@ def editing_inputs(
 
 def _finish(
     model: Transformer,
-    layout: SequenceLayout,
+    layout: TrainingLayout,
     text: Tensor,
     seeds: list[int],
     config: TrainConfig,
     device: torch.device,
-) -> tuple[SequenceLayout, Tensor]:
+) -> tuple[TrainingLayout, Tensor]:
     """Drops captions, packs if asked to, and takes all to the device."""
     text = text.to(device, non_blocking=True).float()
     text = drop_captions(model, text, seeds, config.class_dropout_p)

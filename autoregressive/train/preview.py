@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from autoregressive.layout import random_orders
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
 from dataset.images import save_png

@@ -99,6 +99,7 @@ def build_model(
         replace(
             GPT_MODELS[config.gpt_model],
             mask_in_context=mask_in_context,
+            own_cell=config.own_cell,
             vocab_size=encoders.tokenizer.config.codebook_size,
             block_size=grid**2,
             cls_token_num=config.cls_token_num,

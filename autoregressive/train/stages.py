@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.utils.data import Dataset
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.dry_run import dry_run
 from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun, write_ceiling
 from autoregressive.sample.edit_sets import (
     emu_jobs,

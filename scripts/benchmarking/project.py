@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling import seeded_uniforms
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import editing_prompt, raster_edit_order
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.sequence.builders import editing_prompt
+from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, MakeInputs, editing_inputs, t2i_inputs
 from dataset.build import build_dataset

@@ -18,17 +18,18 @@ from torch import Tensor
 from autoregressive.decoding.engine import Engine, place
 from autoregressive.decoding.sampling import filtered_probabilities
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.layout import (
+from autoregressive.models.config import ModelConfig
+from autoregressive.models.gpt import Transformer, build_gpt
+from autoregressive.models.loss import layout_loss
+from autoregressive.models.weights import resize_position_table
+from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    raster_edit_order,
     t2i_layout,
     t2i_prompt,
 )
-from autoregressive.models.config import ModelConfig
-from autoregressive.models.gpt import Transformer, build_gpt, layout_loss
-from autoregressive.models.weights import resize_position_table
+from autoregressive.sequence.orders import raster_edit_order
 from dataset.edit_masks import pool_edit_mask
 from dataset.images import load_edit_region
 from evaluations.editing.flags import ImageEvalConfig

@@ -13,19 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from autoregressive.auto_mask import AUTO
+from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing
-from autoregressive.layout import (
-    SequenceLayout,
-    editing_layout,
-    infill_prompt,
-    random_orders,
-    raster_edit_order,
-    spiral_order,
-    t2i_layout,
-)
-from autoregressive.pictures import enlarge, grey_cells, outline_cells
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.sequence.builders import editing_layout, infill_prompt, t2i_layout
+from autoregressive.sequence.layout import SequenceLayout
+from autoregressive.sequence.orders import random_orders, raster_edit_order, spiral_order
 from dataset.shapes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.logging import get_logger
 from scripts.figures.config import DrawFigures

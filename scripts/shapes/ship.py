@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
-from autoregressive.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
+from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic

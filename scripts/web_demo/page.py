@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from autoregressive.auto_mask import AUTO
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing
-from autoregressive.pipeline import EditingPipeline
 from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch

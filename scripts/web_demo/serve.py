@@ -8,8 +8,8 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.pretrained import find_folder, read_config
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.pretrained import find_folder, read_config
 from language.published import DEFAULT_T5
 from runtime.distributed import pick_device
 from runtime.errors import UserError

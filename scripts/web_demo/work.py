@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing, EditResult, Progress
-from autoregressive.layout import random_orders, spiral_order
-from autoregressive.pictures import enlarge, grey_cells, outline_cells
-from autoregressive.pipeline import EditingPipeline
-from autoregressive.session import EditSession
+from autoregressive.editing.session import EditSession
+from autoregressive.sequence.orders import random_orders, spiral_order
 from dataset.edit_masks import cells_to_pixels
 from dataset.images import load_image
 from language.caption_cleaning import require_words

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from autoregressive.pipeline import EditingPipeline
+from autoregressive.editing.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 from tests.battery.cases import Assets, Case

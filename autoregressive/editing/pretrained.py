@@ -278,7 +278,7 @@ def _card(pipeline: Models, models: Mapping[str, Member]) -> str:
         f"({pixels} px, {config.block_size} cells, {config.vocab_size} codes).",
         "",
         "```python",
-        "from autoregressive.pipeline import EditingPipeline",
+        "from autoregressive import EditingPipeline",
         "",
         f'pipeline = EditingPipeline.from_pretrained("THIS_REPO", model="{next(iter(models))}")',
         'result = pipeline.edit(image, "make the circle blue", mask)[0]',

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoregressive.layout import SequenceLayout, editing_layout
 from autoregressive.models.gpt import Transformer, evaluating
+from autoregressive.sequence.builders import editing_layout
+from autoregressive.sequence.layout import SequenceLayout
 from runtime.errors import UserError
 
 AUTO = "auto"
@@ -139,7 +140,7 @@ def locating_layout(source: Tensor, text_valid: Tensor, vocab_size: int) -> Sequ
       text_valid: (B, T) bool, padding at the left.
       vocab_size: V.
     Returns:
-      A layout with 2N predictions; the targets, (B, 2N), are the source's codes twice.
+      A layout with 2N predictions: of all cells in raster order, twice.
     """
     everything = torch.ones_like(source, dtype=torch.bool)
     forced = editing_layout(source, source, everything, text_valid, vocab_size)
@@ -158,7 +159,6 @@ def locating_layout(source: Tensor, text_valid: Tensor, vocab_size: int) -> Sequ
         key_valid=with_probes(forced.key_valid, ~everything),
         slots=torch.arange(forced.cells.shape[1] + num_cells),
         num_predictions=2 * num_cells,
-        targets=torch.cat([source, source], dim=1),
     )
 
 
@@ -198,7 +198,8 @@ def edit_scores(model: Transformer, source: Tensor, text: Tensor, text_valid: Te
             layout = locating_layout(codes, valid, vocab).to(weight.device)
             told = model(layout, words).float().log_softmax(2)
             untold = model(layout, model.unconditional_text(words)).float().log_softmax(2)
-            change = (told.exp() * (told - untold)).scatter(2, layout.targets[..., None], 0.0)
+            of_source = codes.repeat(1, 2)[..., None].to(weight.device)
+            change = (told.exp() * (told - untold)).scatter(2, of_source, 0.0)
             scores.append(change.sum(2).unflatten(1, (2, -1)).amax(1).cpu())
     return torch.cat(scores)
 

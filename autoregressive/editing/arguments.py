@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.auto_mask import AUTO
-from autoregressive.composite import as_image, is_one_picture
+from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.composite import as_image, is_one_picture
 from dataset.samples import Text
 from language.text_features import TextFeatures
 from runtime.errors import UserError
