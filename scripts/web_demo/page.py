@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -41,14 +42,7 @@ from scripts.web_demo.work import (
 
 MOST_SAMPLES, MOST_ROUNDS, MOST_CANDIDATES = 8, 16, 8
 REGION_COLOR = ("#e60078", 0.5)
-# Thumbnails of one size, with pixels that one can see.
-CSS = """
-.row .grid-container {
-  grid-template-columns: repeat(auto-fill, 128px) !important; grid-template-rows: none !important;
-}
-.row .thumbnail-lg { width: 128px !important; height: 128px !important; aspect-ratio: 1 }
-.row img { image-rendering: pixelated; }
-"""
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _KEEP_DESK_S = 1800  # of a visitor who does nothing
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # one at a time, the others queue
 
