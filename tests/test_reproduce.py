@@ -104,7 +104,7 @@ def test_scaling_is_held_against_best_of_n():
 
 def test_the_share_of_right_images_follows_what_is_accepted():
     from autoregressive.scaling.search import Round, SearchResult, SearchSettings
-    from scripts.reproduce_scaling import summarise_both
+    from scripts.reproduce.scaling import summarise_both
 
     settings = SearchSettings(rounds=2, candidates=4)
     caption = "a red circle at the left, gray background"
