@@ -6,16 +6,15 @@ Letters: B batch, S side of an image in pixels, N cells of the token grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from language.text_features import TextFeatures, load_text_features
 from runtime.errors import UserError
+from runtime.tensor_fields import TensorFields
 
 Text = str | TextFeatures
 
@@ -58,51 +57,13 @@ class EditSample:
     problem: str | None = None
 
 
-SMALL = 1 << 18  # bytes; larger tensors go through shared memory
-
-B = TypeVar("B", bound="_Batch")
-
-
 @dataclass(frozen=True)
-class _Batch:
+class _Batch(TensorFields):
     texts: list[Text]
     seeds: list[int]
     origins: list[str]
     problems: list[str | None]
     valid: Tensor
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Between loader processes every tensor costs a file: texts go as one, small ones in the message."""
-        state = dict(self.__dict__)
-        if all(isinstance(text, TextFeatures) for text in self.texts):
-            rows = torch.cat([text.embeddings for text in self.texts])
-            valid = torch.cat([text.valid for text in self.texts]).numpy()
-            state["texts"] = (rows, valid, [len(text.valid) for text in self.texts])
-        for name, value in self._tensors():
-            if value.nbytes <= SMALL:
-                state[name] = value.numpy()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
-        if isinstance(state["texts"], tuple):
-            rows, valid, lengths = state["texts"]
-            pairs = zip(rows.split(lengths), torch.from_numpy(valid).split(lengths), strict=True)
-            state["texts"] = [TextFeatures(*pair) for pair in pairs]
-        self.__dict__.update(state)
-
-    def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B:
-        """The batch with its tensors on `device`; text features stay where they are."""
-        tensors = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors()}
-        return replace(self, **tensors)
-
-    def pin_memory(self: B) -> B:
-        """Called by `DataLoader(pin_memory=True)`."""
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
-
-    def _tensors(self) -> list[tuple[str, Tensor]]:
-        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, value) for name, value in values if isinstance(value, Tensor)]
 
 
 @dataclass(frozen=True)

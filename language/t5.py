@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from language.caption_cleaning import clean_caption
 from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
@@ -25,6 +27,7 @@ from language.text_features import TextFeatures
 from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
 from runtime.logging import get_logger
+from runtime.tensor_fields import TensorFields
 
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
 
@@ -61,7 +64,92 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
     )
 
 
+ROWS = 32  # texts of one forward pass
 _TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
+
+
+@dataclass(frozen=True)
+class TokenizedTexts(TensorFields):
+    """R texts in tokens, padded at the right to W of them."""
+
+    ids: Tensor
+    """(R, W) int64."""
+    mask: Tensor
+    """(R, W) int64, 0 where padding stands."""
+    kept: Tensor
+    """(M,) which of the R·W places are no padding."""
+
+    def counts(self) -> Tensor:
+        """(R,) tokens of each text."""
+        return self.mask.sum(1)
+
+
+class T5Tokenizer:
+    """What turns words into tokens: the caption cleaning, then the tokenizer, in any process.
+
+    Attributes:
+      max_tokens: longest text in tokens, the final </s> included.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.words = tokenizer
+        self._num_emptied = 0
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """A text longer than `max_tokens` loses its end (</s> is kept), with a notice; at least one text."""
+        cleaned = self.clean(texts)
+        tokens = self.tokenize(cleaned)
+        self.notice_truncation(self.lengths_of_truncated(cleaned, tokens))
+        return tokens
+
+    def clean(self, texts: Sequence[str]) -> list[str]:
+        """The texts as the encoder reads them; a warning counts those of which nothing is left."""
+        cleaned = [clean_caption(text) for text in texts]
+        self._notice_emptied([text for text, left in zip(texts, cleaned, strict=True) if not left])
+        return cleaned
+
+    def tokenize(self, cleaned: Sequence[str]) -> TokenizedTexts:
+        if torch.utils.data.get_worker_info() is not None:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns of the fork
+        with _TOKENIZING:
+            tokens = self.words(
+                list(cleaned),
+                padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
+                truncation=True,
+                max_length=self.max_tokens,
+                add_special_tokens=True,
+                return_attention_mask=True,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            )
+        mask = tokens["attention_mask"]
+        return TokenizedTexts(tokens["input_ids"], mask, mask.flatten().nonzero().flatten())
+
+    def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
+        """How long the texts are that lost their end."""
+        full = [t for t, n in zip(cleaned, tokens.counts().tolist(), strict=True) if n == self.max_tokens]
+        lengths = [len(self.words(text, verbose=False)["input_ids"]) for text in full]
+        return [length for length in lengths if length > self.max_tokens]
+
+    def notice_truncation(self, lengths: list[int]) -> None:
+        if not lengths:
+            return
+        who = "a prompt" if len(lengths) == 1 else f"{len(lengths)} prompts, the longest"
+        get_logger("t5").warning(
+            "%s of %d tokens: the end was cut, %d tokens are kept", who, max(lengths), self.max_tokens
+        )
+
+    def _notice_emptied(self, texts: Sequence[str]) -> None:
+        """Warns when the number of such texts has doubled: a training encodes one batch after another."""
+        before, self._num_emptied = self._num_emptied, self._num_emptied + len(texts)
+        if self._num_emptied.bit_length() > before.bit_length():
+            get_logger("t5").warning(
+                "%d text(s) so far, such as %r, leave no words once cleaned: the model is told nothing; "
+                "write them in English words",
+                self._num_emptied,
+                texts[0][:80],
+            )
 
 
 class T5Encoder:
@@ -88,11 +176,11 @@ class T5Encoder:
         """
         self.max_tokens = max_tokens
         self.device = torch.device(device)
-        self._tokenizer, model = _load(str(path), precision)
+        words, model = _load(str(path), precision)
+        self.tokenizer = T5Tokenizer(words, max_tokens)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.d_model
         self._name = str(path)
-        self._num_emptied = 0
 
     @property
     def name(self) -> str:
@@ -119,13 +207,13 @@ class T5Encoder:
 
     def save(self, folder: str | Path) -> None:
         """Writes model and tokenizer as transformers does."""
-        self._tokenizer.save_pretrained(folder)
+        self.tokenizer.words.save_pretrained(folder)
         self._model.save_pretrained(folder)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of features `encode` gives for each caption, without running the model."""
         cleaned = [clean_caption(text) for text in texts]
-        return [int(row.sum()) for row in self._tokenize(cleaned)["attention_mask"]] if cleaned else []
+        return self.tokenizer.tokenize(cleaned).counts().tolist() if cleaned else []
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TextFeatures]:
@@ -140,39 +228,33 @@ class T5Encoder:
         Returns:
           One entry per caption: embeddings (n, width) float32 on the encoder's device, all rows valid.
         """
-        cleaned = [clean_caption(text) for text in texts]
-        self._notice_emptied([text for text, left in zip(texts, cleaned, strict=True) if not left])
+        cleaned = self.tokenizer.clean(texts)
         features: list[TextFeatures] = []
         truncated: list[int] = []
         for start in range(0, len(cleaned), batch_size):
             batch = cleaned[start : start + batch_size]
-            tokens = self._tokenize(batch).to(self.device)
-            mask = tokens["attention_mask"].bool()
-            hidden = self._model(**tokens).last_hidden_state.float()
-            for text, rows, kept in zip(batch, hidden, mask, strict=True):
-                features.append(self._text_features(text, rows[kept]))
-                if len(features[-1].valid) == self.max_tokens:
-                    truncated.append(len(self._tokenizer(text, verbose=False)["input_ids"]))
-        self._notice_truncation([count for count in truncated if count > self.max_tokens])
+            tokens = self.tokenizer.tokenize(batch)
+            rows = self.encode_tokens(tokens).split(tokens.counts().tolist())
+            features += [self._text_features(text, own) for text, own in zip(batch, rows, strict=True)]
+            truncated += self.tokenizer.lengths_of_truncated(batch, tokens)
+        self.tokenizer.notice_truncation(truncated)
         return features
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: TokenizedTexts) -> Tensor:
+        """(M, C) float32 features of all tokens but the padding, one text after the other; waits for nothing.
+
+        They are not checked: those of an encoder that overflows are not finite.
+        """
+        tokens = tokens.to(self.device)
+        parts = zip(tokens.ids.split(ROWS), tokens.mask.split(ROWS), strict=True)
+        hidden = [self._model(ids, attention_mask=mask).last_hidden_state.float() for ids, mask in parts]
+        return torch.cat(hidden).flatten(0, 1)[tokens.kept]
 
     def fingerprint(self) -> str:
         """Tells encoders apart: a hash of the vocabulary and of a sample of every weight, as loaded."""
-        vocabulary = repr(sorted(self._tokenizer.get_vocab().items()))
+        vocabulary = repr(sorted(self.tokenizer.words.get_vocab().items()))
         return hashlib.sha256((vocabulary + weights_fingerprint(self._model)).encode()).hexdigest()
-
-    def _tokenize(self, cleaned: list[str]) -> BatchEncoding:
-        with _TOKENIZING:
-            return self._tokenizer(
-                cleaned,
-                padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
-                truncation=True,
-                max_length=self.max_tokens,
-                add_special_tokens=True,
-                return_attention_mask=True,
-                return_token_type_ids=False,
-                return_tensors="pt",
-            )
 
     def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
         if not torch.isfinite(rows).all():
@@ -181,25 +263,6 @@ class T5Encoder:
                 "use --precision bf16 or none (T5 overflows in fp16)"
             )
         return TextFeatures(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
-
-    def _notice_emptied(self, texts: Sequence[str]) -> None:
-        """Warns when the number of such texts has doubled: a training encodes one batch after another."""
-        before, self._num_emptied = self._num_emptied, self._num_emptied + len(texts)
-        if self._num_emptied.bit_length() > before.bit_length():
-            get_logger("t5").warning(
-                "%d text(s) so far, such as %r, leave no words once cleaned: the model is told nothing; "
-                "write them in English words",
-                self._num_emptied,
-                texts[0][:80],
-            )
-
-    def _notice_truncation(self, counts: list[int]) -> None:
-        if not counts:
-            return
-        who = "a prompt" if len(counts) == 1 else f"{len(counts)} prompts, the longest"
-        get_logger("t5").warning(
-            "%s of %d tokens: the end was cut, %d tokens are kept", who, max(counts), self.max_tokens
-        )
 
 
 def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures]) -> list[TextFeatures]:

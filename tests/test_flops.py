@@ -21,7 +21,7 @@ def test_a_batch_needs_what_its_samples_need_however_it_is_laid_out(packed):
     usable = torch.tensor([True, True, True, False])
     layout = editing_layout(*codes, edit_mask, text_valid, 32, sample_valid=usable)
     if packed:
-        layout, _ = pack_rows(layout, torch.zeros(4, 5, 8))
+        layout, _ = pack_rows(layout, 5)
     samples = zip(edited[:3], words[:3], strict=True)
     wanted = sum(training_flops(config, w + 2 * 16 + e - 1, e, w) for e, w in samples)
     assert batch_flops(config, layout).item() == pytest.approx(wanted, rel=1e-12)

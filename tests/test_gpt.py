@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_gpt import C, N, T, V, tiny, tiny_inputs
+from tiny_gpt import C, N, T, V, pack_batch, tiny, tiny_inputs
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
@@ -23,7 +23,6 @@ from autoregressive.models.loss import SupervisedLoss, layout_loss
 from autoregressive.models.weights import start_from_codebook
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.orders import random_orders
-from autoregressive.sequence.packing import pack_rows
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_a_packed_row_gives_the_loss_and_gradients_of_the_padded_batch(inputs, m
             codes, codes.roll(1, 0), inputs["edit_mask"], text_valid, V, marks=marks, sample_valid=valid
         )
     model = tiny(mask_in_context=bool(marks), own_cell=own_cell)
-    packed, text = pack_rows(layout, inputs["text"])
+    packed, text = pack_batch(layout, inputs["text"])
     assert packed.cells.shape[1] < layout.key_valid[valid].sum() + 1 <= layout.cells.numel()
     assert text.shape[1] == text_valid[valid].sum()
     gradients = []
@@ -123,7 +122,7 @@ def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def test_block_attention_is_fused_attention(inputs):
     """FlexAttention runs on the CPU without gradients; tests/test_gpu.py has its backward."""
     layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
-    packed, _ = pack_rows(layout, inputs["text"])
+    packed, _ = pack_batch(layout, inputs["text"])
     query, key, value = torch.randn(3, 1, 2, packed.cells.shape[1], 16)
     torch.testing.assert_close(
         block_attention(query, key, value, 0.0, sample_blocks(packed.sample_ids)),
@@ -157,7 +156,7 @@ def test_packing_a_batch_of_bad_samples_keeps_one(inputs):
     none = torch.zeros(8, dtype=torch.bool)
     orders = random_orders(list(range(8)), N)
     layout = t2i_layout(inputs["codes"], orders, inputs["text_valid"], none)
-    packed, text = pack_rows(layout, inputs["text"])
+    packed, text = pack_batch(layout, inputs["text"])
     assert packed.sample_ids.unique().tolist() == [0] and len(packed.supervised) == 0
     SupervisedLoss(tiny())(packed, text).backward()
 

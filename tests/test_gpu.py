@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from test_training import read_metrics, run_stage, stage_flags
+from tiny_gpt import pack_batch
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling_settings import Sampling
@@ -14,8 +15,8 @@ from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.builders import editing_layout, editing_prompt, t2i_layout, t2i_prompt
 from autoregressive.sequence.orders import raster_edit_order
-from autoregressive.sequence.packing import pack_rows
 from autoregressive.train import loop
+from autoregressive.train.inputs import Inputs
 
 pytestmark = pytest.mark.gpu
 V, N = 32, 16
@@ -100,13 +101,14 @@ def test_decoding_steps_never_wait_for_the_gpu(model):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_training_steps_never_wait_for_the_gpu(shapes, train_flags, tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_steps_never_wait_for_the_gpu(optimizer, shapes, train_flags, tmp_path, monkeypatch):
     steps = []
 
     def strict(function):
         def run(*args):
             steps.append(function.__name__)
-            torch.cuda.set_sync_debug_mode("error" if len(steps) > 6 else "default")  # warm by then
+            torch.cuda.set_sync_debug_mode("error" if len(steps) > 9 else "default")  # warm by then
             try:
                 return function(*args)
             finally:
@@ -116,11 +118,13 @@ def test_training_steps_never_wait_for_the_gpu(shapes, train_flags, tmp_path, mo
 
     for name in ("backward", "update"):
         monkeypatch.setattr(loop, name, strict(getattr(loop, name)))
+    monkeypatch.setattr(Inputs, "finish", strict(Inputs.finish))
     flags = stage_flags("editing", shapes, train_flags)
     flags[flags.index("--device") + 1] = "cuda"
     flags += ["--max-steps", "6", "--log-every", "6", "--epochs", "9", "--ema-decay", "0.9", "--cache-codes"]
+    flags += ["--optimizer", optimizer]
     run_stage("editing", [*flags, "--center-crop"], tmp_path, device="cuda")
-    assert len(steps) == 12
+    assert len(steps) == 18
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -139,7 +143,7 @@ def test_packed_rows_on_the_gpu_give_the_gradients_of_the_cpu(model):
     codes, mask = torch.randint(V, (4, N)), torch.rand(4, N) < 0.5
     mask[:, 0] = True
     layout = editing_layout(codes, codes.roll(1, 0), mask, text_valid, V)
-    packed, packed_text = pack_rows(layout, text)
+    packed, packed_text = pack_batch(layout, text)
     gradients = []
     for device, a_layout, a_text in (("cpu", layout, text), ("cuda", packed, packed_text)):
         model.to(device).zero_grad()

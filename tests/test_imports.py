@@ -31,8 +31,8 @@ ROOMS = {
     # Rewards judge images: with the metrics' encoders and the verifier.
     "autoregressive.scaling": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
                                "autoregressive.decoding", "autoregressive.editing"],
-    "autoregressive.sample": [*LOWER, "autoregressive.sequence", "autoregressive.models", "autoregressive.decoding",
-                              "autoregressive.editing", "autoregressive.scaling"],
+    "autoregressive.sample": [*LOWER, "autoregressive.sequence", "autoregressive.models",
+                              "autoregressive.decoding", "autoregressive.editing", "autoregressive.scaling"],
     "autoregressive.train": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
                              "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample"],
     "scripts": ["autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer"],

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from autoregressive.models.gpt import build_gpt
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.inputs import Encoders, editing_inputs
+from autoregressive.train.inputs import EditingPreparation, Encoders, Inputs, editing_inputs
 from autoregressive.train.loop import fit
 from dataset.mixed import MixedDataset
 from dataset.packed import PackedEdits, PackedT2I
@@ -329,12 +329,14 @@ def test_a_million_rows_open_at_once_and_stay_out_of_memory(tmp_path):
     flags += ["--global-batch-size", "8", "--max-steps", "10", "--num-workers", "2", "--log-every", "10"]
     config = parse(EditingConfig, [*flags, "--device", "cpu", "--mixed-precision", "none"])
     model = build_gpt("R-GPT-tiny", vocab_size=16384, block_size=256, caption_dim=8, mask_in_context=True)
-    peaks, make_inputs = [], editing_inputs(model, Encoders(None, None, 8, 120), config, torch.device("cpu"))
+    peaks, inputs = [], editing_inputs(model, Encoders(None, None, 8, 120), config, torch.device("cpu"))
 
-    def watched(batch, step):
-        peaks.append(sum(resident().values()))
-        return make_inputs(batch, step)
+    class Watched(Inputs):
+        def finish(self, prepared):
+            peaks.append(sum(resident().values()))
+            return super().finish(prepared)
 
+    watched = Watched(EditingPreparation, model, inputs.encoders, config, inputs.device)
     with distributed("cpu") as ranks:
         assert fit(model, packed, watched, config, ranks).step == 10
     assert max(peaks) - sum(before.values()) < 2e9

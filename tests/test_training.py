@@ -23,11 +23,11 @@ from tiny_gpt import C, N, tiny
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.train.config import EditingConfig, T2IConfig
-from autoregressive.train.inputs import editing_inputs, t2i_inputs
+from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
 from autoregressive.train.stages import train_editing, train_t2i
 from dataset.samples import EditBatch, T2IBatch
 from language.t5 import T5Encoder
-from language.text_features import save_text_features
+from language.text_features import TextFeatures, save_text_features
 from runtime.checkpoint import load_checkpoint, resume_point, save_checkpoint
 from runtime.config import parse
 from runtime.distributed import ONE_RANK, distributed
@@ -168,18 +168,18 @@ def test_packed_rows_train_as_padded_batches(stage, extra, shapes, train_flags, 
         assert abs(a["loss"] - b["loss"]) < 1e-5
 
 
+FEATURES_ONLY = Encoders(None, None, C, 120)
+NO_TEXT = TextFeatures(torch.zeros(1, C), torch.ones(1, dtype=torch.bool))
+
+
 def orders_of(region_share: float, gpt_model: str = "R-GPT-tiny", more: Sequence[str] = ()) -> torch.Tensor:
     """(400, N) the orders in which stage 1 draws 400 samples, their seeds 0 to 399."""
     flags = ["--data-path", "x", "--vq-ckpt", "x", "--gpt-model", gpt_model]
     flags += ["--region-share", str(region_share), *more]
     cells, valid = torch.arange(N).expand(400, -1), torch.ones(400, 1, dtype=torch.bool)
-    encoders = SimpleNamespace(
-        codes=lambda images: images, text=lambda texts: (torch.zeros(400, 1, C), valid)
-    )
     cpu = torch.device("cpu")
-    make = t2i_inputs(tiny(gpt_model), encoders, parse(T2IConfig, flags), cpu)
-    empty = [""] * 400
-    batch = T2IBatch(empty, list(range(400)), empty, [None] * 400, valid[:, 0], cells)
+    make = t2i_inputs(tiny(gpt_model), FEATURES_ONLY, parse(T2IConfig, flags), cpu)
+    batch = T2IBatch([NO_TEXT] * 400, list(range(400)), [""] * 400, [None] * 400, valid[:, 0], cells)
     return make(batch, 0)[0].targets
 
 
@@ -206,16 +206,13 @@ def test_stage_one_draws_the_kinds_of_region_orders_it_is_told():
 
 def test_stage_two_draws_the_kinds_of_orders_it_is_told():
     cells, valid = torch.arange(N).expand(40, -1), torch.ones(40, 1, dtype=torch.bool)
-    encoders = SimpleNamespace(
-        codes=lambda images: images, text=lambda texts: (torch.zeros(len(texts), 1, C), valid)
-    )
     empty, seeds = [""] * 40, list(range(40))
     masks = (cells + torch.arange(40)[:, None]) % 3 == 0
-    batch = EditBatch(empty, seeds, empty, [None] * 40, valid[:, 0], cells, cells, masks)
+    batch = EditBatch([NO_TEXT] * 40, seeds, empty, [None] * 40, valid[:, 0], cells, cells, masks)
     for kinds in ([], ["random"], ["raster", "outside_in"]):
         flags = ["--data-path", "x", "--vq-ckpt", "x", "--gpt-model", "R-GPT-tiny", "--mask_in_context"]
         config = parse(EditingConfig, flags + (["--edit-orders", *kinds] if kinds else []))
-        make = editing_inputs(tiny(mask_in_context=True), encoders, config, torch.device("cpu"))
+        make = editing_inputs(tiny(mask_in_context=True), FEATURES_ONLY, config, torch.device("cpu"))
         layout = make(batch, 0)[0]
         wanted = edit_orders(seeds, masks, kinds or ["raster"])[:, : layout.num_predictions]
         assert torch.equal(layout.targets, wanted)
@@ -380,16 +377,19 @@ def test_stage_one_files_start_stage_two_and_others_are_refused(shapes, train_fl
     ckpt = tmp_path / "one" / "checkpoints" / "0000001.pt"
     editing = [*stage_flags("editing", shapes, train_flags), "--max-steps", "1"]
     run_stage("editing", [*editing, "--init-gpt-ckpt", ckpt], tmp_path / "two")
-    with pytest.raises(UserError, match="misshapen.*layers.0"):
-        wider = [f if f != "R-GPT-tiny" else "R-GPT-mini" for f in editing]
+    wider = [f if f != "R-GPT-tiny" else "R-GPT-mini" for f in editing]
+    with pytest.raises(UserError, match="another arithmetic.*n_head is 4 there and 6 here"):
         run_stage("editing", [*wider, "--init-gpt-ckpt", ckpt], tmp_path / "x")
+    weights = tmp_path / "weights.pt"
+    save_checkpoint(weights, {"model": load_checkpoint(ckpt)["model"]})
+    wider = [f if f != "R-GPT-tiny" else "R-GPT-B" for f in editing]
+    with pytest.raises(UserError, match="misshapen.*layers.0"):
+        run_stage("editing", [*wider, "--init-gpt-ckpt", weights], tmp_path / "x")
     with pytest.raises(UserError, match="--codebook-init is for fresh weights"):
         run_stage("editing", [*editing, "--init-gpt-ckpt", ckpt, "--codebook-init"], tmp_path / "x")
     with pytest.raises(UserError, match="not a checkpoint"):
         run_stage("editing", [*editing, "--init-gpt-ckpt", __file__], tmp_path / "x")
     with pytest.raises(UserError, match="lacks optimizer"):
-        weights = tmp_path / "weights.pt"
-        save_checkpoint(weights, {"model": load_checkpoint(ckpt)["model"]})
         run_stage("t2i", [*flags, "--gpt-ckpt", weights], tmp_path / "x")
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import build_gpt
+from autoregressive.sequence.layout import TrainingLayout
+from autoregressive.sequence.packing import pack_rows
 
 V, N, C, T = 32, 16, 8, 5
 GREEDY = Sampling(cfg_scale=1, sample_logits=False)
@@ -14,7 +16,8 @@ GREEDY = Sampling(cfg_scale=1, sample_logits=False)
 
 def tiny(name: str = "R-GPT-tiny", **overrides):
     torch.manual_seed(0)
-    model = build_gpt(name, vocab_size=V, block_size=N, caption_dim=C, cls_token_num=8, **overrides).eval()
+    sizes = {"vocab_size": V, "block_size": N, "caption_dim": C, "cls_token_num": 8, **overrides}
+    model = build_gpt(name, **sizes).eval()
     torch.nn.init.normal_(model.output.weight, std=0.2)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -34,3 +37,9 @@ def tiny_inputs() -> dict[str, Tensor]:
         "text": text, "text_valid": text_valid, "edit_mask": edit_mask,
         "codes": torch.randint(V, (8, N)), "target": torch.randint(V, (8, N)),
     }  # fmt: skip
+
+
+def pack_batch(layout: TrainingLayout, text: Tensor) -> tuple[TrainingLayout, Tensor]:
+    """A batch and its (B, T, C) text as one row."""
+    packed, kept = pack_rows(layout, text.shape[1])
+    return packed, text.flatten(0, 1)[kept][None]

@@ -57,7 +57,7 @@ def training_flops(config: ModelConfig, slots: Number, predicted: Number, text_s
 
 
 def batch_flops(config: ModelConfig, layout: TrainingLayout) -> Tensor:
-    """`training_flops` of a batch, as a float64 number on its device, which is not waited for.
+    """`training_flops` of a batch, a float64 number.
 
     Padding and slots behind the last supervised one do not count.
     """

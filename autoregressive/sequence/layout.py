@@ -15,19 +15,18 @@ Example, 2×2 cells (N = 4), two text slots, cells 1 and 2 edited, V = 64, with 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from runtime.tensor_fields import TensorFields
+
 TEXT = -1  # the cell of a slot that stands nowhere in the image
-Layout = TypeVar("Layout", bound="SequenceLayout")
 
 
 @dataclass(frozen=True)
-class SequenceLayout:
+class SequenceLayout(TensorFields):
     """One batch of sequences, as the model reads it; see the module's legend."""
 
     token_ids: Tensor
@@ -46,18 +45,6 @@ class SequenceLayout:
     """(B, L) for packed rows: attention stays within one sample."""
     content_index: Tensor | None = None
     """(B, L) which of [text | image] contents stands in each slot; None for the order as given."""
-
-    def to(self: Layout, device: torch.device | str) -> Layout:
-        """The same layout with its tensors on `device`."""
-        return self._map(lambda t: t.to(device, non_blocking=True))
-
-    def pin_memory(self: Layout) -> Layout:
-        """Called by `DataLoader(pin_memory=True)`."""
-        return self._map(lambda t: t.pin_memory())
-
-    def _map(self: Layout, change: Callable[[Tensor], Tensor]) -> Layout:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     def arrange(self, text: Tensor, image: Tensor) -> Tensor:
         """Puts (B, T, D) text and (B, S, D) image contents into their slots: (B, L, D)."""
@@ -81,7 +68,9 @@ class Prompt(SequenceLayout):
 
     def rows(self, index: Tensor) -> Prompt:
         """The rows that `index` (R,) names, in its order; one may come several times."""
-        return dataclasses.replace(self._map(lambda t: t[index] if t.dim() > 1 else t), slots=self.slots)
+        return dataclasses.replace(
+            self.map_tensors(lambda t: t[index] if t.dim() > 1 else t), slots=self.slots
+        )
 
     def span(self, start: int, end: int) -> Prompt:
         """The slots [start, end) alone; they see what came before them through a cache."""

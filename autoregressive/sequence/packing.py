@@ -8,7 +8,7 @@ from torch import Tensor
 from autoregressive.sequence.layout import TrainingLayout
 
 
-def pack_rows(layout: TrainingLayout, text: Tensor) -> tuple[TrainingLayout, Tensor]:
+def pack_rows(layout: TrainingLayout, num_text: int) -> tuple[TrainingLayout, Tensor]:
     """A training batch as one row: the samples one after the other, without padding and unsupervised ends.
 
     Samples that supervise nothing are left out whole; of a batch of nothing else the first stays. Makes the
@@ -16,18 +16,18 @@ def pack_rows(layout: TrainingLayout, text: Tensor) -> tuple[TrainingLayout, Ten
 
     Args:
       layout: as `t2i_layout` and `editing_layout` make it.
-      text: (B, T, C).
+      num_text: T.
     Returns:
-      The layout of one row, and its text (1, T', C).
+      The layout of one row, and which of the B·T text slots, (T',), it keeps.
     """
     num_rows, length = layout.cells.shape
     first = length - layout.num_predictions  # the first slot that predicts
     used = layout.used_slots()
     if not used.any():
         used[0] = layout.key_valid[0]
-    is_text = torch.arange(length) < text.shape[1]
+    is_text = torch.arange(length) < num_text
     image = layout.token_ids.new_zeros(num_rows, length)
-    image[:, text.shape[1] :] = layout.token_ids
+    image[:, num_text:] = layout.token_ids
 
     def padded(values: Tensor) -> Tensor:
         """(B, K) of the predictions → (B, L) of the slots."""
@@ -49,5 +49,4 @@ def pack_rows(layout: TrainingLayout, text: Tensor) -> tuple[TrainingLayout, Ten
         sample_ids=torch.arange(num_rows)[:, None].expand_as(used)[used][None],
         content_index=torch.argsort(order)[None],
     )
-    kept_text = used[:, : text.shape[1]].flatten().nonzero().flatten()
-    return packed, text.flatten(0, 1)[kept_text.to(text.device, non_blocking=True)][None]
+    return packed, used[:, :num_text].flatten().nonzero().flatten()

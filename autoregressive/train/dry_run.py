@@ -14,7 +14,7 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
-from autoregressive.train.inputs import MakeInputs
+from autoregressive.train.inputs import Inputs
 from autoregressive.train.loop import backward, count_steps, make_sampler, parallel, update
 from autoregressive.train.preview import save_rows, show_batch
 from autoregressive.train.state import new_state
@@ -35,7 +35,7 @@ SMALLER = (
 def dry_run(
     model: Transformer,
     dataset: Dataset,
-    make_inputs: MakeInputs,
+    inputs: Inputs,
     config: TrainConfig,
     ranks: Distributed,
     pipeline: EditingPipeline,
@@ -59,9 +59,9 @@ def dry_run(
 
     def step() -> None:
         nonlocal tokens
-        inputs = [make_inputs(batch, state.step) for batch in batches]
-        tokens = sum(int(layout.used_slots().sum()) for layout, _ in inputs)
-        backward(network, inputs, [], state, config, ranks)
+        made = [inputs(batch, state.step) for batch in batches]
+        tokens = sum(int(layout.used_slots().sum()) for layout, _ in made)
+        backward(network, made, [], state, config, ranks)
         update(state, steps, config).item()  # waits for the device
 
     cost = measure(step, ranks, SMALLER)

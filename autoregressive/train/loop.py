@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from autoregressive.models.flops import batch_flops
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
-from autoregressive.train.inputs import MakeInputs
+from autoregressive.train.inputs import Inputs, NumberedBatches, Prepared, PreparedBatches
 from autoregressive.train.meter import Meter
 from autoregressive.train.state import TrainState, average_weights, averaged_weights, new_state, save
 from dataset.sampler import ResumableBatchSampler
-from dataset.samples import EditBatch, T2IBatch, collate_samples
+from dataset.samples import collate_samples
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -49,7 +48,7 @@ class Validate(Protocol):
 def fit(
     model: Transformer,
     dataset: Dataset,
-    make_inputs: MakeInputs,
+    inputs: Inputs,
     config: TrainConfig,
     ranks: Distributed,
     preview: Preview | None = None,
@@ -60,7 +59,7 @@ def fit(
     Args:
       model: on the rank's device.
       dataset: map-style, keyed by (index, seed).
-      make_inputs: turns a micro-batch and the step into (layout, text); all that differs between the stages.
+      inputs: turns samples into what the model reads; all that differs between the stages.
       preview: draws a picture of the model's work at a step and returns its path.
       validate: scores the model's work at a step.
     """
@@ -74,8 +73,8 @@ def fit(
     if config.compile:
         network.compile(dynamic=True)  # batches have as many slots as they need
     model.train()
-    warm_up(network, dataset, make_inputs, state, config, ranks)
-    loader = _loader(dataset, sampler, config, ranks)
+    warm_up(network, dataset, inputs, state, config, ranks)
+    loader = _loader(PreparedBatches(dataset, inputs.preparation()), state, config, ranks)
     unsettled: list[_Unsettled] = []
     stops = LateReading()
     with (
@@ -87,10 +86,10 @@ def fit(
         looks.make_up()
         while state.step < total_steps:
             micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
-            inputs = [make_inputs(batch, state.step) for batch in micro_batches]
             problems = _name_bad(micro_batches)
             notes = [len(problems), int(signals.received > 0)]
-            loss, num_bad, num_stops = backward(network, inputs, notes, state, config, ranks)
+            made = [inputs.finish(batch) for batch in micro_batches]
+            loss, num_bad, num_stops = backward(network, made, notes, state, config, ranks)
             norm = update(state, total_steps, config)
             state.step += 1
             origins = [origin for batch in micro_batches for origin in batch.origins]
@@ -106,7 +105,7 @@ def fit(
             if epoch_ends:
                 state.num_bad = 0
                 state.bad_samples.clear()
-            meter.update(loss, sum(batch_flops(model.config, layout) for layout, _ in inputs))
+            meter.update(loss, sum(batch.flops for batch in micro_batches))
             if logs:
                 meter.line(norm)
             if saves or stopped:
@@ -189,18 +188,24 @@ def count_steps(config: TrainConfig, sampler: ResumableBatchSampler) -> int:
 
 
 def _loader(
-    dataset: Dataset, sampler: ResumableBatchSampler, config: TrainConfig, ranks: Distributed
+    dataset: PreparedBatches, state: TrainState, config: TrainConfig, ranks: Distributed
 ) -> DataLoader:
     return DataLoader(
         dataset,
-        batch_sampler=sampler,
-        collate_fn=collate_samples,
+        batch_size=None,
+        sampler=NumberedBatches(state.sampler, state.step, config.gradient_accumulation_steps),
+        collate_fn=_as_it_is,
         num_workers=config.num_workers,
         pin_memory=ranks.device.type == "cuda",
         # Its own: starting to iterate draws a number, which must not come from the dropouts' generator.
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_the_trainer,
     )
+
+
+def _as_it_is(batch: Prepared) -> Prepared:
+    """The loader's default would look for tensors in it."""
+    return batch
 
 
 def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
@@ -217,7 +222,7 @@ def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
 def warm_up(
     network: nn.Module,
     dataset: Dataset,
-    make_inputs: MakeInputs,
+    inputs: Inputs,
     state: TrainState,
     config: TrainConfig,
     ranks: Distributed,
@@ -231,7 +236,7 @@ def warm_up(
         return
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
         samples = [dataset[0, 0]] * state.sampler.micro_batch_size
-        layout, text = make_inputs(collate_samples(samples), state.step)
+        layout, text = inputs(collate_samples(samples), state.step)
         with autocast(ranks.device, config.mixed_precision):
             network(layout, text).backward()
     network.zero_grad()
@@ -290,7 +295,7 @@ def _settle(unsettled: list[_Unsettled], state: TrainState, config: TrainConfig,
         )
 
 
-def _name_bad(micro_batches: list[T2IBatch | EditBatch]) -> list[str]:
+def _name_bad(micro_batches: list[Prepared]) -> list[str]:
     """What is wrong with the samples that cannot be used."""
     problems = [p for batch in micro_batches for p in batch.problems if p is not None]
     for problem in problems:

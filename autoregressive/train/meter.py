@@ -42,13 +42,13 @@ class Meter:
 
     def _restart(self) -> None:
         self.losses: list[Tensor] = []
-        self.flops: list[Tensor] = []
+        self.flops = 0.0
         self.start = time.perf_counter()
 
-    def update(self, loss: Tensor, flops: Tensor) -> None:
+    def update(self, loss: Tensor, flops: float) -> None:
         """Takes in one step: this rank's part of its loss and of its useful operations."""
         self.losses.append(loss)
-        self.flops.append(flops)
+        self.flops += flops
         self.bar.update()
 
     def line(self, norm: Tensor) -> None:
@@ -69,9 +69,8 @@ class Meter:
 
     def _numbers(self, norm: Tensor) -> dict[str, float]:
         steps = len(self.losses)
-        sums = self.ranks.all_reduce_sum(
-            torch.stack([torch.stack(self.losses).double().mean(), torch.stack(self.flops).sum()])
-        ).tolist()
+        loss = torch.stack(self.losses).double().mean()
+        sums = self.ranks.all_reduce_sum(torch.stack([loss, loss.new_tensor(self.flops)])).tolist()
         seconds = time.perf_counter() - self.start
         flops = sums[1] / seconds / self.ranks.world_size
         return {

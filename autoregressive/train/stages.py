@@ -29,11 +29,11 @@ def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks.device, mask_in_context=False)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = t2i_preview(pipeline, dataset, config)
-    make_inputs = t2i_inputs(model, encoders, config, ranks.device)
+    inputs = t2i_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
-        dry_run(model, dataset, make_inputs, config, ranks, pipeline)
+        dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, make_inputs, config, ranks, preview)
+        fit(model, dataset, inputs, config, ranks, preview)
 
 
 def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
@@ -65,11 +65,11 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks)
-    make_inputs = editing_inputs(model, encoders, config, ranks.device)
+    inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
-        dry_run(model, dataset, make_inputs, config, ranks, pipeline)
+        dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, make_inputs, config, ranks, preview, validate)
+        fit(model, dataset, inputs, config, ranks, preview, validate)
 
 
 def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:

@@ -23,7 +23,7 @@ from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.builders import editing_prompt
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train.config import EditingConfig, T2IConfig
-from autoregressive.train.inputs import Encoders, MakeInputs, editing_inputs, t2i_inputs
+from autoregressive.train.inputs import Encoders, Inputs, editing_inputs, t2i_inputs
 from dataset.build import build_dataset
 from dataset.packed import PackedEdits
 from dataset.samples import EditBatch, T2IBatch, collate_samples
@@ -125,7 +125,7 @@ def edit_image(pipeline: EditingPipeline, text: TextFeatures) -> None:
     pipeline.edit(image, text, mask, sampling=SAMPLING, mask_rule="exact")
 
 
-def make_training_inputs(model: Transformer, *, editing: bool) -> MakeInputs:
+def make_training_inputs(model: Transformer, *, editing: bool) -> Inputs:
     """What turns the loader's batches into the model's inputs; no caption is dropped."""
     encoders = Encoders(None, None, model.config.caption_dim, model.config.cls_token_num)
     needed = {"data_path": ["unused"], "vq_ckpt": "unused", "class_dropout_p": 0.0}
@@ -144,7 +144,7 @@ def training_network(model: Transformer, *, compiled: bool = False) -> Supervise
 
 
 def training_loss(
-    network: SupervisedLoss, make_inputs: MakeInputs, batch: EditBatch | T2IBatch, mixed_precision: str
+    network: SupervisedLoss, make_inputs: Inputs, batch: EditBatch | T2IBatch, mixed_precision: str
 ) -> Tensor:
     """The mean loss of one batch, as the training loop computes it."""
     layout, text = make_inputs(batch, 0)

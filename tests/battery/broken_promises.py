@@ -79,7 +79,7 @@ BREAKS = (
         5, "nan in gradient, rank 0, none",
     ),
     Break(
-        4, "autoregressive/train/inputs.py", "text = torch.where(finite[:, None, None], text, torch.nan)", "pass",
+        4, "autoregressive/train/inputs.py", "text = torch.where(self.spoiled[:, None, None], torch.nan, text)", "pass",
         5, "nan in pixels, rank 1, none",
     ),
     Break(

@@ -62,7 +62,6 @@ def without_guards() -> Iterator[None]:
         mock.patch.object(loop, "_name_bad", lambda micro_batches: []),
         mock.patch.object(loop, "_Unsettled", lambda norm, bad, origins, problems: _PLAIN(norm, bad, [], [])),
         mock.patch.object(LateReading, "read", lambda self, number: 0),
-        mock.patch.object(inputs, "spoil_text", lambda text, *images: text),
         mock.patch.object(torch, "isfinite", lambda tensor: _YES),
     ):
         yield
@@ -92,12 +91,14 @@ def main() -> None:
 
         def watched(*arguments):
             made = make(*arguments)
+            finish = made.finish
 
-            def tick_and_make(batch, step):
-                clock.tick(step)
-                return made(batch, step)
+            def tick_and_finish(prepared):
+                clock.tick(prepared.step)
+                return finish(prepared)
 
-            return tick_and_make
+            made.finish = tick_and_finish
+            return made
 
         with mock.patch("autoregressive.train.stages.editing_inputs", watched):
             train_editing(parse(EditingConfig, list(map(str, flags))), ONE_RANK)

@@ -26,6 +26,7 @@ import torch
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train import stages
 from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.inputs import Inputs, Prepared
 from language.text_features import TextFeatures
 from runtime import checkpoint
 from runtime.config import parse
@@ -36,6 +37,24 @@ STAGES = {
     "t2i": (T2IConfig, stages.train_t2i, "t2i_inputs"),
     "editing": (EditingConfig, stages.train_editing, "editing_inputs"),
 }
+
+
+class WatchedInputs:
+    """A stage's inputs that tell the plan of every micro-batch."""
+
+    def __init__(self, plan: Plan, inputs: Inputs) -> None:
+        self.plan, self.inputs = plan, inputs
+
+    def preparation(self):
+        prepare = self.inputs.preparation()
+        return lambda batch, step: prepare(self.plan.poison_batch(batch, step), step)
+
+    def finish(self, prepared: Prepared):
+        self.plan.begin(prepared, prepared.step)
+        return self.inputs.finish(prepared)
+
+    def __call__(self, batch, step: int):
+        return self.finish(self.preparation()(batch, step))
 
 
 class Plan:
@@ -62,17 +81,12 @@ class Plan:
         def built(model, encoders, config, device):
             self.model = model
             model.norm.weight.register_hook(self._poison_gradient)
-            make = build(model, encoders, config, device)
-
-            def watched(batch, step):
-                self._begin(batch, step)
-                return make(self._poison_batch(batch), step)
-
-            return watched
+            inputs = build(model, encoders, config, device)
+            return WatchedInputs(self, inputs)
 
         return built
 
-    def _begin(self, batch, step: int) -> None:
+    def begin(self, batch: Prepared, step: int) -> None:
         self.step = step
         weights = hashlib.sha256()
         for parameter in self.model.parameters():
@@ -126,19 +140,19 @@ class Plan:
             return os.getppid()
         return int((Path(self.values["log"]) / f"pid{target}").read_text())
 
-    def _due(self, place: str) -> bool:
+    def _due(self, place: str, step: int | None = None) -> bool:
         poison = self.values.get("poison", {})
         mine = (poison.get("place"), poison.get("step"), poison.get("rank"))
-        return mine == (place, self.step, self.rank)
+        return mine == (place, self.step if step is None else step, self.rank)
 
-    def _poison_batch(self, batch):
+    def poison_batch(self, batch, step: int):
         value = float(self.values.get("poison", {}).get("value", 0))
-        if self._due("pixels"):
+        if self._due("pixels", step):
             name = "image" if hasattr(batch, "image") else "source"
             images = getattr(batch, name).clone()
             images[0, 0, 0, 0] = value
             return replace(batch, **{name: images})
-        if self._due("text"):
+        if self._due("text", step):
             features = torch.randn(3, 16)
             features[1, 2] = value
             features = TextFeatures(features, torch.ones(3, dtype=torch.bool))
