@@ -139,7 +139,7 @@ def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path):
     assert len(failed) == len(expected) and all(any(e in name for name in failed) for e in expected), failed
 
 
-def test_a_pixel_changed_outside_the_region_is_seen(tmp_path, scripts):
+def test_a_pixel_changed_outside_the_region_is_seen(tmp_path):
     compare = importlib.import_module("scripts.rehearse.checks").compare_outside
     source = np.full((64, 64, 3), 100, np.uint8)
     alpha = np.full((64, 64), 255, np.uint8)
