@@ -9,6 +9,8 @@ from typing import Any
 from dataset.choices import DATASET_NAMES
 from dataset.codes import CodesDataset
 from dataset.records import (
+    TARGET_CAPTION,
+    choose_text_field,
     read_llamagen_folder,
     read_t2i_jsonl,
     read_ultraedit_jsonl,
@@ -37,8 +39,9 @@ def build_dataset(
       **options: for all, `allow_outside_root` and `absolute_paths` (see `PathRules`) and `features_only`
         (nothing can encode strings, so that records without features cannot be used); for "t2i_laion_coco"
         and "t2i_code" also `t5_feat_path` and `short_t5_feat_path`; for "t2i_code" also `grid` and
-        `codebook_size`; for "editing_ultraedit" also `text_field` ("instruction" or "target_caption"),
-        `grid`, and the keyword arguments of `EditingDataset`.
+        `codebook_size`; for "editing_ultraedit" also `grid`, `text_field` ("instruction" or
+        "target_caption"; None = what the list has, see `choose_text_field`), and the keyword arguments of
+        `EditingDataset`.
     Raises:
       UserError: an unknown name, or lists that cannot be opened.
     """
@@ -108,20 +111,24 @@ def _build_ultraedit(
     feature_width: int | None,
     *,
     grid: int,
-    text_field: str = "target_caption",
+    text_field: str | None = TARGET_CAPTION,
     allow_outside_root: bool = False,
     absolute_paths: bool = False,
+    features_only: bool = False,
     **options: Any,
 ) -> EditingDataset:
+    named_field = TARGET_CAPTION if text_field is None else text_field
     suffixes = {Path(path).suffix for path in data_paths}
     if suffixes == {".parquet"}:
-        records = read_ultraedit_parquet(data_paths, text_field)
+        records = read_ultraedit_parquet(data_paths, named_field)
     elif suffixes == {".jsonl"}:
-        records = read_ultraedit_jsonl(data_paths, text_field, allow_outside_root, absolute_paths)
+        records = read_ultraedit_jsonl(data_paths, named_field, allow_outside_root, absolute_paths)
     else:
         named = ", ".join(map(str, data_paths))
         raise UserError(f"editing data must be all .jsonl or all .parquet files, got {named}")
-    return EditingDataset(records, image_size, grid, feature_width, **options)
+    if text_field is None:
+        choose_text_field(records, features_only=features_only)
+    return EditingDataset(records, image_size, grid, feature_width, features_only=features_only, **options)
 
 
 _BUILDERS = dict(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.images import marked
 from dataset.samples import EditSample, T2ISample, Text
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
@@ -99,7 +100,7 @@ class CachedEdits(Dataset[EditSample]):
                 replace(s, source=before, edited=after, text=text)
                 for s, before, after, text in zip(samples, source, edited, texts, strict=True)
             ]
-            bits = [None if r is None else np.packbits(r.numpy() > 0.5) for r in regions]
+            bits = [None if r is None else np.packbits(marked(r).numpy()) for r in regions]
             return list(zip(samples, bits, strict=True))
 
         self._samples = _encode_all(encode, len(dataset), ranks)

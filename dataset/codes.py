@@ -24,7 +24,7 @@ from dataset.samples import T2ISample, blank_text
 from dataset.t2i import SHORT_CAPTION_PROBABILITY
 from language.text_features import load_text_features
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -56,6 +56,7 @@ def load_codes(path: Path, num_cells: int, codebook_size: int) -> Tensor:
     Raises:
       UserError: naming the file and the fix, for anything else than such codes.
     """
+    require_regular(path, "a file of codes")
     try:
         # Mapped, a header that promises more than the file holds is an error before memory is taken.
         codes = np.load(path, mmap_mode="r", allow_pickle=False)

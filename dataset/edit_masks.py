@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.choices import RULES
-from dataset.transforms import dilate, marked
+from dataset.images import marked
+from dataset.transforms import dilate
 from runtime.errors import UserError
 
 _PUBLISHED_SIDE = 512
@@ -46,7 +48,9 @@ def pool_edit_mask(mask: Tensor, grid: int, rule: str = "published") -> Tensor:
     if rule == "exact":
         return _pool_exact(region[0], grid)
     if rule == "published":
-        return _pool_published(region[0], grid)
+        cells = _pool_published(region[0], grid)
+        # Above 2048 pixels a side it reads one in several, and may miss a speck: the cells it lies in, then.
+        return cells if cells.any() else _pool_exact(region[0], grid)
     raise UserError(f"unknown mask rule {rule!r}; choose one of {', '.join(RULES)}")
 
 
@@ -130,32 +134,60 @@ def _enlarge(region: Tensor) -> Tensor:
     """`F.interpolate(bicubic, align_corners=False)` to 512x512, as two matrix products over the marked box.
 
     Several times faster than the general kernel for the usual small region. Only signs matter to the caller,
-    and double precision keeps them.
+    and double precision keeps them. Pixels that none of the 512 reads are left out, so that memory does not
+    grow with the sides.
     """
+    rows_read, vertical = _bicubic_weights(region.shape[0])
+    columns_read, horizontal = _bicubic_weights(region.shape[1])
+    if len(rows_read) < region.shape[0]:
+        region = region[rows_read]
+    if len(columns_read) < region.shape[1]:
+        region = region[:, columns_read]
+    if not region.any():
+        return torch.zeros(_PUBLISHED_SIDE, _PUBLISHED_SIDE)
     rows, columns = region.any(dim=1).nonzero().flatten(), region.any(dim=0).nonzero().flatten()
     tall, wide = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    vertical = _bicubic_weights(region.shape[0])[:, tall]
-    horizontal = _bicubic_weights(region.shape[1])[:, wide]
-    return (vertical @ region[tall, wide].double() @ horizontal.T).float()
+    return (vertical[:, tall] @ region[tall, wide].double() @ horizontal[:, wide].T).float()
 
 
 @lru_cache(maxsize=8)
-def _bicubic_weights(length: int) -> Tensor:
-    """(512, length) float64: what each of `length` pixels adds to each of 512."""
-    pixels = torch.eye(length)[None, None]
-    enlarged = F.interpolate(pixels, size=(_PUBLISHED_SIDE, length), mode="bicubic", align_corners=False)
-    return enlarged[0, 0].double()
+def _bicubic_weights(length: int) -> tuple[Tensor, Tensor]:
+    """The R of `length` pixels that any of 512 reads, and what each of them adds to each of 512.
+
+    One of 512 reads four neighbours, fewer at the borders, so R is 2048 at most. Four neighbours have four
+    remainders by 4: with the pixels of one remainder lit, `F.interpolate` shows one weight of each.
+
+    Returns:
+      (R,) int64, ascending, and (512, R) float64.
+    """
+    weights = torch.zeros(_PUBLISHED_SIDE, 4)
+    for remainder in range(4):
+        lit = torch.zeros(1, 1, length, 1)
+        lit[:, :, remainder::4] = 1
+        enlarged = F.interpolate(lit, size=(_PUBLISHED_SIDE, 1), mode="bicubic", align_corners=False)
+        weights[:, remainder] = enlarged.flatten()
+    numbers = torch.arange(_PUBLISHED_SIDE)
+    # The first of the four: (number + 0.5) * length / 512 - 0.5, rounded down, is the second.
+    first = ((2 * numbers + 1) * length - _PUBLISHED_SIDE) // (2 * _PUBLISHED_SIDE) - 1
+    pixels = first[:, None] + (torch.arange(4) - first[:, None]) % 4  # (512, 4), by remainder
+    pixels = pixels.clamp(0, length - 1)  # beyond the border nothing is lit: what is added there is 0
+    read, column = pixels.unique(return_inverse=True)
+    table = torch.zeros(_PUBLISHED_SIDE, len(read), dtype=torch.float64)
+    return read, table.scatter_add_(1, column, weights.double())
 
 
 def _pool_exact(region: Tensor, grid: int) -> Tensor:
-    rows, columns = region.nonzero(as_tuple=True)
-    row_cells = _cell_of_each_pixel(region.shape[0], grid).to(region.device)[rows]
-    column_cells = _cell_of_each_pixel(region.shape[1], grid).to(region.device)[columns]
-    edit_mask = torch.zeros(grid * grid, dtype=torch.bool, device=region.device)
-    edit_mask[row_cells * grid + column_cells] = True
-    return edit_mask
+    height, width = region.shape
+    rows = torch.stack([region[part].any(0) for part in _cells_along(height, grid)])
+    return torch.stack([rows[:, part].any(1) for part in _cells_along(width, grid)], dim=1).flatten()
+
+
+def _cells_along(length: int, grid: int) -> list[slice]:
+    """The pixels of each cell along one side."""
+    edges = [round(index * length / grid) for index in range(grid + 1)]
+    return [slice(first, end) for first, end in pairwise(edges)]
 
 
 def _cell_of_each_pixel(length: int, grid: int) -> Tensor:
-    edges = torch.tensor([round(index * length / grid) for index in range(grid + 1)])
-    return torch.repeat_interleave(torch.arange(grid), edges.diff())
+    counts = [part.stop - part.start for part in _cells_along(length, grid)]
+    return torch.repeat_interleave(torch.arange(grid), torch.tensor(counts))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import ImageSource
-from dataset.jsonl import read_json, require_files
+from dataset.jsonl import require_files
 from dataset.parquet import ParquetImage, read_text_columns, require_columns
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
+from runtime.texts import read_json
 
 _COLUMNS = ("instruction", "task", "split", "idx", "hash", "input_caption", "output_caption")
 
@@ -51,7 +53,7 @@ def read_emu(root: str | Path, valid_list: str | Path | None = None, split: str 
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds Emu Edit's {split}-*.parquet")
     for folder in (root, root / "data"):
-        if files := sorted(folder.glob(f"{split}*.parquet")):
+        if files := without_mac_metadata(folder.glob(f"{split}*.parquet")):
             return read_emu_parquet(files, valid_list)
     if valid_list is None or not ((root / "images").is_dir() or (root / "images_valid").is_dir()):
         raise UserError(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, without_mac_metadata, write_atomic
 from runtime.logging import progress
 
 SETTINGS_FILE = "extraction.json"
@@ -35,11 +35,13 @@ class Source:
 def list_jsonl(data_path: str | Path, start: int, end: int | None) -> list[Path]:
     """The sorted jsonl files of a folder from number `start` (from 0) to `end` (included), or one file."""
     data = Path(data_path)
+    if not data.is_dir():
+        require_regular(data, "a list")
     if data.is_file():
         return [data]
     if not data.is_dir():
         raise UserError(f"--data-path {data} does not exist; give a jsonl file or a folder of them")
-    files = sorted(data.glob("*.jsonl"))[start : None if end is None else end + 1]
+    files = without_mac_metadata(data.glob("*.jsonl"))[start : None if end is None else end + 1]
     if not files:
         raise UserError(f"no *.jsonl in {data} between --data-start and --data-end")
     return files
@@ -78,7 +80,7 @@ def claim_folders(
 def _claim_folder(folder: Path, settings: dict[str, Any], output_flag: str) -> None:
     """Notes how the folder's files are made, or refuses if they were made otherwise."""
     found = read_settings(folder)
-    if found is None and not any(folder.glob("*.npy")):
+    if found is None and not without_mac_metadata(folder.glob("*.npy")):
         found = settings
     if found != settings:
         found = found or {}
@@ -96,6 +98,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     path = folder / SETTINGS_FILE
     if not path.exists():
         return None
+    require_regular(path, "a note of settings")
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError):

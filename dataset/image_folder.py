@@ -15,7 +15,7 @@ from dataset.images import load_image
 from dataset.jsonl import JsonlRecords
 from dataset.transforms import image_to_tensor
 from runtime.errors import UserError
-from runtime.files import is_mac_metadata
+from runtime.files import without_mac_metadata
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 _SMALLEST_CROP = 0.8  # of the short side, as LlamaGen's tokenizer training crops
@@ -42,11 +42,11 @@ def list_images(
     data_path = Path(data_path)
     lists = [data_path]
     if data_path.is_dir():
-        files = (path for path in data_path.rglob("*") if not is_mac_metadata(path))
-        paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+        images = (path for path in data_path.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = without_mac_metadata(images)
         if paths:
             return paths
-        lists = sorted(path for path in data_path.glob("*.jsonl") if not is_mac_metadata(path))
+        lists = without_mac_metadata(data_path.glob("*.jsonl"))
         if not lists:
             raise UserError(f"{data_path} holds no images ({', '.join(sorted(SUFFIXES))}) and no *.jsonl")
     elif data_path.suffix != ".jsonl":

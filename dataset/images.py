@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,13 +11,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular
 from runtime.logging import get_logger
+from runtime.pictures import kept_info
 
 log = get_logger(__name__)
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000
+_FAR_BELOW = 16  # a mask whose largest value is in the first of so many parts of its range
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,8 +30,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # rows become columns
 # Where Pillow looks for the orientation.
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+
+
+Region = TypeVar("Region", np.ndarray, Tensor)
 
 
 class ImageSource(Protocol):
@@ -53,8 +59,15 @@ def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """The picture as viewers show it: 8-bit RGB, upright by its EXIF orientation, transparency over white."""
-    return _to_rgb(_upright(image))
+    """The picture as viewers show it: 8-bit RGB, upright by its EXIF orientation, transparency over white.
+
+    Of its `info` what still holds: see `kept_info`.
+    """
+    upright = _upright(image)
+    seen = _to_rgb(upright)
+    seen.info = upright.info
+    seen.info = kept_info(seen)
+    return seen
 
 
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
@@ -74,22 +87,96 @@ def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = N
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
             "save the mask at the image's size"
         )
-    return edit_region(image)
+    return edit_region(image, str(source))
 
 
-def edit_region(mask: Image.Image) -> Tensor:
-    """The pixels that a mask marks: the white ones (the UltraEdit convention).
+def edit_region(mask: Image.Image | np.ndarray | Tensor, name: str = "the mask") -> Tensor:
+    """The pixels that a mask marks: one rule for files, tables, arrays and tensors.
 
-    In a mask with transparent pixels it is these (MagicBrush's), whatever their colour.
+    Above half of a type's range means edit (`marked`): booleans and floats end at 1, whole numbers of 8 and
+    16 bits where their type does. Wider ones have no range of their own: 0 and 1 alone are no and yes, others
+    bytes or, above 255, 16 bits. Colours count as their grey. In a PIL image with transparent pixels it is
+    these (MagicBrush's), whatever their colour.
 
+    Args:
+      mask: a PIL image of any mode; else numbers, (H, W).
+      name: names it in errors: a file, or which argument.
     Returns:
-      (H, W) float32 in [0, 1]; 1 = edit.
+      (H, W) float32 in [0, 1], shares of the range; above 0.5 = edit. A mask of nothing but 0 marks nothing.
+    Raises:
+      UserError: no numbers, or values that are almost surely meant in another range: outside of their own
+        (floats have half of it to spare, for what interpolation overshoots), or all far below its end.
     """
-    mask = _upright(mask)
-    transparent = _transparent_region(mask)
-    if transparent is not None:
-        return transparent
-    return torch.from_numpy(np.array(_to_rgb(mask).convert("L"))).float() / 255
+    if isinstance(mask, Image.Image) and 0 in mask.size:
+        return torch.zeros(mask.height, mask.width)
+    if isinstance(mask, Image.Image):
+        mask = _upright(mask)
+        transparent = _transparent_region(mask, name)
+        if transparent is not None:
+            return transparent
+        values = _grey_values(mask)
+    else:
+        values = _numbers(mask, name)
+    if values.size == 0:
+        return torch.zeros(values.shape)
+    end = _end_of_range(values)
+    _require_range(values, end, name)
+    shares = values.astype(np.float32) / np.float32(end)
+    return torch.from_numpy(shares.clip(0, 1))
+
+
+def marked(region: Region) -> Region:
+    """The pixels of a region in [0, 1] that count as "edit": bool, of the same shape."""
+    return region > 0.5
+
+
+def _grey_values(image: Image.Image) -> np.ndarray:
+    """(H, W) numbers of the type whose range the picture's values have."""
+    if image.mode == "1" or image.mode == "F":
+        return np.array(image)
+    if image.mode.startswith("I"):  # where Pillow puts 16 bits, see `_to_rgb`
+        values = np.array(image)
+        return values.astype(np.uint16) if 0 <= values.min() and values.max() <= 65535 else values
+    return np.array(_to_rgb(image).convert("L"))
+
+
+def _numbers(mask: object, name: str) -> np.ndarray:
+    if isinstance(mask, Tensor) and not mask.is_complex():
+        mask = mask.detach().cpu()
+        return (mask.float() if mask.is_floating_point() else mask).numpy()  # NumPy has no bfloat16
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
+        return mask
+    kind = f"of {mask.dtype}" if isinstance(mask, np.ndarray | Tensor) else f"a {type(mask).__name__}"
+    raise UserError(f"{name} is {kind}: give numbers, above half of their range = edit")
+
+
+def _end_of_range(values: np.ndarray) -> int:
+    """The value that means edit for certain."""
+    if values.dtype.kind in "bf":
+        return 1
+    if values.dtype.itemsize <= 2:
+        return int(np.iinfo(values.dtype).max)
+    return next((end for end in (1, 255) if values.max() <= end), 65535)
+
+
+def _require_range(values: np.ndarray, end: int, name: str) -> None:
+    """Raises `UserError` where the values are almost surely meant in another range than 0 to `end`."""
+    lowest, highest = values.min().item(), values.max().item()
+    spare = 0.5 if values.dtype.kind == "f" else 0
+    inside = -spare <= lowest and highest <= end + spare  # NaN is not
+    if inside and not 0 < highest < end / _FAR_BELOW:
+        return
+    times = next((t for t in (65535, 257, 255) if end / 2 < highest * t <= 1.001 * end), None)
+    parts = next((p for p in (255, 65535) if -p / 2 <= lowest and p / _FAR_BELOW < highest <= 1.5 * p), None)
+    fix = f"bring it to 0 to {end}"
+    if inside and times:
+        fix = f"multiply it by {times}"
+    elif end == 1 and parts:
+        fix = f"divide it by {parts}"
+    raise UserError(
+        f"{name}: its values go from {lowest:g} to {highest:g}, but those of {values.dtype} from 0 to {end}, "
+        f"and above half of that is edited: {fix}"
+    )
 
 
 def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
@@ -119,7 +206,7 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
       (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
     """
     image = _upright(open_image(source))
-    transparent = _transparent_region(image)
+    transparent = _transparent_region(image, str(source))
     if transparent is not None:
         return transparent
     log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
@@ -127,24 +214,21 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     return torch.from_numpy(black).float()
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Writes a PNG whole or not at all."""
-    write_atomic(path, lambda temporary: image.save(temporary, format="PNG"))
-
-
-def _transparent_region(image: Image.Image) -> Tensor | None:
-    """(H, W) float32, 1 where `image` is transparent; None if it is so nowhere."""
+def _transparent_region(image: Image.Image, name: str) -> Tensor | None:
+    """(H, W) float32, 1 where `image` is transparent; None if it is so nowhere. Raises as `edit_region`."""
     if not _has_alpha(image):
         return None
-    transparent = np.array(image.convert("RGBA").getchannel("A")) < 128
+    alpha = np.array(image.convert("RGBA").getchannel("A"))
+    _require_range(alpha, 255, f"{name}, its opacity")
+    transparent = alpha < 128
     return torch.from_numpy(transparent).float() if transparent.any() else None
 
 
 def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens, checks the header, and decodes; mode and orientation stay the file's. Raises as `load_image`."""
     stream_source = Path(source) if isinstance(source, str) else source
-    if isinstance(stream_source, Path) and stream_source.exists() and not stream_source.is_file():
-        raise UserError(f"{source}: is no file; a pipe or a device could be read for ever")
+    if isinstance(stream_source, Path):
+        require_regular(stream_source, "a picture")
     try:
         with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -168,12 +252,15 @@ def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    method = _UPRIGHT.get(_orientation(image))
+    orientation = _orientation(image)
+    method = _UPRIGHT.get(orientation)
     if method is None:
         return image
     turned = image.transpose(method)
     for key in _ORIENTATION_KEYS:  # else it would be turned again
         turned.info.pop(key, None)
+    if orientation in _TURNED and isinstance(turned.info.get("dpi"), tuple):
+        turned.info["dpi"] = turned.info["dpi"][::-1]
     return turned
 
 

@@ -1,9 +1,8 @@
-"""Reading of jsonl and json files, and the rules for the paths in them.
+"""Reading of jsonl files, and the rules for the paths in them.
 
 Opening a jsonl file only finds where its lines start; `records[i]` parses line i. A bad line is a `UserError`
-that names file and line when it is asked for, so that training can skip, count and name it.
-
-Files are UTF-8; a byte-order mark before it, which Windows editors and Excel write, is skipped.
+that names file and line when it is asked for, so that training can skip, count and name it. The encoding is
+that of `runtime.texts`.
 """
 
 from __future__ import annotations
@@ -19,15 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.files import require_regular
+from runtime.texts import decode_text, refuse_other_encodings
 
 NO_MASK = "NONE"
 """What a mask's value ends in where there is no mask: UltraEdit's sign."""
-_OTHER_MARKS = (  # UTF-32's first: it begins as UTF-16's
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 
 
 @dataclass(frozen=True)
@@ -116,6 +111,18 @@ class JsonLine:
         value = self.values.get(key, "")
         return None if value is None or self.text(key).endswith(NO_MASK) else self.path(key)
 
+    def require_files(self, *values: object) -> None:
+        """Refuses those of `values` that are paths at which no file is."""
+        for file in values:
+            if not isinstance(file, Path):
+                continue
+            if not file.exists():
+                raise UserError(f"{self.origin}: {file} does not exist")
+            try:
+                require_regular(file, "a picture")
+            except UserError as error:
+                raise UserError(f"{self.origin}: {error}") from None
+
     def caption(self, key: str) -> str | None:
         """A string, the first of a list of strings, or None where the key is missing or null."""
         value = self.values.get(key)
@@ -159,9 +166,13 @@ class JsonlRecords(Sequence):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
+        return self.parse(self.line(index))
+
+    def line(self, index: int) -> JsonLine:
+        """The line of a record, its values not looked at yet."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.parse(self._read(*self._locate(index)))
+        return self._read(*self._locate(index))
 
     def origin(self, index: int) -> str:
         """File and line of a record, also of one that cannot be parsed."""
@@ -175,6 +186,7 @@ class JsonlRecords(Sequence):
         return self.files[which], starts[within], numbers[within]
 
     def _read(self, file: Path, start: int, number: int) -> JsonLine:
+        require_regular(file, "a list")  # it may have changed since it was opened
         try:
             with file.open("rb") as stream:
                 stream.seek(start)
@@ -194,11 +206,12 @@ class JsonlRecords(Sequence):
 def _find_lines(file: Path) -> tuple[array, array]:
     """Byte offset and number (from 1) of every line that is not blank."""
     starts, numbers, position = array("q"), array("q"), 0
+    require_regular(file, "a list")
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if number == 1:
-                    _refuse_other_encodings(line)
+                    refuse_other_encodings(line)
                 if line.removeprefix(codecs.BOM_UTF8).strip():
                     starts.append(position)
                     numbers.append(number)
@@ -208,52 +221,6 @@ def _find_lines(file: Path) -> tuple[array, array]:
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     return starts, numbers
-
-
-def decode_text(data: bytes) -> str:
-    """UTF-8, without the byte-order mark if it has one.
-
-    Raises:
-      UserError: another encoding, by name where that is plain; the caller says where.
-    """
-    _refuse_other_encodings(data)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"not UTF-8 (byte {data[error.start]:#04x} at {error.start}); save the file as UTF-8"
-        ) from None
-
-
-def read_text(file: str | Path) -> str:
-    """A whole text file, see `decode_text`; errors name the file."""
-    try:
-        return decode_text(Path(file).read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-
-
-def _refuse_other_encodings(data: bytes) -> None:
-    found = next((name for mark, name in _OTHER_MARKS if data.startswith(mark)), None)
-    if found is None and b"\0" in data[:2]:  # no mark, but half of the bytes of Latin letters are zero
-        found = "UTF-16 or UTF-32, or no text"
-    if found is not None:
-        raise UserError(f"is {found}, not UTF-8; save the file as UTF-8")
-
-
-def read_json(file: str | Path, kind: type) -> Any:
-    """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file."""
-    text = read_text(file)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON: {error}") from None
-    if not isinstance(content, kind):
-        expected = {dict: "an object {...}", list: "a list [...]"}[kind]
-        raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
-    return content
 
 
 def require_files(paths: Iterable[Path], named_in: str | Path) -> None:

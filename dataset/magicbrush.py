@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset.jsonl import PathRules, read_json, require_files
+from dataset.jsonl import PathRules, require_files
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 SESSIONS_FILE = "edit_sessions.json"
 SESSIONS_WITH_FEATURES_FILE = "edit_sessions_with_instruction_t5.json"

@@ -30,8 +30,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataset.jsonl import read_json
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 KINDS = ("t2i", "editing")
 FORMAT = 1

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,21 @@ def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[st
         return pq.read_table(path, columns=[*required, *(name for name in optional if name in names)])
 
 
+def require_text(value: Any, column: str, origin: str, *, optional: bool = False) -> str | None:
+    """A cell's text, which must not be blank; None for null where the text is optional.
+
+    Preparation and direct reading both ask here, so that they refuse the same rows.
+    """
+    if optional and value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{origin}: {column!r} must be a text, got {value!r}")
+    return value
+
+
 @contextmanager
 def _user_errors(path: Path) -> Iterator[None]:
+    require_regular(path, "a parquet file")
     try:
         yield
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from runtime.config import check_ranges
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger
 
 Item = TypeVar("Item")
@@ -76,7 +76,7 @@ def claimed(folder: Path, name: str, settings: dict[str, Any], writes: Sequence[
     records = folder / f"{name}_preparation"
     file = records / "settings.json"
     # Without any record the settings bind nobody: a command that failed at once can be corrected.
-    is_begun = any(path != file for path in records.glob("*.json"))
+    is_begun = any(path != file for path in without_mac_metadata(records.glob("*.json")))
     if is_begun or (file.exists() and any(_is_filled(folder / entry) for entry in writes)):
         _require_same(file, settings)
     else:
@@ -215,7 +215,7 @@ def _require_same(file: Path, settings: dict[str, Any]) -> None:
 
 
 def _is_filled(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+    return bool(without_mac_metadata(path.iterdir())) if path.is_dir() else path.exists()
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import load_image
-from dataset.jsonl import PathRules, decode_text, read_json
+from dataset.jsonl import PathRules
 from dataset.preparation import fingerprint
 from dataset.preparation_images import SUFFIXES
 from dataset.preparation_jobs import RECORD_BYTES, Job
 from runtime.errors import UserError
+from runtime.files import is_mac_metadata, require_regular
+from runtime.texts import decode_text, read_json
 
 CHUNK = 1000  # items in a job
 IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg"}
@@ -68,7 +70,7 @@ def folder_jobs(rules: PathRules) -> Iterator[Job]:
             raise UserError(
                 f"{folder}/{links[0]} is a link to a folder; pass --allow-outside-root to follow it"
             )
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not is_mac_metadata(Path(name)))
         real = os.path.realpath(folder)
         if real in seen:  # links that lead back
             subfolders.clear()
@@ -76,12 +78,12 @@ def folder_jobs(rules: PathRules) -> Iterator[Job]:
         seen.add(real)
         relative = os.path.relpath(folder, root)
         prefix = hashlib.sha256(os.fsencode(relative)).hexdigest()[:16]
-        yield from chunked_jobs(_folder_items(root, Path(folder), sorted(names)), rules, prefix)
+        yield from chunked_jobs(_folder_items(root, Path(folder), names), rules, prefix)
 
 
 def _folder_items(root: Path, folder: Path, names: Sequence[str]) -> Iterator[CaptionItem]:
     stems: dict[str, dict[str, str]] = {}
-    for name in names:
+    for name in sorted(name for name in names if not is_mac_metadata(Path(name))):
         stem, suffix = os.path.splitext(name)
         stems.setdefault(stem, {})[suffix.lower()] = name
     holds_images = any(IMAGE_SUFFIXES & set(found) for found in stems.values())
@@ -105,6 +107,7 @@ def table_items(file: Path, image_column: str | None, caption_column: str | None
       UserError: no such columns, or a file that cannot be parsed.
     """
     is_tsv = file.suffix.lower() == ".tsv"
+    require_regular(file, "a table")
     style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {}
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -212,6 +215,7 @@ def parse_caption(data: bytes, suffix: str, origin: str) -> Any:
 
 
 def _read_caption(path: Path) -> Any:
+    require_regular(path, "a caption")
     try:
         with path.open("rb") as stream:
             data = stream.read(_MAX_CAPTION_FILE + 1)

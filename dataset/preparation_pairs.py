@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dataset.images import fit_region
+from dataset.images import fit_region, marked
 from dataset.preparation_images import check_image, image_cell, region_png
 from dataset.preparation_parquet import Row
 from runtime.errors import UserError
@@ -45,9 +45,9 @@ def pair_files(
     if region is None:
         return line, files
     region = fit_region(region, source.size, row.origin)
-    if not (region > 0.5).any():
+    if not marked(region).any():
         raise UserError(f"{row.origin}: the mask marks nothing to edit")
-    if not (region > 0.5).all():
+    if not marked(region).all():
         line["mask_image"] = f"masks/{row.stem}.png"
         files[line["mask_image"]] = region_png(region)
     return line, files

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset.parquet import require_columns
+from dataset.parquet import require_columns, require_text
 from dataset.preparation import disk_bytes, fingerprint
 from dataset.preparation_images import write_bytes
 from dataset.preparation_jobs import RECORD_BYTES, Job, Outcome, Result, Tick, UnreadableJob, run_jobs
 from runtime.errors import UserError
-from runtime.files import is_mac_metadata
+from runtime.files import without_mac_metadata
 
 _BATCH = 16  # rows in memory at once: a row group of images can take gigabytes
 _SAMPLED_FILES, _SAMPLED_ROWS = 8, 4  # what the disk estimate looks at
@@ -36,10 +36,7 @@ class Row:
 
     def text(self, column: str) -> str:
         """A required string that is not blank."""
-        value = self.values.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{self.origin}: {column!r} must be a text, got {value!r}")
-        return value
+        return require_text(self.values.get(column), column, self.origin)
 
     def optional_text(self, column: str) -> str | None:
         """A string, blank or not, or None where the column is missing or null."""
@@ -67,8 +64,7 @@ def find_parquet(
     """
     files = []
     for path in map(Path, paths):
-        below = (file for file in path.rglob(pattern) if not is_mac_metadata(file))
-        found = sorted(below) if path.is_dir() else [path]
+        found = without_mac_metadata(path.rglob(pattern)) if path.is_dir() else [path]
         if not found:
             raise UserError(f"{path} holds no {pattern}")
         files += found

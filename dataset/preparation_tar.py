@@ -12,6 +12,7 @@ from dataset.preparation_captions import IMAGE_SUFFIXES, make_line, parse_captio
 from dataset.preparation_images import ImageBytes, check_image, write_bytes
 from dataset.preparation_jobs import Job, Result, Tick, UnreadableJob
 from runtime.errors import UserError
+from runtime.files import is_mac_metadata, require_regular
 
 _MAX_MEMBER = 1 << 28  # bytes: no image under the pixel cap is larger
 _SUFFIXES = (*sorted(IMAGE_SUFFIXES), ".txt", ".json")
@@ -21,6 +22,7 @@ _OVERHEAD = 1.2  # small files fill whole blocks on disk
 def tar_jobs(shards: Sequence[Path]) -> Iterator[Job]:
     """A job a shard; its size is in bytes, for the number of items is not known beforehand."""
     for shard in shards:
+        require_regular(shard, "a shard")
         size = shard.stat().st_size
         yield Job(f"{shard.stem}-shard", size, round(_OVERHEAD * size), fingerprint([shard]), shard)
 
@@ -71,7 +73,7 @@ def _read_items(shard: Path, problems: list[str]) -> Iterator[tuple[str, dict[st
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if member.isdir():
+                if member.isdir() or is_mac_metadata(Path(member.name)):
                     continue
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")

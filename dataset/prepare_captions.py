@@ -36,6 +36,7 @@ from dataset.preparation_jobs import Job, Outcome, Result, Tick, Work, run_jobs
 from dataset.preparation_tar import extract_shard, tar_jobs
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
+from runtime.files import without_mac_metadata
 from runtime.ranges import COUNT_OR_NONE, SHARE, THREADS
 
 
@@ -117,7 +118,7 @@ def find_layout(config: PrepareCaptionsConfig) -> Layout:
     """Tells the layout of the data path from its kind and its suffix."""
     data = Path(os.path.abspath(config.data_path))
     output = None if config.output_dir is None else Path(os.path.abspath(config.output_dir))
-    shards = [data] if data.suffix == ".tar" else sorted(data.glob("*.tar"))
+    shards = [data] if data.suffix == ".tar" else without_mac_metadata(data.glob("*.tar"))
     if shards:
         if output is None:
             raise UserError(f"{data}: the images of .tar shards are written out; give --output-dir")

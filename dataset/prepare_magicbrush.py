@@ -34,8 +34,7 @@ import torch
 from PIL import Image
 
 from dataset.extraction import Source
-from dataset.images import load_edit_region, load_image, load_magicbrush_mask, save_png
-from dataset.jsonl import read_json
+from dataset.images import load_edit_region, load_image, load_magicbrush_mask, marked
 from dataset.magicbrush import SESSIONS_FILE, SESSIONS_WITH_FEATURES_FILE, Turn, iterate_turns, read_sessions
 from dataset.preparation import (
     check_disk,
@@ -56,8 +55,10 @@ from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT, SHARE, THREADS
+from runtime.texts import read_json
 
 NAME = "magicbrush"
 PUBLISHED_SESSIONS = {1: 216, 2: 120, 3: 199}  # number of turns -> sessions of the test set
@@ -148,8 +149,9 @@ def write_features(config: PrepareMagicBrushConfig, process: Distributed) -> Non
     """Writes the features of every instruction, and the session file that names them."""
     # Loading transformers takes seconds, which the other uses of this program need not wait for.
     from language.extract_t5_feature import extract_sources
-    from language.t5 import T5Encoder, resolve_t5
+    from language.t5 import TRUNCATION_LOG, T5Encoder, resolve_t5
 
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     root = Path(config.magicbrush_path)
     turns = list(iterate_turns(read_sessions(root, allow_outside_root=config.allow_outside_root)))
     encoder = T5Encoder(
@@ -209,10 +211,10 @@ def _check_turn(turn: Turn, write: bool) -> list[str]:
         existing = load_edit_region(white) if white.exists() else None
     except UserError as error:
         return [str(error)]
-    if existing is not None and not torch.equal(existing > 0.5, region > 0.5):
+    if existing is not None and not torch.equal(marked(existing), marked(region)):
         return [f"{white}: shows another region than {turn.mask_path.name}; delete it and run again"]
     if write and existing is None:
-        save_png(Image.fromarray((region.numpy() * 255).astype(np.uint8)), white)
+        save_picture(Image.fromarray((region.numpy() * 255).astype(np.uint8)), white)
     return []
 
 
@@ -241,7 +243,6 @@ def _counting_fallbacks() -> Iterator[list[str]]:
 
 def main() -> None:
     config = parse(PrepareMagicBrushConfig)
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
     with distributed(config.device) as process:
         prepare_magicbrush(config, process)
 

@@ -33,8 +33,9 @@ from dataset.shapes_writers import (
 )
 from runtime.config import check_ranges, option, parse
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
 
 _CHUNK = 250
@@ -103,7 +104,7 @@ def _is_finished(config: PrepareShapesConfig) -> bool:
     folder = Path(config.output_dir)
     path = folder / "shapes_set.json"
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or without_mac_metadata(folder.iterdir())):
             raise UserError(f"{folder} holds other files; give an empty or new folder as --output-dir")
         return False
     try:
@@ -190,7 +191,7 @@ def prepare_shapes(config: PrepareShapesConfig) -> None:
         write_magicbrush(folder / "test", sessions, config.image_size)
         log.info("%s: %d edits in %d sessions", folder / "test", len(edits), len(sessions))
         write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size)
-        contact_sheet(edits[:18]).save(folder / "preview.png")
+        save_picture(contact_sheet(edits[:18]), folder / "preview.png")
         _write_manifest(config, finished=True)
         shutil.rmtree(folder / "train" / "parts")
     parquet = folder / "train" / "editing.parquet"

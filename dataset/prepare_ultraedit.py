@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import load_edit_region
+from dataset.parquet import require_text
 from dataset.preparation import claimed, log, require_options, write_jsonl
 from dataset.preparation_images import IMAGE_FORMATS, image_cell
 from dataset.preparation_pairs import pair_files
@@ -75,7 +76,11 @@ def prepare_ultraedit(config: PrepareUltraEditConfig) -> Path:
 
 def _convert(row: Row, image_format: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     texts = {"edit_prompt": row.text("edit_prompt")}
-    texts |= {key: row.text(column) for column, key in CAPTIONS.items() if column in row.values}
+    texts |= {
+        key: require_text(row.values[column], column, row.origin, optional=True)
+        for column, key in CAPTIONS.items()
+        if column in row.values
+    }
     cell = row.values.get("mask_image")
     region = None if cell is None else load_edit_region(image_cell(cell, f"{row.origin} mask_image"))
     line, files = pair_files(row, IMAGES, region, image_format)

@@ -7,18 +7,25 @@ asked for, not before.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import ClassVar
 
 from dataset.choices import TEXT_FIELDS
 from dataset.images import ImageSource
 from dataset.jsonl import JsonLine, JsonlRecords, is_inside
-from dataset.parquet import ParquetImage, read_text_columns, require_columns
+from dataset.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
-from runtime.files import is_mac_metadata
+from runtime.files import without_mac_metadata
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
+INSTRUCTION, TARGET_CAPTION = TEXT_FIELDS
+_NUM_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def read_llamagen_folder(
     Returns:
       A sequence of `T2IRecord`.
     """
-    files = sorted(path for path in Path(folder).glob("*.jsonl") if not is_mac_metadata(path))
+    files = without_mac_metadata(Path(folder).glob("*.jsonl"))
     if not files:
         raise UserError(f"{folder}: holds no *.jsonl file")
     parse = partial(
@@ -113,7 +120,7 @@ def read_ultraedit_jsonl(
     text_field: str = "target_caption",
     allow_outside_root: bool = False,
     absolute_paths: bool = False,
-) -> JsonlRecords:
+) -> JsonlEditRecords:
     """Reads UltraEdit lists: `file_name`, `edited_image`, `mask_image` (ending in NONE = no mask), texts.
 
     Text "target_caption" is `target_caption_t5_path` (.npy) or `output_caption`; text "instruction" is
@@ -122,8 +129,7 @@ def read_ultraedit_jsonl(
     Returns:
       A sequence of `EditRecord`.
     """
-    parse = partial(_parse_edit_line, text_field=_known(text_field))
-    return JsonlRecords(files, parse, allow_outside_root, absolute_paths)
+    return JsonlEditRecords(files, _known(text_field), allow_outside_root, absolute_paths)
 
 
 def read_ultraedit_parquet(
@@ -137,32 +143,71 @@ def read_ultraedit_parquet(
     return ParquetEditRecords(files, _known(text_field))
 
 
+class JsonlEditRecords(JsonlRecords):
+    """`EditRecord`s of UltraEdit lists; `text_field` says which text is theirs."""
+
+    text_keys: ClassVar[dict[str, tuple[str, str]]] = {  # features, words
+        TARGET_CAPTION: ("target_caption_t5_path", "output_caption"),
+        INSTRUCTION: ("edit_prompt_t5_path", "edit_prompt"),
+    }
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        text_field: str,
+        allow_outside_root: bool = False,
+        absolute_paths: bool = False,
+    ) -> None:
+        super().__init__(files, self._parse_edit, allow_outside_root, absolute_paths)
+        self.text_field = text_field
+
+    def texts_of(self, index: int, features_only: bool) -> list[str]:
+        """Which of `TEXT_FIELDS` a line has, as features or, unless `features_only`, as words."""
+        values = self.line(index).values
+        return [
+            field
+            for field, (features, words) in self.text_keys.items()
+            if values.get(features) or (not features_only and values.get(words))
+        ]
+
+    def _parse_edit(self, line: JsonLine) -> EditRecord:
+        return _parse_edit_line(line, self.text_field)
+
+
 class ParquetEditRecords(Sequence):
     """`EditRecord`s of UltraEdit parquet files; texts are in memory, images are read when they are loaded.
 
     A file without a `mask_image` column (the free-form set) gives records without a mask.
     """
 
+    text_keys: ClassVar[dict[str, tuple[str]]] = {
+        TARGET_CAPTION: ("target_caption",),
+        INSTRUCTION: ("edit_prompt",),
+    }
+
     def __init__(self, files: Sequence[str | Path], text_field: str) -> None:
         self.text_field = text_field
-        self._files = [Path(file) for file in files]
+        self.files = [Path(file) for file in files]
         self._has_mask = [
-            "mask_image" in require_columns(file, ("source_image", "edited_image")) for file in self._files
+            "mask_image" in require_columns(file, ("source_image", "edited_image")) for file in self.files
         ]
         self._texts = [
             read_text_columns(file, ("edit_prompt",), ("source_caption", "target_caption"))
-            for file in self._files
+            for file in self.files
         ]
         self._ends = list(accumulate(table.num_rows for table in self._texts))
         if not self._ends or self._ends[-1] == 0:
-            raise UserError(f"no records in {', '.join(map(str, self._files)) or 'an empty list of files'}")
+            raise UserError(f"no records in {', '.join(map(str, self.files)) or 'an empty list of files'}")
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> EditRecord:
         file, which, row = self._locate(index)
-        texts = {name: self._texts[which][name][row].as_py() for name in self._texts[which].column_names}
+        texts = {
+            name: require_text(column[row].as_py(), name, self.origin(index), optional=name != "edit_prompt")
+            for name, column in zip(self._texts[which].column_names, self._texts[which].columns, strict=True)
+        }
         images = {
             name: ParquetImage(file, row, name) for name in ("source_image", "edited_image", "mask_image")
         }
@@ -182,6 +227,16 @@ class ParquetEditRecords(Sequence):
             origin=self.origin(index),
         )
 
+    def texts_of(self, index: int, features_only: bool) -> list[str]:
+        """As `JsonlEditRecords.texts_of`; such files hold words only."""
+        _, which, row = self._locate(index)
+        table = self._texts[which]
+        return [
+            field
+            for field, (column,) in self.text_keys.items()
+            if not features_only and column in table.column_names and table[column][row].as_py()
+        ]
+
     def origin(self, index: int) -> str:
         """File and row of a record."""
         file, _, row = self._locate(index)
@@ -191,7 +246,54 @@ class ParquetEditRecords(Sequence):
         if not 0 <= index < len(self):
             raise IndexError(index)
         which = bisect_right(self._ends, index)
-        return self._files[which], which, index - (self._ends[which - 1] if which else 0)
+        return self.files[which], which, index - (self._ends[which - 1] if which else 0)
+
+
+def choose_text_field(
+    records: JsonlEditRecords | ParquetEditRecords, wanted: str | None = None, *, features_only: bool = False
+) -> None:
+    """Sets which text of the records an editor is told.
+
+    Args:
+      wanted: the one that the user names; None takes what most of the records have, of equals the target
+        caption, as published.
+      features_only: words are of no use.
+    Raises:
+      UserError: none of the records looked at, evenly over the list, has the text that is wanted, or any.
+    """
+    looked_at = range(0, len(records), -(-len(records) // _NUM_LOOKED_AT))
+    readable, counts = _count_texts(records, looked_at, features_only)
+    if readable == 0:  # each line's problem is named when its turn comes
+        return
+    if features_only and not counts:  # there are words alone: so too
+        _, counts = _count_texts(records, looked_at, False)
+    chosen = max(records.text_keys, key=lambda field: counts[field]) if wanted is None else _known(wanted)
+    named = [
+        f"{counts[field]} have {field} ({' or '.join(keys)})" for field, keys in records.text_keys.items()
+    ]
+    found = f"of {readable} records looked at, {' and '.join(named)}"
+    if counts[chosen] == 0:
+        files, other = ", ".join(map(str, records.files)), ", ".join(filter(counts.get, TEXT_FIELDS))
+        if other:
+            raise UserError(f"{files}: no text for --text-field {chosen}: {found}; give --text-field {other}")
+        raise UserError(f"{files}: no text to tell the model: {found}; each record needs one of them")
+    if wanted is None:
+        log.info("--text-field %s: %s", chosen, found)
+    records.text_field = chosen
+
+
+def _count_texts(
+    records: JsonlEditRecords | ParquetEditRecords, indices: Sequence[int], features_only: bool
+) -> tuple[int, Counter[str]]:
+    """How many of the records can be read, and how many of these have each text."""
+    readable, counts = 0, Counter()
+    for index in indices:
+        try:
+            counts.update(records.texts_of(index, features_only))
+        except UserError:
+            continue
+        readable += 1
+    return readable, counts
 
 
 def _known(text_field: str) -> str:
@@ -239,10 +341,8 @@ def _llamagen_features(folder: Path | None, line: JsonLine, image: Path) -> Path
 def _parse_edit_line(line: JsonLine, text_field: str) -> EditRecord:
     instruction = line.optional_text("edit_prompt")
     output_caption = line.optional_text("output_caption")
-    if text_field == "instruction":
-        keys, text = ("edit_prompt_t5_path", "edit_prompt"), instruction
-    else:
-        keys, text = ("target_caption_t5_path", "output_caption"), output_caption
+    keys = JsonlEditRecords.text_keys[text_field]
+    text = instruction if text_field == "instruction" else output_caption
     features = line.optional_path(keys[0])
     if features is None and text is None:
         raise UserError(f"{line.origin}: --text-field {text_field} needs the key {keys[0]!r} or {keys[1]!r}")

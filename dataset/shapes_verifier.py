@@ -35,9 +35,25 @@ _CANVAS = 3 * _CELL
 _FOREGROUND_DISTANCE = 60.0  # RGB levels; textures stay within 35, palette colours are at least 100 away
 _FOREIGN_DISTANCE = 70.0  # a pixel further than this from the line background - colour is neither
 _LEAST_AREA = 14  # pixels; the smallest object, a small star, covers 36
-_LEAST_OVERLAP = 0.65  # opacity overlap below which nothing is recognised
+# Opacity overlap below which a shape is not recognised, and by how much it must lead over every other shape.
+# Blobs look most like circles, diamonds and squares; other image sizes and JPEG files spoil thin tips first.
+# With 0.65 for all and no lead a fifth of random blobs passed as diamonds, and so did blurred crosses.
+_LEAST_OVERLAP = {
+    "circle": 0.93,
+    "diamond": 0.9,
+    "square": 0.88,
+    "triangle": 0.82,
+    "cross": 0.82,
+    "star": 0.7,
+}
+_LEAST_LEAD = 0.03
 _MAX_SHIFT = 4  # pixels between a template's middle and its place's; jitter moves objects as far
 _SIZE_TOLERANCE = 0.05  # of a place; half the step from small to large
+_PART = 8  # pixels; a place has nine parts, which are the cells of the project's small tokenizers
+# Mean difference of a part's opacity from the template's. After the shipped tokenizer the worst part of a
+# true object stays below 0.05 (99.98 % of 6,500); parts that two offsets draw differently differ by 0.13.
+_SAME_PART = 0.05
+_ALIKE_PART = 0.2  # cells that disagree spoil their neighbours' edges: the decoder sees across them
 
 
 @dataclass(frozen=True)
@@ -73,13 +89,17 @@ class FoundObject:
 class EditVerdict:
     """Whether an edit was done; None where the edit does not ask the question.
 
+    An edit is done if it has passed and all else is unchanged; `passed` alone leaves damage out.
+
     Attributes:
-      passed: everything the edit asks for is there.
+      passed: everything the edit asks for is there, whatever happened elsewhere.
       color: the edited object (or the background) has the wanted colour.
       shape: the edited object has the wanted shape.
       size: the resized object has the wanted size.
       removed: nothing stands at the place any more.
       others_unchanged: every other place holds what it should, and (unless edited) so does the background.
+      cells_fit: each of the nine parts of the object's place looks like the object at one of its offsets.
+      one_offset: all nine show it at one and the same offset; no caption names the offset.
     """
 
     passed: bool
@@ -88,6 +108,13 @@ class EditVerdict:
     size: bool | None
     removed: bool | None
     others_unchanged: bool
+    cells_fit: bool | None = None
+    one_offset: bool | None = None
+
+    @property
+    def passed_and_unchanged(self) -> bool:
+        """The headline: the edit was done and did no damage."""
+        return self.passed and self.others_unchanged
 
 
 @dataclass(frozen=True)
@@ -164,10 +191,36 @@ def _nearest_name(palette: dict[str, tuple[int, int, int]], color: np.ndarray) -
     return name, distances[name]
 
 
+def _opacity(pixels: np.ndarray, background: str, color: str) -> tuple[np.ndarray, np.ndarray]:
+    """How much of a place's (24, 24, 3) pixels a colour covers, sharpened; and which are neither colour's."""
+    behind = np.array(BACKGROUNDS[background], np.float32)
+    direction = np.array(COLORS[color], np.float32) - behind
+    opacity = (pixels - behind) @ direction / (direction @ direction)
+    residual = np.linalg.norm(pixels - behind - opacity[..., None] * direction, axis=-1)
+    foreground = np.linalg.norm(pixels - behind, axis=-1) > _FOREGROUND_DISTANCE
+    foreign = foreground & ((residual > _FOREIGN_DISTANCE) | (opacity < 0))
+    return _sharpened(np.where(foreign, 0.0, opacity)), foreign
+
+
+def _parts_at_offsets(pixels: np.ndarray, background: str, thing: SceneObject) -> np.ndarray:
+    """(offsets, 9) how far each part of a place is from `thing` at each of the offsets it may have.
+
+    Offsets go as far as the object's own, in all four directions; without jitter there is one.
+    """
+    opacity, foreign = _opacity(pixels, background, thing.color)
+    distances = []
+    for dx, dy in product({-thing.dx, thing.dx}, {-thing.dy, thing.dy}):
+        x, y = ((0.5 + shift) * _CELL for shift in (dx, dy))
+        wanted = _sharpened(coverage(thing.shape, round(SIZES[thing.size] * _CELL, 4), x, y, _CELL))
+        difference = np.abs(opacity - wanted) + foreign
+        parts = difference.reshape(_CELL // _PART, _PART, _CELL // _PART, _PART).mean(axis=(1, 3))
+        distances.append(parts.flatten())
+    return np.stack(distances)
+
+
 def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
     """Looks at one place's (24, 24, 3) pixels."""
-    behind = np.array(BACKGROUNDS[background], np.float32)
-    distance = np.linalg.norm(pixels - behind, axis=-1)
+    distance = np.linalg.norm(pixels - np.array(BACKGROUNDS[background], np.float32), axis=-1)
     foreground = distance > _FOREGROUND_DISTANCE
     area = int(foreground.sum())
     if area < _LEAST_AREA:
@@ -175,12 +228,7 @@ def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
     core = foreground & (distance >= 0.7 * np.percentile(distance[foreground], 90))
     color, mismatch = _nearest_name(COLORS, np.median(pixels[core], axis=0))
 
-    direction = np.array(COLORS[color], np.float32) - behind
-    opacity = (pixels - behind) @ direction / (direction @ direction)
-    residual = np.linalg.norm(pixels - behind - opacity[..., None] * direction, axis=-1)
-    foreign = foreground & ((residual > _FOREIGN_DISTANCE) | (opacity < 0))
-    opacity = _sharpened(np.where(foreign, 0.0, opacity))
-
+    opacity, foreign = _opacity(pixels, background, color)
     templates, centroids, kinds = _templates()
     shift = np.abs(centroids - _centroid(opacity)).max(axis=-1)
     (near,) = np.nonzero(shift <= max(1.2, shift.min()))
@@ -189,9 +237,11 @@ def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
     overlap = common / either
     best = int(overlap.argmax())
     shape, size = kinds[near[best]]
+    rival = max((o for o, i in zip(overlap, near, strict=True) if kinds[i][0] != shape), default=0.0)
+    recognised = overlap[best] >= _LEAST_OVERLAP[shape] and overlap[best] - rival >= _LEAST_LEAD
     return FoundObject(
         color=color if mismatch <= _FOREIGN_DISTANCE else None,
-        shape=shape if overlap[best] >= _LEAST_OVERLAP else None,
+        shape=shape if recognised else None,
         size=size,
         overlap=float(overlap[best]),
         area=area,
@@ -257,7 +307,17 @@ def verify_edit(image: np.ndarray, before: Scene, after: Scene, edit: Edit) -> E
     size = None
     if edit.kind == "resize":
         size = found is not None and found.is_nearer_in_size_to(wanted, before.at(edit.place))
-    return EditVerdict(color and shape and size is not False, color, shape, size, None, others)
+    distances = _parts_at_offsets(_place_pixels(canvas, edit.place), after.background.color, wanted)
+    return EditVerdict(
+        passed=color and shape and size is not False,
+        color=color,
+        shape=shape,
+        size=size,
+        removed=None,
+        others_unchanged=others,
+        cells_fit=bool((distances.min(axis=0) <= _ALIKE_PART).all()),
+        one_offset=bool((distances.max(axis=1) <= _SAME_PART).any()),
+    )
 
 
 def verify_scene(image: np.ndarray, scene: Scene) -> SceneVerdict:

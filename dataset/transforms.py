@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import MAX_PIXELS
+from dataset.images import MAX_PIXELS, marked
 from runtime.errors import UserError
 
 _WHITE = 250
@@ -107,11 +107,6 @@ def joint_transform(
     return images[0], images[1], images[2] if region is not None else None
 
 
-def marked(region: Tensor) -> Tensor:
-    """The pixels of a region in [0, 1] that count as "edit": bool, of the same shape."""
-    return region > 0.5
-
-
 def _resize_region(region: Tensor, width: int, height: int) -> Tensor:
     """(H, W) in [0, 1] -> (1, height, width) bool; empty only if nothing of `region` is marked."""
     region = region[None]
@@ -140,7 +135,8 @@ def _keep_marks(
     """
     if marks[:, top : top + size, left : left + size].any() or not marks.any():
         return left, top
-    holds = F.max_pool2d(marks.float(), size, stride=1)[0] > 0  # (H - size + 1, W - size + 1), one is 1
+    # Rows, then columns, as `dilate`: (H - size + 1, W - size + 1), of which one is 1.
+    holds = F.max_pool2d(F.max_pool2d(marks.float(), (size, 1), stride=1), (1, size), stride=1)[0] > 0
     places = holds.nonzero()  # rows of (top, left)
     if rng is None:
         choice = int((places - torch.tensor([top, left])).abs().sum(1).argmin())

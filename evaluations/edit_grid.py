@@ -1,4 +1,4 @@
-"""A contact sheet of edits as one PNG, for a README or a log."""
+"""A contact sheet of edits as one picture, for a README or a log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from evaluations.images import load_rgb
-from runtime.files import write_atomic
+from dataset.images import as_seen, load_image
+from runtime.pictures import require_saveable, save_picture
 
 # A path, a PIL image, or an array: (H, W, 3) uint8, (H, W) bool or uint8.
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -25,7 +25,10 @@ _VERDICT_COLORS = {True: "#15803d", False: "#b91c1c"}
 
 @dataclass(frozen=True)
 class EditItem:
-    """One edit to show; `passed` is the verifier's tick or cross, `note` a few words of explanation."""
+    """One edit to show, with a few words of explanation in `note`.
+
+    `passed` is the verifier's tick or cross; a tick says that nothing else was damaged either.
+    """
 
     source: ImageLike
     mask: ImageLike
@@ -37,20 +40,18 @@ class EditItem:
 
 
 def to_image(image: ImageLike) -> Image.Image:
-    """Loads or converts to an RGB image; bool arrays become black and white.
+    """Loads or converts to an RGB image, as viewers show it; bool arrays become black and white.
 
     Raises:
       UserError: if a path cannot be read as an image.
     """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     if isinstance(image, np.ndarray):
-        return Image.fromarray(image.astype(np.uint8) * 255 if image.dtype == bool else image).convert("RGB")
-    return Image.fromarray(load_rgb(image))
+        image = Image.fromarray(image.astype(np.uint8) * 255 if image.dtype == bool else image)
+    return as_seen(image) if isinstance(image, Image.Image) else load_image(image)
 
 
 def edit_grid(items: Sequence[EditItem], path: str | Path, columns: int = 2, tile: int = 144) -> None:
-    """Draws edits as blocks of source, mask, output and target over their instruction, and saves a PNG.
+    """Draws edits as blocks of source, mask, output and target over their instruction, and saves the picture.
 
     Args:
       items: at least one edit; a target is shown if any item has one.
@@ -60,6 +61,7 @@ def edit_grid(items: Sequence[EditItem], path: str | Path, columns: int = 2, til
     """
     if not items:
         raise ValueError("edit_grid needs at least one item")
+    require_saveable(path)
     columns = min(columns, len(items))
     labels = ["source", "mask", "output"] + ["target"] * any(item.target is not None for item in items)
     block_width = len(labels) * (tile + _GAP) - _GAP
@@ -77,7 +79,7 @@ def edit_grid(items: Sequence[EditItem], path: str | Path, columns: int = 2, til
         row, column = divmod(index, columns)
         corner = (_MARGIN + column * (block_width + 2 * _MARGIN), header + row * block_height)
         _draw_block(sheet, item, labels, corner, tile)
-    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG", optimize=True))
+    save_picture(sheet, path, optimize=True)
 
 
 def _draw_block(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
 
 Loaded = TypeVar("Loaded")
 
@@ -25,7 +26,7 @@ def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) ->
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes]
+    paths = without_mac_metadata(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not paths:
         raise UserError(f"{folder} holds no images ({', '.join(suffixes)})")
     return sorted(paths, key=lambda path: (natural_key(str(path)), str(path)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.images import as_seen, load_image, open_image
+from dataset.images import edit_region, load_image, marked, open_image
 from runtime.errors import UserError
 
 
@@ -21,18 +21,18 @@ def load_rgb(path: str | Path) -> np.ndarray:
 
 
 def load_region(path: str | Path) -> np.ndarray:
-    """Reads the region an edit was allowed to change as (H, W) bool; at least half grey counts as inside.
+    """Reads the region an edit was allowed to change as (H, W) bool; above half grey counts as inside.
 
     Raises:
-      UserError: as `load_rgb`, and for an image with transparency, whose meaning would be the opposite in
-        MagicBrush masks (transparent = edit).
+      UserError: as `load_rgb` and `edit_region`, and for an image with transparency, whose meaning would be
+        the opposite in MagicBrush masks (transparent = edit).
     """
     image = open_image(path)
     if "A" in image.getbands() or "transparency" in image.info:
         raise UserError(
             f"{path}: a region is a greyscale image (255 = may change), this one has transparency"
         )
-    return np.asarray(as_seen(image).convert("L")) >= 128
+    return marked(edit_region(image, str(path))).numpy()
 
 
 def resize_rgb(image: np.ndarray, height: int, width: int) -> np.ndarray:

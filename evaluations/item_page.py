@@ -30,7 +30,8 @@ def write_item_page(path: str | Path, items: Sequence[dict[str, Any]], *, per_en
     Args:
       path: the HTML file to write; pictures are inside it as thumbnails.
       items: {"row", "protocol", "session", "turn", "instruction", "caption", "generated", "target",
-        "source", "metrics": {name: number or None}} with "verdict" {"passed": bool, ...} where there is one.
+        "source", "metrics": {name: number or None}} with "verdict" {"passed_and_unchanged": bool, "passed":
+        bool, ...} where there is one.
         Rows besides the generated ones are shown as numbers beside them.
     Raises:
       UserError: if an image cannot be read, or the file cannot be written.
@@ -127,8 +128,10 @@ def _card(item: dict[str, Any], copied: dict[str, float | None], pictures: _Pict
             for label, path in shown.items()
             if path
         ],
-        "passed": verdict.get("passed"),
-        "failed_checks": [key for key, value in verdict.items() if value is False and key != "passed"],
+        "passed": verdict.get("passed_and_unchanged"),
+        "failed_checks": [
+            key for key, value in verdict.items() if value is False and not key.startswith("passed")
+        ],
         "values": item["metrics"],
         "copied": copied,
     }

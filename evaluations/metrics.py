@@ -69,7 +69,7 @@ def ssim(generated: Tensor, target: Tensor, where: Tensor | None = None) -> floa
 def ssim_map(generated: Tensor, target: Tensor) -> Tensor:
     """The structural similarity around every pixel, per channel: (3, H, W) float64 in [-1, 1].
 
-    The same as torchmetrics', which takes 20 times as long in float64 on CPUs and refuses images under 6 pixels.
+    The same as torchmetrics', which takes 20 times as long in float64 on CPUs and refuses small images.
     """
     offsets = torch.arange(_SSIM_WINDOW, dtype=torch.float64) - _SSIM_WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SSIM_SIGMA**2))

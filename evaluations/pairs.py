@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
+from runtime.texts import read_text
 
 FINAL_TURN = "final_turn"
 ALL_TURN = "all_turn"
@@ -97,13 +99,10 @@ def load_sessions(path: str | Path) -> list[Session]:
       UserError: if the file is missing, is not JSON, or does not describe turns 1..n of every session.
     """
     path = Path(path)
+    text = read_text(path, "give edit_sessions.json or local_descriptions.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give edit_sessions.json or local_descriptions.json"
-        ) from error
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: expected an object {{session id: turns}} with at least one session")
@@ -161,7 +160,7 @@ def require_folder(path: str | Path) -> Path:
 def image_names(folder: Path) -> set[str]:
     """Every image below `folder`, as its path from there."""
     files = (file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-    return {file.relative_to(folder).as_posix() for file in files}
+    return {file.relative_to(folder).as_posix() for file in without_mac_metadata(files)}
 
 
 def name_differences(missing: set[str], extra: set[str], listing: str) -> str:

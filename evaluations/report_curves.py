@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from runtime.errors import UserError
+from runtime.texts import read_text
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -31,10 +32,7 @@ def read_metrics(path: str | Path, keys: Sequence[str]) -> Series:
       UserError: if the file cannot be read, a line is not a JSON object with a step, or no key occurs.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lines = read_text(path).splitlines()
     values: dict[str, dict[int, float]] = {key: {} for key in keys}
     for number, line in enumerate(lines, start=1):
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runtime.checkpoint import require_stored
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 PRETRAINED = Path("pretrained_models")
 # Under which a training run stores its state dict, and what it puts before the names.
@@ -82,6 +83,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
       UserError: missing, damaged or foreign files.
     """
     path = Path(path)
+    require_regular(path, "a file of weights")
     try:
         content = _read(path)
     except FileNotFoundError as error:

@@ -26,9 +26,12 @@ from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
 from language.text_features import TextFeatures
 from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
+from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.tensor_fields import TensorFields
 
+TRUNCATION_LOG = "t5.truncation"
+"""Logger of the notices of cut captions, for programs to silence: one a batch would drown a progress bar."""
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
 
 _CONFIG_FILES = ("config.json", "tokenizer_config.json")
@@ -136,7 +139,7 @@ class T5Tokenizer:
         if not lengths:
             return
         who = "a prompt" if len(lengths) == 1 else f"{len(lengths)} prompts, the longest"
-        get_logger("t5").warning(
+        get_logger(TRUNCATION_LOG).warning(
             "%s of %d tokens: the end was cut, %d tokens are kept", who, max(lengths), self.max_tokens
         )
 
@@ -279,6 +282,13 @@ def encode_texts(encoder: T5Encoder | None, texts: Sequence[str | TextFeatures])
     return [TextFeatures(one.embeddings.cpu(), one.valid.cpu()) for one in features]
 
 
+def _require_files(path: str) -> None:
+    """Refuses a folder with a pipe among the files that transformers would read."""
+    for file in Path(path).iterdir() if Path(path).is_dir() else ():
+        if not file.is_dir():
+            require_regular(file, "each file of a text encoder")
+
+
 def _refuse_code(path: str) -> None:
     """Refuses a model whose files name Python code of its own as what loads it (`auto_map`).
 
@@ -304,6 +314,7 @@ def _refuse_code(path: str) -> None:
 
 def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """Tokenizer and model of `path`, from files on this machine only; no code of theirs is run."""
+    _require_files(path)
     _refuse_code(path)
     # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
     options = {"local_files_only": True, "trust_remote_code": False}

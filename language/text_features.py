@@ -19,7 +19,7 @@ from torch import Tensor
 
 from language.published import MAX_TOKENS
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 
 REMEDY = "make it again with language/extract_t5_feature.py (delete this file first)"
 
@@ -81,6 +81,15 @@ def stack_text_features(
     return embeddings, valid
 
 
+def says_nothing(features: TextFeatures) -> bool:
+    """Whether these are the features of an empty text: the one token </s>, which every word would add to.
+
+    A row of zeros stands for a text that could not be read, not for an empty one.
+    """
+    rows = features.rows(2)
+    return len(rows) == 1 and bool(rows.any())
+
+
 def load_text_features(path: str | Path, width: int, max_tokens: int = MAX_TOKENS) -> TextFeatures:
     """Reads one caption's features.
 
@@ -134,6 +143,7 @@ def save_text_features(path: str | Path, features: TextFeatures) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[BinaryIO]:
+    require_regular(path, "a file of text features")
     try:
         with path.open("rb") as file:
             yield file

@@ -7,25 +7,29 @@ nor safetensors would notice a flipped bit.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
+from runtime.containers import unwrap
 from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
-from runtime.files import file_sha256, write_atomic
+from runtime.files import file_sha256, require_regular, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
+_Settings = TypeVar("_Settings")
 
 
 def weights_fingerprint(module: nn.Module) -> str:
@@ -70,6 +74,7 @@ def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
       UserError: it is not what was written.
     """
     manifest = manifest_path(path)
+    require_regular(manifest, "a manifest")
     try:
         wanted = [line.split(maxsplit=1)[0] for line in manifest.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
@@ -136,12 +141,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a `.pt` or `.safetensors` checkpoint onto the CPU.
 
     `.pt` files are read with `weights_only=True`; `argparse.Namespace`, which LlamaGen and NEP store as
-    `args`, is the only class allowed besides torch's own. A bare state dict comes back as {"model": …}.
+    `args`, is the only class allowed besides torch's own. However a file wraps its weights, they come back
+    as "model", and averages of them as "ema" (`unwrap`).
 
     Raises:
-      UserError: no such file, not what its manifest says, or not a checkpoint.
+      UserError: no such file, not what its manifest says, not a checkpoint, or one without weights.
     """
     path = Path(path)
+    require_regular(path, "a checkpoint")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; check the path")
     require_whole(path)
@@ -167,10 +174,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint dictionary")
-    if content and all(isinstance(v, torch.Tensor) for v in content.values()):
-        return {"model": content}
-    if not isinstance(content.get("model"), dict):
-        raise UserError(f"{path} has the keys {sorted(map(str, content))}; a checkpoint needs 'model'")
+    content = unwrap(content, path)
+    if not isinstance(content.get("args"), dict | argparse.Namespace | None):
+        raise UserError(f"{path}: its args are a {type(content['args']).__name__}, not settings by name")
     return content
 
 
@@ -206,12 +212,50 @@ def checkpoint_args(content: dict[str, Any]) -> dict[str, Any]:
     return dict(vars(args)) if isinstance(args, argparse.Namespace) else dict(args)
 
 
+def settings_from(kind: type[_Settings], values: Any, path: str | Path, name: str) -> _Settings:
+    """The dataclass that a checkpoint's args hold as a dict under `name`; its fields are numbers and words.
+
+    Raises:
+      UserError: no dict, fields that are unknown or absent, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: its {name} is a {type(values).__name__}, not settings by name")
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(map(str, values.keys() - known.keys())):
+        raise UserError(
+            f"{path} was written by a newer version: unknown settings {', '.join(unknown)} in its {name}"
+        )
+    needed = {n for n, field in known.items() if field.default is dataclasses.MISSING}
+    if absent := sorted(needed - values.keys()):
+        raise UserError(f"{path}: its {name} lacks {', '.join(absent)}")
+    types = get_type_hints(kind)
+    taken = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    for field, value in taken.items():
+        if not _is_of(value, types[field]):
+            raise UserError(f"{path}: its {name} has {field} {value!r}, which is no {_words(types[field])}")
+    return kind(**taken)
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, get_args(wanted)[0]) for item in value)
+    if wanted is float:
+        return type(value) is int or type(value) is float and math.isfinite(value)
+    return type(value) is wanted
+
+
+def _words(wanted: Any) -> str:
+    words = {int: "whole number", float: "finite number", bool: "true or false", str: "word"}
+    return words.get(wanted, "list of whole numbers")
+
+
 def load_weights(
     module: nn.Module,
     state_dict: dict[str, torch.Tensor],
     source: str | Path,
     may_miss: Sequence[str] = (),
     may_have: Sequence[str] = (),
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Copies weights into `module`, refusing every difference that is not expected.
 
@@ -219,6 +263,7 @@ def load_weights(
       source: the file, for the message.
       may_miss: names that may be absent from the file (they keep their initial values).
       may_have: names that the file may hold in excess (they are left out).
+      check: called once the weights fit, before the first is copied; it may raise.
     Raises:
       UserError: lists the missing, unexpected and misshapen names.
     """
@@ -240,6 +285,8 @@ def load_weights(
             f"{source} does not fit this model: {'; '.join(problems)}. "
             "Check the model name and the image size"
         )
+    if check is not None:
+        check()
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
 
 
@@ -368,6 +415,37 @@ def _require_none_later(wanted: str | None, folder: Path) -> None:
             f"{folder} holds {later[-1].name}, and this run would start at step {int(name)}: --auto-resume "
             "goes on from the newest; else give another --results-dir, or move the later ones away"
         )
+
+
+def compare_with_flags(
+    content: dict[str, Any], path: str | Path, config: Any, saved_seed: int, ignore: Sequence[str] = ()
+) -> None:
+    """Compares the flags of a run that goes on with those of the run that wrote the checkpoint.
+
+    The flags hold; the log names those that have changed. Not so the seed: of the random choices, half would
+    follow the file, which holds the place in the data.
+
+    Args:
+      config: the flags, as a dataclass.
+      saved_seed: of the place in the data.
+      ignore: flags that say how to go on and where.
+    Raises:
+      UserError: another seed.
+    """
+    if saved_seed != config.global_seed:
+        raise UserError(
+            f"{path} was trained with --global-seed {saved_seed}, and the flags say {config.global_seed}: "
+            f"give --global-seed {saved_seed}, or start a new run from its weights"
+        )
+    saved, now = checkpoint_args(content), dataclasses.asdict(config)
+    ignored = {"results_dir", "auto_resume", "dry_run", *ignore}
+    changed = [
+        f"--{name.replace('_', '-')} {saved[name]} → {value}"
+        for name, value in now.items()
+        if name in saved and name not in ignored and saved[name] != value
+    ]
+    if changed:
+        log.info("from here on other flags hold: %s", ", ".join(changed))
 
 
 def prune_checkpoints(latest: Path, keep: int) -> None:

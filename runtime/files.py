@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +13,44 @@ from runtime.errors import UserError
 
 
 def is_mac_metadata(path: Path) -> bool:
-    """Whether a file is one of the `._*` companions that Macs put beside the real ones in archives."""
-    return path.name.startswith("._") or "__MACOSX" in path.parts
+    """Whether a path is something that Macs add: `._*` beside real files, `__MACOSX`, `.DS_Store`."""
+    return path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
+
+
+def without_mac_metadata(paths: Iterable[Path]) -> list[Path]:
+    """What a listing of a folder holds, in order, see `is_mac_metadata`."""
+    return sorted(path for path in paths if not is_mac_metadata(path))
+
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def require_regular(path: str | Path, what: str = "what is read here") -> None:
+    """Refuses what can be named as a file but not read as one: a pipe or a device could be read for ever.
+
+    `<(command)` of a shell is a pipe too. What is missing is left to the reader, who says so.
+
+    Args:
+      what: the file is to hold, for the message.
+    Raises:
+      UserError: a pipe, a socket, a device or a folder; names it.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return
+    if kind == stat.S_IFREG:
+        return
+    fix = "name a file in it" if kind == stat.S_IFDIR else "save it to a file first"
+    raise UserError(
+        f"{path}: is no file but {_KINDS.get(kind, 'something else')}; {what} must be a regular file: {fix}"
+    )
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -54,6 +91,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
+    require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 MUON_MOMENTUM = 0.95
+# What the flags say of a group; the rest of an optimizer's state is what training has made.
+_FROM_FLAGS = ("lr", "initial_lr", "betas", "momentum", "weight_decay")
 
 
 class Optimizers:
@@ -67,11 +69,15 @@ class Optimizers:
         return states[0] if len(states) == 1 else {"members": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the moments and the counts; rates, betas and decay stay those of this run's flags."""
         states = state.get("members", [state])
         if len(states) != len(self.members):
             raise ValueError(f"the state holds {len(states)} optimizers, this run has {len(self.members)}")
         for member, member_state in zip(self.members, states, strict=True):
+            own = [{n: group[n] for n in _FROM_FLAGS if n in group} for group in member.param_groups]
             member.load_state_dict(member_state)
+            for group, settings in zip(member.param_groups, own, strict=True):
+                group.update(settings)
 
 
 def build_optimizer(

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -80,7 +81,10 @@ def read_entries(file: str) -> Iterator[Entry]:
       UserError: it cannot be read, or is no YAML of `name: value` lines.
     """
     try:
+        require_regular(file, "a file of settings")
         node = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     except OSError as error:
         raise UserError(f"--config {file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:

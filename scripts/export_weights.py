@@ -35,6 +35,7 @@ class ExportWeights:
 def main() -> None:
     config = parse(ExportWeights)
     # PyTorch is imported once the flags are right.
+    from autoregressive.models.arithmetic import marked_like
     from autoregressive.models.weights import transformer_state
     from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
     from runtime.precision import PRECISIONS
@@ -48,7 +49,7 @@ def main() -> None:
             raise UserError(
                 f"{config.ckpt}: {name} does not fit into {config.precision}; take --precision bf16"
             )
-    save_safetensors(config.output, state, args)
+    save_safetensors(config.output, marked_like(state, content, config.ckpt), args)
     print(f"{config.output}: {Path(config.output).stat().st_size / 1e6:.1f} MB")
 
 

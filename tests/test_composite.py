@@ -58,16 +58,13 @@ def inverse_palette() -> Image.Image:
     [
         REGION,
         BYTES,
-        BYTES // 255,
         BYTES.astype(np.int64),
         overshot(),
-        overshot() * 255,
         REGION / 1.0,
         torch.tensor(overshot(), dtype=torch.bfloat16),
         torch.tensor(BYTES),
         Image.fromarray(REGION),
         Image.fromarray(BYTES),
-        Image.fromarray(BYTES // 255),
         Image.fromarray(overshot().astype(np.float32)),
         Image.fromarray(BYTES).convert("RGB"),
         Image.fromarray(BYTES).convert("RGBA"),
@@ -81,9 +78,14 @@ def test_masks_of_all_types_mark_the_same_pixels(mask):
 
 
 def test_half_of_the_range_decides():
-    for low, high in ((127, 128), (np.float32(127), np.float32(128)), (0.5, 0.51), (0, 1)):
+    for low, high in ((127, 128), (np.uint16(32767), np.uint16(32768)), (0.5, 0.51), (0, 1)):
         assert (check_mask(np.where(REGION, high, low), IMAGE).numpy() == REGION).all()
     assert not check_mask(BYTES // 255 * 100, IMAGE).any()
+
+
+def test_a_mask_in_another_range_is_named_in_its_batch():
+    with pytest.raises(UserError, match="mask 3: its values go from 0 to 1, .* multiply it by 255"):
+        check_mask(BYTES // 255, IMAGE, "mask 3")
 
 
 def test_transparent_pixels_of_a_mask_are_edited():

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import run_program
 
 from dataset.edit_masks import (
     EmptyMaskError,
+    _bicubic_weights,
+    _enlarge,
     cells_to_pixels,
     full_mask,
     jitter_mask,
@@ -66,6 +70,83 @@ def test_published_rule_uses_overlapping_cells_where_512_is_not_a_multiple():
     mask = torch.zeros(1, 512, 512)
     mask[0, 170, 0] = 1
     assert pool_edit_mask(mask, 3).nonzero().flatten().tolist() == [0, 3]
+
+
+def dense_weights(length: int) -> torch.Tensor:
+    """(512, length) float64, the slow way: every pixel lit alone."""
+    lit = torch.eye(length)[None, None]
+    return F.interpolate(lit, size=(512, length), mode="bicubic", align_corners=False)[0, 0].double()
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [range(1, 70), range(70, 1400, 61), (256, 511, 512, 513, 768, 1024), (2047, 2048, 2049, 3001), (5003,)],
+    ids=str,
+)
+def test_bicubic_weights_are_those_of_every_pixel_lit_alone(lengths):
+    for length in lengths:
+        read, weights = _bicubic_weights(length)
+        dense = dense_weights(length)
+        assert len(read) == length if length <= 2048 else len(read) <= 2048
+        assert torch.equal(weights, dense[:, read])
+        dense[:, read] = 0
+        assert not dense.any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 700), (256, 256), (333, 500), (1000, 600), (2300, 40), (70, 4099)]
+)
+def test_enlarged_masks_are_those_of_the_dense_weights(shape):
+    rng = torch.Generator().manual_seed(0)
+    vertical, horizontal = map(dense_weights, shape)
+    for share in (0.001, 0.3, 0.9):
+        region = torch.rand(shape, generator=rng) < share
+        region[shape[0] // 2, shape[1] // 2] = True
+        expected = (vertical @ region.double() @ horizontal.T).float()
+        assert torch.equal(_enlarge(region), expected)
+        cells = F.max_pool2d(expected[None], 32).flatten() > 0
+        assert torch.equal(pool_edit_mask(region[None].float(), 16), cells)
+
+
+@pytest.mark.parametrize("shape", [(30, 30_000), (30_000, 30), (100, 20_000), (1, 60_000)])
+def test_long_thin_masks_take_little_memory(shape):
+    code = (
+        "import resource, torch\n"
+        "from dataset.edit_masks import pool_edit_mask\n"
+        "pool_edit_mask(torch.ones(1, 16, 24), 4)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"assert pool_edit_mask(torch.ones(1, *{shape}), 16).all()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    assert int(run_program("-c", code).stdout) < 150_000  # kilobytes; the mask itself has 2 to 8 thousand
+
+
+@pytest.mark.parametrize("shape", [(6000, 60), (60, 6000), (4100, 4100)])
+def test_the_published_rule_loses_no_speck_of_a_large_mask(shape):
+    """It reads four pixels in eight or in twelve."""
+    for start in range(12):
+        mask = torch.zeros(1, *shape)
+        top, left = (side // 2 + start for side in shape)
+        mask[0, top, left] = 1
+        cells = pool_edit_mask(mask, 16)
+        assert cells.any() and (cells | ~pool_edit_mask(mask, 16, "exact")).all()
+
+
+def test_exact_cells_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    for height, width, grid in ((7, 5, 2), (5, 40, 9), (3, 3, 5), (31, 64, 16)):
+        region = torch.from_numpy(rng.random((height, width)) < 0.1)
+        region[1, 2] = True
+        expected = torch.zeros(grid, grid, dtype=torch.bool)
+        for y, x in region.nonzero().tolist():
+            (row,) = [
+                r for r in range(grid) if round(r * height / grid) <= y < round((r + 1) * height / grid)
+            ]
+            (column,) = [
+                c for c in range(grid) if round(c * width / grid) <= x < round((c + 1) * width / grid)
+            ]
+            expected[row, column] = True
+        assert torch.equal(pool_edit_mask(region[None].float(), grid, "exact"), expected.flatten())
 
 
 def test_published_rule_spreads_one_pixel_by_hand():

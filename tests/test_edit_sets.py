@@ -91,7 +91,7 @@ class StopsAfter:
 
     def __init__(self, pipeline: EditingPipeline, batches: int) -> None:
         self.pipeline, self.batches, self.edits = pipeline, batches, 0
-        self.encode = pipeline.encode
+        self.encode, self.device, self.text_encoder = pipeline.encode, pipeline.device, pipeline.text_encoder
 
     def edit(self, images, *args, **kwargs):
         if self.batches == 0:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_gpt import tiny
 
-from autoregressive.models.weights import load_transformer
+from autoregressive.models.weights import initialise_from, load_transformer, model_args
 from dataset.image_folder import list_images
 from dataset.images import load_image
 from dataset.preparation_images import ImageBytes, check_image
@@ -81,6 +81,29 @@ def test_llamagens_files_say_their_image_size(tmp_path):
     assert load_transformer(path, downsample=16).config.grid == 4
     assert load_transformer(path, downsample=8).config.grid == 8
     assert load_transformer(path, image_size=128, downsample=16).config.grid == 8  # the flag wins
+
+
+@pytest.mark.parametrize("at", [64, 128])
+def test_another_size_of_a_raster_file_is_said(tmp_path, at, capfd):
+    path = llamagen(tmp_path, image_size=64)
+    load_transformer(path, image_size=at, downsample=16)
+    told = capfd.readouterr().err
+    assert ("trained at 64 px; its grid is made anew for 128 px" in told) == (at == 128)
+    initialise_from(tiny("GPT-tiny"), path, at)
+    told = capfd.readouterr().err
+    assert ("llamagen.pt was trained at 64 px and goes on at 128 px" in told) == (at == 128)
+
+
+@pytest.mark.parametrize("kind", ["ours", "ours, raster", "any-order"])
+@pytest.mark.parametrize("size", [32, 80, 512, 0, "64"])
+def test_another_size_of_a_file_that_shows_its_own_is_refused(tmp_path, kind, size):
+    path, model = tmp_path / "a.pt", tiny("GPT-tiny" if "raster" in kind else "R-GPT-tiny")
+    args = model_args("", model.config) if "ours" in kind else argparse.Namespace(gpt_model="R-GPT-tiny")
+    torch.save({"model": model.state_dict(), "args": args}, path)
+    with pytest.raises(UserError, match=f"--image-size {size} contradicts .*a.pt, which has 64"):
+        load_transformer(path, image_size=size, downsample=16)
+    for right in (64, None):
+        assert load_transformer(path, image_size=right, downsample=16).config.grid == 4
 
 
 @pytest.mark.parametrize("size", [0, 4, -72, 72, "64", 64.0, True])

@@ -9,6 +9,7 @@ import pytest
 from magicbrush_run import REFERENCE, TURNS, config, make_run, reference_config, save
 from PIL import Image
 
+from dataset.shapes import PLACES, box_to_pixels, place_box
 from evaluations.editing.flags import ImageEvalConfig
 from evaluations.editing.image_eval import main
 from evaluations.editing.magicbrush_scores import check, evaluate_run
@@ -59,12 +60,15 @@ def test_perfect_run(run):
         assert scores["unchanged_pixel_share"] == 1
         assert copied["l1"] > 0 and copied["inside_l1"] > 0 and copied["outside_l1"] == 0
         assert result["tokenizer_ceiling"][protocol]["l1"] == 0
-        assert result["verifier"]["generated"][protocol]["overall"] == 1
-        assert result["verifier"]["tokenizer_ceiling"][protocol]["overall"] == 1
+        for row in ("generated", "tokenizer_ceiling"):
+            rates = result["verifier"][row][protocol]
+            names = ("passed_and_unchanged", "passed", "others_unchanged", "cells_fit", "one_offset")
+            assert all(rates[name] == 1 for name in names)
     verifier = result["verifier"]["generated"]["all_turn"]
-    assert verifier["counts"]["overall"] == sum(TURNS)
-    assert sum(table["counts"]["overall"] for table in verifier["by_kind"].values()) == sum(TURNS)
-    assert result["verifier"]["copy_source"]["all_turn"]["overall"] == 0
+    assert verifier["counts"]["passed"] == sum(TURNS)
+    assert list(verifier)[0] == "passed_and_unchanged"
+    assert sum(table["counts"]["passed"] for table in verifier["by_kind"].values()) == sum(TURNS)
+    assert result["verifier"]["copy_source"]["all_turn"]["passed_and_unchanged"] == 0
     items = json.loads((run / "scores" / "evaluation_items.json").read_text())
     assert len(items) == 3 * (sum(TURNS) + len(TURNS))
     assert all(item["instruction"] and item["caption"] and item["verdict"]["kind"] for item in items)
@@ -125,8 +129,29 @@ def test_sessions_of_twelve_turns(tmp_path):
 def test_failed_edit_counts(run):
     save(run / "out" / "images" / "1" / "1_1.png", np.asarray(Image.open(run / "gt" / "1" / "1-input.png")))
     result = evaluate_run(config(run))
-    assert result["verifier"]["generated"]["all_turn"]["overall"] == 3 / 4
-    assert result["verifier"]["generated"]["final_turn"]["overall"] == 1 / 2
+    assert result["verifier"]["generated"]["all_turn"]["passed_and_unchanged"] == 3 / 4
+    assert result["verifier"]["generated"]["final_turn"]["passed_and_unchanged"] == 1 / 2
+
+
+def test_an_edit_that_damages_something_else_is_not_done(run):
+    path = run / "out" / "images" / "1" / "1_1.png"
+    (example,) = json.loads((run / "shapes.json").read_text())["1"]
+    image = np.asarray(Image.open(path)).copy()
+    place = next(p for p in PLACES if all(thing["place"] != p for thing in example["after"]["objects"]))
+    left, top, right, bottom = box_to_pixels(place_box(place), 72)
+    image[top + 4 : bottom - 4, left + 4 : right - 4] = 0
+    save(path, image)
+    result = evaluate_run(config(run))
+    rates = result["verifier"]["generated"]["all_turn"]
+    assert (rates["passed_and_unchanged"], rates["passed"], rates["others_unchanged"]) == (3 / 4, 1, 3 / 4)
+    items = json.loads((run / "scores" / "evaluation_items.json").read_text())
+    verdicts = [item["verdict"] for item in items if item["generated"] == str(path)]
+    assert [v["passed_and_unchanged"] for v in verdicts] == [False] * len(verdicts) and verdicts[0]["passed"]
+    columns = format_tables(result).split("\n\n")[2].split()
+    assert columns[:4] == ["edits", "passed_and_unchanged", "passed", "others_unchanged"]
+    assert "✗ failed: others unchanged" in " ".join(
+        (run / "scores" / "evaluation_items.html").read_text().split()
+    )
 
 
 def test_region_everywhere_and_nowhere(run):

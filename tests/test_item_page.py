@@ -83,7 +83,9 @@ def test_lower_is_better_for_distances_only():
 
 def test_a_card_shows_pictures_numbers_verdict_and_the_copied_source(tmp_path):
     item = make_item(
-        tmp_path, 1, verdict={"passed": False, "color": True, "others_unchanged": False, "size": None}
+        tmp_path,
+        1,
+        verdict={"passed_and_unchanged": False, "passed": True, "others_unchanged": False, "size": None},
     )
     copy = item | {"row": "copy_source", "metrics": {"l1": 0.7531, "clip-i": None}}
     other = item | {"row": "copy_source", "protocol": "final_turn", "metrics": {"l1": 0.9999}}

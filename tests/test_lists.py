@@ -57,7 +57,8 @@ def test_a_value_that_is_no_text_is_named(folder, key, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": "  "}, "'prompt' is '  '"),
+        ({"prompt": "  "}, "say what you want to see: the text is empty"),
+        ({"prompt": "page 3"}, "say what you want to see in English words: .* nothing of 'page 3'"),
         ({"mask": ""}, "'mask' must be a non-empty string"),
         ({"mask": 3}, "'mask' must be a non-empty string, got 3"),
         ({"mask": "no.png"}, ".*no.png does not exist"),
@@ -159,10 +160,13 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
     }
 
 
-READERS = ("sessions", "emu", "list", "scaling", "training", "prompts", "caption.txt", "caption.json")
+READERS = (
+    *("sessions", "emu", "scored sessions", "scored emu", "list", "scaling", "training", "prompts"),
+    *("caption.txt", "caption.json"),
+)
 
 
-@pytest.mark.parametrize("name", [*READERS, "scored sessions", "scored emu"])
+@pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_byte_order_mark_changes_nothing(folder, name, encoding):
     assert readers(folder, encoding)[name]() == "é"

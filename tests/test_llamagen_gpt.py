@@ -14,6 +14,7 @@ import torch
 from conftest import IMAGE_SIZE, read_metrics, run_program
 from PIL import Image
 
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.sample import sample_t2i, sample_t2i_ddp
@@ -32,7 +33,14 @@ PUBLISHED_NAMES = """cls_embedding.uncond_embedding cls_embedding.cap_proj.fc1.w
  layers.*.attention.wqkv.weight layers.*.attention.wo.weight layers.*.feed_forward.w1.weight
  layers.*.feed_forward.w2.weight layers.*.feed_forward.w3.weight layers.*.attention_norm.weight
  layers.*.ffn_norm.weight""".split()
-CAPTIONS = ["a red circle", 'a blue star\nwith "quotes"', "", "a green square", "x", "a red circle"]
+CAPTIONS = [
+    "a red circle",
+    'a blue star\nwith "quotes"',
+    "a white ring",
+    "a green square",
+    "x",
+    "a red circle",
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +159,7 @@ def test_a_list_of_captions_becomes_the_published_files(flags, tmp_path):
     assert lines == [
         "a red circle",
         'a blue star with "quotes"',
-        "",
+        "a white ring",
         "a green square",
         "x",
         "a red circle",
@@ -225,6 +233,25 @@ def test_images_of_other_settings_are_not_reused(flags, llamagen, captions_csv, 
 def test_flags_that_contradict_the_files_are_named(flags, more, message):
     with pytest.raises(UserError, match=message):
         draw(flags, *more)
+
+
+def test_a_file_that_knows_its_model_needs_no_name(flags, gpt_ckpts, vq_ckpt, tmp_path):
+    """The published name and size are for files that do not say what they hold."""
+    EditingPipeline.load(vq_ckpt, gpt_ckpts["t2i"], with_text_encoder=False).save_pretrained(tmp_path / "own")
+    own = [*flags, "--num-fid-samples", "1", "--gpt-ckpt", tmp_path / "own" / "transformer.safetensors"]
+    folder = draw(own)
+    assert folder.name.startswith("R-GPT-tiny-transformer.safetensors-") and "-size-24-" in folder.name
+    with pytest.raises(UserError, match="--gpt-model GPT-XL contradicts .*; give --gpt-model R-GPT-tiny"):
+        draw(own, "--gpt-model", "GPT-XL")
+
+
+def test_an_any_order_file_shows_its_size_itself(flags, gpt_ckpts, tmp_path):
+    """Also where it names the raster model that it began as, and no size."""
+    path = tmp_path / "nep.pt"
+    weights = load_checkpoint(gpt_ckpts["t2i"])["model"]
+    torch.save({"model": weights, "args": argparse.Namespace(gpt_model="GPT-tiny")}, path)
+    more = ["--num-fid-samples", "1", "--gpt-ckpt", path, "--gpt-model", "R-GPT-tiny"]
+    assert "-size-24-" in draw(flags, *more).name
 
 
 def test_lists_that_cannot_be_read_are_named(tmp_path):

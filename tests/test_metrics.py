@@ -188,10 +188,10 @@ def test_lpips_by_side_of_the_region():
 
 
 def test_interval_of_seeds():
-    # t(0.975) for 2 and 11 degrees of freedom: 4.3027 and 2.2010.
-    assert half_interval95([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / math.sqrt(3), rel=1e-5)
+    # t(0.975) for 2 and 11 degrees of freedom: 4.302653 and 2.200985.
+    assert half_interval95([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     values = [0.0, 1.0] * 6
-    assert half_interval95(values) == pytest.approx(2.2010 * math.sqrt(3 / 11 / 12), rel=1e-4)
+    assert half_interval95(values) == pytest.approx(2.200985 * math.sqrt(3 / 11 / 12), rel=1e-6)
     assert half_interval95([0.3]) is None and half_interval95([0.3, 0.3]) == 0
 
 

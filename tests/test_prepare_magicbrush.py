@@ -124,7 +124,7 @@ def test_white_masks_resume_and_need_space(root, monkeypatch):
         with pytest.raises(UserError, match="are needed"):
             run("--magicbrush-path", root, "--write-white-masks")
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.images", 1)
+        kill_after(patch, "runtime.pictures", 1)
         with pytest.raises(Killed):
             run("--magicbrush-path", root, "--write-white-masks")
     assert len(list(root.rglob("*_white.png"))) == 1

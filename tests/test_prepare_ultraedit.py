@@ -132,6 +132,33 @@ def test_masks_mean_the_same_in_both(tmp_path, mask, refused):
         assert torch.equal(prepared.edit_mask, sample.edit_mask)
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "refused"),
+    [
+        *[(column, text, True) for column in ("edit_prompt", "source_caption", "target_caption")
+          for text in ("", "  ", "\n")],
+        ("edit_prompt", None, True), ("source_caption", None, False), ("target_caption", None, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["instruction", "target_caption"])
+def test_blank_texts_mean_the_same_in_both(tmp_path, column, text, refused, field):
+    """An absent caption is no text of the row, a blank one is a row to mend."""
+    table = write_parquet(tmp_path / "a.parquet", [row(0), row(1, **{column: text})], IMAGES)
+    direct = build_dataset("editing_ultraedit", [table], 16, None, grid=4, text_field=field)[1, 7]
+    listing = run(table, tmp_path / "out", "--bad-sample-budget", 0.5)
+    bad = tmp_path / "out" / "ultraedit_preparation" / "bad_items.txt"
+    if refused:
+        assert len(read_lines(listing)) == 1 and direct.problem == bad.read_text().strip()
+        assert f"a.parquet row 1: {column!r} must be a text" in direct.problem
+        return
+    prepared = build_dataset("editing_ultraedit", [listing], 16, None, grid=4, text_field=field)[1, 7]
+    absent = column == field
+    assert (direct.problem is not None) == (prepared.problem is not None) == absent
+    for problem in (direct.problem, prepared.problem) if absent else ():
+        assert f"--text-field {field}" in problem
+    assert direct.text == prepared.text and torch.equal(direct.source, prepared.source)
+
+
 def test_image_format(data):
     lines = read_lines(run(data, data / "png", "--image-format", "png"))
     assert {Path(line["edited_image"]).suffix for line in lines} == {".png"}

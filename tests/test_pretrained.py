@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from hub_server import local_hub
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from autoregressive import EditingPipeline, Sampling
@@ -21,7 +25,7 @@ from autoregressive.editing.options import Defaults
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
-from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.checkpoint import load_checkpoint, require_whole, save_checkpoint
 from runtime.errors import UserError
 
 MASK = np.zeros((24, 24), np.uint8)
@@ -218,7 +222,7 @@ def test_pictures_and_masks_of_all_kinds_give_the_same_edit(pipeline, image):
     mask = torch.from_numpy(MASK)
     wanted = codes_of(pipeline, image)
     for picture in (array, array.astype(np.float32) / 255, tensor, tensor.float() / 255):
-        for region in (MASK, MASK > 0, MASK / 255, MASK // 255, mask, mask > 0, Image.fromarray(MASK)):
+        for region in (MASK, MASK > 0, MASK / 255, mask, mask > 0, Image.fromarray(MASK)):
             result = pipeline.edit(picture, "make the circle blue", region, seeds=3)[0]
             assert result.codes.tolist() == wanted
     for bad, message in (
@@ -257,3 +261,38 @@ def test_moving_to_another_type_and_back(pipeline, image):
     pipeline.edit(image, "make it red", MASK)
     pipeline.to("cpu", torch.float32)
     assert len(codes_of(pipeline, image)) == len(wanted)
+
+
+def metadata(card: str) -> dict:
+    """The YAML at the head of a model card, which the hub's own reader finds valid."""
+    head, text = card.removeprefix("---\n").split("\n---\n", 1)
+    assert card.startswith("---\n") and text.startswith("\n# ")
+    fields = yaml.safe_load(head)
+    assert ModelCard(card).data.to_dict().items() >= fields.items()
+    return fields
+
+
+def check_metadata(card: str, task: str) -> None:
+    fields = metadata(card)
+    project = re.search(r'^name = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License") and fields["license"] == "mit"
+    assert fields["library_name"] == project and fields["pipeline_tag"] == task
+    assert isinstance(fields["tags"], list) and {"image-editing", "autoregressive"} <= set(fields["tags"])
+    assert all(isinstance(value, str) for value in [*fields["tags"], fields["license"]])
+
+
+@pytest.mark.parametrize(("kind", "task"), [("edit", "image-to-image"), ("t2i", "text-to-image")])
+def test_a_saved_folder_has_a_card_that_the_hub_can_read(kind, task, vq_ckpt, gpt_ckpts, tmp_path):
+    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts[kind], with_text_encoder=False)
+    pipeline.save_pretrained(tmp_path)
+    check_metadata((tmp_path / "README.md").read_text(encoding="utf-8"), task)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pretrained_models").glob("*/README.md")), ids=str)
+def test_the_shipped_cards_can_be_read_by_the_hub(path):
+    check_metadata(path.read_text(encoding="utf-8"), "image-to-image")
+    hashes = re.findall(r"[0-9a-f]{64}", path.read_text(encoding="utf-8"))
+    files = sorted(path.parent.glob("*.safetensors"))
+    assert sorted(hashes) == sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    for file in files:
+        require_whole(file, needs_manifest=True)

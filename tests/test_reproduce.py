@@ -69,8 +69,8 @@ def results_of(rows):
 def test_claims_follow_the_rows():
     from scripts.reproduce.claims import judge
 
-    good = {"overall": statistic(0.90, 0.91, 0.92), "l1": statistic(0.01, 0.011, 0.012)}
-    bad = {"overall": statistic(0.50, 0.52, 0.51), "l1": statistic(0.05, 0.052, 0.051)}
+    good = {"passed_and_unchanged": statistic(0.90, 0.91, 0.92), "l1": statistic(0.01, 0.011, 0.012)}
+    bad = {"passed_and_unchanged": statistic(0.50, 0.52, 0.51), "l1": statistic(0.05, 0.052, 0.051)}
     claims = judge(results_of({"nep": good, "ntp": bad, "no_marks": good}))
     assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "undecided")]
     assert claims[0].why == "" and "Every slot is told which cell comes next" in claims[1].why
@@ -82,7 +82,7 @@ def test_claims_follow_the_rows():
     verdicts = [check.verdict for check in claim.checks]
     assert verdicts == ["holds"] * 2 + ["not measured"] * 4 + ["holds"] * 2 + ["not measured"] * 2
     assert claim.verdict == "undecided" and claim.to_dict()["checks"][2]["difference"] is None
-    better = {"overall": statistic(0.95, 0.96, 0.97), "l1": good["l1"]}
+    better = {"passed_and_unchanged": statistic(0.95, 0.96, 0.97), "l1": good["l1"]}
     rows |= {"nep": better, "nep_random_order": better, "zero_shot_tight": bad}
     assert judge(results_of(rows))[-1].verdict == "holds"
 
@@ -204,7 +204,10 @@ def test_a_tiny_run_writes_report_numbers_and_figures_and_is_resumed(tmp_path, v
     run_program("scripts/reproduce_results.py", *flags)
     results = json.loads((tmp_path / "results.json").read_text())
     rates = results["rows"]["zero_shot"]["all_turn"]
-    assert 0 <= rates["overall"]["mean"] <= 1 and rates["overall"]["half_interval95"] is None
+    assert (
+        0 <= rates["passed_and_unchanged"]["mean"] <= 1
+        and rates["passed_and_unchanged"]["half_interval95"] is None
+    )
     assert rates["unchanged_pixel_share"]["mean"] == 1 and rates["tokens"]["mean"] > 0
     scaling = results["scaling"]["draw_likelihood"]["search"]
     rewards = [point["mean"] for point in scaling["reward"]]

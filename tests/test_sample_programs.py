@@ -110,7 +110,12 @@ case "$2" in *sample_t2i_ddp.py) echo NCCL version; echo "{tmp_path}/results/a d
     subprocess.run(script, env=env | {"RESULTS": str(tmp_path / "results")}, check=True)
     words = (tmp_path / "evaluation.py.words").read_text().splitlines()
     assert words[words.index("--fake_dir") + 1] == f"{tmp_path}/results/a drawn"
-    assert (tmp_path / "sample_t2i_ddp.py.words").read_text().endswith("--seed\n3\n")
+    drawn_with = (tmp_path / "sample_t2i_ddp.py.words").read_text()
+    assert drawn_with.endswith("--seed\n3\n")
+    assert "--gpt-model" not in drawn_with  # a name that nobody gave would contradict files that hold theirs
+    named = env | {"RESULTS": str(tmp_path / "results"), "MODEL": "GPT-L"}
+    subprocess.run(script, env=named, check=True)
+    assert "--gpt-model\nGPT-L\n" in (tmp_path / "sample_t2i_ddp.py.words").read_text()
     del env["CKPT"]
     failed = subprocess.run(script, env=env, capture_output=True, text=True)
     assert failed.returncode and "name the text-to-image model" in failed.stderr

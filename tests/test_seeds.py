@@ -55,7 +55,7 @@ def test_several_seeds(run):
         assert result[protocol]["unchanged_pixel_share"] == pytest.approx(1 / 3)
     assert result["copy_source"] == alone["copy_source"]
     assert result["tokenizer_ceiling"] == alone["tokenizer_ceiling"]
-    assert result["verifier"]["generated"]["all_turn"]["counts"]["overall"] == 3 * sum(TURNS)
+    assert result["verifier"]["generated"]["all_turn"]["counts"]["passed"] == 3 * sum(TURNS)
     assert [seed["generated_path"] for seed in result["seeds"]] == [str(f / "images") for f in folders]
     assert f"{3 * step:.4f} ± {4.3027 * 3 * step / 3**0.5:.4f}" in format_tables(result)
     items = json.loads((run / "scores" / "evaluation_items.json").read_text())

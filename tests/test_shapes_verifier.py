@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
 from PIL import Image, ImageFilter
 
 from dataset.shapes import (
+    BACKGROUND_KINDS,
     BACKGROUNDS,
     COLORS,
+    PLACES,
     SHAPES,
     SIZES,
     Background,
@@ -20,9 +25,10 @@ from dataset.shapes import (
     place_box,
     render,
 )
-from dataset.shapes_edits import SETTINGS, Edit, EditExample, ShapesConfig, random_session
+from dataset.shapes_edits import NUM_LOOKS, SETTINGS, Edit, EditExample, ShapesConfig, random_session
 from dataset.shapes_verifier import inspect_place, verify_edit, verify_scene
 from runtime.errors import UserError
+from tokenizer.tokenizer_image.vq_model import load_vq_model
 
 BOTH_SETTINGS = pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())
 
@@ -161,3 +167,127 @@ def test_the_verifier_refuses_images_it_cannot_read():
     for bad in (np.zeros((72, 60, 3), np.uint8), np.zeros((72, 72, 3), np.float32)):
         with pytest.raises(UserError, match="verifier"):
             verify_scene(bad, scene)
+
+
+def parts_of(pictures: list[np.ndarray]) -> np.ndarray:
+    """One picture whose cells of 8 pixels come from several, in turn."""
+    turn = (np.arange(72)[:, None] // 8 + np.arange(72)[None] // 8) % len(pictures)
+    return np.choose(turn[..., None], pictures)
+
+
+def test_cells_that_disagree_on_the_offset_are_no_whole_object():
+    """No caption names the offset: any one will do, but it must be the same for all cells."""
+    before = red_circle_and_blue_square()
+    offsets = [(dx, dy) for dx in (-1 / 6, 1 / 6) for dy in (-1 / 6, 1 / 6)]
+    scenes = [at_center(before, color="green", size="large", dx=dx, dy=dy) for dx, dy in offsets]
+    pictures = [render(scene, 72) for scene in scenes]
+    edit = center_edit("recolor")
+    for picture in pictures:
+        seen = verify_edit(picture, before, scenes[0], edit)
+        assert seen.passed_and_unchanged and seen.cells_fit and seen.one_offset
+    one_part = pictures[0].copy()
+    one_part[24:32, 32:40] = pictures[1][24:32, 32:40]
+    assert not verify_edit(one_part, before, scenes[0], edit).one_offset
+    mixed = verify_edit(parts_of([pictures[0], pictures[3]]), before, scenes[0], edit)
+    assert mixed.cells_fit and not mixed.one_offset and not mixed.passed
+    other = render(at_center(scenes[0], shape="star"), 72)
+    assert not verify_edit(parts_of([pictures[0], other]), before, scenes[0], edit).cells_fit
+    removed = Scene((before.at("top left"),), before.background)
+    gone = verify_edit(render(removed, 72), before, removed, center_edit("remove"))
+    assert gone.cells_fit is None and gone.one_offset is None
+
+
+def test_an_edit_with_damage_elsewhere_is_not_done():
+    before = red_circle_and_blue_square()
+    wanted = at_center(before, color="green")
+    damaged = Scene((wanted.at("center"), replace(wanted.at("top left"), shape="star")), wanted.background)
+    seen = verify_edit(render(damaged, 72), before, wanted, center_edit("recolor"))
+    assert seen.passed and not seen.others_unchanged and not seen.passed_and_unchanged
+    assert verify_edit(render(wanted, 72), before, wanted, center_edit("recolor")).passed_and_unchanged
+
+
+def place_with(inside: np.ndarray) -> np.ndarray:
+    """A gray picture whose centre holds a red figure, drawn where a (96, 96) array is True."""
+    opacity = inside.reshape(24, 4, 24, 4).mean((1, 3))[..., None]
+    pixels = render(Scene((), Background("gray")), 72)
+    drawn = (1 - opacity) * np.array(BACKGROUNDS["gray"]) + opacity * np.array(COLORS["red"])
+    pixels[24:48, 24:48] = drawn.round()
+    return pixels
+
+
+FINE = (np.arange(96) + 0.5) / 4 - 12  # pixels from the middle of a place, four times as fine
+X, Y = FINE[None, :], FINE[:, None]
+
+
+@pytest.mark.parametrize("radius", [5.5, 8, 9.6])
+def test_ellipses_and_bulging_diamonds_and_circles_are_not_recognised(radius):
+    for aspect in (1.3, 1.6):
+        ellipse = (X / aspect**0.5) ** 2 + (Y * aspect**0.5) ** 2 <= radius**2
+        assert inspect_place(place_with(ellipse), "center", "gray").shape is None
+    for power in (1.5, 3):  # 1 is a diamond, 2 a circle
+        bulging = abs(X) ** power + abs(Y) ** power <= radius**power
+        assert inspect_place(place_with(bulging), "center", "gray").shape is None
+
+
+def random_blob(rng: np.random.Generator) -> np.ndarray:
+    """A smooth closed outline around the middle."""
+    angles = np.linspace(0, 2 * np.pi, 65)
+    outline = sum(
+        rng.normal(0, 0.25 / k) * np.cos(k * angles + rng.uniform(0, 2 * np.pi)) for k in range(1, 6)
+    )
+    radius = np.interp(np.arctan2(Y, X) % (2 * np.pi), angles, rng.uniform(4.5, 9.5) * (1 + outline))
+    return np.hypot(X, Y) <= radius
+
+
+def test_a_blob_is_no_diamond():
+    rng = np.random.default_rng(0)
+    found = [inspect_place(place_with(random_blob(rng)), "center", "gray") for _ in range(200)]
+    shapes = [None if thing is None else thing.shape for thing in found]
+    assert set(shapes) <= {None, "circle"} and shapes.count("circle") <= 10  # some are nearly round
+
+
+@pytest.mark.parametrize("size", ["small", "large", "regular"])
+def test_what_blur_has_made_a_blob_is_not_recognised(size):
+    for shape in SHAPES:
+        scene = Scene((SceneObject(shape, "red", size, "center"),), Background("gray"))
+        for sigma in (2.5, 3, 4):
+            blurred = Image.fromarray(render(scene, 72)).filter(ImageFilter.GaussianBlur(sigma))
+            found = inspect_place(np.asarray(blurred), "center", "gray")
+            assert found is None or not found.matches(scene.at("center")), (shape, sigma)
+            assert found is None or found.shape in (None, "star")  # of which a speck is left
+
+
+def test_true_objects_pass_after_the_shipped_tokenizer():
+    """Every shape, size and offset on every background; three in an image, as in the data.
+
+    Small stars come in four colours: orange, yellow and black ones the tokenizer itself draws wrongly on some
+    textures, as another colour or shape.
+    """
+    kinds = list(product(SHAPES, ("small", "large"), (-1 / 6, 1 / 6), (-1 / 6, 1 / 6)))
+    scenes = []
+    for number, (color, kind) in enumerate(product(BACKGROUNDS, BACKGROUND_KINDS)):
+        rng = np.random.default_rng(number)
+        background = Background(color, kind, number // 4 % NUM_LOOKS)
+        colors = np.array(list(COLORS))[rng.permutation(len(kinds)) % len(COLORS)]
+        colors[[kind[:2] == ("star", "small") for kind in kinds]] = ("red", "green", "blue", "purple")
+        for part in rng.permutation(len(kinds)).reshape(-1, 3):
+            places = rng.choice(PLACES, 3, replace=False)
+            things = [
+                SceneObject(shape, str(colors[i]), size, str(place), dx, dy)
+                for i, place in zip(part, places, strict=True)
+                for shape, size, dx, dy in [kinds[i]]
+            ]
+            scenes.append(Scene(tuple(things), background))
+    tokenizer = load_vq_model(ROOT / "pretrained_models" / "shapes" / "tokenizer.safetensors")
+    images = torch.from_numpy(np.stack([render(scene, 72) for scene in scenes])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        codes = torch.cat([tokenizer.encode_ids(part / 127.5 - 1) for part in images.split(64)])
+        decoded = torch.cat([tokenizer.decode_ids(part) for part in codes.split(64)])
+    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    failed = [
+        (thing.name, scene.background)
+        for scene, image in zip(scenes, pixels, strict=True)
+        for thing in scene.objects
+        if not inspect_place(image, thing.place, scene.background.color).matches(thing)
+    ]
+    assert not failed

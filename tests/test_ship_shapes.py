@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import run_program
 from PIL import Image
+from test_pretrained import check_metadata
 
 from autoregressive.editing.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
@@ -22,6 +23,8 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
     run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
     run_program("scripts/ship_shapes.py", "--results-dir", run, "--output-dir", shipped)
     card = (shipped / "README.md").read_text()
+    check_metadata(card, "image-to-image")
+    assert "Not the published arithmetic" in card
     folders = {"tokenizer": "tokenizer", "t2i": "stage1", "editing": "stage2_exact"}
     for name, folder in folders.items():
         path = shipped / f"{name}.safetensors"
@@ -35,7 +38,7 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
         if name != "tokenizer":
             pipeline = EditingPipeline.from_pretrained(shipped, name)
             assert pipeline.image_size == 72 and pipeline.transformer.norm.weight.dtype == torch.float32
-    assert sum("| 4 |" in line for line in card.splitlines()) == 5  # edits of each mode
+    assert sum("| 4 |" in line for line in card.splitlines()) == 6  # edits of each mode
     assert "drawn from the caption (t2i)" in card
     assert Image.open(shipped / "curves.png").width > 600
     again = run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)

@@ -485,3 +485,72 @@ def test_a_resume_never_drops_the_averaged_weights_in_silence(shapes, train_flag
     ckpt = tmp_path / "averaged" / "checkpoints" / "0000001.pt"
     with pytest.raises(UserError, match="0000001.pt holds averaged weights, which would be lost"):
         run_stage("t2i", [*flags, "2", "--gpt-ckpt", ckpt], tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("seeds", [(0, 5), (5, 0)])
+def test_a_resume_with_another_seed_is_refused(stage, seeds, shapes, train_flags, tmp_path):
+    """The order of the data follows the file's, the dropouts, coins and validations the flag's."""
+    first, second = (["--global-seed", str(seed), "--auto-resume", "--max-steps"] for seed in seeds)
+    flags = stage_flags(stage, shapes, train_flags)
+    run_stage(stage, [*flags, *first, "1"], tmp_path)
+    with pytest.raises(UserError, match=rf"0000001.pt was trained with --global-seed {seeds[0]}, and .* say"):
+        run_stage(stage, [*flags, *second, "2"], tmp_path)
+    assert run_stage(stage, [*flags, *first, "2"], tmp_path)["sampler"]["seed"] == seeds[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_a_resume_takes_rates_and_decay_from_the_flags_and_says_so(
+    optimizer, shapes, train_flags, tmp_path, capfd
+):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--auto-resume", "--optimizer", optimizer]
+    first = run_stage("t2i", [*flags, "--max-steps", "1", "--weight-decay", "0.1"], tmp_path)
+    assert "other flags" not in capfd.readouterr().err
+    changed = ["--lr", "1e-5", "--muon-lr", "1e-4", "--weight-decay", "0.2", "--beta2", "0.9"]
+    second = run_stage("t2i", [*flags, "--max-steps", "2", *changed], tmp_path)
+    told = capfd.readouterr().err
+    assert "other flags hold: --" in told and "--lr 0.001 → 1e-05" in told and "--vq-" not in told
+    before, after = (
+        content["optimizer"].get("members", [content["optimizer"]]) for content in (first, second)
+    )
+    for old, new in zip(before, after, strict=True):
+        rates = {group["lr"] for group in new["param_groups"]}
+        assert rates == {1e-4} if "momentum" in new["param_groups"][0] and optimizer == "muon" else {1e-5}
+        assert old["param_groups"][0]["lr"] not in rates
+        if optimizer != "sgd":
+            assert new["param_groups"][0]["weight_decay"] == 0.2
+        if "betas" in new["param_groups"][0]:
+            assert new["param_groups"][0]["betas"][1] == 0.9
+        steps = [int(state["step"]) for state in new["state"].values() if "step" in state]
+        assert all(step == 2 for step in steps)  # the moments and their counts are the file's
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--optimizer", "sgd"], "was trained with another optimizer"),
+        (["--optimizer", "muon"], "was trained with another optimizer"),
+        (["--ema-decay", "0.9"], "holds no averaged weights"),
+        (["--global-batch-size", "8"], "global_batch_size was 4 and is now 8"),
+        (["--gpt-model", "R-GPT-mini"], "does not fit this model: .* misshapen"),
+    ],
+)
+def test_what_a_resume_has_twice_must_agree(changes, message, shapes, train_flags, tmp_path):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--auto-resume", "--max-steps"]
+    run_stage("t2i", [*flags, "1"], tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_stage("t2i", [*flags, "2", *changes], tmp_path)
+    assert run_stage("t2i", [*flags, "2"], tmp_path)["steps"] == 2
+
+
+def test_a_resume_with_other_data_of_the_same_size_says_so(shapes, train_flags, tmp_path, capfd):
+    flags = [*stage_flags("t2i", shapes, train_flags), "--auto-resume", "--max-steps"]
+    run_stage("t2i", [*flags, "1"], tmp_path)
+    lines = (shapes / "train" / "t2i.jsonl").read_text().splitlines()
+    (shapes / "train" / "backwards.jsonl").write_text("\n".join(lines[::-1]))
+    accumulated = ["--gradient-accumulation-steps", "2", "--dropout-p", "0.1"]
+    other = ["--data-path", shapes / "train" / "backwards.jsonl", *accumulated]
+    assert run_stage("t2i", [*flags, "2", *other], tmp_path)["steps"] == 2
+    told = capfd.readouterr().err
+    assert "--data-path " in told and "backwards.jsonl" in told
+    assert "--gradient-accumulation-steps 1 → 2" in told and "--dropout-p 0.0 → 0.1" in told

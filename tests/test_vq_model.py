@@ -175,6 +175,35 @@ def test_bad_checkpoints_are_refused_with_the_reason(tmp_path):
         tiny_model().decode_ids(torch.zeros(1, 5, dtype=torch.int64))
 
 
+def vq_settings(**changes) -> dict:
+    return {**dataclasses.asdict(tiny_model().config), **changes}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("VQ-16", "its vq_config is a str, not settings by name"),
+        (None, "its vq_config is a NoneType"),
+        (vq_settings(colour=1), "unknown settings colour in its vq_config"),
+        (vq_settings(width="8"), "width '8', which is no whole number"),
+        (vq_settings(channel_mult=3), "channel_mult 3, which is no list of whole numbers"),
+        (vq_settings(channel_mult=[1.5]), "which is no list of whole numbers"),
+        (vq_settings(channel_mult=[]), "no tokenizer can be made of its settings"),
+        (vq_settings(norm_groups=0), "no tokenizer can be made of its settings"),
+        (vq_settings(norm_groups=3), "no tokenizer can be made of its settings"),
+        (vq_settings(local_encoder=True), "local_encoder needs local_norm"),
+        (vq_settings(width=10**6), "vq.pt does not fit this model"),
+        (vq_settings(num_res_blocks=10**9), "no tokenizer can be made of its settings"),
+        (vq_settings(channel_mult=[1] * 10**4), "no tokenizer can be made of its settings"),
+    ],
+)
+def test_settings_that_are_none_are_named(tmp_path, settings, message):
+    content = {"model": tiny_model().state_dict(), "args": {"vq_config": settings}}
+    torch.save(content, tmp_path / "vq.pt")
+    with pytest.raises(UserError, match=message):
+        load_vq_model(tmp_path / "vq.pt")
+
+
 def test_kmeans_finds_the_directions_of_separate_groups():
     directions = torch.eye(4)
     unit = F.normalize(directions.repeat(50, 1) + 0.01 * torch.randn(200, 4), dim=-1)

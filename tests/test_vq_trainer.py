@@ -121,3 +121,55 @@ def test_codes_are_not_reseeded_from_a_step_without_a_finite_gradient(new_traine
     assert torch.equal(codebook, before)
     trainer.train_step([some_images()])
     assert codebook.isfinite().all() and not torch.equal(codebook, before)
+
+
+@pytest.mark.parametrize("change", [{"norm_groups": 4}, {"local_norm": True}])
+def test_weights_of_another_arithmetic_are_refused_by_name(new_trainer, tmp_path, change):
+    """They are of the same names and shapes."""
+    trained = new_trainer().state
+    content = trained.checkpoint({})
+    content["args"]["vq_config"] |= change
+    save_checkpoint(tmp_path / "other.pt", content)
+    before = copy.deepcopy(trained.model.state_dict())
+    with pytest.raises(UserError, match=f"other.pt .*another arithmetic: {next(iter(change))} is "):
+        trained.load_weights(tmp_path / "other.pt")
+    assert all(torch.equal(weight, before[name]) for name, weight in trained.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"ema": True}, {}, "holds ema weights, which would be lost: give --ema as"),
+        ({}, {"ema": True}, "cannot be resumed, it lacks ema"),
+        ({}, {"disc_weight": 0.0}, "holds discriminator weights, which would be lost: give a --disc-weight"),
+        ({"disc_weight": 0.0}, {}, "cannot be resumed, it lacks discriminator"),
+        ({"global_seed": 5}, {}, "was trained with --global-seed 5, and the flags say 0"),
+        ({}, {"global_seed": 5}, "was trained with --global-seed 0, and the flags say 5"),
+        ({}, {"optimizer": "muon"}, "was trained with another optimizer"),
+        ({"optimizer": "muon"}, {}, "was trained with another optimizer"),
+    ],
+)
+def test_what_a_resume_has_twice_must_agree(new_trainer, before, after, message):
+    path = saved(new_trainer(**before))
+    other = new_trainer(**after).state
+    with pytest.raises(UserError, match=message):
+        other.resume(path)
+    new_trainer(**before).state.resume(path)
+    if "lacks" not in message:
+        other.load_weights(path)  # --finetune takes what it can use
+
+
+def test_a_resume_takes_rates_from_the_flags_and_says_so(new_trainer, capfd):
+    trainer = new_trainer(lr=1e-3)
+    trainer.train_step([some_images()])
+    path = saved(trainer)
+    state = new_trainer(lr=1e-5, beta2=0.9, weight_decay=0.5).state
+    state.resume(path)
+    assert "other flags hold: --lr 0.001 → 1e-05, " in (told := capfd.readouterr().err)
+    assert "--beta2 0.95 → 0.9" in told and "--vq-ckpt" not in told
+    for optimizer in (state.optimizer, state.disc_optimizer):
+        assert {group["initial_lr"] for group in optimizer.param_groups} == {1e-5}
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+        assert optimizer.param_groups[0]["weight_decay"] == 0.5
+        moments = optimizer.state_dict()["state"]
+        assert moments and all(moment["step"] == 1 for moment in moments.values())

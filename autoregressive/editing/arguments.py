@@ -15,6 +15,7 @@ from torch import Tensor
 from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.composite import as_image, is_one_picture
 from dataset.samples import Text
+from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -80,6 +81,16 @@ def as_prompts(prompts: Any) -> list[Text]:
     return prompts
 
 
+def require_told(prompts: Sequence[Text]) -> None:
+    """Raises `UserError` where cleaning leaves nothing of a string, so that the model would be told nothing.
+
+    Features are taken as they are, those of an empty text too.
+    """
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            require_words(prompt, f"prompt {number}")
+
+
 def is_auto(mask: Any) -> bool:
     """Whether the mask is to be found from the prompt; any other string is refused."""
     if isinstance(mask, str) and mask != AUTO:
@@ -88,15 +99,10 @@ def is_auto(mask: Any) -> bool:
 
 
 def require_mask(mask: Any) -> None:
-    """Raises `UserError` unless it is None, an image, or an array or tensor of numbers."""
-    if mask is None or isinstance(mask, Image.Image):
-        return
-    if not isinstance(mask, np.ndarray | Tensor):
+    """Raises `UserError` unless it is None, an image, an array or a tensor; see `edit_region`."""
+    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor):
         shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
         raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
-    numbers = not mask.is_complex() if isinstance(mask, Tensor) else mask.dtype.kind in "biuf"
-    if not numbers:
-        raise UserError(f"a mask of {mask.dtype}: give numbers, above half of their range = edit")
 
 
 def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> list[int]:

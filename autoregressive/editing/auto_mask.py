@@ -21,6 +21,7 @@ from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.layout import SequenceLayout
 from runtime.errors import UserError
+from runtime.files import require_regular
 
 AUTO = "auto"
 """Stands in the place of a mask that is to be found."""
@@ -79,6 +80,7 @@ class AutoMaskSettings:
           UserError: a file that is missing or holds something else.
         """
         names = [field.name for field in fields(cls)]
+        require_regular(path, "a file of settings")
         try:
             settings = json.loads(Path(path).read_text(encoding="utf-8"))["settings"]
             return cls(**{name: settings[name] for name in names})

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import as_seen, edit_region, load_image
+from dataset.images import as_seen, edit_region, load_image, marked
 from runtime.errors import UserError
+from runtime.pictures import like
 
 
 def is_one_picture(images: object) -> bool:
@@ -68,29 +69,26 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
 
 
-def check_mask(mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image) -> Tensor | None:
+def check_mask(
+    mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image, name: str = "the mask"
+) -> Tensor | None:
     """The mask as a (H, W) bool tensor; None stays None.
 
     Args:
-      mask: (H, W), above half of its range = edit. The range ends at 255 for whole numbers, unless none is
-        above 1, and at 1 for floats, unless one is above 2: interpolation leaves some above 1. Of a PIL image
-        with transparent pixels these are edited.
+      mask: see `edit_region`.
+      name: names it in errors.
     Raises:
-      UserError: it is not of the image's size.
+      UserError: as `edit_region`, and for a mask that is not of the image's size.
     """
     if mask is None:
         return None
-    if isinstance(mask, Image.Image) and mask.mode != "F":  # numbers of any range
-        mask = (edit_region(mask) * 255).round().to(torch.uint8)
-    values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
-    if values.shape != (image.height, image.width):
+    region = edit_region(mask, name)
+    if region.shape != (image.height, image.width):
         raise UserError(
-            f"the mask has the shape {tuple(values.shape)}, the image is {image.width}x{image.height}: "
+            f"{name} has the shape {tuple(region.shape)}, the image is {image.width}x{image.height}: "
             f"the mask must be ({image.height}, {image.width})"
         )
-    highest_of_ones = 2 if values.is_floating_point() else 1
-    values = values.float()
-    return values > (127.5 if values.max() > highest_of_ones else 0.5)
+    return marked(region)
 
 
 def changed_region(
@@ -120,10 +118,13 @@ def changed_region(
 
 
 def compose(source: Image.Image, decoded: Image.Image, region: Tensor) -> Image.Image:
-    """`source` with the pixels of `region` (H, W) from `decoded`, which is resized to fit."""
+    """`source` with the pixels of `region` (H, W) from `decoded`, which is resized to fit.
+
+    What `kept_info` keeps of the source stays too.
+    """
     if decoded.size != source.size:
         decoded = decoded.resize(source.size, Image.Resampling.BICUBIC)
     pixels = np.array(source.convert("RGB"))
     chosen = region.numpy()
     pixels[chosen] = np.asarray(decoded)[chosen]
-    return Image.fromarray(pixels)
+    return like(pixels, source)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
+from dataset.images import MAX_PIXELS
 
 OUTLINE = (230, 0, 120)
 GREY = (120, 120, 120)
 
 
 def enlarge(image: Image.Image, least_side: int) -> Image.Image:
-    """The image as RGB, each pixel repeated until no side is shorter than `least_side`."""
-    scale = max(1, -(-least_side // min(image.size)))
+    """The image as RGB, each pixel repeated until no side is shorter than `least_side`.
+
+    Less often where the picture would grow above `MAX_PIXELS`.
+    """
+    scale = -(-least_side // min(image.size))
+    scale = max(1, min(scale, math.isqrt(MAX_PIXELS // (image.width * image.height))))
     return image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 

@@ -29,6 +29,7 @@ from autoregressive.editing.arguments import (
     is_auto,
     require_kind,
     require_mask,
+    require_told,
 )
 from autoregressive.editing.composite import as_image, changed_region, check_mask, compose
 from autoregressive.editing.options import Defaults, EditOptions
@@ -216,9 +217,11 @@ class EditingPipeline:
           options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, random_order, composite,
             auto_mask.
         Raises:
-          UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice.
+          UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice, a
+            string of which cleaning leaves nothing (for no text, give `text_encoder.encode([""])`).
         """
         images, prompts, masks = as_inputs(images, prompts, masks)
+        require_told(prompts)
         seeds = as_seeds(seeds, len(images), num_samples, generator)
         require_kind("progress", progress, Callable, "a function")
         how = EditOptions.of(options).over(self.defaults)
@@ -283,9 +286,9 @@ class EditingPipeline:
           how: with its mask rule and error set.
         """
         pixel_masks, edit_masks = [], []
-        for mask, image in zip(masks, images, strict=True):
+        for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
             require_mask(mask)
-            pixels = check_mask(mask, image)
+            pixels = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
             if pixels is not None:
                 pixels = resize_mask(pixels[None], how.mask_error)[0]
             pixel_masks.append(pixels)
@@ -314,7 +317,7 @@ class EditingPipeline:
           seeds, generator, num_samples, sampling, progress: as in `edit`.
           orders: (B, N) cells in generation order, one row a result; raster order by default.
         Raises:
-          UserError: an editing model, or orders that the model cannot draw in.
+          UserError: an editing model, orders that the model cannot draw in, or a string as in `edit`.
         """
         if self.transformer.config.mask_in_context:
             raise UserError(
@@ -322,6 +325,7 @@ class EditingPipeline:
                 "text-to-image model"
             )
         prompts = as_prompts(prompts)
+        require_told(prompts)
         seeds = as_seeds(seeds, len(prompts), num_samples, generator)
         require_kind("progress", progress, Callable, "a function")
         how = EditOptions(sampling).over(self.defaults)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import validate_repo_id
 
 from autoregressive.editing.options import Defaults
-from autoregressive.models.gpt import Transformer
+from autoregressive.models.arithmetic import MARKER, marked, unpublished_arithmetic
+from autoregressive.models.gpt import ModelConfig, Transformer
 from autoregressive.models.weights import model_args
 from language.t5 import T5Encoder
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
-from runtime.files import write_atomic, writing
+from runtime.files import require_regular, write_atomic, writing
 from tokenizer.tokenizer_image.vq_model import VQModel
 
 CONFIG_FILE = "config.json"
@@ -84,6 +86,7 @@ def read_config(folder: Path) -> FolderConfig:
       UserError: it is missing, damaged, of a newer format, or names files outside the folder.
     """
     path = folder / CONFIG_FILE
+    require_regular(path, "a config")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -187,7 +190,8 @@ def save_pretrained(
     save_safetensors(
         folder / TOKENIZER, tokenizer.state_dict(), {"vq_config": dataclasses.asdict(tokenizer.config)}
     )
-    save_safetensors(folder / file, transformer.state_dict(), model_args("", transformer.config))
+    weights = marked(transformer.state_dict(), transformer.config)
+    save_safetensors(folder / file, weights, model_args("", transformer.config))
     text_encoder = config.text_encoder
     if copy:
         text_encoder = TEXT_ENCODER
@@ -260,18 +264,39 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def front_matter(*, edits: bool) -> list[str]:
+    """What the hub reads at the head of a model card: the project's licence, and where the model is found."""
+    return [
+        "---",
+        "license: mit",
+        "library_name: nep-editing",
+        f"pipeline_tag: {'image-to-image' if edits else 'text-to-image'}",
+        "tags: [image-editing, text-to-image, autoregressive]",
+        "---",
+        "",
+    ]
+
+
+def arithmetic_note(config: ModelConfig) -> list[str]:
+    """The paragraph of a model card on weights that the published class would take and misuse."""
+    settings = ", ".join(f"{name} {value}" for name, value in unpublished_arithmetic(config).items())
+    if not settings:
+        return []
+    sentence = (
+        f"**Not the published arithmetic** ({settings}): names and shapes of the weights are those of the "
+        "published class, but in it they draw noise. Use them with this project; the tensor "
+        f"`{MARKER}` is among them so that other loaders report it."
+    )
+    return [*textwrap.wrap(sentence, 110), ""]
+
+
 def _card(pipeline: Models, models: Mapping[str, Member]) -> str:
     config = pipeline.transformer.config
     kind = "edits inside a region" if config.mask_in_context else "draws from text and edits zero-shot"
     pixels = config.grid * pipeline.tokenizer.config.downsampling
     millions = sum(p.numel() for p in pipeline.transformer.state_dict().values()) / 1e6
     return "\n".join([
-        "---",
-        "library_name: nep-editing",
-        "pipeline_tag: image-to-image",
-        "tags: [image-editing, autoregressive]",
-        "---",
-        "",
+        *front_matter(edits=config.mask_in_context),
         "# Next editing token prediction",
         "",
         f"A transformer of {millions:.1f} M parameters that {kind}, with its tokenizer "
@@ -284,6 +309,7 @@ def _card(pipeline: Models, models: Mapping[str, Member]) -> str:
         'result = pipeline.edit(image, "make the circle blue", mask)[0]',
         "```",
         "",
+        *arithmetic_note(config),
         "Data, training and scores: to be told by whoever trained it.",
         "",
     ])  # fmt: skip

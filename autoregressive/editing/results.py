@@ -39,6 +39,7 @@ class EditResult:
 
     Attributes:
       image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
+        Its `info` has the source's colour profile and resolution, for `runtime.pictures.save_picture`.
       codes: (N,) int64 raster codes after the edit.
       edit_mask: (N,) bool raster, the cells that were generated.
       region: (H, W) bool, the pixels that were free to change.

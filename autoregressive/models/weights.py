@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoregressive.models.arithmetic import (
+    MARKER,
+    OWN_CELL_TABLE,
+    configuration,
+    read_marker,
+    require_named,
+    require_same_arithmetic,
+    require_same_tables,
+)
 from autoregressive.models.config import GPT_MODELS, ModelConfig
 from autoregressive.models.gpt import Transformer
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
@@ -17,13 +27,10 @@ from runtime.errors import UserError
 from runtime.logging import get_logger
 
 POSITION_TABLE = "target_aware_pos_embed_postfix"
-OWN_CELL_TABLE = "own_cell_embedding"
 MARKS = ("mask_embedding", "unmask_embedding")
 # Of the head's rows, against unit codes; measured: 1 learns slower, 20 no faster.
 CODEBOOK_HEAD_SCALE = 8.0
-# What is computed with the weights, as published; names and shapes show at most `own_cell`.
-_ARITHMETIC = ("query_turn", "rotary_base", "norm_eps", "own_cell")
-_DEFAULTS = {f.name: f.default for f in fields(ModelConfig) if f.name in _ARITHMETIC}
+_MOST_CELLS = 2**20
 log = get_logger(__name__)
 
 
@@ -38,53 +45,28 @@ def resize_position_table(table: Tensor, num_cells: int) -> Tensor:
 
 
 def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint, EMA ones where there are, without wrapper prefixes."""
+    """The weights of a checkpoint, EMA ones where there are, without the marker of their arithmetic."""
     state = content.get("ema") or content["model"]
-    return {n.removeprefix("module.").removeprefix("_orig_mod."): t for n, t in state.items()}
+    return {name: weight for name, weight in state.items() if name != MARKER}
 
 
-def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: str | Path) -> None:
-    """Refuses a checkpoint whose weights fit by name and shape, but were trained to be used otherwise.
-
-    Args:
-      config: of the model that is to take the weights.
-      content: of the checkpoint, as `load_checkpoint` gives it. One that does not say how it was trained is a
-        published one.
-    Raises:
-      UserError: names what differs, with both values.
-    """
-    args = checkpoint_args(content)
-    if "model_config" in args:
-        trained = {name: args["model_config"].get(name, default) for name, default in _DEFAULTS.items()}
-        trained["n_head"] = args["model_config"].get("n_head", config.n_head)
-    elif args.get("gpt_model") in GPT_MODELS:
-        trained = {name: getattr(GPT_MODELS[args["gpt_model"]], name) for name in (*_DEFAULTS, "n_head")}
-    else:
-        trained = _DEFAULTS
-    differing = [
-        f"{name} is {value!r} there and {getattr(config, name)!r} here"
-        for name, value in trained.items()
-        if value != getattr(config, name)
-    ]
-    if differing:
-        raise UserError(
-            f"{path} was trained with another arithmetic: {'; '.join(differing)}. Its weights would load and "
-            "give noise; choose the --gpt-model (and --own-cell) that it was trained with"
-        )
-
-
-def initialise_from(model: Transformer, path: str | Path) -> None:
+def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
     What an earlier stage lacks keeps its fresh values: the position table (LlamaGen → R-GPT) and the two
     marks (RLlamaGen → NEP). Tables of another grid are resized, bicubic.
 
+    Args:
+      image_size: of the training to come, to be told where it is another than that of the weights.
     Raises:
       UserError: any other difference, by name.
     """
     content = load_checkpoint(path)
-    require_same_arithmetic(model.config, content, path)
     state = transformer_state(content)
+    require_same_tables(model.config, state, path)
+    trained_at = checkpoint_args(content).get("image_size")
+    if None not in (image_size, trained_at) and image_size != trained_at:
+        log.info("%s was trained at %s px and goes on at %d px", path, trained_at, image_size)
     for name in (POSITION_TABLE, OWN_CELL_TABLE):
         if name not in state or name not in model.state_dict() or state[name].dim() != 3:
             continue
@@ -95,7 +77,8 @@ def initialise_from(model: Transformer, path: str | Path) -> None:
     absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
     # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
     may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
-    load_weights(model, state, source=path, may_miss=may_miss)
+    check = partial(require_same_arithmetic, model.config, content, path)
+    load_weights(model, state, path, may_miss, check=check)
     if absent:
         log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
 
@@ -131,42 +114,80 @@ def load_transformer(
     codes, caption width, marks, own cells) from the names and shapes of the weights.
 
     Args:
-      gpt_model: registry name; needed for published files whose args do not name it.
+      gpt_model: registry name; needed for published files whose args do not name it. A file that does say
+        what it holds must be of that size and arithmetic.
       image_size: for `GPT-*` files, whose weights do not show the number of cells; LlamaGen's own say it in
-        their args.
+        their args. There another size makes the grid anew, with a warning: as published, where the training
+        of a stage and the sampling of its weights have a size each. All other files are refused at another.
       downsample: pixels per cell side, with `image_size`.
+    Raises:
+      UserError: what was given contradicts the file, or the file is none of a transformer.
     """
     content = load_checkpoint(path)
     args, state = checkpoint_args(content), transformer_state(content)
-    if "model_config" in args:
-        known = {f.name for f in fields(ModelConfig)}
-        unknown = sorted(set(args["model_config"]) - known)
-        if unknown:
-            raise UserError(f"{path} was written by a newer version: unknown settings {', '.join(unknown)}")
-        config = ModelConfig(**args["model_config"])
+    config = configuration(content, path)
+    if gpt_model is not None:
+        require_named(gpt_model, content, path)
+    if config is not None:
+        _require_shapes(config, state, path)
     else:
         size = args.get("image_size") if image_size is None else image_size
         config = _config_from_shapes(path, state, gpt_model or args.get("gpt_model"), size, downsample)
-    model = Transformer(config)
+        config = replace(config, **read_marker(content, path))
+        trained_at = args.get("image_size", size)
+        if size is not None and size != trained_at and POSITION_TABLE not in state:
+            log.warning("%s was trained at %s px; its grid is made anew for %s px", path, trained_at, size)
+    if image_size not in (None, config.grid * downsample):
+        raise UserError(f"--image-size {image_size} contradicts {path}, which has {config.grid * downsample}")
+    model = _build(config, path)
     load_weights(model, state, source=path)
     return model.eval()
+
+
+def _require_shapes(config: ModelConfig, state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuses a configuration of another size than the weights have, before memory is taken for it."""
+    shapes = {
+        "tok_embeddings.weight": (config.vocab_size, config.dim),
+        "cls_embedding.uncond_embedding": (config.cls_token_num, config.caption_dim),
+        POSITION_TABLE: (1, config.block_size, config.dim),
+    }
+    for name, shape in shapes.items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise UserError(
+                f"{path} does not hold what its model_config says: misshapen: {name} (file "
+                f"{tuple(state[name].shape)}, model {shape})"
+            )
+    layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
+    if layers != config.n_layer:
+        raise UserError(f"{path} holds {layers} layers; its model_config says {config.n_layer}")
+
+
+def _build(config: ModelConfig, path: str | Path) -> Transformer:
+    """The model of a configuration that came from a file."""
+    try:
+        if config.query_turn not in ("cells", "next_cells") or not 0 < config.block_size <= _MOST_CELLS:
+            raise ValueError(f"query_turn {config.query_turn!r}, block_size {config.block_size}")
+        return Transformer(config)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: no model can be made of its settings: {error}") from None
 
 
 def _config_from_shapes(
     path: str | Path, state: dict[str, Tensor], name: str | None, image_size: int | None, downsample: int
 ) -> ModelConfig:
-    if name not in GPT_MODELS:
+    if not isinstance(name, str) or name not in GPT_MODELS:
         raise UserError(
             f"{path} does not say which model it holds; pass --gpt-model, one of {sorted(GPT_MODELS)}"
         )
     try:
         vocab_size = state["tok_embeddings.weight"].shape[0]
         cls_token_num, caption_dim = state["cls_embedding.uncond_embedding"].shape
-    except KeyError as error:
-        raise UserError(f"{path} is no text-conditioned transformer: it lacks {error}") from error
-    if POSITION_TABLE in state:
-        cells = state[POSITION_TABLE].shape[1]
-    elif image_size is not None:
+        cells = state[POSITION_TABLE].shape[1] if POSITION_TABLE in state else None
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path} is no text-conditioned transformer: it lacks {error}; it has {', '.join([*state][:4])}"
+        ) from error
+    if cells is None and image_size is not None:
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < downsample:
             raise UserError(
                 f"{path}: image size {image_size!r}: must be a whole number, at least {downsample}"
@@ -176,7 +197,7 @@ def _config_from_shapes(
                 f"{path}: image size {image_size}: must be a multiple of the {downsample} pixels of a cell"
             )
         cells = (image_size // downsample) ** 2
-    else:
+    if cells is None:
         raise UserError(f"{path} does not show its image size; pass --image-size")
     return replace(
         GPT_MODELS[name],

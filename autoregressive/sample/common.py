@@ -15,6 +15,7 @@ from autoregressive.editing.choices import COMPOSITES, MODES
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS
 from dataset.edit_masks import RULES, EmptyMaskError
+from dataset.images import marked
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
@@ -109,10 +110,6 @@ class SampleConfig:
             device=device,
             dtype=PRECISIONS[self.precision],
         )
-        if self.image_size not in (None, pipeline.image_size):
-            raise UserError(
-                f"--image-size {self.image_size} contradicts {self.gpt_ckpt}, which has {pipeline.image_size}"
-            )
         if self.compile and device.type == "cuda":
             pipeline.engine.compile_steps()
         elif self.compile:
@@ -175,6 +172,6 @@ def require_marked(mask: np.ndarray, source: Path) -> np.ndarray:
     Raises:
       EmptyMaskError: it marks nothing; names its file.
     """
-    if not (mask > 0.5).any():
+    if not marked(mask).any():
         raise EmptyMaskError(f"{source}: marks no pixel to edit; mark the region, or leave this edit out")
     return mask

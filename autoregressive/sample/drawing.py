@@ -11,11 +11,11 @@ import torch
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import SampleConfig
 from autoregressive.sequence.orders import random_orders
-from dataset.images import save_png
 from runtime.config import legacy, option
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT, SIZE
 from tokenizer.tokenizer_image.vq_model import require_config
 
@@ -101,5 +101,5 @@ def draw_jobs(
             texts = [job.text for job in batch]
             images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
             for job, image in zip(batch, images, strict=True):
-                save_png(image, job.path)
+                save_picture(image, job.path)
             bar.update(len(batch))

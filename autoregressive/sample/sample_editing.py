@@ -20,13 +20,15 @@ from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
 from autoregressive.sample.common import EditSampleConfig, require_marked
-from dataset.images import load_edit_region, load_image, save_png
+from dataset.images import load_edit_region, load_image
 from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords
 from language.caption_cleaning import require_words
 from runtime.config import option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import require_regular
 from runtime.logging import get_logger, progress
+from runtime.pictures import like, require_saveable, save_picture
 
 log = get_logger(__name__)
 
@@ -46,7 +48,9 @@ class SampleEditing(EditSampleConfig):
         None, help="region, white = edit; auto finds it; none regenerates the whole image"
     )
     prompt: str | None = option(None, help="what to do (zero-shot: what the result shows)")
-    output: str = option("edited.png", help="where the result goes")
+    output: str = option(
+        "edited.png", help="where the result goes; the suffix says the format: .png, .webp, .bmp (or .jpg)"
+    )
     comparison: str | None = option(None, help="also write source, region and result side by side here")
     list: str | None = option(
         None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
@@ -62,6 +66,8 @@ class SampleEditing(EditSampleConfig):
             raise UserError(
                 f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
             )
+        for path in filter(None, (self.output, self.comparison)):
+            require_saveable(path)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
         require_words(config.prompt, "--prompt")
         return [EditJob(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
     path = Path(config.list)
+    require_regular(path, "a list")
     if not path.is_file():
         raise UserError(f"--list {path} does not exist")
     # The list is the user's own and says where results go: its paths may lead anywhere.
@@ -93,15 +100,11 @@ def read_jobs(config: SampleEditing) -> list[EditJob]:
 
 def _read_job(line: JsonLine) -> EditJob:
     prompt, output = line.text("prompt"), line.text("output")
-    if not prompt.strip():
-        raise UserError(f"{line.origin}: 'prompt' is {prompt!r}: say what to do")
     require_words(prompt, line.origin)
     value = line.values.get("mask")
     mask = value if value in (None, AUTO) else line.mask_path("mask")
     job = EditJob(line.path("image"), mask, prompt, line.file.parent / output, line.origin)
-    for file in (job.image, job.mask):
-        if isinstance(file, Path) and not file.is_file():
-            raise UserError(f"{line.origin}: {file} does not exist")
+    line.require_files(job.image, job.mask)
     return job
 
 
@@ -129,11 +132,16 @@ def _mask(value: str | None) -> Path | str | None:
     return value if value == AUTO else Path(value)
 
 
-def require_usable(jobs: Sequence[EditJob], config: EditSampleConfig) -> None:
-    """Reads every image and mask once, so that a bad one is found before the first edit, not after many."""
+def require_usable(jobs: Sequence[EditJob], config: SampleEditing) -> None:
+    """Looks at every image, mask and output once, so that a bad one is found before the first edit."""
     for job in jobs:
         try:
-            _region(job, load_image(job.image), config)
+            require_saveable(job.output)
+            image = load_image(job.image)
+            _region(job, image, config)
+            require_saveable(job.output, image.size)
+            if config.comparison:
+                require_saveable(config.comparison, (3 * image.width, image.height))
         except UserError as error:
             raise UserError(f"{job.origin}: {error}" if job.origin else str(error)) from None
 
@@ -168,7 +176,7 @@ def comparison(source: Image.Image, result: EditResult) -> Image.Image:
     pixels = np.asarray(source.convert("RGB"))
     faded = np.where(result.region.numpy()[..., None], pixels, (pixels.astype(int) + 2 * 255) // 3)
     row = np.concatenate([pixels, faded.astype(np.uint8), np.asarray(result.image)], axis=1)
-    return Image.fromarray(row)
+    return like(row, source)
 
 
 def main() -> None:
@@ -186,9 +194,9 @@ def main() -> None:
                     pipeline, batch, config, [config.seed + number for number, _ in numbered]
                 )
                 for job, result in zip(batch, results, strict=True):
-                    save_png(result.image, job.output)
+                    save_picture(result.image, job.output)
                     if config.comparison:
-                        save_png(comparison(load_image(job.image), result), Path(config.comparison))
+                        save_picture(comparison(load_image(job.image), result), Path(config.comparison))
                 bar.update(len(batch))
                 if len(jobs) == 1:
                     _report(jobs[0], results[0])

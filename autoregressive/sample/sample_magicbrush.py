@@ -27,6 +27,7 @@ from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
 from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
+from runtime.files import without_mac_metadata
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class SampleMagicBrush(EditSampleConfig):
 
 def settings_of(config: SampleMagicBrush, sessions: Sessions, text_encoder) -> dict[str, Any]:
     """What the results depend on, with hashes of the weights and of the test set."""
-    json_files = sorted(Path(config.magicbrush_path).glob("*.json"))
+    json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))
     return config.settings(text_encoder) | {"test_set_sha256": magicbrush_sha256(sessions, json_files)}
 
 

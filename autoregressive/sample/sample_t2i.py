@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from dataset.jsonl import read_text
 from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
+from runtime.files import require_regular
 from runtime.logging import get_logger
+from runtime.texts import read_text
 
 log = get_logger(__name__)
 # For a first look at a model, as LlamaGen's program has some of its own.
@@ -44,19 +45,21 @@ class SampleT2I(DrawConfig):
 
 
 def read_prompts(config: SampleT2I) -> list[str]:
-    prompts = list(config.prompts or [])
+    prompts = {f"--prompts, number {i}": prompt for i, prompt in enumerate(config.prompts or [], start=1)}
     if config.prompt_file is not None:
         path = Path(config.prompt_file)
+        require_regular(path, "a list of prompts")
         if not path.is_file():
             raise UserError(f"--prompt-file {path} does not exist")
-        prompts += [line for line in read_text(path).splitlines() if line.strip()]
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        prompts |= {f"{path} line {number}": line for number, line in lines if line.strip()}
         if not prompts:
             raise UserError(f"--prompt-file {path}: holds no text")
-    for prompt in prompts:
-        require_words(prompt, "--prompts or --prompt-file")
+    for origin, prompt in prompts.items():
+        require_words(prompt, origin)
     if not prompts:
         log.info("no --prompts and no --prompt-file: drawing %d prompts of this program", len(PROMPTS))
-    return prompts or list(PROMPTS)
+    return list(prompts.values()) or list(PROMPTS)
 
 
 def main() -> None:

@@ -23,17 +23,20 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.models.arithmetic import model_name
+from autoregressive.models.weights import POSITION_TABLE
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
 from dataset.tables import tsv_rows
+from language.caption_cleaning import require_words
 from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT
+from runtime.texts import decode_text
 
 log = get_logger(__name__)
 # What a published file that does not say so holds.
@@ -56,22 +59,28 @@ class SampleT2IDDP(DrawConfig):
 
 
 def read_captions(path: str | Path) -> list[str]:
-    """The column Prompt of a tab-separated file."""
+    """The column Prompt of a tab-separated file.
+
+    Raises:
+      UserError: it cannot be read, or a caption says nothing; names the line.
+    """
+    require_regular(path, "a list of prompts")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = tsv_rows(file.read(), str(path))
-            _, header = next(rows, (0, []))
-            if "Prompt" not in header:
-                raise UserError(f"{path}: no column Prompt, but {', '.join(header or ['nothing'])}")
-            column = header.index("Prompt")
-            captions = [(line, fields[column] if column < len(fields) else None) for line, fields in rows]
+        text = decode_text(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"--prompt-csv {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
+    except UserError as error:
         raise UserError(f"--prompt-csv {path}: not a tab-separated UTF-8 file: {error}") from None
+    rows = tsv_rows(text, str(path))
+    _, header = next(rows, (0, []))
+    if "Prompt" not in header:
+        raise UserError(f"{path}: no column Prompt, but {', '.join(header or ['nothing'])}")
+    column = header.index("Prompt")
+    captions = [(line, fields[column] if column < len(fields) else None) for line, fields in rows]
     for line, caption in captions:
         if caption is None:
             raise UserError(f"{path} line {line}: no value in the column Prompt")
+        require_words(caption, f"{path} line {line}")
     if not captions:
         raise UserError(f"{path}: no captions")
     return [caption for _, caption in captions]
@@ -79,13 +88,15 @@ def read_captions(path: str | Path) -> list[str]:
 
 def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str]:
     """The models, and the transformer's name."""
-    name, size = config.gpt_model, config.image_size
-    if name is None or size is None:
-        args = checkpoint_args(load_checkpoint(config.gpt_ckpt))
-        name = name or args.get("gpt_model", PUBLISHED_MODEL)
-        if "model_config" not in args and not GPT_MODELS[name].any_order:  # else the file knows its size
-            size = size or args.get("image_size", PUBLISHED_SIZE)
-    return replace(config, gpt_model=name, image_size=size).load_pipeline(ranks.device), name
+    content = load_checkpoint(config.gpt_ckpt)
+    args, size = checkpoint_args(content), config.image_size
+    is_ours = "model_config" in args  # then the file knows all of it, and a name need only not contradict
+    name = config.gpt_model or args.get("gpt_model") or (None if is_ours else PUBLISHED_MODEL)
+    if not is_ours and POSITION_TABLE not in content["model"]:
+        size = size or args.get("image_size", PUBLISHED_SIZE)
+    given = replace(config, gpt_model=config.gpt_model if is_ours else name, image_size=size)
+    pipeline = given.load_pipeline(ranks.device)
+    return pipeline, name or model_name(pipeline.transformer.config) or "transformer"
 
 
 def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:

@@ -21,13 +21,15 @@ from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, se
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
-from dataset.images import load_edit_region, load_image, save_png
+from dataset.images import load_edit_region, load_image
 from dataset.jsonl import JsonLine, JsonlRecords
+from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from runtime.ranges import COUNT
 
 log = get_logger(__name__)
@@ -102,8 +104,11 @@ def read_lines(config: SampleScaled) -> list[_Line]:
       UserError: no text at all, a list that is missing or malformed, a mask without an image.
     """
     lines = [_Line(prompt) for prompt in config.prompts or []]
+    for line in lines:
+        require_words(line.prompt, "--prompts")
     if config.task_list is not None:
         path = Path(config.task_list)
+        require_regular(path, "a list")
         if not path.is_file():
             raise UserError(f"--list {path} does not exist")
         lines += JsonlRecords([path], _read_line, allow_outside_root=True)
@@ -114,12 +119,11 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
+    require_words(prompt, line.origin)
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")
-    for file in (image, mask):
-        if file is not None and not file.is_file():
-            raise UserError(f"{line.origin}: {file} does not exist")
+    line.require_files(image, mask)
     return _Line(prompt, caption, image, mask)
 
 
@@ -146,8 +150,8 @@ def main() -> None:
                 results = improve(batch, reward, settings)
                 for (number, line), caption, result in zip(part, batch.captions, results, strict=True):
                     name = f"{number:04d}.png"
-                    save_png(result.image, folder / name)
-                    save_png(strip_of(result, pipeline.grid), folder / "strips" / name)
+                    save_picture(result.image, folder / name)
+                    save_picture(strip_of(result, pipeline.grid), folder / "strips" / name)
                     traces[name] = {
                         "prompt": line.prompt,
                         "caption": caption,

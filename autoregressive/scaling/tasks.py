@@ -22,6 +22,7 @@ from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.orders import random_orders
+from language.caption_cleaning import require_words
 from runtime.errors import UserError
 
 
@@ -62,7 +63,8 @@ class TaskBatch:
           sampling, mode, mask_rule, mask_error: as in `EditingPipeline.edit`.
         Raises:
           UserError: a model that draws in raster order only, or is asked to draw but can only edit; a mask
-            that is empty, not its image's size or without an image; a caption that is missing.
+            that is empty, not its image's size or without an image; a caption that is missing; a prompt
+            of which cleaning leaves nothing.
         """
         self.pipeline = pipeline
         self.tasks = [
@@ -76,6 +78,7 @@ class TaskBatch:
                 "this model edits images and cannot draw from text alone: give every task an image"
             )
         for task in self.tasks:
+            require_words(task.prompt, f"task {task.prompt!r}")
             if task.image is None and task.mask is not None:
                 raise UserError(f"task {task.prompt!r} has a mask but no image to edit")
             if self.mode != "zero_shot" and task.caption is None:

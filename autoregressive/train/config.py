@@ -308,7 +308,12 @@ class EditingConfig(TrainConfig, ValidationConfig):
     supervise_marks: bool = option(
         False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
     )
-    text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
+    text_field: str | None = option(
+        None,
+        help="what the model is told; default: the target caption, or the instruction if more of the data "
+        "has that",
+        choices=list(TEXT_FIELDS),
+    )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_dilation: int = option(
         0, within=COUNT_OR_NONE, help="widen half of the masks by 0 to this many pixels"

@@ -30,9 +30,10 @@ def main() -> None:
     config = parse(PackEditsConfig)
     # PyTorch is imported once the flags are right.
     from autoregressive.train.packing.edits import extract
+    from language.t5 import TRUNCATION_LOG
     from runtime.distributed import distributed
 
-    get_logger("t5").setLevel(logging.ERROR)  # a truncation notice a batch would drown the progress bar
+    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     with distributed(config.device) as process:
         extract(config, process)
 

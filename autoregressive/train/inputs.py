@@ -28,12 +28,14 @@ from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.samples import EditBatch, T2IBatch, Text, collate_samples
 from language.t5 import T5Encoder, T5Tokenizer, TokenizedTexts, encode_texts
-from language.text_features import TextFeatures, stack_text_features
+from language.text_features import TextFeatures, says_nothing, stack_text_features
 from runtime.errors import UserError
+from runtime.logging import get_logger
 from runtime.precision import autocast
 from runtime.tensor_fields import TensorFields
 from tokenizer.tokenizer_image.vq_model import VQModel
 
+log = get_logger(__name__)
 # Second word of the entropy beside a sample's seed, so that its choices use different random streams.
 CAPTION_DROP, FULL_MASK, REGION_ORDER = 2, 3, 4
 Key = tuple[int, int]
@@ -118,6 +120,8 @@ class Prepared(TensorFields):
     origins: list[str]
     seeds: list[int]
     problems: list[str | None]
+    silent: list[str]
+    """Origins of those samples whose text features are those of an empty text."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,11 @@ class Preparation(ABC):
             batch.origins,
             batch.seeds,
             batch.problems,
+            silent=[
+                origin
+                for origin, text in zip(batch.origins, batch.texts, strict=True)
+                if isinstance(text, TextFeatures) and says_nothing(text)
+            ],
         )
 
     def _tokenize(self, texts: list[Text]) -> tuple[TokenizedTexts | None, Tensor]:
@@ -286,6 +295,7 @@ class Inputs:
         self.device = device
         vocab = model.config.vocab_size
         self._marks = torch.tensor([vocab, vocab + 1], device=device)
+        self._num_silent = 0
 
     def preparation(self) -> Preparation:
         """The loader's half, with the features of no caption as the model has them now."""
@@ -307,6 +317,7 @@ class Inputs:
     @torch.no_grad()
     def finish(self, prepared: Prepared) -> tuple[TrainingLayout, Tensor]:
         """The layout and its (B, T, C) float32 text, on the device."""
+        self._notice_silent(prepared.silent)
         encoders, device = self.encoders, self.device
         codes = to_codes(encoders.tokenizer, torch.cat(prepared.images), encoders.tokenizer_precision)
         known = torch.cat([codes.to(device, non_blocking=True).flatten(), self._marks])
@@ -314,6 +325,16 @@ class Inputs:
         layout = replace(layout, token_ids=known[layout.token_ids], targets=known[layout.targets])
         text = prepared.text.to(device, non_blocking=True)
         return layout, self._encode(text) if isinstance(text, PendingText) else text
+
+    def _notice_silent(self, origins: list[str]) -> None:
+        """Warns when the number of texts that say nothing has doubled; strings the text encoder counts."""
+        before, self._num_silent = self._num_silent, self._num_silent + len(origins)
+        if self._num_silent.bit_length() > before.bit_length():
+            log.warning(
+                "%s: its text features are those of an empty text, %d such sample(s) so far: the model is "
+                "told nothing; write the text in English words and make its features again",
+                *(origins[0], self._num_silent),
+            )
 
     def _encode(self, pending: PendingText) -> Tensor:
         text, places = pending.features, pending.places

@@ -13,8 +13,9 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
-from dataset.images import save_png
 from dataset.samples import EditBatch, T2IBatch, collate_samples
+from language.t5 import encode_texts
+from runtime.pictures import save_picture
 
 NUM_PREVIEWS = 8
 GAP = 4
@@ -29,7 +30,8 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
         orders = None
         if config.eval_order_version_id == RANDOM_ORDER:
             orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
-        drawn = pipeline.draw(batch.texts, sampling=config.sampling(), orders=orders)
+        texts = encode_texts(pipeline.text_encoder, batch.texts)  # features, for data may hold empty texts
+        drawn = pipeline.draw(texts, sampling=config.sampling(), orders=orders)
         pipeline.engine.release()  # training needs the memory
         return _save_preview([*show_batch(pipeline, batch), drawn], config, step)
 
@@ -85,4 +87,4 @@ def save_rows(rows: list[list[Image.Image]], path: Path) -> None:
         for c, image in enumerate(row):
             top, left = GAP + r * side, GAP + c * side
             sheet[top : top + image.height, left : left + image.width] = np.asarray(image)
-    save_png(Image.fromarray(sheet), path)
+    save_picture(Image.fromarray(sheet), path)

@@ -20,6 +20,7 @@ from dataset.codes import CodesDataset
 from dataset.mixed import MixedDataset
 from dataset.packed import open_packed
 from dataset.packed_format import require_same
+from dataset.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
 from language.t5 import T5Encoder, resolve_t5
@@ -113,7 +114,7 @@ def build_model(
     if config.codebook_init:
         start_from_codebook(model, encoders.tokenizer.quantize.codebook())
     if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
-        initialise_from(model, config.init_gpt_ckpt)
+        initialise_from(model, config.init_gpt_ckpt, config.image_size)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     log.info(
         "%s: %.2f M parameters, %d cells, %d codes",
@@ -128,15 +129,24 @@ def build_model(
 
 
 def load_packed(
-    config: TrainConfig, encoders: Encoders, kind: str, *, full_mask: bool = False, **settings: str
+    config: TrainConfig, encoders: Encoders, kind: str, *, full_mask: bool = False, **settings: str | None
 ) -> MixedDataset:
-    """The folders of `--packed-data`; refused if they were packed for other encoders or settings."""
+    """The folders of `--packed-data`; refused if they were packed for other encoders or settings.
+
+    Args:
+      settings: those of edits; None = that of the first folder, which the others must share.
+    """
     encoder = encoders.text_encoder
     datasets = [
         # Half the bytes between processes; the model takes float32 of the same values.
         open_packed(kind, folder, text_dtype=torch.bfloat16, full_mask=full_mask)
         for folder in config.packed_data
     ]
+    for name in [name for name, value in settings.items() if value is None]:
+        settings[name] = getattr(datasets[0].settings, name)
+        log.info(
+            "--%s %s: what %s was packed with", name.replace("_", "-"), settings[name], config.packed_data[0]
+        )
     for dataset in datasets:
         require_same(
             dataset.manifest,
@@ -152,16 +162,20 @@ def load_packed(
 
 def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **options) -> Dataset:
     """The dataset that the flags name."""
-    return build_dataset(
+    features_only = encoders.text_encoder is None
+    dataset = build_dataset(
         config.dataset,
         config.data_path,
         config.image_size,
         encoders.text_width,
         allow_outside_root=config.allow_outside_root,
         absolute_paths=config.absolute_paths,
-        features_only=encoders.text_encoder is None,
+        features_only=features_only,
         **options,
     )
+    if options.get("text_field") is not None and isinstance(dataset, EditingDataset):
+        choose_text_field(dataset.records, options["text_field"], features_only=features_only)
+    return dataset
 
 
 def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **options) -> Dataset:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from autoregressive.models.arithmetic import marked, require_same_arithmetic, require_same_tables
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, require_same_arithmetic, transformer_state
+from autoregressive.models.weights import model_args, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import (
+    compare_with_flags,
     load_checkpoint,
     load_weights,
     prune_checkpoints,
@@ -66,7 +69,7 @@ def new_state(
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     state = TrainState(model, optimizers, scaler, ema, sampler)
     if config.gpt_ckpt:
-        resume(state, config.gpt_ckpt, ranks)
+        resume(state, config.gpt_ckpt, config, ranks)
     return state
 
 
@@ -110,7 +113,7 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
     if ranks.device.type == "cuda":
         rng["cuda"] = torch.cuda.get_rng_state()
     content = {
-        "model": state.model.state_dict(),
+        "model": marked(state.model.state_dict(), state.model.config),
         "optimizer": state.optimizers.state_dict(),
         "steps": state.step,
         "args": {**asdict(config), **model_args(config.gpt_model, state.model.config)},
@@ -122,7 +125,7 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
         "rng": ranks.gather_objects(rng),
     }
     if state.ema is not None:
-        content["ema"] = state.ema.module.state_dict()
+        content["ema"] = marked(state.ema.module.state_dict(), state.model.config)
         content["ema_updates"] = int(state.ema.n_averaged)
     return content
 
@@ -139,11 +142,14 @@ def save(state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
     ranks.barrier()
 
 
-def resume(state: TrainState, path: str, ranks: Distributed) -> None:
+def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed) -> None:
     """Goes on from a checkpoint as if the run had never stopped.
 
+    The file gives what training has made, the flags give every setting; what both say must agree.
+
     Raises:
-      UserError: weights only, another model, another optimizer, other data or another batch size.
+      UserError: weights only, another model, seed, kind of optimizer, size of the data or of a batch, or
+        averaged weights in one of them only.
     """
     content = load_checkpoint(path)
     absent = [k for k in ("optimizer", "sampler", "rng", "steps") if k not in content]
@@ -152,8 +158,12 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
             f"{path} lacks {', '.join(absent)}, which going on exactly needs; "
             "start a new run from its weights with --init-gpt-ckpt"
         )
-    require_same_arithmetic(state.model.config, content, path)
-    load_weights(state.model, transformer_state({"model": content["model"]}), source=path)
+    begins = ("gpt_ckpt", "init_gpt_ckpt", "codebook_init")
+    compare_with_flags(content, path, config, content["sampler"]["seed"], ignore=begins)
+    check = partial(require_same_arithmetic, state.model.config, content, path)
+    weights = transformer_state({"model": content["model"]})
+    require_same_tables(state.model.config, weights, path)
+    load_weights(state.model, weights, path, check=check)
     try:
         state.optimizers.load_state_dict(content["optimizer"])
     except ValueError as error:
@@ -166,7 +176,7 @@ def resume(state: TrainState, path: str, ranks: Distributed) -> None:
     if state.ema is not None:
         if "ema" not in content:
             raise UserError(f"{path} holds no averaged weights; leave out --ema-decay or start a new run")
-        state.ema.module.load_state_dict(content["ema"])
+        load_weights(state.ema.module, transformer_state({"model": content["ema"]}), source=path)
         state.ema.n_averaged.fill_(content["ema_updates"])
     if state.scaler.is_enabled() and not content["scaler"]:
         log.warning("%s was saved without fp16: its loss scale is sought anew", path)

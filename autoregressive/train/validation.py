@@ -29,7 +29,6 @@ from autoregressive.sample.edit_sets import (
 from autoregressive.train.config import EditingConfig
 from dataset.emu_edit import read_emu, read_valid_list
 from dataset.images import ImageSource
-from dataset.jsonl import read_json
 from dataset.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
 from evaluations.editing import emu_scores, magicbrush_scores
 from evaluations.editing.engine import METRICS_FILE
@@ -39,6 +38,7 @@ from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import file_sha256
+from runtime.texts import read_json
 
 Rounds = list[list[EditJob]]
 

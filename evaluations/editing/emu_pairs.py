@@ -23,6 +23,7 @@ from evaluations.pairs import (
     require_folder,
 )
 from runtime.errors import UserError
+from runtime.texts import read_text
 
 # Sizes of the two lists in use, for the report.
 SUBSETS = {
@@ -42,11 +43,10 @@ def load_emu_list(path: str | Path) -> list[Session]:
       UserError: if the file is missing, is not such a list, or holds an idx twice.
     """
     path = Path(path)
+    text = read_text(path, "give emu_test_data.json")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give emu_test_data.json") from error
-    except ValueError as error:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: expected a list of {{idx, {', '.join(_TEXTS)}}} with at least one item")

@@ -14,6 +14,7 @@ from evaluations.editing.registry import EMU_METRICS, load_metric_networks, sele
 from evaluations.editing.tables import format_tables
 from evaluations.pairs import FINAL_TURN, Session
 from runtime.distributed import Distributed, distributed
+from runtime.files import without_mac_metadata
 
 # File -> the number that it holds by idx; the published evaluator writes both.
 _BY_IDX = {"clip_t_score_by_idx.json": "clip-out", "clip_dir_score_by_idx.json": "clip-dir"}
@@ -71,7 +72,7 @@ def run(config: EmuEvalConfig) -> None:
 
 def _describe_data(config: EmuEvalConfig, sessions: list[Session]) -> dict[str, Any]:
     subset = SUBSETS.get(len(sessions), "another selection than the 3,589 or the 2,834 usually reported")
-    sources = {path.name for path in Path(config.gt_path).glob("*_gt.png")}
+    sources = {path.name for path in without_mac_metadata(Path(config.gt_path).glob("*_gt.png"))}
     return {
         "data_set": f"{len(sessions)} items ({subset})",
         "num_items": len(sessions),

@@ -26,6 +26,7 @@ from evaluations.pairs import (
 )
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -136,7 +137,7 @@ def _select(config: ImageEvalConfig, sessions: list[Session]) -> list[Metric]:
 
 
 def _describe_data(config: ImageEvalConfig, sessions: list[Session]) -> dict[str, Any]:
-    folders = {folder.name for folder in Path(config.gt_path).iterdir() if folder.is_dir()}
+    folders = {path.name for path in without_mac_metadata(Path(config.gt_path).iterdir()) if path.is_dir()}
     num_edits = sum(len(session.turns) for session in sessions)
     return {
         "data_set": f"{len(sessions)} sessions, {num_edits} edits",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
 from evaluations.metrics import EditStep, to_tensor
 from evaluations.pairs import Edit, Pair
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 GENERATED = "generated"
 COPY_SOURCE = "copy_source"
@@ -69,10 +69,11 @@ def load_edit_inputs(path: str | Path) -> dict[str, Path]:
     Relative paths resolve against the file's folder, then against the working directory.
     """
     path = Path(path)
+    content = read_json(path, dict)
     try:
-        edits = json.loads(path.read_text(encoding="utf-8"))["edits"]
+        edits = content["edits"]
         inputs = {name: Path(edit["input"]) for name, edit in edits.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a samples.json, {{edits: {{file: {{input: path}}}}}} ({error!r})"
         ) from error

@@ -9,7 +9,7 @@ from evaluations.pairs import ALL_TURN, PROTOCOLS
 
 
 def format_tables(result: dict[str, Any]) -> str:
-    """The scores, what they are of, and with a verifier its rates, overall and by kind of edit.
+    """The scores, what they are of, and with a verifier its rates, of all edits and by kind.
 
     With several seeds a score is their mean ± half its 95 % interval. None, a number that is undefined, shows
     as a dash.
@@ -68,7 +68,7 @@ def _notes(result: dict[str, Any], info: dict[str, Any]) -> list[str]:
 def _rates(table: dict[str, Any]) -> dict[str, str]:
     rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind")}
     return {
-        key: _format_number(value) for key, value in ({"edits": table["counts"]["overall"]} | rates).items()
+        key: _format_number(value) for key, value in ({"edits": table["counts"]["passed"]} | rates).items()
     }
 
 

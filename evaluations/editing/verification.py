@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,28 @@ from dataset.shapes_edits import EditExample
 from dataset.shapes_verifier import verify_edit
 from evaluations.pairs import Pair, Session
 from runtime.errors import UserError
+from runtime.texts import read_json
 
 # Column of the table -> field of the verdict; a field is None where the edit makes no such demand.
 COLUMNS = {
-    "overall": "passed",
+    "passed_and_unchanged": "passed_and_unchanged",
+    "passed": "passed",
+    "others_unchanged": "others_unchanged",
     "color": "color",
     "shape": "shape",
     "size": "size",
     "remove": "removed",
-    "others_unchanged": "others_unchanged",
+    "cells_fit": "cells_fit",
+    "one_offset": "one_offset",
 }
+HEADLINE = "passed_and_unchanged"
+"""An edit counts as done only if the edited object is right and everything else is unchanged."""
+TITLES = {column: column.replace("_", " ").replace("color", "colour") for column in COLUMNS} | {
+    "others_unchanged": "all else unchanged",
+    "cells_fit": "each cell fits",
+    "one_offset": "one offset fits all",
+}
+"""Of the columns, for readers. An object's offset in its place is named by no caption."""
 
 
 def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, list[EditExample]]:
@@ -33,13 +44,10 @@ def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, li
       UserError: if the file cannot be read, or lacks a session or a turn.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as shapes.json ({error})") from error
+    content = read_json(path, dict)
     examples = {}
     for session in sessions:
-        turns = content.get(session.id) if isinstance(content, dict) else None
+        turns = content.get(session.id)
         if not isinstance(turns, list) or len(turns) != len(session.turns):
             found = len(turns) if isinstance(turns, list) else "none"
             raise UserError(f"{path}: session {session.id!r} has {len(session.turns)} turns, here {found}")
@@ -61,17 +69,17 @@ def verify_pair(image: np.ndarray, pair: Pair, examples: dict[str, list[EditExam
     example = examples[pair.session][pair.turn.number - 1]
     verdict = verify_edit(image, example.before, example.after, example.edit)
     fields = dataclasses.asdict(verdict).items()
-    return {"kind": example.edit.kind} | {
+    return {"kind": example.edit.kind, HEADLINE: bool(verdict.passed_and_unchanged)} | {
         key: None if value is None else bool(value) for key, value in fields
     }
 
 
 def verifier_table(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rates over verdicts, overall and by kind of edit.
+    """Rates over verdicts, of all and by kind of edit.
 
     Returns:
-      {"overall": share, "color": ..., ..., "counts": {"overall": n, ...}, "by_kind": {kind: the same}}; a
-      rate without a case is None.
+      {"passed_and_unchanged": share, its parts "passed" and "others_unchanged", "color": ..., ...,
+      "counts": {"passed": n, ...}, "by_kind": {kind: the same}}; a rate without a case is None.
     """
     kinds = sorted({verdict["kind"] for verdict in verdicts})
     by_kind = {kind: _rates([verdict for verdict in verdicts if verdict["kind"] == kind]) for kind in kinds}

@@ -12,12 +12,13 @@ from evaluations.folders import natural_key
 from evaluations.pairs import name_differences
 from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
+from runtime.files import require_regular, without_mac_metadata
 
 
 def list_generated(fake_dir: str | Path) -> list[Path]:
     """The files of `<fake_dir>/images/*.png` in natural order: 2.png before 10.png."""
     folder = Path(fake_dir) / "images"
-    paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+    paths = sorted(without_mac_metadata(folder.glob("*.png")), key=lambda path: natural_key(path.name))
     if not paths:
         raise UserError(f"{folder} holds no .png files; --fake_dir is the folder above images/")
     return paths
@@ -32,6 +33,7 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
       UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
+    require_regular(path, "a list of captions")
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

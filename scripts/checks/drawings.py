@@ -13,13 +13,14 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from autoregressive.sample.drawing import DrawJob, draw_jobs
-from dataset.images import load_image, save_png
+from dataset.images import load_image
 from dataset.records import read_t2i_jsonl
 from dataset.shapes import Scene
 from dataset.shapes_captions import parse_caption
 from dataset.shapes_verifier import SceneVerdict, verify_scene
 from runtime.distributed import distributed
 from runtime.files import write_atomic
+from runtime.pictures import save_picture
 from scripts.checks.drawings_config import ScoreDrawings
 
 _IN_PICTURE, _ROW = 32, 8
@@ -58,7 +59,7 @@ def score(paths: Sequence[Path], scenes: Sequence[Scene], output: Path) -> None:
     images = [np.array(load_image(path)) for path in paths]
     scores = summarise([verify_scene(image, scene) for image, scene in zip(images, scenes, strict=True)])
     first = torch.from_numpy(np.stack(images[:_IN_PICTURE])).permute(0, 3, 1, 2)
-    save_png(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
+    save_picture(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
     text = json.dumps(scores, indent=1)
     write_atomic(output / "drawings.json", lambda path: path.write_text(text + "\n"))
     print(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from evaluations.editing.verification import HEADLINE
 from scripts.reproduce.numbers import MULTI, SINGLE, Results, Statistic
 from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS, scaling_name
 
@@ -98,7 +99,7 @@ def judge(results: Results) -> list[Claim]:
 
     def above(better: str, worse: str, words: str) -> list[Check]:
         return [
-            _compare(results, better, worse, "overall", protocol, f"{words}, {name}")
+            _compare(results, better, worse, HEADLINE, protocol, f"{words}, {name}")
             for protocol, name in turns.items()
         ]
 
@@ -107,22 +108,24 @@ def judge(results: Results) -> list[Claim]:
 
     same = "a random in-mask order does as well as raster order"
     orders = [
-        _compare(results, f"{row}_random_order", row, "overall", protocol, f"{words}: {same}, {name}", True)
+        _compare(results, f"{row}_random_order", row, HEADLINE, protocol, f"{words}: {same}, {name}", True)
         for row, words in {"zero_shot": "zero-shot", "nep": "NEP"}.items()
         for protocol, name in turns.items()
     ]
     claims = {
         "1. Predicting only the edited tokens beats regenerating the image": [
-            *above("nep", "ntp", "the verifier passes more of NEP's edits than of NTP's"),
+            *above("nep", "ntp", "more of NEP's edits are done than of NTP's"),
             *below("nep", "ntp", "l1", "L1 is lower with NEP than with NTP"),
         ],
-        "2. The marks help": above("nep", "no_marks", "the verifier passes more edits with marks"),
+        "2. The marks help": above("nep", "no_marks", "more edits are done with marks"),
         "3. The any-order model edits zero-shot, in any in-mask order": [
-            *above("zero_shot", "copy_source", "zero-shot edits pass more often than the copied source"),
+            *above(
+                "zero_shot", "copy_source", "zero-shot edits are done more often than by copying the source"
+            ),
             *above(
                 "nep",
                 "zero_shot_tight",
-                "in the same regions trained edits pass more often than zero-shot ones",
+                "in the same regions trained edits are done more often than zero-shot ones",
             ),
             *above("nep", "zero_shot", "and more often than zero-shot ones in widened regions"),
             *orders,

@@ -56,7 +56,7 @@ def _mask_error(results: Results, path: Path) -> Path:
     for colour, (model, words) in zip(_COLOURS, MASK_ERROR_MODELS.items(), strict=True):
         _line(axes, MASK_ERRORS, results.mask_error[model], colour, f"trained with {words}")
     axes.set_xticks(MASK_ERRORS)
-    axes.set(xlabel="mask widened by (pixels of 72)", ylabel="edits that the verifier passes")
+    axes.set(xlabel="mask widened by (pixels of 72)", ylabel="edits that are done")
     return _finish(figure, [axes], path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autoregressive.scaling.search import METHODS
+from evaluations.editing.verification import HEADLINE
 from evaluations.images import load_region
 from evaluations.metrics import half_interval95
 from scripts.reproduce.rows import (
@@ -25,7 +26,7 @@ from scripts.reproduce.rows import (
 )
 
 SINGLE, MULTI = "all_turn", "final_turn"
-RATES = ("overall", "color", "shape", "size")
+RATES = (HEADLINE, "passed", "others_unchanged", "color", "shape", "size", "cells_fit", "one_offset")
 KINDS = ("remove", "replace", "background")
 
 Numbers = dict[str, float | None]
@@ -62,7 +63,7 @@ class Results:
 
     Attributes:
       rows: row -> protocol -> number -> statistic.
-      mask_error: model -> verifier rates in the order of `MASK_ERRORS`.
+      mask_error: model -> shares of edits that are done, in the order of `MASK_ERRORS`.
       scaling: name -> method -> column -> statistics by round.
     """
 
@@ -94,7 +95,7 @@ def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
         for model in MASK_ERROR_MODELS:
             names = [mask_error_name(model, pixels) for pixels in MASK_ERRORS]
             points = [_over_seeds([read_row(root, seed, name) for seed in seeds]) for name in names]
-            mask_error[model] = [point[SINGLE]["overall"] for point in points]
+            mask_error[model] = [point[SINGLE][HEADLINE] for point in points]
     if "scaling" in groups:
         for task in SCALING_TASKS:
             for reward in SCALING_REWARDS:
@@ -133,7 +134,7 @@ def _row_numbers(metrics: dict[str, Any], row: str) -> dict[str, Numbers]:
         if protocol not in measured:
             continue
         rates = metrics["verifier"][row][protocol]
-        of_kind = {kind: rates["by_kind"].get(kind, {}).get("overall") for kind in KINDS}
+        of_kind = {kind: rates["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS}
         numbers[protocol] = measured[protocol] | {rate: rates[rate] for rate in RATES} | of_kind
     return numbers
 

@@ -17,12 +17,13 @@ from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from dataset.edit_masks import resize_mask
-from dataset.images import load_image, load_magicbrush_mask, save_png
+from dataset.images import load_image, load_magicbrush_mask
 from dataset.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from scripts.reproduce.scaling_config import ReproduceScaling
 from scripts.shapes.scores import ZERO_SHOT_WIDENING
 
@@ -115,7 +116,7 @@ def measure(
     improved = [result for result in results["search"] if sum(r.accepted for r in result.rounds) > 1]
     for number, result in enumerate(improved[:_NUM_STRIPS]):
         name = f"{task}_{reward_name}_{number:02d}.png"
-        save_png(strip_of(result, pipeline.grid), Path(config.output_dir) / "strips" / name)
+        save_picture(strip_of(result, pipeline.grid), Path(config.output_dir) / "strips" / name)
     return summarise_both(results, [task.prompt for task in tasks], settings)
 
 
@@ -125,7 +126,7 @@ def run(config: ReproduceScaling) -> None:
         pipeline = config.load_pipeline(ranks.device)
         settings = config.settings(pipeline.text_encoder)
         settings = {key: value for key, value in settings.items() if key not in ("tasks", "rewards")}
-        json_files = sorted(Path(config.magicbrush_path).glob("*.json"))
+        json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))
         sessions = read_sessions(config.magicbrush_path)
         settings["test_set_sha256"] = magicbrush_sha256(sessions, json_files)
         for task, reward in product(config.tasks, config.rewards):

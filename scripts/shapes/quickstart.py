@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from evaluations.edit_grid import EditItem, edit_grid
+from evaluations.editing.verification import HEADLINE, TITLES
 from evaluations.report import (
     CurveSection,
     EditGridSection,
@@ -28,6 +29,7 @@ MODES = {
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
 NUM_SHOWN = 12
+ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "remove", "one_offset")
 
 
 def summarise(config: Quickstart, runner: StepRunner) -> dict:
@@ -39,12 +41,11 @@ def summarise(config: Quickstart, runner: StepRunner) -> dict:
     rates |= {row: masked["verifier"][row]["all_turn"] for row in ("tokenizer_ceiling", "copy_source")}
     unchanged = [masked[protocol]["unchanged_pixel_share"] for protocol in ("all_turn", "final_turn")]
     reconstruction = json.loads((root / "reconstructions" / "reconstruction.json").read_text())
-    asked = ("overall", "color", "shape", "remove")
     return {
         "minutes": sum(runner.seconds.values()) / 60,
-        "num_edits": rates["masked"]["counts"]["overall"],
+        "num_edits": rates["masked"]["counts"]["passed"],
         "tokenizer_psnr": reconstruction["psnr"],
-        "verifier": {row: {key: rate[key] for key in asked} for row, rate in rates.items()},
+        "verifier": {row: {key: rate[key] for key in ASKED} for row, rate in rates.items()},
         "l1": {
             "masked": masked["all_turn"]["l1"],
             "copy_source": masked["copy_source"]["all_turn"]["l1"],
@@ -63,7 +64,7 @@ def edit_items(root: Path, mode: str) -> list[EditItem]:
     sessions = json.loads((test / "edit_sessions.json").read_text())
     scored = json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
     passed = {
-        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"]["passed"]
+        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"][HEADLINE]
         for item in scored
         if item["row"] == "generated" and item["protocol"] == "all_turn"
     }
@@ -91,7 +92,7 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
     failed = [item for item in masked if not item.passed]
     verifier, l1 = summary["verifier"], summary["l1"]
     rows = [
-        [row.replace("_", " "), *(rates[k] for k in ("overall", "color", "shape", "remove")), l1.get(row, "")]
+        [row.replace("_", " "), *(rates[k] for k in ASKED), l1.get(row, "")]
         for row, rates in verifier.items()
     ]
     seconds = [[name, spent] for name, spent in runner.seconds.items()]
@@ -106,16 +107,17 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
         ),
         TableSection(
             "Held-out edits",
-            ["", "verifier: overall", "colour", "shape", "remove", "L1"],
+            ["", *(TITLES[key] for key in ASKED), "L1"],
             rows,
-            note=f"{summary['num_edits']} edits. Copying the source must score 0; the ceiling is the true "
-            "result passed through the tokenizer.",
+            note=f"{summary['num_edits']} edits, judged by the rule-based verifier. An edit is done if the "
+            "edited object is right and everything else is unchanged: the first column, and ✓ below. Copying "
+            "the source must score 0; the ceiling is the true result passed through the tokenizer.",
         ),
         EditGridSection("Edits in the masked region", masked[:NUM_SHOWN]),
         EditGridSection(
             "Masked edits that failed",
             failed[:NUM_SHOWN],
-            note=f"{len(failed)} of {len(masked)} did not pass the verifier.",
+            note=f"{len(failed)} of {len(masked)} did not pass the verifier, or damaged something else.",
         ),
         EditGridSection(
             "Zero-shot, by the text-to-image model of stage 1",

@@ -43,7 +43,7 @@ def edit_and_score(
         + ["--seed", str(seed), *flags],
     )
     runner.run(
-        f"evaluate_{name}",
+        f"judge_{name}",  # another name than before: scores that older code left are made anew
         scores,
         ["evaluations/editing/image_eval.py", "--generated_path", str(edits / "images")]
         + ["--gt_path", str(test / "images"), "--sessions-json", str(test / "edit_sessions.json")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from matplotlib.figure import Figure
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, FolderConfig, Member
+from autoregressive.editing.pretrained import (
+    TEXT_ENCODER,
+    TOKENIZER,
+    FolderConfig,
+    Member,
+    arithmetic_note,
+    front_matter,
+)
+from autoregressive.models.arithmetic import configuration
+from evaluations.editing.verification import HEADLINE, TITLES
 from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
@@ -41,7 +51,7 @@ DEFAULTS = {
     "t2i": Defaults(Sampling(1.0, temperature=0.5), "exact", ZERO_SHOT_WIDENING),
 }
 """How the models are used by default: as they are scored. The first is the one that edits."""
-ASKED = ("overall", "color", "shape")
+ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "one_offset")
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
 
 
@@ -64,7 +74,9 @@ def ship(config: ShipShapes) -> None:
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER).write(output)
     draw_curves(root, output / "curves.png")
-    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines)))
+    editing = output / "editing.safetensors"
+    note = arithmetic_note(configuration(load_checkpoint(editing), editing))
+    write_atomic(output / "README.md", lambda path: path.write_text(card(root, lines, note)))
 
 
 def draw_curves(root: Path, path: Path) -> None:
@@ -82,8 +94,13 @@ def draw_curves(root: Path, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path)
 
 
-def card(root: Path, models: list[str]) -> str:
-    """The model card."""
+def card(root: Path, models: list[str], note: list[str]) -> str:
+    """The model card.
+
+    Args:
+      models: the rows of the files.
+      note: what is to be known before the files are used elsewhere.
+    """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
     drawings = _read(root / "scores" / "drawings" / "drawings.json")
     rows = []
@@ -91,14 +108,12 @@ def card(root: Path, models: list[str]) -> str:
         scores = _read(root / "scores" / name / "evaluation_metrics.json")
         verifier = scores["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
-        numbers += [verifier["by_kind"].get(kind, {}).get("overall") for kind in KINDS]
-        rows.append(
-            f"| {words} | {' | '.join('' if n is None else f'{n:.3f}' for n in numbers)} | "
-            f"{verifier['counts']['overall']} |"
-        )
-    numbers = [f"{drawings[key]:.3f}" for key in ASKED] + [""] * len(KINDS)
-    rows.append(f"| drawn from the caption (t2i) | {' | '.join(numbers)} | {drawings['num_images']} |")
+        numbers += [verifier["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS]
+        rows.append(_card_row(words, numbers, verifier["counts"]["passed"]))
+    numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
+    rows.append(_card_row("drawn from the caption (t2i)", numbers, drawings["num_images"]))
     return "\n".join([
+        *front_matter(edits=True),
         "# Small models for the shapes set",
         "",
         "Made by this project from nothing but its own synthetic data, so that editing and the notebooks",
@@ -110,6 +125,7 @@ def card(root: Path, models: list[str]) -> str:
         "",
         f"`{TEXT_ENCODER}/` is the text encoder that knows the words of the set.",
         "",
+        *note,
         *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",
@@ -118,11 +134,13 @@ def card(root: Path, models: list[str]) -> str:
         "```",
         "",
         f"Held-out edits and captions, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB). An",
-        "edit is judged by the edited object: overall, by its colour and shape where asked, and by kind of",
-        "edit. A drawing is judged by all of its objects, and overall only if everything is right. Drawn",
-        "without guidance, at temperature 0.5 where no other stands.",
+        "edit is done if the edited object (or background) is right and everything else is unchanged: the",
+        "first column, with its two parts beside it, and the columns of kinds of edit. Colour and shape are",
+        "the edited object's. Where one offset fits all, the cells of its place agree on where it stands,",
+        "which no caption says. A drawing is done if everything is right; its colours and shapes are those",
+        "of all objects. Drawn without guidance, at temperature 0.5 where no other stands.",
         "",
-        f"| | {' | '.join((*ASKED, *KINDS))} | images |",
+        f"| | {' | '.join((*(TITLES[key] for key in ASKED), *KINDS))} | images |",
         "|---" * (len(ASKED) + len(KINDS) + 2) + "|",
         *rows,
         "",
@@ -133,6 +151,11 @@ def card(root: Path, models: list[str]) -> str:
         "![training losses](curves.png)",
         "",
     ])  # fmt: skip
+
+
+def _card_row(words: str, numbers: Sequence[float | None], num_images: int) -> str:
+    cells = ["" if number is None else f"{number:.3f}" for number in numbers]
+    return f"| {' | '.join([words, *cells, str(num_images)])} |"
 
 
 def _steps(training: Path) -> int:

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from runtime.files import write_atomic
+from runtime.pictures import save_picture
 
 _GAP = 2
 _PAIRS_PER_ROW = 4
 
 
 def save_pairs(path: str | Path, images: Tensor, reconstructions: Tensor) -> None:
-    """Writes original | reconstruction pairs as a PNG, four pairs a row on white.
+    """Writes original | reconstruction pairs as one picture, four pairs a row on white.
 
     Args:
       images, reconstructions: (B, 3, H, W) in [-1, 1].
@@ -25,5 +25,4 @@ def save_pairs(path: str | Path, images: Tensor, reconstructions: Tensor) -> Non
     pairs = torch.cat([pairs, pairs.new_ones(-len(pairs) % _PAIRS_PER_ROW, *pairs.shape[1:])])
     rows = [torch.cat(list(row), dim=2) for row in pairs.split(_PAIRS_PER_ROW)]
     pixels = ((torch.cat(rows, dim=1) + 1) * 127.5).round().to(torch.uint8)
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))
+    save_picture(Image.fromarray(pixels.permute(1, 2, 0).numpy()), path)

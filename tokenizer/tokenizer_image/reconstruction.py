@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.image_folder import ImageDataset, list_images
-from dataset.images import save_png
 from evaluations.tokenizer.measure import Judges, ReconstructionScores
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.pictures import save_picture
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.reconstruction_config import ReconstructionConfig
@@ -77,7 +77,7 @@ def evaluate(
         if config.save_images:
             for side, pictures in sides.items():
                 for name, picture in zip(names, pictures, strict=True):
-                    save_png(Image.fromarray(picture), Path(config.output_dir) / side / f"{name}.png")
+                    save_picture(Image.fromarray(picture), Path(config.output_dir) / side / f"{name}.png")
         if len(shown) * config.batch_size < NUM_PAIRS:
             shown.append((images.cpu(), reconstructions.cpu()))
     means, _ = scores.result()

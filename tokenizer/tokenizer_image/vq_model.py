@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
+from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights, settings_from
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_layers import Decoder, Encoder
 from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
@@ -176,6 +176,51 @@ def build_vq_model(name: str, **overrides: Any) -> VQModel:
     return VQModel(dataclasses.replace(VQ_MODELS[name], **overrides))
 
 
+def stored_config(checkpoint: dict[str, Any], path: str | Path) -> VQConfig | None:
+    """The configuration that a tokenizer checkpoint of ours holds; published ones have none.
+
+    Raises:
+      UserError: it is there, but is no configuration.
+    """
+    args = checkpoint_args(checkpoint)
+    return settings_from(VQConfig, args["vq_config"], path, "vq_config") if "vq_config" in args else None
+
+
+def require_same_arithmetic(config: VQConfig, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuses weights that fit by name and shape, but were trained to be used otherwise.
+
+    Raises:
+      UserError: names what differs, with both values.
+    """
+    stored = stored_config(checkpoint, path) or config
+    differing = [
+        f"{name} is {getattr(stored, name)!r} there and {getattr(config, name)!r} here"
+        for name in ("norm_groups", "local_norm", "local_encoder")
+        if getattr(stored, name) != getattr(config, name)
+    ]
+    if differing:
+        raise UserError(
+            f"{path} was trained with another arithmetic: {'; '.join(differing)}; choose its --vq-model"
+        )
+
+
+def _build_stored(config: VQConfig, state: dict[str, Tensor], path: str | Path) -> VQModel:
+    """The model of a configuration that came from a file, of which nothing is to be believed.
+
+    It is tried without memory first: the weights themselves say how much it may take.
+    """
+    try:
+        if len(config.channel_mult) > 16 or config.num_res_blocks > 64:
+            raise ValueError(f"{len(config.channel_mult)} levels of {config.num_res_blocks} blocks")
+        with torch.device("meta"):
+            load_weights(VQModel(config), {name: t.to("meta") for name, t in state.items()}, path)
+        return VQModel(config)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: no tokenizer can be made of its settings: {error}") from None
+
+
 def load_vq_model(path: str | Path, name: str | None = None, device: str | torch.device = "cpu") -> VQModel:
     """Loads a tokenizer for inference, the averaged weights if the file has them.
 
@@ -188,12 +233,14 @@ def load_vq_model(path: str | Path, name: str | None = None, device: str | torch
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("ema") or checkpoint["model"]
     codebook = state.get("quantize.embedding.weight")
-    if codebook is None:
-        raise UserError(f"{path}: no tokenizer checkpoint, 'quantize.embedding.weight' is missing")
-    args = checkpoint_args(checkpoint)
-    if "vq_config" in args:
-        fields = args["vq_config"]
-        model = VQModel(VQConfig(**{**fields, "channel_mult": tuple(fields["channel_mult"])}))
+    if codebook is None or codebook.dim() != 2:
+        raise UserError(
+            f"{path}: no tokenizer checkpoint, 'quantize.embedding.weight' is missing; it has "
+            f"{', '.join([*state][:4]) or 'nothing'}"
+        )
+    args, config = checkpoint_args(checkpoint), stored_config(checkpoint, path)
+    if config is not None:
+        model = _build_stored(config, state, path)
     else:
         name = args.get("vq_model") or name
         if name is None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from runtime.checkpoint import load_checkpoint, load_weights
+from runtime.checkpoint import compare_with_flags, load_checkpoint, load_weights
+from runtime.containers import unwrap
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import build_optimizer
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.losses import PatchDiscriminator
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model
+from tokenizer.tokenizer_image.vq_model import VQModel, build_vq_model, require_same_arithmetic
 
 log = get_logger(__name__)
 
@@ -101,19 +102,26 @@ class VQTrainState:
     def load_weights(self, path: str | Path) -> None:
         """Starts from the weights of any tokenizer checkpoint of this size."""
         checkpoint = load_checkpoint(path)
+        require_same_arithmetic(self.model.config, checkpoint, path)
         load_weights(self.model, checkpoint["model"], path)
         if self.averaged is not None:
             load_weights(self.averaged, checkpoint.get("ema", checkpoint["model"]), path)
         if self.discriminator is not None and "discriminator" in checkpoint:
             # LlamaGen's discriminator is the same but for a name in front.
-            weights = {n.removeprefix("main."): t for n, t in checkpoint["discriminator"].items()}
+            weights = unwrap(checkpoint["discriminator"], path)["model"]
+            weights = {n.removeprefix("main."): t for n, t in weights.items()}
             load_weights(self.discriminator, weights, path)
 
     def resume(self, path: str | Path) -> dict[str, int]:
         """Goes on exactly where one of our checkpoints was written.
 
+        The file gives what training has made, the flags give every setting; what both say must agree.
+
         Returns:
           the state of the batch sampler.
+        Raises:
+          UserError: weights only, another model, seed or kind of optimizer, or averages or a discriminator in
+            one of them only.
         """
         checkpoint = load_checkpoint(path)
         wanted = {"data", "code_counts", "optimizer"}
@@ -123,8 +131,23 @@ class VQTrainState:
             raise UserError(
                 f"{path} cannot be resumed, it lacks {', '.join(missing)}; add --finetune to start from it"
             )
+        for part, own, flag in (
+            ("ema", self.averaged, "--ema"),
+            ("discriminator", self.discriminator, "a --disc-weight above 0"),
+        ):
+            if own is None and part in checkpoint:
+                raise UserError(
+                    f"{path} holds {part} weights, which would be lost: give {flag} as that run did, or add "
+                    "--finetune to start from it"
+                )
+        compare_with_flags(
+            checkpoint, path, self.config, checkpoint["data"]["seed"], ignore=("vq_ckpt", "finetune")
+        )
         self.load_weights(path)
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+        except ValueError as error:
+            raise UserError(f"{path} was trained with another optimizer: {error}") from error
         if self.disc_optimizer is not None:
             self.disc_optimizer.load_state_dict(checkpoint["optimizer_disc"])
         self.unused_counts.counts.copy_(checkpoint["code_counts"])

@@ -24,6 +24,7 @@ from dataset.transforms import center_crop, image_to_tensor
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.files import without_mac_metadata
 from runtime.logging import progress
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
 
@@ -86,7 +87,7 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
     settings = code_settings(weights_fingerprint(tokenizer), config.image_size)
     claim_folders(sources, "images", settings, _image_path, "--code-path", process)
     if process.is_main:
-        present = sum(1 for source in sources for _ in source.folder.glob("*.npy"))
+        present = sum(len(without_mac_metadata(source.folder.glob("*.npy"))) for source in sources)
         check_disk(Path(config.code_path), max(0, total - present) * disk_bytes(8 * num_cells + 128))
     process.barrier()
 

@@ -75,7 +75,12 @@ class PackEditsConfig(PackingConfig):
     """Packs edit pairs for training: codes, mask bits and text features."""
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
-    text_field: str = option("target_caption", help="what the model is told", choices=list(TEXT_FIELDS))
+    text_field: str | None = option(
+        None,
+        help="what the model is told; default: the target caption, or the instruction if more of the data "
+        "has that",
+        choices=list(TEXT_FIELDS),
+    )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_jitter: int = option(
         0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"

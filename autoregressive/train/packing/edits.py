@@ -25,7 +25,10 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
         center_crop=config.center_crop,
         random_flip=config.random_flip,
     )
-    of_kind = {"mask_rule": config.mask_rule, "text_field": config.text_field}
+    of_kind = {
+        "mask_rule": config.mask_rule,
+        "text_field": getattr(dataset.records, "text_field", config.text_field),
+    }
     settings = packed_settings(
         dataset, encoders, config, views=config.views, seed=config.global_seed, **of_kind
     )

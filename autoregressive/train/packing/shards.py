@@ -31,7 +31,7 @@ from language.text_features import count_stored_tokens
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import file_sha256
+from runtime.files import file_sha256, without_mac_metadata
 from runtime.logging import get_logger, progress
 
 log = get_logger("packing")
@@ -277,7 +277,7 @@ def _data_fingerprint(data_paths: Sequence[str]) -> str:
     """Tells lists apart, by their lines; parquet files, which hold the images, by their sizes and times."""
     digest = sha256()
     for path in map(Path, data_paths):
-        for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        for file in without_mac_metadata(path.glob("*.jsonl")) if path.is_dir() else [path]:
             try:
                 part = fingerprint([file]) if file.suffix == ".parquet" else file_sha256(file)
             except OSError as error:

@@ -1,0 +1,101 @@
+"""Pictures on disk: in the format that their suffix says, whole or absent, with their colour profile."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from runtime.errors import UserError
+from runtime.files import write_atomic
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
+
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""By suffix. All but JPEG keep every pixel."""
+_ENCODING = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+_LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}
+_HIGHEST_DPI = 65_535  # what a JPEG can say
+
+
+def require_saveable(path: str | Path, size: tuple[int, int] | None = None) -> str:
+    """The format in which `save_picture` will write `path`; told before the work, not after it.
+
+    Args:
+      size: (width, height) of the picture, where it is known.
+    Raises:
+      UserError: a suffix that no format has, or more pixels a side than the format takes.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(
+            f"{path}: pictures are not written as {suffix or 'files without a suffix'}; use one of "
+            f"{', '.join(FORMATS)}"
+        )
+    name = FORMATS[suffix]
+    if size is not None and max(size) > _LONGEST_SIDE.get(name, max(size)):
+        raise UserError(
+            f"{path}: {size[0]}x{size[1]} is more than a {name} file takes, {_LONGEST_SIDE[name]} pixels a "
+            "side; write .png"
+        )
+    if name == "JPEG":
+        _notice_loss(suffix)
+    return name
+
+
+def save_picture(image: Image.Image, path: str | Path, *, optimize: bool = False) -> None:
+    """Writes a picture whole or not at all, with what `kept_info` keeps.
+
+    Args:
+      path: its suffix, one of `FORMATS`, says the format.
+      optimize: smaller PNG files, slowly.
+    Raises:
+      UserError: as `require_saveable`, and if the disk fails.
+    """
+    name = require_saveable(path, image.size)
+    options = _ENCODING.get(name, {}) | kept_info(image) | ({"optimize": True} if optimize else {})
+    write_atomic(path, lambda temporary: image.save(temporary, format=name, **options))
+
+
+def kept_info(image: Image.Image) -> dict[str, Any]:
+    """What an RGB picture says of itself that holds for edits of it too: entries of its `info`.
+
+    Its "icc_profile", if that is one of RGB pictures: those of grey and CMYK ones would be wrong. Its "dpi".
+    Not EXIF: pictures are turned upright as they are read.
+    """
+    kept: dict[str, Any] = {}
+    profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
+    if image.mode in ("RGB", "RGBA") and isinstance(profile, bytes) and profile[16:20] == b"RGB ":
+        kept["icc_profile"] = profile
+    if isinstance(dpi, tuple) and len(dpi) == 2 and all(_is_dpi(value) for value in dpi):
+        kept["dpi"] = tuple(map(float, dpi))
+    return kept
+
+
+def like(pixels: np.ndarray, source: Image.Image) -> Image.Image:
+    """An RGB picture of (H, W, 3) uint8 pixels that keeps the source's `kept_info`."""
+    picture = Image.fromarray(pixels)
+    picture.info.update(kept_info(source))
+    return picture
+
+
+def _is_dpi(value: Any) -> bool:
+    try:
+        return math.isfinite(value) and 1 <= value <= _HIGHEST_DPI
+    except (TypeError, ValueError, ArithmeticError):  # a fraction over 0
+        return False
+
+
+@lru_cache
+def _notice_loss(suffix: str) -> None:
+    """Once a run."""
+    log.warning(
+        "pictures go to %s files: JPEG changes all pixels a little, also those that an edit leaves alone; "
+        "write .png, .webp or .bmp to keep them bit for bit",
+        suffix,
+    )

@@ -1,0 +1,73 @@
+"""Text and JSON that people write, read whole.
+
+Files are UTF-8; a byte-order mark before it, which Windows editors and Excel write, is skipped.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from runtime.files import require_regular
+
+_OTHER_MARKS = (  # UTF-32's first: it begins as UTF-16's
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8, without the byte-order mark if it has one.
+
+    Raises:
+      UserError: another encoding, by name where that is plain; the caller says where.
+    """
+    refuse_other_encodings(data)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"not UTF-8 (byte {data[error.start]:#04x} at {error.start}); save the file as UTF-8"
+        ) from None
+
+
+def refuse_other_encodings(data: bytes) -> None:
+    """Raises `UserError` where the first bytes of a file are those of UTF-16 or UTF-32."""
+    found = next((name for mark, name in _OTHER_MARKS if data.startswith(mark)), None)
+    if found is None and b"\0" in data[:2]:  # no mark, but half of the bytes of Latin letters are zero
+        found = "UTF-16 or UTF-32, or no text"
+    if found is not None:
+        raise UserError(f"is {found}, not UTF-8; save the file as UTF-8")
+
+
+def read_text(file: str | Path, fix: str = "") -> str:
+    """A whole text file, see `decode_text`; errors name the file.
+
+    Args:
+      fix: said of a file that cannot be read: which one to give.
+    """
+    require_regular(file)
+    try:
+        return decode_text(Path(file).read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}{fix and f'; {fix}'}") from None
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def read_json(file: str | Path, kind: type) -> Any:
+    """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file."""
+    text = read_text(file)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON: {error}") from None
+    if not isinstance(content, kind):
+        expected = {dict: "an object {...}", list: "a list [...]"}[kind]
+        raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
+    return content
