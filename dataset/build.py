@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.choices import DATASET_NAMES
 from dataset.codes import CodesDataset
 from dataset.records import (
     TARGET_CAPTION,
@@ -130,11 +131,10 @@ def _build_ultraedit(
     return EditingDataset(records, image_size, grid, feature_width, features_only=features_only, **options)
 
 
-_BUILDERS = {
-    "t2i_cc12m": _build_cc12m,
-    "t2i_laion_coco": _build_laion_coco,
-    "t2i": _build_laion_coco,
-    "t2i_code": _build_codes,
-    "editing_ultraedit": _build_ultraedit,
-}
-DATASET_NAMES = tuple(_BUILDERS)
+_BUILDERS = dict(
+    zip(
+        DATASET_NAMES,
+        (_build_cc12m, _build_laion_coco, _build_laion_coco, _build_codes, _build_ultraedit),
+        strict=True,
+    )
+)

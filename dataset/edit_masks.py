@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset.choices import RULES
 from dataset.images import marked
 from dataset.transforms import dilate
 from runtime.errors import UserError
 
-RULES = ("published", "exact")
 _PUBLISHED_SIDE = 512
 
 

@@ -62,15 +62,6 @@ _FLAGS = {
     "mask_rule": "--mask-rule",
     "text_field": "--text-field",
 }
-# What packing decides once and for all: flags that act on the pixels.
-_PIXEL_FLAGS = {
-    "data_path": "the packed folders are the data",
-    "cache_codes": "packed data are codes already",
-    "mask_dilation": "the shards hold the mask of each cell, widening it takes the pixels",
-    "mask_jitter": "masks are jittered when the data is packed",
-    "center_crop": "the crop was chosen when the data was packed",
-    "random_flip": "flips are made when the data is packed: --views",
-}
 
 
 @dataclass(frozen=True)
@@ -280,17 +271,6 @@ def require_same(
             f"{manifest.folder} was packed for another run: {'; '.join(differing)}. "
             f"Give what it was packed with, or pack again with {PROGRAMS[manifest.settings.kind]}"
         )
-
-
-def require_no_pixel_flags(config: Any) -> None:
-    """Refuses flags of a training that would act on pixels, which packed data does not have.
-
-    Args:
-      config: the training's flags; those it does not know are not looked for.
-    """
-    for name, reason in _PIXEL_FLAGS.items():
-        if getattr(config, name, None):
-            raise UserError(f"--{name.replace('_', '-')} does not go with --packed-data: {reason}")
 
 
 def _require_shards(settings: PackedSettings, shards: list[ShardInfo]) -> None:

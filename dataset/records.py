@@ -15,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
 
+from dataset.choices import TEXT_FIELDS
 from dataset.images import ImageSource
 from dataset.jsonl import JsonLine, JsonlRecords, is_inside
 from dataset.parquet import ParquetImage, read_text_columns, require_columns, require_text
@@ -23,7 +24,7 @@ from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
-INSTRUCTION, TARGET_CAPTION = TEXT_FIELDS = ("instruction", "target_caption")
+INSTRUCTION, TARGET_CAPTION = TEXT_FIELDS
 _NUM_LOOKED_AT = 256
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,14 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from evaluations.flags import CLIP_MODEL, DINO_FILE, WeightFlags
 from evaluations.weights import PRETRAINED, find_weights, read_state_dict
 from runtime.checkpoint import load_weights
-from runtime.config import option
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from tokenizer.tokenizer_image.lpips import find_lpips_weights, load_lpips
+from tokenizer.tokenizer_image.lpips import load_lpips
+from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 
-CLIP_MODEL = "ViT-B-32-quickgelu"
 CLIP_L14_MODEL = "ViT-L-14-quickgelu"
 DINO_MODEL = "vit_small_patch16_224.dino"
 
@@ -38,23 +37,7 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Numbers that OpenAI's archives hold beside the weights, and the mask of the text's attention.
 _CLIP_NOTES = ("input_resolution", "context_length", "vocab_size")
-_DINO_FILE = "dino_deitsmall16_pretrain.pth"
-_DINO_URL = f"https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/{_DINO_FILE}"
-
-
-@dataclass(frozen=True)
-class WeightFlags:
-    """Flags of every evaluator that uses these networks."""
-
-    clip_model: str = option(CLIP_MODEL, help="open_clip's name of the CLIP of clip-i and clip-t")
-    clip_ckpt: str | None = option(
-        None, help="its weights (default: pretrained_models/ViT-B-32.pt, then the user's caches)"
-    )
-    dino_ckpt: str | None = option(
-        None, help=f"weights of dino (default: pretrained_models/{_DINO_FILE}, then the user's caches)"
-    )
-    vgg_ckpt: str | None = option(None, help="torchvision's VGG16, for lpips")
-    lpips_ckpt: str | None = option(None, help="LPIPS's linear layers for VGG16, for lpips")
+_DINO_URL = f"https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/{DINO_FILE}"
 
 
 class ImageEncoder:
@@ -99,7 +82,7 @@ class DinoEncoder(ImageEncoder):
             path,
             flag,
             "DINO ViT-S/16",
-            [PRETRAINED / _DINO_FILE, Path(torch.hub.get_dir()) / "checkpoints" / _DINO_FILE],
+            [PRETRAINED / DINO_FILE, Path(torch.hub.get_dir()) / "checkpoints" / DINO_FILE],
             {"timm/vit_small_patch16_224.dino": ("model.safetensors", "pytorch_model.bin")},
             _DINO_URL,
         )

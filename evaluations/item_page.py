@@ -12,13 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from PIL import Image
 
 from evaluations.editing.measure import COPY_SOURCE, GENERATED
 from evaluations.images import load_rgb
-from evaluations.item_page_template import TEMPLATE
-from runtime.files import write_atomic
+from evaluations.pages import write_page
 
 _SHOWN_SIDE = 192
 _SMALL_SIDE = 128
@@ -52,21 +50,18 @@ def write_item_page(path: str | Path, items: Sequence[dict[str, Any]], *, per_en
         | {"places": {name: place[index] for name, place in places.items() if index in place}}
         for index in sorted(chosen)
     ]
-    html = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        .from_string(TEMPLATE)
-        .render(
-            num_items=len(generated),
-            per_end=per_end,
-            metrics={name: _is_lower_better(name) for name in rankings},
-            protocols=list(dict.fromkeys(card["protocol"] for card in cards)),
-            cards=cards,
-            has_copies=bool(copies),
-            format_number=format_number,
-            pictures=pictures.embed(),
-        )
+    write_page(
+        path,
+        "item_page.html",
+        num_items=len(generated),
+        per_end=per_end,
+        metrics={name: _is_lower_better(name) for name in rankings},
+        protocols=list(dict.fromkeys(card["protocol"] for card in cards)),
+        cards=cards,
+        has_copies=bool(copies),
+        format_number=format_number,
+        pictures=pictures.embed(),
     )
-    write_atomic(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
 
 
 def rank_items(items: Sequence[dict[str, Any]], name: str) -> list[int]:

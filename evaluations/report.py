@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
 from PIL import Image
 
 from evaluations.edit_grid import EditItem, ImageLike, edit_grid, to_image
+from evaluations.pages import write_page
 from evaluations.report_curves import draw_curves, read_metrics
-from evaluations.report_template import TEMPLATE
-from runtime.files import write_atomic
 
 __all__ = [
     "CurveSection",
@@ -99,13 +97,8 @@ def build_report(path: str | Path, title: str, sections: Sequence[Section], subt
     Raises:
       UserError: if an image or a metrics.jsonl cannot be read, or the file cannot be written.
     """
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(TEMPLATE).render(
-        title=title,
-        subtitle=subtitle,
-        sections=[_render_data(section) for section in sections],
-    )
-    write_atomic(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    shown = [_render_data(section) for section in sections]
+    write_page(path, "report.html", title=title, subtitle=subtitle, sections=shown)
 
 
 def _render_data(section: Section) -> dict[str, Any]:

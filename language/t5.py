@@ -1,7 +1,7 @@
 """The frozen text encoder: captions in, `TextFeatures` out.
 
 The published models use FLAN-T5-XL. Any T5 saved by transformers works, so the small one of
-`language.small_t5` takes exactly this path.
+`language.small_encoder` takes exactly this path.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
 from language.caption_cleaning import clean_caption
-from language.text_features import MAX_TOKENS, TextFeatures
+from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
+from language.text_features import TextFeatures
 from runtime.checkpoint import weights_fingerprint
 from runtime.errors import UserError
 from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.tensor_fields import TensorFields
 
-DEFAULT_T5 = "flan-t5-xl"
-PUBLISHED_FOLDER = Path("pretrained_models/t5-ckpt")
 TRUNCATION_LOG = "t5.truncation"
 """Logger of the notices of cut captions, for programs to silence: one a batch would drown a progress bar."""
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's

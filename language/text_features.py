@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from language.published import MAX_TOKENS
 from runtime.errors import UserError
 from runtime.files import require_regular, write_atomic
 
-MAX_TOKENS = 120  # text slots of every published model
 REMEDY = "make it again with language/extract_t5_feature.py (delete this file first)"
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-# "none" and "fp32" are two published spellings of full precision.
-PRECISIONS = {"none": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from runtime.choices import PRECISION_NAMES
+
+PRECISIONS = dict(
+    zip(PRECISION_NAMES, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True)
+)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:

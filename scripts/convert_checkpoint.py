@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoregressive.decoding.sampling import Sampling
-from autoregressive.editing.options import Defaults
-from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.gpt import GPT_MODELS
-from dataset.edit_masks import RULES
-from language.t5 import DEFAULT_T5
+from autoregressive.models.config import GPT_MODELS
+from dataset.choices import RULES
+from language.published import DEFAULT_T5
+from runtime.choices import PRECISION_NAMES
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
-from runtime.precision import PRECISIONS
 from runtime.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
 
 
@@ -43,7 +40,7 @@ class ConvertCheckpoint:
     image_size: int | None = option(
         None, within=SIZE, help="side of the model's images, for files that do not hold it"
     )
-    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISIONS))
+    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
     cfg_scale: float = option(7.5, within=GUIDANCE, help="default guidance; 1 for none")
     temperature: float = option(1.0, within=WEIGHT, help="default of the draws")
     top_k: int = option(1000, within=COUNT_OR_NONE, help="default: likeliest codes kept; 0 for all")
@@ -52,6 +49,12 @@ class ConvertCheckpoint:
 
 def main() -> None:
     config = parse(ConvertCheckpoint)
+    # PyTorch is imported once the flags are right.
+    from autoregressive.decoding.sampling_settings import Sampling
+    from autoregressive.editing.options import Defaults
+    from autoregressive.editing.pipeline import EditingPipeline
+    from runtime.precision import PRECISIONS
+
     pipeline = EditingPipeline.load(
         config.vq_ckpt,
         config.gpt_ckpt,

@@ -12,12 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoregressive.models.arithmetic import marked_like
-from autoregressive.models.weights import transformer_state
-from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
+from runtime.choices import PRECISION_NAMES
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
-from runtime.precision import PRECISIONS
 
 _WANTED = ("vq_model", "vq_config", "gpt_model", "model_config")
 
@@ -28,7 +25,7 @@ class ExportWeights:
 
     ckpt: str = option(REQUIRED, help="checkpoint of a tokenizer or transformer training")
     output: str = option(REQUIRED, help="the file to write, *.safetensors")
-    precision: str = option("fp16", help="of the weights", choices=sorted(PRECISIONS))
+    precision: str = option("fp16", help="of the weights", choices=sorted(PRECISION_NAMES))
 
     def __post_init__(self) -> None:
         if Path(self.output).suffix != ".safetensors":
@@ -37,6 +34,12 @@ class ExportWeights:
 
 def main() -> None:
     config = parse(ExportWeights)
+    # PyTorch is imported once the flags are right.
+    from autoregressive.models.arithmetic import marked_like
+    from autoregressive.models.weights import transformer_state
+    from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
+    from runtime.precision import PRECISIONS
+
     content = load_checkpoint(config.ckpt)
     args = {key: value for key, value in checkpoint_args(content).items() if key in _WANTED}
     dtype = PRECISIONS[config.precision]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dataset.shapes import render
 from dataset.shapes_edits import ShapesConfig, random_session
-from evaluations.editing.image_eval import ImageEvalConfig
+from evaluations.editing.flags import ImageEvalConfig
 
 REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"
 TURNS = (1, 3)

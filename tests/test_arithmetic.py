@@ -15,7 +15,8 @@ from tiny_gpt import tiny
 
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.arithmetic import MARKER, configuration, marked, require_same_arithmetic
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
 from runtime.checkpoint import load_checkpoint, require_finite, save_checkpoint
 from runtime.errors import UserError

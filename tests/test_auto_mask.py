@@ -11,7 +11,7 @@ import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask import (
     AutoMaskSettings,
     edit_scores,

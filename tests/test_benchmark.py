@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, run_program
+from conftest import run_program
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoregressive.decoding.engine import Engine
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import forward_flops, head_parameters, training_flops, trunk_parameters
-from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.sequence.builders import editing_layout
 from runtime.config import parse
 from runtime.errors import UserError
@@ -24,16 +23,8 @@ SLOTS = 120
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """Modules of the scripts folder import each other, as programs there do."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield
-    sys.path.remove(str(ROOT / "scripts"))
-
-
 def load(name: str):
-    return importlib.import_module(f"benchmark_{name}" if name else "benchmark")
+    return importlib.import_module(f"scripts.benchmarking.{name}")
 
 
 @pytest.fixture
@@ -270,7 +261,7 @@ def test_sides_run_in_turn_and_the_first_run_is_not_counted():
 ])  # fmt: skip
 def test_bad_requests_are_refused(words, message):
     with pytest.raises(UserError, match=message):
-        parse(load("").Benchmark, words)
+        parse(load("config").Benchmark, words)
 
 
 def test_quick_all_from_end_to_end(tmp_path):
@@ -289,8 +280,9 @@ def test_quick_all_from_end_to_end(tmp_path):
 
 
 def test_without_a_baseline_only_the_project_is_measured(tmp_path):
-    benchmark, threads = load(""), torch.get_num_threads()
-    config = benchmark.Benchmark("decode", quick=True, baseline="none", threads=1, output_dir=str(tmp_path))
+    benchmark, threads = load("run"), torch.get_num_threads()
+    flags = {"quick": True, "baseline": "none", "threads": 1, "output_dir": str(tmp_path)}
+    config = load("config").Benchmark("decode", **flags)
     bench = benchmark.measure(config)
     torch.set_num_threads(threads)
     benchmark.write_results(bench, config)

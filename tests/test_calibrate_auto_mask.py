@@ -6,14 +6,13 @@ import json
 import sys
 
 import torch
-from conftest import ROOT
 
 from autoregressive.editing.auto_mask import AutoMaskSettings
 
 
 def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import calibrate_auto_mask
+    from scripts import calibrate_auto_mask
+    from scripts.checks import auto_mask
 
     words = [
         "calibrate_auto_mask.py",
@@ -48,7 +47,7 @@ def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
 
     # A score that is high exactly where the edit is must be found out.
     true = torch.eye(9, dtype=torch.bool)
-    best = calibrate_auto_mask.sweep(
+    best = auto_mask.sweep(
         true * 3.0, true, 3, [AutoMaskSettings(t, 0, g) for t in (0.0, 1.0) for g in (0, 1)]
     )[0]
     assert (best["threshold"], best["growth"], best["iou"]) == (1.0, 0, 1.0)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
 from runtime.checkpoint import (
     list_checkpoints,

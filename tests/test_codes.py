@@ -11,8 +11,9 @@ from conftest import IMAGE_SIZE, read_metrics, run_program
 from PIL import Image
 
 from autoregressive.train.config import T2IConfig
-from autoregressive.train.extract_codes_t2i import ExtractCodesConfig, extract
-from autoregressive.train.train_t2i import train
+from autoregressive.train.packing.codes import extract
+from autoregressive.train.packing.config import ExtractCodesConfig
+from autoregressive.train.stages import train_t2i
 from dataset.build import build_dataset
 from dataset.codes import load_codes
 from dataset.transforms import center_crop, image_to_tensor
@@ -237,7 +238,7 @@ def test_training_from_codes_is_training_from_the_images(
     with distributed("cpu") as ranks:
         for name, words in (("images", [*flags, "--data-path", data / "t2i.jsonl"]), ("codes", from_codes)):
             words = [*map(str, words), "--results-dir", str(tmp_path / name)]
-            train(parse(T2IConfig, words), ranks)
+            train_t2i(parse(T2IConfig, words), ranks)
     losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("images", "codes")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 3
 
@@ -246,4 +247,4 @@ def test_training_from_codes_is_training_from_the_images(
     save_checkpoint(tmp_path / "other.pt", content)
     with pytest.raises(UserError, match="not made by the tokenizer"), distributed("cpu") as ranks:
         other = ["--vq-ckpt", tmp_path / "other.pt", "--results-dir", tmp_path / "other"]
-        train(parse(T2IConfig, list(map(str, [*from_codes, *other]))), ranks)
+        train_t2i(parse(T2IConfig, list(map(str, [*from_codes, *other]))), ranks)

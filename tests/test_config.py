@@ -253,8 +253,7 @@ def config_classes() -> list[type]:
     return [c for c in classes.values() if any("aliases" in f.metadata for f in dataclasses.fields(c))]
 
 
-def test_every_number_of_every_program_has_a_range(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")  # scripts import their neighbours by bare names
+def test_every_number_of_every_program_has_a_range():
     classes = config_classes()
     assert len(classes) > len(COMMANDS)
     for config_class in classes:

@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_program
+from conftest import run_program
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from runtime.errors import UserError
 
@@ -40,8 +40,7 @@ def test_two_transformers_in_one_folder_draw_the_same_tokens(vq_ckpt, gpt_ckpts,
 
 def test_what_the_program_writes_by_default_can_be_read(vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
     """Encoders of a published name are named, others must be copied or left out."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    program = importlib.import_module("convert_checkpoint")
+    program = importlib.import_module("scripts.convert_checkpoint")
 
     def convert(t5, name: str, *more: str) -> str | None:
         flags = ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["edit"], "--t5-path", t5, *more]

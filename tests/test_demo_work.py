@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 
 import numpy as np
 import pytest
@@ -20,9 +19,7 @@ SHAPES = ROOT / "pretrained_models" / "shapes"
 
 @pytest.fixture(scope="module")
 def work():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module("demo_work")
-    sys.path.remove(str(ROOT / "scripts"))
+    return importlib.import_module("scripts.web_demo.work")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pictures import picture
 from PIL import Image
 from preparation_data import cell, encoded, write_parquet
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
 from autoregressive.sample.edit_sets import emu_jobs, keys_of, with_output_caption

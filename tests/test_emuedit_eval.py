@@ -8,7 +8,9 @@ import pytest
 from pictures import picture
 
 from evaluations.editing.emu_pairs import load_emu_list
-from evaluations.editing.emuedit_eval import EmuEvalConfig, check, evaluate_run, main
+from evaluations.editing.emu_scores import check, evaluate_run
+from evaluations.editing.emuedit_eval import main
+from evaluations.editing.flags import EmuEvalConfig
 from evaluations.editing.tables import format_tables
 from runtime.config import parse
 from runtime.errors import UserError

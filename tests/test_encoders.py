@@ -23,7 +23,8 @@ from tiny_networks import (
 )
 
 from evaluations.editing.registry import EMU_METRICS, MAGICBRUSH_METRICS, load_metric_networks
-from evaluations.encoders import CLIP_MODEL, ClipEncoder, DinoEncoder, WeightFlags, full_float32
+from evaluations.encoders import ClipEncoder, DinoEncoder, full_float32
+from evaluations.flags import CLIP_MODEL, WeightFlags
 from evaluations.images import load_rgb
 from evaluations.weights import read_state_dict
 from runtime.errors import UserError

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import batch_flops, peak_flops, training_flops
-from autoregressive.models.gpt import GPT_MODELS
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.packing import pack_rows
 

@@ -13,7 +13,8 @@ from tiny_gpt import GREEDY, C, N, V, tiny, tiny_inputs
 from torch import Tensor
 
 from autoregressive.decoding.engine import NOT_FINITE, Engine, place
-from autoregressive.decoding.sampling import Sampling, draw, filtered_probabilities, guide, seeded_uniforms
+from autoregressive.decoding.sampling import draw, filtered_probabilities, guide, seeded_uniforms
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,

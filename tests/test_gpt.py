@@ -16,7 +16,8 @@ from autoregressive.models.attention import (
     plain_attention,
     sample_blocks,
 )
-from autoregressive.models.gpt import GPT_MODELS, build_gpt
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import build_gpt
 from autoregressive.models.layers import RMSNorm, _SwiGLU
 from autoregressive.models.loss import SupervisedLoss, layout_loss
 from autoregressive.models.weights import start_from_codebook

@@ -10,7 +10,7 @@ from test_training import read_metrics, run_stage, stage_flags
 from tiny_gpt import pack_batch
 
 from autoregressive.decoding.engine import Engine
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.builders import editing_layout, editing_prompt, t2i_layout, t2i_prompt

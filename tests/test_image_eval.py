@@ -10,7 +10,9 @@ from magicbrush_run import REFERENCE, TURNS, config, make_run, reference_config,
 from PIL import Image
 
 from dataset.shapes import PLACES, box_to_pixels, place_box
-from evaluations.editing.image_eval import ImageEvalConfig, check, evaluate_run, main
+from evaluations.editing.flags import ImageEvalConfig
+from evaluations.editing.image_eval import main
+from evaluations.editing.magicbrush_scores import check, evaluate_run
 from evaluations.editing.tables import format_tables
 from runtime.config import parse
 from runtime.errors import UserError

@@ -15,11 +15,12 @@ ROOMS = {
     "runtime": [],
     "tokenizer": ["runtime"],
     "language": ["runtime"],
-    "dataset": ["runtime", "language.text_features"],
+    "dataset": ["runtime", "language.published", "language.text_features"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
     "evaluations": ["runtime", "dataset.images", "dataset.shapes", "dataset.shapes_edits",
-                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips"],
+                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips",
+                    "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
     "autoregressive.decoding": ["runtime", "autoregressive.sequence", "autoregressive.models"],
@@ -38,11 +39,12 @@ ROOMS = {
 }  # fmt: skip
 # Programs stand at the edge and may use more.
 PROGRAMS = {
-    "tokenizer.tokenizer_image.vq_train": ["dataset"],
+    "tokenizer.tokenizer_image.vq_loop": ["dataset"],
     "tokenizer.tokenizer_image.vq_trainer": ["dataset"],
-    "tokenizer.tokenizer_image.reconstruction_eval": ["dataset", "evaluations"],
-    "language.extract_t5_feature": ["dataset"],
-    "language.small_t5": ["dataset"],
+    "tokenizer.tokenizer_image.reconstruction": ["dataset", "evaluations"],
+    "tokenizer.tokenizer_image.reconstruction_config": ["evaluations.tokenizer.flags"],
+    "language.feature_extraction": ["dataset"],
+    "language.small_encoder": ["dataset"],
     "dataset.prepare_magicbrush": ["language"],
 }
 

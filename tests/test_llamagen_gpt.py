@@ -15,11 +15,12 @@ from conftest import IMAGE_SIZE, read_metrics, run_program
 from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.sample import sample_t2i, sample_t2i_ddp
 from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP, read_captions
 from autoregressive.train.config import T2IConfig
-from autoregressive.train.train_t2i import train
+from autoregressive.train.stages import train_t2i
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
 from runtime.distributed import distributed
@@ -92,7 +93,7 @@ def contents(folder) -> dict[str, bytes]:
 
 def run_training(flags, results) -> dict:
     with distributed("cpu") as ranks:
-        train(parse(T2IConfig, [*map(str, flags), "--results-dir", str(results)]), ranks)
+        train_t2i(parse(T2IConfig, [*map(str, flags), "--results-dir", str(results)]), ranks)
     return load_checkpoint(max((results / "checkpoints").glob("*.pt")))
 
 

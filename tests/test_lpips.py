@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runtime.errors import UserError
-from tokenizer.tokenizer_image import lpips
-from tokenizer.tokenizer_image.lpips import LPIPS, find_lpips_weights, load_lpips
+from tokenizer.tokenizer_image import lpips_files
+from tokenizer.tokenizer_image.lpips import LPIPS, load_lpips
+from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 
 NARROW = ((4, 4), (4, 4), (6, 6, 6), (6, 6, 6), (6, 6, 6))
 
@@ -104,7 +106,7 @@ def test_images_too_small_for_four_poolings_are_refused(weights):
 def test_weights_are_found_in_the_usual_places_or_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="VGG16: put it at pretrained_models/vgg16-397923af.pth or .*hub"):
         find_lpips_weights()
     vgg = tmp_path / "torch" / "hub" / "checkpoints" / "vgg16-397923af.pth"
@@ -117,3 +119,12 @@ def test_weights_are_found_in_the_usual_places_or_named(tmp_path, monkeypatch):
     linear.touch()
     assert find_lpips_weights() == (vgg, linear)
     assert find_lpips_weights("a.pth", "b.pth") == (Path("a.pth"), Path("b.pth"))
+
+
+def test_the_cache_is_the_one_that_torch_has(monkeypatch, tmp_path):
+    for variables in ({}, {"XDG_CACHE_HOME": str(tmp_path)}, {"TORCH_HOME": "~/elsewhere"}):
+        for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert lpips_files._torch_cache() == Path(torch.hub.get_dir())

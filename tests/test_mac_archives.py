@@ -17,7 +17,7 @@ from test_prepare_captions_tar import run as prepare
 from test_prepare_captions_tar import sample, shard, texts
 
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
-from autoregressive.train.packing import _data_fingerprint
+from autoregressive.train.packing.shards import _data_fingerprint
 from dataset.build import build_dataset
 from dataset.codes import CodesDataset, save_codes
 from dataset.emu_edit import read_emu
@@ -26,8 +26,8 @@ from dataset.image_folder import list_images
 from dataset.preparation import claimed
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from evaluations.editing.emu_pairs import find_emu_pairs, load_emu_list
-from evaluations.editing.emuedit_eval import _describe_data as describe_emu
-from evaluations.editing.image_eval import _describe_data as describe_sessions
+from evaluations.editing.emu_scores import _describe_data as describe_emu
+from evaluations.editing.magicbrush_scores import _describe_data as describe_sessions
 from evaluations.folders import list_images as list_evaluated
 from evaluations.pairs import FINAL_TURN, load_sessions
 from evaluations.t2i.pictures import list_generated, read_captions

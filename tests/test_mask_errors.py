@@ -8,7 +8,7 @@ import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.sample_editing import EditJob, SampleEditing, edit_files
 from autoregressive.sample.sample_emu_edit import SampleEmuEdit

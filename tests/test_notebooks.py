@@ -10,12 +10,13 @@ import pytest
 import torch
 from conftest import ROOT, TINY_VQ
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
-from language.small_t5 import make_small_t5, read_captions
+from language.small_encoder import make_small_t5, read_captions
 from language.t5 import T5Encoder
 from tokenizer.tokenizer_image.vq_model import build_vq_model
 

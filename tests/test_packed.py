@@ -18,14 +18,8 @@ from autoregressive.train.inputs import EditingPreparation, Encoders, Inputs, ed
 from autoregressive.train.loop import fit
 from dataset.mixed import MixedDataset
 from dataset.packed import PackedEdits, PackedT2I
-from dataset.packed_format import (
-    MANIFEST,
-    PackedSettings,
-    read_manifest,
-    require_no_pixel_flags,
-    require_same,
-    shard_path,
-)
+from dataset.packed_flags import require_no_pixel_flags
+from dataset.packed_format import MANIFEST, PackedSettings, read_manifest, require_same, shard_path
 from dataset.packed_writer import PackedWriter, ShardColumns
 from dataset.samples import collate_samples
 from runtime.config import parse

@@ -15,13 +15,12 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE, ROOT, read_metrics, run_program
 
-from autoregressive.train import train_editing
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.extract_codes_editing import PackEditsConfig
-from autoregressive.train.extract_codes_editing import extract as pack_edits
-from autoregressive.train.extract_codes_t2i import ExtractCodesConfig
-from autoregressive.train.extract_codes_t2i import extract as pack_t2i
+from autoregressive.train.packing.codes import extract as pack_t2i
+from autoregressive.train.packing.config import ExtractCodesConfig, PackEditsConfig
+from autoregressive.train.packing.edits import extract as pack_edits
 from autoregressive.train.setup import load_encoders
+from autoregressive.train.stages import train_editing
 from dataset.build import build_dataset
 from dataset.packed import PackedEdits, open_packed
 from dataset.packed_format import require_same, shard_path
@@ -160,7 +159,7 @@ def test_training_from_packed_edits_is_training_from_the_images(data, flags, tra
     with distributed("cpu") as ranks:
         for name, source in sources.items():
             more = [*source, "--max-steps", 6, "--results-dir", tmp_path / name]
-            train_editing.train(parse(EditingConfig, [str(word) for word in (*words, *more)]), ranks)
+            train_editing(parse(EditingConfig, [str(word) for word in (*words, *more)]), ranks)
     losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("images", "packed")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6) and len(set(losses[0])) == 6
 

@@ -13,7 +13,7 @@ import torch
 from conftest import run_program
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.sample.edit_run import EditFolders, EditRun
@@ -191,7 +191,7 @@ def test_a_picture_is_edited_as_it_is_seen(pipelines, tmp_path):
 
 
 def test_mismatched_parts_are_refused(pipelines, vq_ckpt, gpt_ckpts, tmp_path):
-    from language.small_t5 import make_small_t5
+    from language.small_encoder import make_small_t5
 
     make_small_t5(["a b"], tmp_path / "wide", 32)
     with pytest.raises(UserError, match="width 16, the text encoder gives 32"):

@@ -6,18 +6,11 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from runtime.errors import UserError
-
-
-@pytest.fixture
-def plot_run(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import plot_run
-
-    return plot_run
+from scripts import plot_run
+from scripts.figures.runs import read_runs
 
 
 def write_run(folder, values: dict[str, float], steps: int = 5) -> str:
@@ -27,13 +20,13 @@ def write_run(folder, values: dict[str, float], steps: int = 5) -> str:
     return str(folder)
 
 
-def test_several_runs_in_one_picture(plot_run, tmp_path, monkeypatch):
+def test_several_runs_in_one_picture(tmp_path, monkeypatch):
     first = write_run(tmp_path / "a" / "stage2", {"val/l1": 0.5, "lr": 1.0, "loss": 3.0})
     second = write_run(tmp_path / "b" / "stage2", {"loss": 2.0, "samples_per_second": 9.0}, steps=1)
     (tmp_path / "a" / "stage2" / "previews").mkdir()
     for number in (1, 2):
         Image.new("RGB", (40, 20), "red").save(tmp_path / "a" / "stage2" / "previews" / f"000000{number}.png")
-    runs = plot_run.read_runs([first, second], [])
+    runs = read_runs([first, second], [])
     assert list(runs) == ["a/stage2", "b/stage2"]
     assert list(runs["a/stage2"]) == ["loss", "lr", "val/l1"] and "epoch" not in runs["a/stage2"]
     assert runs["a/stage2"]["loss"][-1] == (5, 0.6)
@@ -50,14 +43,14 @@ def test_several_runs_in_one_picture(plot_run, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "c.png").height < both.height
 
 
-def test_what_is_no_training_is_told(plot_run, tmp_path):
+def test_what_is_no_training_is_told(tmp_path):
     with pytest.raises(UserError, match="metrics.jsonl: no such file"):
-        plot_run.read_runs([str(tmp_path)], [])
+        read_runs([str(tmp_path)], [])
     run = write_run(tmp_path / "run", {"loss": 1.0})
     with pytest.raises(UserError, match="named twice"):
-        plot_run.read_runs([run, run], [])
+        read_runs([run, run], [])
     with pytest.raises(UserError, match="none of gain occurs"):
-        plot_run.read_runs([run], ["gain"])
+        read_runs([run], ["gain"])
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{broken')
     with pytest.raises(UserError, match="line 2"):
-        plot_run.read_runs([run], [])
+        read_runs([run], [])

@@ -14,8 +14,9 @@ from dataset.build import build_dataset
 from dataset.preparation_captions import line_of
 from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
 from dataset.records import read_t2i_jsonl
-from language.extract_t5_feature import ExtractConfig, extract
-from language.small_t5 import make_small_t5
+from language.feature_extraction import extract
+from language.flags import ExtractConfig
+from language.small_encoder import make_small_t5
 from runtime.config import parse
 from runtime.distributed import distributed
 from runtime.errors import UserError

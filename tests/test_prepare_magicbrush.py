@@ -20,7 +20,7 @@ from dataset.build import build_dataset
 from dataset.images import load_edit_region, load_magicbrush_mask
 from dataset.magicbrush import iterate_turns, read_sessions
 from dataset.prepare_magicbrush import PrepareMagicBrushConfig, prepare_magicbrush
-from language.small_t5 import make_small_t5
+from language.small_encoder import make_small_t5
 from language.t5 import T5Encoder
 from language.text_features import load_text_features
 from runtime.config import parse

@@ -21,8 +21,9 @@ from preparation_data import Killed, cell, encoded, kill_after, no_space, read_l
 from dataset.build import build_dataset
 from dataset.images import load_edit_region, load_image
 from dataset.prepare_ultraedit import PrepareUltraEditConfig, prepare_ultraedit
-from language.extract_t5_feature import ExtractConfig, extract
-from language.small_t5 import make_small_t5
+from language.feature_extraction import extract
+from language.flags import ExtractConfig
+from language.small_encoder import make_small_t5
 from language.t5 import T5Encoder
 from runtime.config import parse
 from runtime.distributed import distributed

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_program
+from conftest import run_program
 from PIL import Image
 from test_published_commands import STAGE_1, STAGE_2, STAGE_512, flags_of
 
@@ -29,13 +29,6 @@ def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("rehearsal")
     run_program("scripts/rehearse_published.py", "--work-dir", folder, *FLAGS)
     return folder
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Imports modules of the scripts folder, as the scripts do."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module
 
 
 def records_of(work: Path) -> dict[str, dict]:
@@ -66,8 +59,8 @@ def test_the_commands_are_the_published_ones(stage, work):
     assert ran.keys() - published.keys() <= MAY_COME
 
 
-def test_a_rehearsal_goes_on_after_the_last_checkpoint_that_is_there(work, tmp_path, scripts):
-    rehearse = scripts("rehearse_published")
+def test_a_rehearsal_goes_on_after_the_last_checkpoint_that_is_there(work, tmp_path):
+    rehearse = importlib.import_module("scripts.rehearse.run")
     shutil.copy(work / "rehearsal.json", tmp_path)
     content = json.loads((work / "rehearsal.json").read_text())
     settings = content["settings"] | {"work_dir": str(tmp_path)}
@@ -114,8 +107,8 @@ def spoil_args(content: dict) -> None:
         (spoil_args, {"published keys", "checkpoint"}),
     ],
 )
-def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path, scripts):
-    checks_module = scripts("rehearsal_checks")
+def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path):
+    checks_module = importlib.import_module("scripts.rehearse.checks")
     shapes = checks_module.expected_shapes("R-GPT-tiny", 64, False)
     start = {name: torch.full(shape, 0.5) for name, shape in shapes.items()}
     torch.save({"model": {n: t for n, t in start.items() if "target_aware" not in n}}, tmp_path / "start.pt")
@@ -146,8 +139,8 @@ def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path, script
     assert len(failed) == len(expected) and all(any(e in name for name in failed) for e in expected), failed
 
 
-def test_a_pixel_changed_outside_the_region_is_seen(tmp_path, scripts):
-    compare = scripts("rehearsal_checks").compare_outside
+def test_a_pixel_changed_outside_the_region_is_seen(tmp_path):
+    compare = importlib.import_module("scripts.rehearse.checks").compare_outside
     source = np.full((64, 64, 3), 100, np.uint8)
     alpha = np.full((64, 64), 255, np.uint8)
     alpha[:16, :16] = 0  # the first cell of 4x4

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_program
+from conftest import run_program
 from PIL import Image
 
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush
@@ -17,16 +16,8 @@ from runtime.config import parse
 ROWS = ["zero_shot", "scaling"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """Modules of the scripts folder import each other, as programs there do."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield
-    sys.path.remove(str(ROOT / "scripts"))
-
-
 def statistic(*values):
-    from reproduce_numbers import Statistic
+    from scripts.reproduce.numbers import Statistic
 
     return Statistic(values)
 
@@ -63,20 +54,20 @@ def test_a_statistic_over_seeds():
     ],
 )
 def test_the_verdict_comes_from_the_interval(values, equal, verdict):
-    from reproduce_claims import Check
+    from scripts.reproduce.claims import Check
 
     assert Check("", values and statistic(*values), equal).verdict == verdict
 
 
 def results_of(rows):
-    from reproduce_numbers import MULTI, SINGLE, Results
+    from scripts.reproduce.numbers import MULTI, SINGLE, Results
 
     both = {name: {SINGLE: numbers, MULTI: numbers} for name, numbers in rows.items()}
     return Results(both, {}, {})
 
 
 def test_claims_follow_the_rows():
-    from reproduce_claims import judge
+    from scripts.reproduce.claims import judge
 
     good = {"passed_and_unchanged": statistic(0.90, 0.91, 0.92), "l1": statistic(0.01, 0.011, 0.012)}
     bad = {"passed_and_unchanged": statistic(0.50, 0.52, 0.51), "l1": statistic(0.05, 0.052, 0.051)}
@@ -97,8 +88,8 @@ def test_claims_follow_the_rows():
 
 
 def test_scaling_is_held_against_best_of_n():
-    from reproduce_claims import judge
-    from reproduce_numbers import Results
+    from scripts.reproduce.claims import judge
+    from scripts.reproduce.numbers import Results
 
     low, middle, high = (statistic(x, x + 0.01, x + 0.03) for x in (0.1, 0.4, 0.8))
     column = {"reward": [low, high], "accuracy": [low, middle]}
@@ -112,9 +103,8 @@ def test_scaling_is_held_against_best_of_n():
 
 
 def test_the_share_of_right_images_follows_what_is_accepted():
-    from reproduce_scaling import summarise_both
-
     from autoregressive.scaling.search import Round, SearchResult, SearchSettings
+    from scripts.reproduce.scaling import summarise_both
 
     settings = SearchSettings(rounds=2, candidates=4)
     caption = "a red circle at the left, gray background"
@@ -157,8 +147,8 @@ class Recorder:
 
 
 def test_every_row_gets_its_model_and_flags_that_exist(tmp_path):
-    from reproduce_results import ReproduceResults
-    from reproduce_rows import GROUPS, MASK_ERRORS, SeedModels, run_seed
+    from scripts.reproduce.config import ReproduceResults
+    from scripts.reproduce.rows import GROUPS, MASK_ERRORS, SeedModels, run_seed
 
     runner = Recorder(tmp_path)
     run_seed(SeedModels(ReproduceResults().recipe(), runner, "vq.pt"), GROUPS, 10)

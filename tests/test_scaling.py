@@ -11,7 +11,7 @@ import torch
 from conftest import run_program
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer

@@ -12,7 +12,8 @@ import pytest
 from magicbrush_run import TURNS, config, make_run, save
 from PIL import Image
 
-from evaluations.editing.image_eval import ImageEvalConfig, evaluate_run
+from evaluations.editing.flags import ImageEvalConfig
+from evaluations.editing.magicbrush_scores import evaluate_run
 from evaluations.editing.tables import format_tables
 from runtime.errors import UserError
 

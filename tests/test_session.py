@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession

@@ -12,7 +12,7 @@ from conftest import run_program
 from PIL import Image
 from tiny_gpt import tiny
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun

@@ -14,22 +14,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_networks import TINY_CLIP, PlainFeatures, plain_cosine, write_networks
 
-from evaluations.editing import emuedit_eval, image_eval
-from evaluations.editing.emuedit_eval import EmuEvalConfig
-from evaluations.editing.image_eval import ImageEvalConfig
+from evaluations.editing import emu_scores, magicbrush_scores
+from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
 from evaluations.editing.tables import format_tables
 from runtime.errors import UserError
 
 PROGRAM = """
 import json, sys
 import open_clip
-from evaluations.editing import emuedit_eval, image_eval
+from evaluations.editing import emu_scores, magicbrush_scores
+from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
 from runtime.distributed import distributed
 open_clip.add_model_config(sys.argv[1])
 brush, emu = json.loads(sys.argv[2])
 with distributed("cpu") as world:
-    image_eval.evaluate_run(image_eval.ImageEvalConfig(**brush), world)
-    emuedit_eval.evaluate_run(emuedit_eval.EmuEvalConfig(**emu), world)
+    magicbrush_scores.evaluate_run(ImageEvalConfig(**brush), world)
+    emu_scores.evaluate_run(EmuEvalConfig(**emu), world)
 """
 TURNS = {"7": 3, "3": 1}
 EMU = {4: ("a dark sky", "a bright sky"), 0: ("a cat", "a cat"), 11: ("two dogs on a field", None),
@@ -106,8 +106,8 @@ def single(data, tmp_path_factory) -> Path:
     """Both evaluations on one rank, eight images at a time."""
     folder = tmp_path_factory.mktemp("single")
     brush, emu = settings(data, folder, batch_size=8)
-    image_eval.evaluate_run(ImageEvalConfig(**brush))
-    emuedit_eval.evaluate_run(EmuEvalConfig(**emu))
+    magicbrush_scores.evaluate_run(ImageEvalConfig(**brush))
+    emu_scores.evaluate_run(EmuEvalConfig(**emu))
     return folder
 
 
@@ -184,7 +184,7 @@ def test_a_result_that_is_its_source_counts_as_no_change(data, single, tmp_path)
     shutil.copytree(data / "samples", tmp_path / "samples")
     shutil.copy(data / "sources" / "4_gt.png", tmp_path / "samples" / "4.png")
     _, emu = settings(data, tmp_path, metric="clip-t", batch_size=2)
-    emuedit_eval.evaluate_run(EmuEvalConfig(**emu | {"generated_path": [str(tmp_path / "samples")]}))
+    emu_scores.evaluate_run(EmuEvalConfig(**emu | {"generated_path": [str(tmp_path / "samples")]}))
     before, after = (
         json.loads((folder / "emu" / "clip_dir_score_by_idx.json").read_text())
         for folder in (single, tmp_path)
@@ -210,8 +210,8 @@ def test_ranks_and_batches_do_not_matter(data, single, tmp_path):
         program, data / "configs", json.dumps(settings(data, tmp_path / "two", batch_size=3)), ranks=2
     )
     brush, emu = settings(data, tmp_path / "one", batch_size=1, num_workers=1)
-    image_eval.evaluate_run(ImageEvalConfig(**brush))
-    emuedit_eval.evaluate_run(EmuEvalConfig(**emu))
+    magicbrush_scores.evaluate_run(ImageEvalConfig(**brush))
+    emu_scores.evaluate_run(EmuEvalConfig(**emu))
     for folder in (tmp_path / "two", tmp_path / "one"):
         for ours, theirs, name in zip(read(folder), read(single), ("brush", "emu"), strict=True):
             for row in ({}, "copy_source"):
@@ -235,17 +235,17 @@ def test_features_without_a_direction_name_the_pair(data, tmp_path, value):
     changes = {"clip_ckpt": str(tmp_path / "broken.safetensors"), "metric": "l1,clip-i"}
     brush, emu = settings(data, tmp_path, **changes)
     with pytest.raises(UserError, match="clip-i of generated, final_turn 7 turn 3 .*7_iter_3.png.* is nan"):
-        image_eval.evaluate_run(ImageEvalConfig(**brush))
+        magicbrush_scores.evaluate_run(ImageEvalConfig(**brush))
     with pytest.raises(UserError, match="clip-i of generated, final_turn 4 turn 1 .*4.png.* is nan"):
-        emuedit_eval.evaluate_run(EmuEvalConfig(**emu))
+        emu_scores.evaluate_run(EmuEvalConfig(**emu))
     assert not (tmp_path / "brush").exists() and not (tmp_path / "emu").exists()
 
 
 def test_plain_vit_b_32_is_refused(data, tmp_path):
     for evaluator, config in zip(
-        (image_eval, emuedit_eval), settings(data, tmp_path, clip_model="ViT-B-32"), strict=True
+        (magicbrush_scores, emu_scores), settings(data, tmp_path, clip_model="ViT-B-32"), strict=True
     ):
-        kind = ImageEvalConfig if evaluator is image_eval else EmuEvalConfig
+        kind = ImageEvalConfig if evaluator is magicbrush_scores else EmuEvalConfig
         with pytest.raises(UserError, match="'ViT-B-32' has another activation.*take ViT-B-32-quickgelu"):
             evaluator.evaluate_run(kind(**config))
 
@@ -254,7 +254,7 @@ def test_the_variant_of_instructpix2pix(data, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluations.encoders.CLIP_L14_MODEL", TINY_CLIP)
     _, emu = settings(data, tmp_path, metric="clip-dir-l14", clip_l14_ckpt=str(data / "clip.safetensors"))
     del emu["clip_ckpt"], emu["dino_ckpt"]
-    emuedit_eval.evaluate_run(EmuEvalConfig(**emu))
+    emu_scores.evaluate_run(EmuEvalConfig(**emu))
     items = json.loads((tmp_path / "emu" / "evaluation_items.json").read_text())
     plain = PlainFeatures()
 

@@ -16,8 +16,9 @@ from torchvision import transforms
 from evaluations.encoders import ClipEncoder
 from evaluations.t2i import clip_score
 from evaluations.t2i.clip_score import PREFIX
-from evaluations.t2i.evaluation import T2IEvalConfig, evaluate_run
+from evaluations.t2i.flags import T2IEvalConfig
 from evaluations.t2i.pictures import cut_picture, list_generated, read_captions
+from evaluations.t2i.scores import evaluate_run
 from runtime.config import parse
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError

@@ -14,8 +14,9 @@ import torch
 from conftest import run_program
 
 from dataset.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
-from language.extract_t5_feature import ExtractConfig, extract
-from language.small_t5 import OFFSETS, make_small_t5, read_captions
+from language.feature_extraction import extract
+from language.flags import ExtractConfig
+from language.small_encoder import OFFSETS, make_small_t5, read_captions
 from language.t5 import T5Encoder, T5Tokenizer, encode_texts, resolve_t5
 from language.text_features import load_text_features
 from runtime.config import parse
@@ -293,7 +294,7 @@ def test_extract_bad_input(tmp_path, folder):
 def test_extract_stops_when_the_disk_is_too_small(tmp_path, folder, monkeypatch):
     data = write_jsonl(tmp_path / "a.jsonl", [{"text": "star"}])
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("language.extract_t5_feature.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("language.feature_extraction.shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="free space"):
         run_extraction(folder, "--data-path", data)
 

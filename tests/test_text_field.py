@@ -13,10 +13,10 @@ import torch
 from conftest import run_program
 
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.extract_codes_editing import PackEditsConfig
-from autoregressive.train.extract_codes_editing import extract as pack_edits
+from autoregressive.train.packing.config import PackEditsConfig
+from autoregressive.train.packing.edits import extract as pack_edits
 from autoregressive.train.setup import load_encoders, read_dataset
-from autoregressive.train.train_editing import load_pairs
+from autoregressive.train.stages import load_pairs
 from dataset.packed import PackedEdits
 from dataset.records import choose_text_field, read_ultraedit_jsonl, read_ultraedit_parquet
 from runtime.config import parse

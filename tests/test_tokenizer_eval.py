@@ -12,7 +12,8 @@ from PIL import Image
 from test_fid import write_images, write_inception
 from test_lpips import NARROW, write_lpips_weights
 
-from evaluations.tokenizer.evaluation import TokenizerEvalConfig, evaluate_run, find_image_pairs
+from evaluations.tokenizer.flags import TokenizerEvalConfig
+from evaluations.tokenizer.scores import evaluate_run, find_image_pairs
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 from tokenizer.tokenizer_image import reconstruction_eval

@@ -24,8 +24,7 @@ from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
-from autoregressive.train.train_editing import train as train_editing
-from autoregressive.train.train_t2i import train as train_t2i
+from autoregressive.train.stages import train_editing, train_t2i
 from dataset.samples import EditBatch, T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, save_text_features
@@ -342,7 +341,7 @@ def test_a_signal_in_a_long_preview_is_heard_before_the_next_batch(
         return draw
 
     monkeypatch.setattr("runtime.stopping.WORKER_GRACE", 1)
-    monkeypatch.setattr("autoregressive.train.train_t2i.t2i_preview", preview)
+    monkeypatch.setattr("autoregressive.train.stages.t2i_preview", preview)
     flags = [*stage_flags("t2i", shapes, train_flags), "--preview-every", "2", "--max-steps", "9"]
     with pytest.raises(SystemExit, match="143"):
         run_stage("t2i", [*flags, "--ckpt-every", "-1", "--num-workers", workers], tmp_path)

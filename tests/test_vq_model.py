@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.codebook import CodeCounts, reseed_unused, spherical_kmeans
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS, build_vq_model, codebook_usage, load_vq_model
+from tokenizer.tokenizer_image.vq_model import build_vq_model, codebook_usage, load_vq_model
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = {"codebook_size": 16, "width": 8, "z_channels": 8, "norm_groups": 2, "num_res_blocks": 1}

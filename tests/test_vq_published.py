@@ -15,16 +15,20 @@ from dataset.image_folder import list_images
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
 from runtime.errors import UserError
-from tokenizer.tokenizer_image import vq_train
+from tokenizer.tokenizer_image import vq_loop, vq_train
 from tokenizer.tokenizer_image.codebook import entropy_loss
 from tokenizer.tokenizer_image.losses import (
     DISCRIMINATOR_LOSSES,
     GENERATOR_LOSSES,
     hinge_discriminator_loss,
 )
-from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_layers import VQConfig
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
+from tokenizer.tokenizer_image.vq_config import (
+    DISCRIMINATOR_LOSS_NAMES,
+    GENERATOR_LOSS_NAMES,
+    VQTrainConfig,
+)
+from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
 
 TINY = VQConfig(
     width=4,
@@ -127,6 +131,11 @@ def test_entropy_loss_in_closed_form():
     assert entropy_loss(between, codes).item() == pytest.approx(0, abs=1e-3)  # unsure: log 8 - log 8
 
 
+def test_the_losses_that_flags_name_are_there():
+    assert DISCRIMINATOR_LOSS_NAMES == tuple(DISCRIMINATOR_LOSSES)
+    assert GENERATOR_LOSS_NAMES == tuple(GENERATOR_LOSSES)
+
+
 def test_adversarial_losses_in_closed_form():
     zero = torch.zeros(3)
     assert DISCRIMINATOR_LOSSES["vanilla"](zero, zero).item() == pytest.approx(math.log(2))
@@ -178,7 +187,7 @@ def test_images_named_in_a_folder_of_lists(images, tmp_path):
         (tmp_path / folder / "part_face.jsonl").write_text("\n".join(lines))
     words = ["--data-path", str(tmp_path / "aesthetic"), "--data-face-path", str(tmp_path / "face")]
     with pytest.raises(UserError, match="--allow-outside-root"):
-        vq_train.find_images(parse(VQTrainConfig, words))
-    paths = vq_train.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"]))
+        vq_loop.find_images(parse(VQTrainConfig, words))
+    paths = vq_loop.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"]))
     assert [path.stem for path in paths] == ["3", "1", "8"]
     assert len(list_images(images)) == 10

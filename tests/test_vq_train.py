@@ -26,8 +26,8 @@ from tokenizer.tokenizer_image.losses import (
     psnr,
 )
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_layers import VQConfig
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS, load_vq_model
+from tokenizer.tokenizer_image.vq_model import load_vq_model
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
 
 ROOT = Path(__file__).parents[1]
 TINY = VQConfig(

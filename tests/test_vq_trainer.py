@@ -17,9 +17,9 @@ from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.losses import hinge_discriminator_loss
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS
+from tokenizer.tokenizer_image.vq_loop import Batches, settle
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 from tokenizer.tokenizer_image.vq_state import VQTrainState
-from tokenizer.tokenizer_image.vq_train import Batches, settle
 from tokenizer.tokenizer_image.vq_trainer import Trainer
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import model_args
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
-from language.small_t5 import make_small_t5, read_captions
+from language.small_encoder import make_small_t5, read_captions
 from runtime.checkpoint import save_checkpoint
 from tokenizer.tokenizer_image.vq_model import build_vq_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import build_gpt
 from autoregressive.sequence.layout import TrainingLayout
 from autoregressive.sequence.packing import pack_rows

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoregressive.models.gpt import GPT_MODELS, ModelConfig
+from autoregressive.models.config import GPT_MODELS, ModelConfig
 from runtime.checkpoint import checkpoint_args, settings_from
 from runtime.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.models.gpt import ModelConfig
+from autoregressive.models.config import ModelConfig
 from autoregressive.sequence.layout import TEXT, TrainingLayout
 
 Number = float | Tensor

@@ -20,7 +20,8 @@ from autoregressive.models.arithmetic import (
     require_same_arithmetic,
     require_same_tables,
 )
-from autoregressive.models.gpt import GPT_MODELS, ModelConfig, Transformer
+from autoregressive.models.config import GPT_MODELS, ModelConfig
+from autoregressive.models.gpt import Transformer
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights
 from runtime.errors import UserError
 from runtime.logging import get_logger

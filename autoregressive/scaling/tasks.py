@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.decoding.engine import place
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.composite import as_image, changed_region, compose
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline, Mask, Picture

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autoregressive.decoding.sampling import Sampling
-from autoregressive.models.gpt import GPT_MODELS
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.models.config import GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.validation_config import ValidationConfig
-from dataset.build import DATASET_NAMES
-from dataset.edit_masks import RULES
-from dataset.packed_format import require_no_pixel_flags
-from language.t5 import DEFAULT_T5
+from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
+from dataset.packed_flags import require_no_pixel_flags
+from language.published import DEFAULT_T5
+from runtime.choices import PRECISION_NAMES
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.precision import PRECISIONS
 from runtime.ranges import (
     COUNT,
     COUNT_OR_NEVER,
@@ -141,7 +140,9 @@ class TrainConfig:
     )
     final_div_factor: float = option(1e4, within=POSITIVE, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
-    precision: str = option("none", help="type of the text encoder's weights", choices=sorted(PRECISIONS))
+    precision: str = option(
+        "none", help="type of the text encoder's weights", choices=sorted(PRECISION_NAMES)
+    )
     tokenizer_precision: str = option(
         "none",
         help="autocast type of the frozen tokenizer; bf16 is faster and turns some codes into neighbours",
@@ -311,7 +312,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
         None,
         help="what the model is told; default: the target caption, or the instruction if more of the data "
         "has that",
-        choices=["instruction", "target_caption"],
+        choices=list(TEXT_FIELDS),
     )
     mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
     mask_dilation: int = option(

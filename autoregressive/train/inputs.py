@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from autoregressive.models.config import ModelConfig
 from autoregressive.models.flops import batch_flops
-from autoregressive.models.gpt import ModelConfig, Transformer
+from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.layout import TrainingLayout
 from autoregressive.sequence.orders import edit_orders, random_orders, region_orders

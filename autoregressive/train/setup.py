@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch.utils.data import Dataset
 
-from autoregressive.models.gpt import GPT_MODELS, Transformer
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
 from autoregressive.train.inputs import Encoders
-from autoregressive.train.packing_config import PackingConfig
+from autoregressive.train.packing.config import PackingConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.codes import CodesDataset
@@ -21,7 +22,8 @@ from dataset.packed import open_packed
 from dataset.packed_format import require_same
 from dataset.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
-from language.t5 import DEFAULT_T5, T5Encoder, resolve_t5
+from language.published import DEFAULT_T5
+from language.t5 import T5Encoder, resolve_t5
 from runtime.checkpoint import resume_point, weights_fingerprint
 from runtime.config import dump_config
 from runtime.distributed import Distributed

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-from torch.utils.data import Dataset
-
-from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.dry_run import dry_run
-from autoregressive.train.inputs import Encoders, editing_inputs
-from autoregressive.train.loop import fit
-from autoregressive.train.preview import editing_preview
-from autoregressive.train.setup import (
-    build_model,
-    find_resume_point,
-    load_dataset,
-    load_encoders,
-    load_packed,
-)
-from autoregressive.train.validation import Validation, read_test_sets
 from runtime.config import parse
-from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command
-
-
-def train(config: EditingConfig, ranks: Distributed) -> None:
-    config = find_resume_point(config, ranks)
-    test_sets = read_test_sets(config)
-    needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
-    encoders = load_encoders(
-        config,
-        ranks.device,
-        needs_text_encoder=needs_text_encoder,
-        tokenizer_precision=config.tokenizer_precision,
-    )
-    dataset = load_pairs(config, encoders, ranks)
-    model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
-    preview = editing_preview(pipeline, dataset, config)
-    validate = Validation(test_sets, pipeline, config, ranks)
-    inputs = editing_inputs(model, encoders, config, ranks.device)
-    if config.dry_run:
-        dry_run(model, dataset, inputs, config, ranks, pipeline)
-    else:
-        fit(model, dataset, inputs, config, ranks, preview, validate)
-
-
-def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
-    """The dataset of `--packed-data` or `--data-path`."""
-    settings = {"text_field": config.text_field, "mask_rule": config.mask_rule}
-    if config.packed_data:
-        return load_packed(config, encoders, "editing", full_mask=config.enforce_fake_masking, **settings)
-    return load_dataset(
-        config,
-        encoders,
-        ranks,
-        grid=config.image_size // encoders.tokenizer.config.downsampling,
-        mask_dilation=config.mask_dilation,
-        mask_jitter=config.mask_jitter,
-        full_mask=config.enforce_fake_masking,
-        center_crop=config.center_crop,
-        random_flip=config.random_flip,
-        **settings,
-    )
 
 
 def main() -> None:
     config = parse(EditingConfig)
+    # PyTorch is imported once the flags are right.
+    from autoregressive.train.stages import train_editing
+    from runtime.distributed import distributed
+
     with distributed(config.device) as ranks:
-        train(config, ranks)
+        train_editing(config, ranks)
 
 
 if __name__ == "__main__":

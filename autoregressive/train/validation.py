@@ -30,8 +30,9 @@ from autoregressive.train.config import EditingConfig
 from dataset.emu_edit import read_emu, read_valid_list
 from dataset.images import ImageSource
 from dataset.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
-from evaluations.editing import emuedit_eval, image_eval
+from evaluations.editing import emu_scores, magicbrush_scores
 from evaluations.editing.engine import METRICS_FILE
+from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
 from evaluations.pairs import ALL_TURN, PROTOCOLS
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
@@ -66,7 +67,7 @@ class MagicBrushValidation:
         _require_same(
             config.magicbrush_json, self.sessions, config.caption_path, read_json(config.caption_path, dict)
         )
-        image_eval.check(self._evaluation(Path(), Path(), EditFolders(Path(), Path())))
+        magicbrush_scores.check(self._evaluation(Path(), Path(), EditFolders(Path(), Path())))
 
     @property
     def needs_text_encoder(self) -> bool:
@@ -99,11 +100,11 @@ class MagicBrushValidation:
     def evaluate(
         self, folders: EditFolders, ceiling: Path, scores: Path, ranks: Distributed
     ) -> dict[str, Any]:
-        return image_eval.evaluate_run(self._evaluation(ceiling, scores, folders), ranks)
+        return magicbrush_scores.evaluate_run(self._evaluation(ceiling, scores, folders), ranks)
 
-    def _evaluation(self, ceiling: Path, scores: Path, folders: EditFolders) -> image_eval.ImageEvalConfig:
+    def _evaluation(self, ceiling: Path, scores: Path, folders: EditFolders) -> ImageEvalConfig:
         words = Path(self.config.magicbrush_json).with_name(SESSIONS_FILE)
-        return image_eval.ImageEvalConfig(
+        return ImageEvalConfig(
             generated_path=[str(folders.images)],
             gt_path=self.config.gt_path,
             caption_path=self.config.caption_path,
@@ -128,7 +129,7 @@ class EmuValidation:
         }
         captioned = [str(entry["idx"]) for entry in read_valid_list(config.emuedit_caption_path)]
         _require_same(config.valid_emuedit_test_data, self.items, config.emuedit_caption_path, captioned)
-        emuedit_eval.check(self._evaluation(Path(), Path(), EditFolders(Path(), Path())))
+        emu_scores.check(self._evaluation(Path(), Path(), EditFolders(Path(), Path())))
 
     @cached_property
     def sha256(self) -> str:
@@ -149,10 +150,10 @@ class EmuValidation:
     def evaluate(
         self, folders: EditFolders, ceiling: Path, scores: Path, ranks: Distributed
     ) -> dict[str, Any]:
-        return emuedit_eval.evaluate_run(self._evaluation(ceiling, scores, folders), ranks)
+        return emu_scores.evaluate_run(self._evaluation(ceiling, scores, folders), ranks)
 
-    def _evaluation(self, ceiling: Path, scores: Path, folders: EditFolders) -> emuedit_eval.EmuEvalConfig:
-        return emuedit_eval.EmuEvalConfig(
+    def _evaluation(self, ceiling: Path, scores: Path, folders: EditFolders) -> EmuEvalConfig:
+        return EmuEvalConfig(
             generated_path=[str(folders.images)],
             gt_path=self.config.emuedit_gt_path,
             caption_path=self.config.emuedit_caption_path,

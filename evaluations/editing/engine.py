@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.editing.embedding import embed
+from evaluations.editing.flags import EvalConfig
 from evaluations.editing.measure import GENERATED, Run, Tools, measure_rows
 from evaluations.editing.registry import Metric, load_metric_networks
-from evaluations.encoders import Network, WeightFlags, full_float32
+from evaluations.encoders import Network, full_float32
 from evaluations.item_page import write_item_page
 from evaluations.metrics import half_interval95, mean_over_pairs
 from evaluations.pairs import Pair
-from runtime.config import check_ranges, option
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.ranges import COUNT, WORKERS
 
 log = get_logger(__name__)
 
@@ -35,40 +34,6 @@ TABLE_FILE = "evaluation_table.txt"
 
 Item = dict[str, Any]
 Scores = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class EvalConfig(WeightFlags):
-    """Flags of both editing evaluators."""
-
-    generated_path: list[str] = option(help="folder of generated images; or several, one per seed")
-    save_path: str | None = option(
-        None, help="folder for the scores (default: scores, beside the first generated_path)"
-    )
-    device: str = option("auto", help="where the networks run: auto, cpu or cuda")
-    num_workers: int = option(2, within=WORKERS, help="threads that read and compare images")
-    batch_size: int = option(32, within=COUNT, help="images, or captions, that the networks take at a time")
-
-    def __post_init__(self) -> None:
-        check_ranges(type(self), vars(self))
-
-    @property
-    def folders(self) -> list[str]:
-        """The folders of generated images, one per seed."""
-        folders = as_list(self.generated_path)
-        if not folders:
-            raise UserError("--generated_path is missing: the folder of images to score")
-        if len({Path(folder).resolve() for folder in folders}) < len(folders):
-            raise UserError(f"--generated_path {' '.join(folders)}: a folder is there twice")
-        return folders
-
-    @property
-    def save_folder(self) -> Path:
-        folder = Path(self.save_path) if self.save_path else Path(self.folders[0]).parent / "scores"
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise UserError(f"--save_path {folder}: {existing} is a file, not a folder")
-        return folder
 
 
 @dataclass(frozen=True)
@@ -86,13 +51,6 @@ class Evaluation:
     metrics: list[Metric]
     table: Mapping[str, Metric]
     info: dict[str, Any]
-
-
-def as_list(value: str | Path | Sequence[str] | None) -> list[str]:
-    """One path or several as a list."""
-    if value is None:
-        return []
-    return [str(value)] if isinstance(value, str | Path) else [str(path) for path in value]
 
 
 def per_seed(flag: str, values: Sequence[str], config: EvalConfig) -> list[str | None]:

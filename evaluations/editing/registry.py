@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluations.encoders import NETWORKS, LpipsNetwork, Network, WeightFlags, load_network
+from evaluations.encoders import NETWORKS, LpipsNetwork, Network, load_network
+from evaluations.flags import WeightFlags
 from evaluations.metrics import (
     EditStep,
     cosine,

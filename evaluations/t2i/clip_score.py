@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluations.encoders import CLIP_MODEL, ClipEncoder
+from evaluations.encoders import ClipEncoder
+from evaluations.flags import CLIP_MODEL
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
+from evaluations.t2i.flags import VIT_B, VIT_G, WITHOUT
 from evaluations.weights import PRETRAINED, find_weights, read_state_dict
 from runtime.checkpoint import load_weights
 from runtime.distributed import Distributed
@@ -20,7 +22,6 @@ from runtime.errors import UserError
 from runtime.logging import progress
 
 PREFIX = "A photo depicts "
-VIT_B, VIT_G, WITHOUT = "ViT-B/32", "ViT-G/14", "WO"
 # The published evaluation's "ViT-G/14" is open_clip's small g, trained on LAION-2B.
 _G_MODEL, _G_REPOSITORY = "ViT-g-14", "laion/CLIP-ViT-g-14-laion2B-s12B-b42K"
 _G_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

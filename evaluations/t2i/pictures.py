@@ -10,10 +10,9 @@ from PIL import Image
 
 from evaluations.folders import natural_key
 from evaluations.pairs import name_differences
+from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
 from runtime.files import require_regular, without_mac_metadata
-
-WHOLE = -1  # eval_bottom: all rows
 
 
 def list_generated(fake_dir: str | Path) -> list[Path]:

@@ -15,26 +15,9 @@ from evaluations.encoders import LpipsNetwork
 from evaluations.fid import Moments, ScriptedInception, clean_resize, frechet_distance, load_inception
 from evaluations.folders import natural_key
 from evaluations.metrics import mean_over_pairs, psnr, ssim, to_tensor
-from runtime.config import option
+from evaluations.tokenizer.flags import JudgeFlags
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class JudgeFlags:
-    """The flags of the judges that need weights; naming a weight file asks for its judge."""
-
-    lpips: bool = option(False, help="measure LPIPS too (VGG16)")
-    vgg_ckpt: str | None = option(
-        None, help="torchvision's VGG16 weights, else searched in pretrained_models and torch's cache"
-    )
-    lpips_ckpt: str | None = option(
-        None, help="LPIPS's linear layers, else pretrained_models/vgg.pth or the lpips package's"
-    )
-    fid: bool = option(False, help="measure the Fréchet inception distance of the two sets too")
-    inception_ckpt: str | None = option(
-        None, help="TorchScript Inception, else pretrained_models/inception-2015-12-05.pt"
-    )
 
 
 @dataclass(frozen=True)

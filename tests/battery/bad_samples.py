@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.train_editing import train
+from autoregressive.train.stages import train_editing
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
 from runtime.distributed import ONE_RANK
@@ -58,12 +58,12 @@ def _run(kind: str, damage: Any, assets: Assets, folder: Path) -> None:
     ]
     flags += ["--mask_in_context", "--bad-sample-budget"]
     tolerant = parse(EditingConfig, [*flags, "1", "--results-dir", str(folder / "on")])
-    train(tolerant, ONE_RANK)
+    train_editing(tolerant, ONE_RANK)
     done = load_checkpoint(folder / "on" / "checkpoints" / "0000002.pt")
     assert done["num_bad"] == 0 and done["sampler"]["epoch"] == 2, "two epochs, counted anew in each"
     strict = parse(EditingConfig, [*flags, "0.2", "--results-dir", str(folder / "off")])
     try:
-        train(strict, ONE_RANK)
+        train_editing(strict, ONE_RANK)
     except UserError as error:
         named = "line 2" in str(error) or victim.name in str(error)
         assert "1 unusable samples" in str(error) and named, str(error)

@@ -101,11 +101,11 @@ BREAKS = (
         10, "full while a checkpoint is written",
     ),
     Break(
-        9, "scripts/demo.py", "server_name=config.host", 'server_name="0.0.0.0"',
+        9, "scripts/web_demo/serve.py", "server_name=config.host", 'server_name="0.0.0.0"',
         "tests/test_demo.py", "test_only_this_machine_gets_in",
     ),
     Break(
-        9, "scripts/demo.py", 'max_file_size=f"{config.max_upload_mb}mb"', "max_file_size=None",
+        9, "scripts/web_demo/serve.py", 'max_file_size=f"{config.max_upload_mb}mb"', "max_file_size=None",
         "tests/test_demo.py", "test_large_uploads_are_refused",
     ),
     Break(

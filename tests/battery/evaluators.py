@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from evaluations import metrics
-from evaluations.editing import emuedit_eval, image_eval, measure
+from evaluations.editing import emu_scores, magicbrush_scores, measure
+from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
 from runtime.errors import UserError
 from tests.battery.cases import Assets, Case
 
@@ -82,7 +83,7 @@ def _write(root: Path, alone: int = ALONE, chained: int = CHAINED, backwards: bo
 
 
 def _evaluate(root: Path) -> dict:
-    config = image_eval.ImageEvalConfig(
+    config = ImageEvalConfig(
         generated_path=[str(root / "out")],
         gt_path=str(root / "gt"),
         caption_path=str(root / "captions.json"),
@@ -90,7 +91,7 @@ def _evaluate(root: Path) -> dict:
         save_path=str(root / "scores"),
         metric="l1,l2",
     )
-    return image_eval.evaluate_run(config)
+    return magicbrush_scores.evaluate_run(config)
 
 
 def _require(result: dict, alone: int = ALONE, chained: int = CHAINED) -> None:
@@ -160,14 +161,14 @@ def _emu(assets: Assets, folder: Path) -> None:
         _flat(folder / "out" / f"{idx}.png", 50 + ALONE)
         entries.append({"idx": idx, "input_caption": "a", "output_caption": "b", "edit_instruction": "c"})
     (folder / "list.json").write_text(json.dumps(entries))
-    config = emuedit_eval.EmuEvalConfig(
+    config = EmuEvalConfig(
         generated_path=[str(folder / "out")],
         gt_path=str(folder / "gt"),
         caption_path=str(folder / "list.json"),
         save_path=str(folder / "scores"),
         metric="l1,l2",
     )
-    result = emuedit_eval.evaluate_run(config)
+    result = emu_scores.evaluate_run(config)
     (protocol,) = [key for key in result if isinstance(result[key], dict) and "l1" in result[key]]
     assert abs(result[protocol]["l1"] - ALONE / 255) < 1e-7, result[protocol]
 

@@ -20,7 +20,7 @@ import torch
 
 from autoregressive.train import inputs, loop
 from autoregressive.train.config import EditingConfig
-from autoregressive.train.train_editing import train
+from autoregressive.train.stages import train_editing
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from runtime.config import parse
 from runtime.distributed import ONE_RANK
@@ -100,8 +100,8 @@ def main() -> None:
             made.finish = tick_and_finish
             return made
 
-        with mock.patch("autoregressive.train.train_editing.editing_inputs", watched):
-            train(parse(EditingConfig, list(map(str, flags))), ONE_RANK)
+        with mock.patch("autoregressive.train.stages.editing_inputs", watched):
+            train_editing(parse(EditingConfig, list(map(str, flags))), ONE_RANK)
     pairs = list(zip(clock.seconds[True], clock.seconds[False], strict=False))
     ratios = [on / off for on, off in pairs]
     on, off = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.train import train_editing, train_t2i
+from autoregressive.train import stages
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Inputs, Prepared
 from language.text_features import TextFeatures
@@ -34,8 +34,8 @@ from runtime.distributed import distributed, restart_count
 from runtime.errors import run_command
 
 STAGES = {
-    "t2i": (T2IConfig, train_t2i, "t2i_inputs"),
-    "editing": (EditingConfig, train_editing, "editing_inputs"),
+    "t2i": (T2IConfig, stages.train_t2i, "t2i_inputs"),
+    "editing": (EditingConfig, stages.train_editing, "editing_inputs"),
 }
 
 
@@ -68,11 +68,10 @@ class Plan:
 
     def install(self) -> None:
         """Puts the plan's traps into the training program."""
-        _, module, inputs_name = STAGES[self.values["stage"]]
-        self._wrap(module, inputs_name, self._watch_inputs)
+        _, _, inputs_name = STAGES[self.values["stage"]]
+        self._wrap(stages, inputs_name, self._watch_inputs)
         self._wrap(checkpoint.torch, "save", self._watch_save)
-        if hasattr(module, "editing_preview"):
-            self._wrap(module, "editing_preview", self._watch_preview)
+        self._wrap(stages, "editing_preview", self._watch_preview)
         self._wrap(SupervisedLoss, "forward", self._poison_loss)
 
     def _wrap(self, owner: object, name: str, wrapper) -> None:
@@ -190,10 +189,10 @@ def main() -> None:
     plan = Plan(values)
     plan.install()
     (Path(values["log"]) / f"pid{plan.rank}").write_text(str(os.getpid()))
-    config_class, module, _ = STAGES[values["stage"]]
+    config_class, train, _ = STAGES[values["stage"]]
     config = parse(config_class, sys.argv[2:])
     with distributed(config.device) as ranks:
-        module.train(config, ranks)
+        train(config, ranks)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ lpips.spatial(images, others)  # (B, 1, H, W), the same by place
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
+from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 
-VGG_FILE = "vgg16-397923af.pth"
-LINEAR_FILE = "vgg.pth"
 _SMALLEST_SIDE = 16  # four poolings
 
 
@@ -89,25 +87,6 @@ class LPIPS(nn.Module):
             yield ((first - second).square() * weight).sum(dim=1, keepdim=True)
 
 
-def find_lpips_weights(
-    vgg_path: str | Path | None = None, lpips_path: str | Path | None = None
-) -> tuple[Path, Path]:
-    """The two weight files of LPIPS: those given, or the first found in the usual places.
-
-    Raises:
-      UserError: names the file that is missing, and where to put it.
-    """
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    vgg = _find(vgg_path, [Path("pretrained_models") / VGG_FILE, hub / VGG_FILE], "torchvision's VGG16")
-    places = [Path("pretrained_models") / LINEAR_FILE]
-    package = importlib.util.find_spec("lpips")
-    if package is not None and package.origin:
-        places.append(Path(package.origin).parent / "weights" / "v0.1" / LINEAR_FILE)
-    return vgg, _find(
-        lpips_path, places, "LPIPS's linear layers for VGG16 (weights/v0.1 of the lpips package)"
-    )
-
-
 def load_lpips(
     vgg_path: str | Path | None = None,
     lpips_path: str | Path | None = None,
@@ -115,15 +94,6 @@ def load_lpips(
 ) -> LPIPS:
     """Loads LPIPS from local files; see `find_lpips_weights`."""
     return LPIPS(*find_lpips_weights(vgg_path, lpips_path)).to(device)
-
-
-def _find(path: str | Path | None, places: list[Path], what: str) -> Path:
-    if path is not None:
-        return Path(path)
-    for place in places:
-        if place.is_file():
-            return place
-    raise UserError(f"LPIPS needs {what}: put it at {' or '.join(map(str, places))}, or leave LPIPS out")
 
 
 def _read(path: str | Path, what: str) -> dict[str, Tensor]:

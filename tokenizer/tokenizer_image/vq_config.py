@@ -20,10 +20,11 @@ from runtime.ranges import (
     WEIGHT,
     WORKERS,
 )
-from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES
-from tokenizer.tokenizer_image.lpips import find_lpips_weights
-from tokenizer.tokenizer_image.vq_model import VQ_MODELS
+from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 
+DISCRIMINATOR_LOSS_NAMES = ("hinge", "vanilla", "non-saturating")  # of tokenizer_image.losses, as published
+GENERATOR_LOSS_NAMES = ("hinge", "non-saturating")
 DEFAULT_STEPS = 400_000  # 40 epochs of ImageNet at 128 images a step, as published
 
 
@@ -111,8 +112,8 @@ class VQTrainConfig:
     )
     disc_start: int = option(20_000, within=COUNT_OR_NONE, help="first step with the discriminator")
     disc_type: str = option("patchgan", help="kind of discriminator", choices=("patchgan", "stylegan"))
-    disc_loss: str = option("hinge", help="what trains it", choices=tuple(DISCRIMINATOR_LOSSES))
-    gen_loss: str = option("hinge", help="what it tells the tokenizer", choices=tuple(GENERATOR_LOSSES))
+    disc_loss: str = option("hinge", help="what trains it", choices=DISCRIMINATOR_LOSS_NAMES)
+    gen_loss: str = option("hinge", help="what it tells the tokenizer", choices=GENERATOR_LOSS_NAMES)
 
     quantize_after: int = option(
         0, within=COUNT_OR_NONE, help="train unquantised for so many steps, then start codes by k-means"

@@ -18,34 +18,8 @@ from torch import Tensor, nn
 
 from runtime.checkpoint import checkpoint_args, load_checkpoint, load_weights, settings_from
 from runtime.errors import UserError
-from tokenizer.tokenizer_image.vq_layers import Decoder, Encoder, VQConfig
-
-VQ_MODELS: dict[str, VQConfig] = {
-    "VQ-16": VQConfig(),
-    "VQ-8": VQConfig(channel_mult=(1, 2, 2, 4)),
-    "VQ-8-small": VQConfig(
-        codebook_size=1024,
-        width=128,
-        channel_mult=(1,),
-        num_res_blocks=1,
-        z_channels=64,
-        stem_stride=8,
-        norm_groups=8,
-        attention=False,
-    ),
-    # Sees quarter patches first: for objects at any place, where the small one blurs their edges.
-    "VQ-8-medium": VQConfig(
-        codebook_size=512,
-        width=96,
-        channel_mult=(1, 2),
-        num_res_blocks=1,
-        z_channels=64,
-        stem_stride=4,
-        local_norm=True,
-        local_encoder=True,
-        attention=False,
-    ),
-}
+from tokenizer.tokenizer_image.vq_layers import Decoder, Encoder
+from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
 
 
 class VectorQuantizer(nn.Module):

@@ -1,0 +1,139 @@
+"""The flags of the programs that write codes and packed training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.train.config import PUBLISHED_TEXT_WIDTH
+from dataset.choices import RULES, TEXT_FIELDS
+from language.published import DEFAULT_T5, MAX_TOKENS
+from runtime.choices import PRECISION_NAMES
+from runtime.config import check_ranges, legacy, option
+from runtime.errors import UserError
+from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, SIZE, WORKERS
+
+_PACKED_ONLY = ("t5_path", "t5_model_type", "t5_feature_max_len", "t5_feature_dim", "t5_feat_path")
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """Flags of packing; those that training has too mean the same there."""
+
+    data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
+    packed_path: str | None = option(None, help="folder for packed training data: shards and a manifest")
+    vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
+    vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
+    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
+    vocab_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    downsample_size: int | None = option(
+        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
+    )
+    image_size: int = option(256, within=SIZE, help="side of the square images, pixels")
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several")
+    t5_model_type: str | None = option(
+        None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
+    )
+    t5_feature_max_len: int | None = option(
+        None, within=SIZE, help=f"longer texts lose their end (default: {MAX_TOKENS})"
+    )
+    t5_feature_dim: int | None = option(
+        None,
+        within=SIZE,
+        help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
+    )
+    precision: str = option(
+        "none", help="type of the text encoder's weights", choices=sorted(PRECISION_NAMES)
+    )
+    rows_per_shard: int = option(
+        1024, within=COUNT, help="records in one shard; a stopped run loses at most one a rank"
+    )
+    batch_size: int = option(32, within=COUNT, help="samples a step and rank")
+    num_workers: int = option(4, within=WORKERS, help="loader processes a rank")
+    bad_sample_budget: float = option(
+        0.01, within=SHARE, help="share of unusable images past which the run fails"
+    )
+    allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
+    absolute_paths: bool = option(
+        False, help="the list is your own: absolute paths in it are taken as they are"
+    )
+    device: str = option("auto", help="auto, cpu or cuda")
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+        for name in ("data_path", "vq_ckpt"):
+            if not getattr(self, name):
+                raise UserError(f"--{name.replace('_', '-')} is missing")
+
+    @property
+    def max_text_tokens(self) -> int:
+        return MAX_TOKENS if self.t5_feature_max_len is None else self.t5_feature_max_len
+
+
+@dataclass(frozen=True)
+class PackEditsConfig(PackingConfig):
+    """Packs edit pairs for training: codes, mask bits and text features."""
+
+    dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
+    text_field: str | None = option(
+        None,
+        help="what the model is told; default: the target caption, or the instruction if more of the data "
+        "has that",
+        choices=list(TEXT_FIELDS),
+    )
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_jitter: int = option(
+        0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
+    )
+    center_crop: bool = option(False, help="crop the middle instead of a random place")
+    random_flip: bool = option(False, help="mirror half of the views")
+    views: int = option(1, within=COUNT, help="crops, flips and jittered masks of each pair")
+    global_seed: int = option(0, within=SEED, help="of these: those of a training's epochs with that seed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.packed_path:
+            raise UserError("--packed-path is missing: give a folder for the packed data")
+        if self.views > 1 and self.center_crop and not (self.random_flip or self.mask_jitter):
+            raise UserError(
+                f"--views {self.views} of a centre crop are all the same: leave out --center-crop, or add "
+                "--random-flip or --mask-jitter"
+            )
+
+
+@dataclass(frozen=True)
+class ExtractCodesConfig(PackingConfig):
+    """Writes the codes of the images that lists name: a .npy each, or packed with the text features."""
+
+    code_path: str | None = option(None, help="folder for codes, a .npy an image; or give --packed-path")
+    data_start: int = option(
+        0, within=COUNT_OR_NONE, help="first jsonl file of a folder, from 0, in the order of their names"
+    )
+    data_end: int | None = option(
+        None, within=COUNT_OR_NONE, help="last jsonl file of a folder, included; without it: all"
+    )
+    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    image_size: int = option(512, within=SIZE, help="side of the square images, pixels")
+    dataset: str = option(
+        "t2i_cc12m", help="format of the data to pack", choices=["t2i_cc12m", "t2i_laion_coco", "t2i"]
+    )
+    t5_feat_path: str | None = option(None, help="features of a LlamaGen folder, to pack")
+    global_seed: str | None = legacy("nothing is random here")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.code_path is None) == (self.packed_path is None):
+            raise UserError("give one of --code-path (a .npy an image) and --packed-path (packed shards)")
+        if self.code_path is not None:
+            self._require_npy_flags()
+        elif self.data_start or self.data_end is not None:
+            raise UserError("--data-start and --data-end go with --code-path; name the lists to pack")
+
+    def _require_npy_flags(self) -> None:
+        if len(self.data_path) > 1:
+            raise UserError("--code-path takes one --data-path: a folder of jsonl files, or one of them")
+        for name in _PACKED_ONLY:
+            if getattr(self, name) is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} goes with --packed-path: a .npy holds codes only"
+                )

@@ -1,0 +1,106 @@
+"""The flags of the editing evaluators, and the metrics that they may name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluations.flags import WeightFlags
+from evaluations.pairs import PROTOCOLS
+from runtime.config import check_ranges, option
+from runtime.errors import UserError
+from runtime.ranges import COUNT, WORKERS
+
+_IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
+# The tables of `evaluations.editing.registry` hold what they measure.
+MAGICBRUSH_NAMES = (*_IMAGE_NAMES, "clip-t", "region", "unchanged")
+EMU_NAMES = (*_IMAGE_NAMES, "clip-t", "clip-dir-l14")
+
+
+@dataclass(frozen=True)
+class EvalConfig(WeightFlags):
+    """Flags of both editing evaluators."""
+
+    generated_path: list[str] = option(help="folder of generated images; or several, one per seed")
+    save_path: str | None = option(
+        None, help="folder for the scores (default: scores, beside the first generated_path)"
+    )
+    device: str = option("auto", help="where the networks run: auto, cpu or cuda")
+    num_workers: int = option(2, within=WORKERS, help="threads that read and compare images")
+    batch_size: int = option(32, within=COUNT, help="images, or captions, that the networks take at a time")
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of generated images, one per seed."""
+        folders = as_list(self.generated_path)
+        if not folders:
+            raise UserError("--generated_path is missing: the folder of images to score")
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise UserError(f"--generated_path {' '.join(folders)}: a folder is there twice")
+        return folders
+
+    @property
+    def save_folder(self) -> Path:
+        folder = Path(self.save_path) if self.save_path else Path(self.folders[0]).parent / "scores"
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(f"--save_path {folder}: {existing} is a file, not a folder")
+        return folder
+
+
+@dataclass(frozen=True)
+class ImageEvalConfig(EvalConfig):
+    """Scores MagicBrush-style results against the ground truth."""
+
+    generated_path: list[str] = option(
+        help="folder with <id>/<id>_1.png, _inde_K.png, _iter_K.png; or several, one per seed"
+    )
+    gt_path: str = option(help="folder with <id>/<id>-input.png, <id>-outputK.png")
+    caption_path: str | None = option(None, help="local_descriptions.json (or edit_sessions.json)")
+    metric: str = option(
+        "l1,l2,clip-i,dino,clip-t",
+        help=f"comma-separated, of {', '.join(MAGICBRUSH_NAMES)}; the last two join with --regions-path",
+    )
+    sessions_json: str | None = option(
+        None, help="edit_sessions.json, for the turns' inputs and instructions"
+    )
+    regions_path: list[str] | None = option(
+        None, help="folder with <id>/<file>.png, 255 where the edit may change; one per generated folder"
+    )
+    samples_json: list[str] | None = option(
+        None, help="samples.json: which image each edit started from; one per generated folder"
+    )
+    shapes_json: str | None = option(
+        None, help="shapes.json of the embedded data set: adds the verifier's rates"
+    )
+    ceiling_path: str | None = option(
+        None, help="folder with <id>/<id>-outputK.png passed through the tokenizer"
+    )
+    protocols: list[str] = option(list(PROTOCOLS), choices=PROTOCOLS, help="which turns to score")
+
+
+@dataclass(frozen=True)
+class EmuEvalConfig(EvalConfig):
+    """Scores Emu Edit results against sources and captions."""
+
+    generated_path: list[str] = option(help="folder with <idx>.png or .jpg; or several, one per seed")
+    gt_path: str = option(help="folder with <idx>_gt.png, the sources")
+    caption_path: str = option("assets/emu_test_data.json", help="list of the items, with captions")
+    metric: str = option("l1,l2,clip-i,dino,clip-t", help=f"comma-separated, of {', '.join(EMU_NAMES)}")
+    ceiling_path: str | None = option(
+        None, help="folder with <idx>.png, sources passed through the tokenizer"
+    )
+    clip_l14_ckpt: str | None = option(
+        None, help="weights of CLIP ViT-L/14, for clip-dir-l14 (default: pretrained_models/ViT-L-14.pt, …)"
+    )
+
+
+def as_list(value: str | Path | Sequence[str] | None) -> list[str]:
+    """One path or several as a list."""
+    if value is None:
+        return []
+    return [str(value)] if isinstance(value, str | Path) else [str(path) for path in value]

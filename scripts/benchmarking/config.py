@@ -1,0 +1,52 @@
+"""The flags of benchmark.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.models.config import GPT_MODELS
+from runtime.config import argument, option
+from runtime.errors import UserError
+from runtime.ranges import COUNT, SIZE, THREADS
+
+GROUPS = ("loader", "prefill", "decode", "edit", "train")
+# The slow twin turns queries and keys as published.
+MODELS = sorted(n for n, config in GPT_MODELS.items() if config.any_order and config.query_turn == "cells")
+LEAST_REPEATS = 5  # fewer make no median worth quoting
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times the project against a plain slow twin and against the machine's limits."""
+
+    group: str = argument(f"what to measure: {', '.join(GROUPS)} or all")
+    device: str = option("cpu", help="cpu or cuda")
+    dtype: list[str] = option(["fp32", "bf16"], help="types of the weights", choices=["bf16", "fp32"])
+    image_size: list[int] = option(
+        [256, 512], within=SIZE, help="pixels; a CPU edits and trains at the first only"
+    )
+    gpt_model: str = option("R-GPT-B", help="transformer size", choices=MODELS)
+    baseline: str = option("eager", help="the slow twin, or none", choices=["eager", "none"])
+    repeats: int = option(LEAST_REPEATS, within=COUNT, help="counted runs of each side")
+    threads: int = option(2, within=THREADS, help="CPU threads; the CPU targets are for two")
+    output_dir: str = option("results/benchmark", help="folder for results.json and the pictures")
+    compile: bool = option(False, help="compile the project's decoding and training steps: for GPUs")
+    quick: bool = option(False, help="a tiny network and tiny images: tries the benchmark, measures nothing")
+
+    def __post_init__(self) -> None:
+        if self.group not in (*GROUPS, "all"):
+            raise UserError(f"{self.group!r} cannot be measured; choose one of {', '.join(GROUPS)} or all")
+        if self.device not in ("cpu", "cuda"):
+            raise UserError(f"--device {self.device} is not known; use cpu or cuda")
+        least = 1 if self.quick else LEAST_REPEATS
+        if self.repeats < least:
+            raise UserError(f"--repeats {self.repeats} is too few for a median; use {least} or more")
+        bad = [size for size in self.image_size if size % 16 or size < 32]
+        if bad:
+            raise UserError(f"--image-size {bad[0]} is not a multiple of 16 from 32 on")
+        if self.threads < 1:
+            raise UserError(f"--threads {self.threads}: at least 1")
+
+    @property
+    def groups(self) -> set[str]:
+        return set(GROUPS) if self.group == "all" else {self.group}

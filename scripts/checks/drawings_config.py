@@ -1,0 +1,18 @@
+"""The flags of score_drawings.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.sample.drawing import DrawConfig
+from runtime.config import REQUIRED, option
+from runtime.ranges import COUNT
+
+
+@dataclass(frozen=True)
+class ScoreDrawings(DrawConfig):
+    """Draws captions of the shapes set and scores the images."""
+
+    captions: str = option(REQUIRED, help="t2i.jsonl of a shapes test set")
+    output_dir: str = option(REQUIRED, help="gets drawings.json, drawings.png and images/")
+    num_images: int = option(1000, within=COUNT, help="the first so many captions")

@@ -1,0 +1,62 @@
+"""The flags of reproduce_results.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from runtime.config import option
+from runtime.errors import UserError
+from runtime.ranges import COUNT, SCALE, SEED
+from scripts.reproduce.rows import GROUPS
+from scripts.shapes.recipe import ShapesRecipe
+
+STEPS = {"tokenizer": 1500, "stage1": 1000, "stage2": 300}
+_SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
+
+
+@dataclass(frozen=True)
+class ReproduceResults:
+    """Trains and scores every row of the results on shapes."""
+
+    results_dir: str = option("results/reproduce", help="everything goes here")
+    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the trainings and draws")
+    rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
+    vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint; see --train-tokenizer")
+    train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
+    steps_scale: float = option(1.0, within=SCALE, help="multiplies the steps of all trainings")
+    num_train: int = option(6000, within=COUNT, help="training edits")
+    num_test: int = option(500, within=COUNT, help="held-out edits")
+    num_scaled: int = option(
+        200, within=COUNT, help="images, and edits, that test-time scaling is measured on"
+    )
+    num_ranks: int = option(
+        1, within=COUNT, help="processes that share a training; on CPUs one a core is fastest"
+    )
+    quick: bool = option(False, help="see whether everything runs: hardly any steps and edits")
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give different seeds, at least one")
+        if not 1 <= self.num_scaled <= self.num_test:
+            raise UserError(
+                f"--num-scaled {self.num_scaled}: take 1 to {self.num_test}, the --num-test edits"
+            )
+
+    def sizes(self) -> ReproduceResults:
+        """The configuration that is run: with `--quick` a tiny one."""
+        if not self.quick:
+            return self
+        return replace(self, steps_scale=0.005, num_train=60, num_test=6, num_scaled=4)
+
+    def recipe(self) -> ShapesRecipe:
+        steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in STEPS.items()}
+        return ShapesRecipe(
+            "hard",
+            self.num_train,
+            self.num_test,
+            steps,
+            vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
+            stage1_batch=32,
+            stage2_batch=32,
+            num_ranks=self.num_ranks,
+        )

@@ -1,0 +1,168 @@
+"""The numbers of the results: read for each seed, put together over seeds, and held against the claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoregressive.scaling.search import METHODS
+from evaluations.editing.verification import HEADLINE
+from evaluations.images import load_region
+from evaluations.metrics import half_interval95
+from scripts.reproduce.rows import (
+    BASELINES,
+    MASK_ERROR_MODELS,
+    MASK_ERRORS,
+    ROWS,
+    SCALING_REWARDS,
+    SCALING_TASKS,
+    mask_error_name,
+    scaling_name,
+)
+
+SINGLE, MULTI = "all_turn", "final_turn"
+RATES = (HEADLINE, "passed", "others_unchanged", "color", "shape", "size", "cells_fit", "one_offset")
+KINDS = ("remove", "replace", "background")
+
+Numbers = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number over seeds: `values` in their order; None where a seed does not define it."""
+
+    values: tuple[float | None, ...]
+
+    @property
+    def mean(self) -> float | None:
+        known = [value for value in self.values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def half_interval(self) -> float | None:
+        """Half the width of the 95 % t-interval of the mean; None for fewer than two values."""
+        return half_interval95([value for value in self.values if value is not None])
+
+    def minus(self, other: Statistic) -> Statistic:
+        """The difference, seed by seed."""
+        pairs = zip(self.values, other.values, strict=True)
+        return Statistic(tuple(None if a is None or b is None else a - b for a, b in pairs))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean, "half_interval95": self.half_interval, "values": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Results:
+    """All numbers, over seeds.
+
+    Attributes:
+      rows: row -> protocol -> number -> statistic.
+      mask_error: model -> shares of edits that are done, in the order of `MASK_ERRORS`.
+      scaling: name -> method -> column -> statistics by round.
+    """
+
+    rows: dict[str, dict[str, dict[str, Statistic]]]
+    mask_error: dict[str, list[Statistic]]
+    scaling: dict[str, dict[str, dict[str, list[Statistic]]]]
+
+    def find(self, row: str, number: str, protocol: str = SINGLE) -> Statistic | None:
+        """A number of a row, None if that row was not made."""
+        return self.rows.get(row, {}).get(protocol, {}).get(number)
+
+    def to_dict(self) -> dict[str, Any]:
+        return _to_dicts({"rows": self.rows, "mask_error": self.mask_error, "scaling": self.scaling})
+
+
+def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
+    """Reads what `run_seed` has left for the seeds and groups."""
+    scores = {seed: root / "scores" / f"seed{seed}" for seed in seeds}
+    rows = {}
+    for name in ROWS:
+        if name in groups:
+            rows[name] = _over_seeds([read_row(root, seed, name) for seed in seeds])
+    if "nep" in groups:
+        metrics = {seed: _read(scores[seed] / "nep" / "evaluation_metrics.json") for seed in seeds}
+        for name in BASELINES:
+            rows[name] = _over_seeds([_row_numbers(metrics[seed], name) for seed in seeds])
+    mask_error, scaling = {}, {}
+    if "mask_error" in groups:
+        for model in MASK_ERROR_MODELS:
+            names = [mask_error_name(model, pixels) for pixels in MASK_ERRORS]
+            points = [_over_seeds([read_row(root, seed, name) for seed in seeds]) for name in names]
+            mask_error[model] = [point[SINGLE][HEADLINE] for point in points]
+    if "scaling" in groups:
+        for task in SCALING_TASKS:
+            for reward in SCALING_REWARDS:
+                name = scaling_name(task, reward)
+                found = [_read(scores[seed] / "scaling" / f"{name}.json") for seed in seeds]
+                scaling[name] = {m: _columns([one[m] for one in found]) for m in METHODS}
+    return Results(rows, mask_error, scaling)
+
+
+def read_row(root: Path, seed: int, name: str) -> dict[str, Numbers]:
+    """One row of one seed: protocol -> number -> value; the costs of an edit are the single turns'."""
+    folder = f"seed{seed}/{name}"
+    numbers = _row_numbers(_read(root / "scores" / folder / "evaluation_metrics.json"), "generated")
+    edits = _read(root / "edits" / folder / "samples.json")["edits"]
+    single = {key: edit for key, edit in edits.items() if "_iter_" not in key}
+    for cost in ("tokens", "seconds"):
+        numbers[SINGLE][cost] = sum(edit[cost] for edit in single.values()) / len(single)
+    if name == "auto_mask" and (true := root / "edits" / f"seed{seed}" / "nep" / "regions").is_dir():
+        numbers[SINGLE]["iou"] = mean_iou(root / "edits" / folder / "regions", true, list(single))
+    return numbers
+
+
+def mean_iou(found: Path, true: Path, keys: Sequence[str]) -> float:
+    """Mean intersection over union of two folders of regions."""
+    shares = []
+    for key in keys:
+        a, b = load_region(found / key), load_region(true / key)
+        shares.append(np.logical_and(a, b).sum() / max(np.logical_or(a, b).sum(), 1))
+    return float(np.mean(shares))
+
+
+def _row_numbers(metrics: dict[str, Any], row: str) -> dict[str, Numbers]:
+    numbers = {}
+    for protocol in (SINGLE, MULTI):
+        measured = metrics if row == "generated" else metrics[row]
+        if protocol not in measured:
+            continue
+        rates = metrics["verifier"][row][protocol]
+        of_kind = {kind: rates["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS}
+        numbers[protocol] = measured[protocol] | {rate: rates[rate] for rate in RATES} | of_kind
+    return numbers
+
+
+def _over_seeds(found: Sequence[dict[str, Numbers]]) -> dict[str, dict[str, Statistic]]:
+    return {
+        protocol: {key: Statistic(tuple(one[protocol].get(key) for one in found)) for key in numbers}
+        for protocol, numbers in found[0].items()
+    }
+
+
+def _columns(found: Sequence[dict[str, list[float]]]) -> dict[str, list[Statistic]]:
+    """Columns of seeds to statistics by round; a column that ends early stays where it is."""
+    columns = {}
+    for key in found[0]:
+        length = max(len(one[key]) for one in found)
+        filled = [one[key] + one[key][-1:] * (length - len(one[key])) for one in found]
+        columns[key] = [Statistic(values) for values in zip(*filled, strict=True)]
+    return columns
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _to_dicts(content: Any) -> Any:
+    if isinstance(content, Statistic):
+        return content.to_dict()
+    if isinstance(content, dict):
+        return {key: _to_dicts(value) for key, value in content.items()}
+    return [_to_dicts(value) for value in content]

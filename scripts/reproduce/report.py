@@ -1,0 +1,199 @@
+"""RESULTS.md of a reproduction: claims, tables in the style of the paper's, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluations.editing.verification import HEADLINE, TITLES
+from scripts.reproduce.claims import MARGIN, Claim
+from scripts.reproduce.numbers import KINDS, MULTI, RATES, SINGLE, Results, Statistic
+from scripts.reproduce.rows import (
+    BASELINES,
+    MASK_ERROR_MODELS,
+    MASK_ERRORS,
+    ROWS,
+    SCALING_REWARDS,
+    SCALING_TASKS,
+    scaling_name,
+)
+from scripts.shapes.recipe import HARD_SETTING
+
+Column = tuple[str, str, str, int]  # title, number, protocol, digits
+
+_DONE = (HEADLINE, "passed", "others_unchanged")
+_BOTH: list[Column] = [
+    (f"{name} ({short})", number, protocol, digits)
+    for protocol, short in ((SINGLE, "single"), (MULTI, "sessions"))
+    for number, name, digits in (
+        *((rate, TITLES[rate], 3) for rate in _DONE),
+        ("l1", "L1 ↓", 4),
+        ("l2", "L2 ↓", 4),
+    )
+]
+_QUESTIONS: list[Column] = [(TITLES.get(name, name), name, SINGLE, 3) for name in (*RATES, *KINDS)]
+_REGION: list[Column] = [
+    ("inside L1", "inside_l1", SINGLE, 4),
+    ("inside PSNR", "inside_psnr", SINGLE, 1),
+    ("inside SSIM", "inside_ssim", SINGLE, 3),
+    ("outside L1", "outside_l1", SINGLE, 4),
+    ("unchanged pixels", "unchanged_pixel_share", SINGLE, 4),
+]
+_COST: list[Column] = [("tokens", "tokens", SINGLE, 1), ("seconds", "seconds", SINGLE, 4)]
+_AUTO: list[Column] = [
+    *((TITLES[rate], rate, SINGLE, 3) for rate in _DONE),
+    ("IoU with the true region", "iou", SINGLE, 3),
+]
+INSIDE = "Inside and outside the region, single turns"
+ASKED = "What the verifier asks, single turns"
+NOTES = {
+    ASKED: "The kinds of edit at the right are shares that are done. An object stands at one of four offsets "
+    "in its place that no caption names: the cells of a place fit if each shows the object at one of them; "
+    "only if they agree on one is it a whole object.",
+    INSIDE: "Inside is what a row was free to change: the whole image where all cells are drawn, a larger "
+    "box where the region is widened, another one where the model finds it. Only rows with the same region "
+    "compare.",
+}
+
+
+def write_report(
+    path: Path, results: Results, claims: Sequence[Claim], about: dict[str, Any], figures: Sequence[Path]
+) -> None:
+    """Writes RESULTS.md beside the folder of figures.
+
+    Args:
+      about: "command", "machine", "date", "commit", "seeds", "num_test", "num_scaled", "num_train", "steps",
+        "minutes".
+    """
+    parts = [_head(about), _claims(claims), *_tables(results)]
+    if results.mask_error:
+        parts.append(_mask_error(results))
+    if results.scaling:
+        parts.append(_scaling(results, about["num_scaled"]))
+    pictures = "\n\n".join(f"![{file.stem.replace('_', ' ')}](figures/{file.name})" for file in figures)
+    parts.append(f"## Figures\n\nPictures of edits are those of seed {about['seeds'][0]}.\n\n{pictures}")
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def show(statistic: Statistic | None, digits: int) -> str:
+    """Mean ± half the 95 % interval; no interval where there is one seed, or all agree."""
+    if statistic is None or statistic.mean is None:
+        return ""
+    half = statistic.half_interval
+    return f"{statistic.mean:.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
+
+
+def _head(about: dict[str, Any]) -> str:
+    steps = ", ".join(f"{name} {count}" for name, count in about["steps"].items())
+    return "\n".join([
+        "# Results on shapes",
+        "",
+        HARD_SETTING,
+        "",
+        "An edit is done if the rule-based verifier passes the edited object (or background) and finds "
+        'everything else unchanged: the columns "passed and unchanged".',
+        "",
+        f"{about['num_test']} held-out edits; every number is the mean over the seeds "
+        f"{', '.join(map(str, about['seeds']))} ± half the width of its 95 % t-interval. A seed decides both "
+        "trainings and all draws; data and tokenizer are the same for all.",
+        "",
+        f"- Command: `{about['command']}`",
+        f"- Machine: {about['machine']}",
+        f"- Date: {about['date']}, commit {about['commit']}, {about['minutes']:.0f} minutes of steps",
+        f"- Training: {about['num_train']} edits; optimizer steps: {steps}",
+    ])  # fmt: skip
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    lines = [
+        "## The paper's claims",
+        "",
+        "A comparison holds if the 95 % interval of its difference over seeds lies above 0, does not hold if "
+        "it lies below, and is undecided if it contains 0; one that claims equality holds if the interval "
+        f"lies within ± {MARGIN} and does not if it lies outside. A claim holds if all of its comparisons "
+        "do. L1, tokens and seconds count the other way: more is worse.",
+    ]
+    for claim in claims:
+        lines += [
+            "",
+            f"### {claim.words}: {claim.verdict}",
+            "",
+            *_row(["comparison", "difference", ""], True),
+        ]
+        lines += [
+            line for c in claim.checks for line in _row([c.words, show(c.difference, 4) or "-", c.verdict])
+        ]
+        lines += ["", claim.why] if claim.why else []
+    return "\n".join(lines)
+
+
+def _tables(results: Results) -> list[str]:
+    everything = [*BASELINES, *ROWS]
+    tables = [
+        ("Editing in a region (table 1)", ["copy_source", "nep", "full_mask", "tokenizer_ceiling"], _BOTH),
+        ("Ablations (table 3)", ["nep", "nep_supervised", "no_marks", "ntp"], _BOTH),
+        ("Cost of an edit (table 4), amortised over batches of 64", list(ROWS), _COST),
+        ("Zero-shot editing (table 5)", ["copy_source", "zero_shot_tight", "zero_shot", "nep"], _BOTH),
+        (
+            "In-mask order (table 6)",
+            ["zero_shot", "zero_shot_random_order", "nep", "nep_random_order"],
+            _BOTH,
+        ),
+        ("Masks found by the model", ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),
+        (ASKED, everything, _QUESTIONS),
+        (INSIDE, everything, _REGION),
+    ]
+    parts = []
+    for title, names, columns in tables:
+        made = [name for name in names if name in results.rows]
+        if not set(made) & set(ROWS):
+            continue
+        lines = _row(["", *(column[0] for column in columns)], True)
+        for name in made:
+            words = BASELINES.get(name) or ROWS[name].words
+            cells = [show(results.find(name, number, where), digits) for _, number, where, digits in columns]
+            lines += _row([words, *cells])
+        about = f"{NOTES[title]}\n\n" if title in NOTES else ""
+        parts.append(f"## {title}\n\n{about}" + "\n".join(lines))
+    return parts
+
+
+def _mask_error(results: Results) -> str:
+    lines = _row(["mask widened by (pixels)", *map(str, MASK_ERRORS)], True)
+    for model, words in MASK_ERROR_MODELS.items():
+        lines += _row([f"trained with {words}", *(show(p, 3) for p in results.mask_error[model])])
+    return "## Masks too small or too large: edits that are done\n\n" + "\n".join(lines)
+
+
+def _scaling(results: Results, num_scaled: int) -> str:
+    """Columns are rounds; the last one is best-of-n at the end."""
+    parts = [
+        f"## Test-time scaling (table 7)\n\nThe first {num_scaled} tasks, drawn at temperature 1 without "
+        "guidance: candidates must differ. The budget is what rounds may draw, in whole images; a task whose "
+        "reward cannot rise draws no more. Best of n may draw as much as all rounds, rounded up to whole "
+        "images. A search accepts higher rewards only, so that its reward cannot fall."
+    ]
+    for task, task_words in SCALING_TASKS.items():
+        for reward in SCALING_REWARDS:
+            methods = results.scaling[scaling_name(task, reward)]
+            search, baseline = methods["search"], methods["best_of_n"]
+            rounds = range(len(search["reward"]))
+            title = f"{task_words}, led by {reward}"
+            lines = _row([title, *(f"round {r}" for r in rounds), "best of n"], True)
+            for column, words in (
+                ("reward", "reward"),
+                ("accuracy", "verifier"),
+                ("budget", "budget, images"),
+            ):
+                points = [*search[column], baseline[column][-1]]
+                lines += _row([words, *(show(point, 3) for point in points)])
+            drawn = [*search["images_worth"], baseline["images_worth"][-1]]
+            lines += _row(["drawn, images", *(show(point, 3) for point in drawn)])
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _row(cells: Sequence[str], head: bool = False) -> list[str]:
+    line = f"| {' | '.join(cells)} |"
+    return [line, "|---" * len(cells) + "|"] if head else [line]

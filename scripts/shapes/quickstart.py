@@ -1,0 +1,169 @@
+"""The quickstart: its steps, its numbers and its page."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from evaluations.edit_grid import EditItem, edit_grid
+from evaluations.editing.verification import HEADLINE, TITLES
+from evaluations.report import (
+    CurveSection,
+    EditGridSection,
+    ImagePairsSection,
+    Section,
+    TableSection,
+    TextSection,
+    build_report,
+)
+from runtime.files import write_atomic
+from scripts.shapes.config import Quickstart
+from scripts.shapes.recipe import make_data, train_stage1, train_stage2, train_tokenizer
+from scripts.shapes.scores import edit_and_score
+from scripts.shapes.step_runner import StepRunner
+
+MODES = {
+    "masked": ["--text", "instruction", "--write-ceiling"],
+    "zero_shot": ["--text", "global", "--turns", "single"],
+    "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
+}
+NUM_SHOWN = 12
+ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "remove", "one_offset")
+
+
+def summarise(config: Quickstart, runner: StepRunner) -> dict:
+    """The numbers of `summary.json`."""
+    root = runner.root
+    scores = {m: json.loads((root / "scores" / m / "evaluation_metrics.json").read_text()) for m in MODES}
+    masked = scores["masked"]
+    rates = {mode: scores[mode]["verifier"]["generated"]["all_turn"] for mode in MODES}
+    rates |= {row: masked["verifier"][row]["all_turn"] for row in ("tokenizer_ceiling", "copy_source")}
+    unchanged = [masked[protocol]["unchanged_pixel_share"] for protocol in ("all_turn", "final_turn")]
+    reconstruction = json.loads((root / "reconstructions" / "reconstruction.json").read_text())
+    return {
+        "minutes": sum(runner.seconds.values()) / 60,
+        "num_edits": rates["masked"]["counts"]["passed"],
+        "tokenizer_psnr": reconstruction["psnr"],
+        "verifier": {row: {key: rate[key] for key in ASKED} for row, rate in rates.items()},
+        "l1": {
+            "masked": masked["all_turn"]["l1"],
+            "copy_source": masked["copy_source"]["all_turn"]["l1"],
+            "tokenizer_ceiling": masked["tokenizer_ceiling"]["all_turn"]["l1"],
+        },
+        "unchanged_pixel_share": min(unchanged),
+        "commit": ", ".join(sorted(runner.commits)),
+        "steps_scale": config.steps_scale,
+        "seconds": runner.seconds,
+    }
+
+
+def edit_items(root: Path, mode: str) -> list[EditItem]:
+    """The held-out single-turn edits of a mode, as pictures with the verifier's verdict."""
+    test, edits = root / "data" / "test", root / "edits" / mode
+    sessions = json.loads((test / "edit_sessions.json").read_text())
+    scored = json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
+    passed = {
+        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"][HEADLINE]
+        for item in scored
+        if item["row"] == "generated" and item["protocol"] == "all_turn"
+    }
+    items = []
+    for session_id, turns in sessions.items():
+        for number, turn in enumerate(turns, start=1):
+            name = f"{session_id}_1" if number == 1 else f"{session_id}_inde_{number}"
+            folder, key = test / "images" / session_id, f"{session_id}/{name}.png"
+            items.append(
+                EditItem(
+                    source=folder / turn["input"],
+                    mask=edits / "regions" / key,
+                    instruction=turn["instruction"],
+                    output=edits / "images" / key,
+                    target=folder / turn["output"],
+                    passed=passed[key],
+                )
+            )
+    return items
+
+
+def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
+    root = runner.root
+    masked = edit_items(root, "masked")
+    failed = [item for item in masked if not item.passed]
+    verifier, l1 = summary["verifier"], summary["l1"]
+    rows = [
+        [row.replace("_", " "), *(rates[k] for k in ASKED), l1.get(row, "")]
+        for row, rates in verifier.items()
+    ]
+    seconds = [[name, spent] for name, spent in runner.seconds.items()]
+    pairs = sorted((root / "edits" / "masked" / "ceiling").glob("*/*.png"))[:12]
+    originals = [root / "data" / "test" / "images" / p.parent.name / p.name for p in pairs]
+    return [
+        TextSection(
+            "What this is",
+            "Every picture below shows a scene that no training saw. The editor is told the instruction and "
+            "the region; it predicts only the tokens of the cells inside, and every other pixel is the "
+            "source's. Objects stand in the middle of their places, on plain backgrounds: the easy setting.",
+        ),
+        TableSection(
+            "Held-out edits",
+            ["", *(TITLES[key] for key in ASKED), "L1"],
+            rows,
+            note=f"{summary['num_edits']} edits, judged by the rule-based verifier. An edit is done if the "
+            "edited object is right and everything else is unchanged: the first column, and ✓ below. Copying "
+            "the source must score 0; the ceiling is the true result passed through the tokenizer.",
+        ),
+        EditGridSection("Edits in the masked region", masked[:NUM_SHOWN]),
+        EditGridSection(
+            "Masked edits that failed",
+            failed[:NUM_SHOWN],
+            note=f"{len(failed)} of {len(masked)} did not pass the verifier, or damaged something else.",
+        ),
+        EditGridSection(
+            "Zero-shot, by the text-to-image model of stage 1",
+            edit_items(root, "zero_shot")[:NUM_SHOWN],
+            note="It is told what the result shows, not the instruction.",
+        ),
+        EditGridSection(
+            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
+        ),
+        ImagePairsSection(
+            f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",
+            [(original, path, "") for original, path in zip(originals, pairs, strict=True)],
+        ),
+        CurveSection("Tokenizer loss", {"tokenizer": root / "tokenizer" / "metrics.jsonl"}),
+        CurveSection(
+            "Transformer loss",
+            {stage: root / stage / "metrics.jsonl" for stage in ("stage1", "stage2")},
+            note="Cross-entropy per predicted token.",
+        ),
+        TableSection("Where the time went", ["step", "seconds"], seconds, digits=1),
+    ]
+
+
+def run(config: Quickstart) -> None:
+    """Makes everything and prints the summary."""
+    root = Path(config.results_dir).resolve()
+    runner, recipe = StepRunner(root), config.recipe()
+    make_data(recipe, runner)
+    vq_ckpt = train_tokenizer(recipe, runner)
+    stage1 = train_stage1(recipe, runner, vq_ckpt)
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1)
+    for mode, flags in MODES.items():
+        gpt_ckpt = stage1 if mode == "zero_shot" else stage2
+        ceiling = root / "edits" / "masked" / "ceiling"
+        edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
+    start = time.monotonic()
+    summary = summarise(config, runner)
+    build_report(
+        root / "report.html",
+        "Quickstart: image editing by next editing token prediction",
+        report_sections(runner, summary),
+        subtitle=f"{summary['minutes']:.1f} minutes, commit {summary['commit']}",
+    )
+    edit_grid(edit_items(root, "masked")[:12], root / "edits.png")
+    summary["minutes"] += (time.monotonic() - start) / 60
+    content = json.dumps(summary, indent=2)
+    write_atomic(root / "summary.json", lambda temporary: temporary.write_text(content + "\n"))
+    print(content)
+    print(f"\nOpen {root / 'report.html'}")

@@ -1,0 +1,70 @@
+"""The training of the small models that are shipped, and their scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from scripts.shapes.config import TrainShapes
+from scripts.shapes.recipe import (
+    make_data,
+    make_more_edits,
+    train_stage1,
+    train_stage2,
+    train_tokenizer,
+)
+from scripts.shapes.scores import ZERO_SHOT, ZERO_SHOT_TIGHT, draw_and_score, edit_and_score
+from scripts.shapes.step_runner import StepRunner
+
+MASKED_TEMPERATURE = 0.1
+MODES = {
+    "masked": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
+    + ["--write-ceiling"],
+    "zero_shot": [*ZERO_SHOT, "--turns", "single"],
+    "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
+    "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
+    "auto_mask": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
+    + ["--auto-mask"],
+    "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
+}
+
+
+def export(runner: StepRunner, checkpoints: dict[str, str]) -> list[str]:
+    """Makes the files that are scored and shipped, `weights/<name>/<name>.safetensors`, in half precision."""
+    files = []
+    for name, ckpt in checkpoints.items():
+        folder = runner.root / "weights" / name
+        files.append(str(folder / f"{name}.safetensors"))
+        command = ["scripts/export_weights.py", "--ckpt", ckpt, "--output", files[-1]]
+        runner.run(f"export_{name}", folder, command)
+    return files
+
+
+def run(config: TrainShapes) -> None:
+    """Makes and scores the models, as far as `--until`."""
+    runner, recipe = StepRunner(Path(config.results_dir).resolve()), config.recipe()
+    make_data(recipe, runner)
+    if config.until == "data":
+        return
+    vq_ckpt = train_tokenizer(recipe, runner)
+    if config.until == "tokenizer":
+        return
+    stage1 = train_stage1(recipe, runner, vq_ckpt)
+    if config.until == "stage1":
+        return
+    # Of pairs that it has seen a few times the editor has nothing more to learn.
+    make_more_edits(recipe, runner, "more_edits", config.num_more)
+    data = ("data", "more_edits")
+    stage2 = train_stage2(recipe, runner, vq_ckpt, stage1, data=data)
+    # Of something to add only the mask says where it stands: slightly wider ones would say it wrongly.
+    steps = {**recipe.steps, "stage2": config.exact_steps}
+    exact = replace(recipe, stage2_flags=("--supervise-marks",), steps=steps)
+    stage2 = train_stage2(exact, runner, vq_ckpt, stage2, "stage2_exact", data=data)
+    if config.until == "stage2":
+        return
+    vq_ckpt, t2i, editing = export(runner, {"tokenizer": vq_ckpt, "t2i": stage1, "editing": stage2})
+    for mode, flags in MODES.items():
+        gpt_ckpt = t2i if mode.startswith("zero_shot") else editing
+        ceiling = runner.root / "edits" / "masked" / "ceiling"
+        edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
+    draw_and_score(runner, vq_ckpt, t2i, seed=config.seed)

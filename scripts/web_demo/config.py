@@ -1,0 +1,54 @@
+"""The flags of demo.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from language.published import DEFAULT_T5
+from runtime.choices import PRECISION_NAMES
+from runtime.config import option
+from runtime.errors import UserError
+from runtime.ranges import COUNT, POSITIVE, Range
+
+SHIPPED = "pretrained_models/shapes"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A web page on which one paints a region, says what to do, and watches the cells appear."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the page"}
+
+    model: str = option(SHIPPED, help="folder of save_pretrained, or a hub id: its editor and its painter")
+    vq_ckpt: str | None = option(None, help="tokenizer checkpoint, with --gpt-ckpt, instead of --model")
+    gpt_ckpt: list[str] = option(
+        [], help="transformer checkpoints: one with marks, one without, or one of them"
+    )
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_model_type: str | None = option(
+        None,
+        help=f"text encoder in that folder or cache; by default the one that --model names, or {DEFAULT_T5}",
+    )
+    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    gpt_model: str | None = option(None, help="transformer name, for files that do not hold it")
+    device: str = option("auto", help="auto, cpu or cuda")
+    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    host: str = option(
+        "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
+    )
+    port: int = option(
+        7860, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
+    )
+    max_upload_mb: int = option(10, within=COUNT, help="megabytes that an uploaded file may have")
+    max_megapixels: float = option(16, within=POSITIVE, help="millions of pixels that an image may have")
+    max_queue: int = option(
+        32, within=COUNT, help="visitors who wait for the model; the next one is told to come back"
+    )
+
+    def __post_init__(self) -> None:
+        if bool(self.vq_ckpt) != bool(self.gpt_ckpt):
+            raise UserError("--vq-ckpt and --gpt-ckpt go together; without both, --model is taken")
+        for name in ("max_upload_mb", "max_megapixels", "max_queue"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number above 0")

@@ -1,0 +1,275 @@
+"""The training of the image tokenizer: the work of vq_train.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dataset.image_folder import ImageDataset, collate_images, list_images
+from dataset.sampler import ResumableBatchSampler
+from runtime.checkpoint import prune_checkpoints, require_finite, resume_point, save_checkpoint
+from runtime.config import dump_config
+from runtime.distributed import Distributed
+from runtime.dry_run import Plan, measure, report
+from runtime.errors import UserError
+from runtime.logging import MetricsLog, get_logger, progress
+from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
+from tokenizer.tokenizer_image.pictures import save_pairs
+from tokenizer.tokenizer_image.vq_config import VQTrainConfig
+from tokenizer.tokenizer_image.vq_state import VQTrainState
+from tokenizer.tokenizer_image.vq_trainer import Trainer
+
+log = get_logger(__name__)
+
+KMEANS_IMAGES = 256
+PREVIEW_IMAGES = 8
+MAX_SKIPPED_STEPS = 10
+
+# Of each step the gradient's norm by network, the same on all ranks, and the place of its batch.
+Norms = dict[int, tuple[dict[str, Tensor], int, int]]
+
+
+class Batches:
+    """The training images as (B, 3, S, S) float batches in the sampler's order, from disk or from memory."""
+
+    def __init__(self, config: VQTrainConfig, paths: list[Path], dist: Distributed) -> None:
+        self.config = config
+        self.dataset = ImageDataset(paths, config.image_size, config.augment)
+        self.sampler = ResumableBatchSampler(
+            len(paths),
+            config.global_batch_size,
+            dist.rank,
+            dist.world_size,
+            config.global_seed,
+            micro_batches=config.gradient_accumulation_steps,
+        )
+        self.problems: list[str] = []  # of this rank, not yet settled
+        self.cache = self._decode_all() if config.cache_images else None
+
+    def first(self, count: int) -> Tensor:
+        """The first images, the same in every run."""
+        return torch.stack([self.dataset[i, 0].image for i in range(min(count, len(self.dataset)))])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._from_disk() if self.cache is None else self._from_memory(self.cache)
+
+    def _from_memory(self, cache: Tensor) -> Iterator[Tensor]:
+        for keys in self.sampler:
+            yield cache[[index for index, _ in keys]].float() / 127.5 - 1
+
+    def _from_disk(self) -> Iterator[Tensor]:
+        for images, problems in self._loader(self.sampler):
+            self._report(problems)
+            yield images
+
+    def _loader(self, batch_sampler: ResumableBatchSampler | Sequence) -> DataLoader:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=collate_images,
+            num_workers=self.config.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_the_trainer,
+        )
+
+    def _decode_all(self) -> Tensor:
+        keys = [
+            [(i, 0) for i in range(at, min(at + 64, len(self.dataset)))]
+            for at in range(0, len(self.dataset), 64)
+        ]
+        cached = []
+        for images, problems in progress(self._loader(keys), desc="reading images", unit="batch"):
+            self._report(problems)
+            cached.append(((images + 1) * 127.5).round().to(torch.uint8))
+        return torch.cat(cached)
+
+    def _report(self, problems: list[str]) -> None:
+        for problem in problems:
+            log.warning("left out: %s", problem)
+        self.problems += problems
+
+    def files_at(self, epoch: int, consumed: int) -> list[str]:
+        """The files of the global batch at that place."""
+        return [str(self.dataset.paths[index]) for index in self.sampler.indices_at(epoch, consumed)]
+
+
+def find_images(config: VQTrainConfig) -> list[Path]:
+    """The images to train on, in a fixed order."""
+    accepted = (config.allow_outside_root, config.absolute_paths)
+    paths = list_images(config.data_path, *accepted)
+    if config.data_face_path:
+        paths += list_images(config.data_face_path, *accepted)
+    return paths[: config.max_images]
+
+
+def train(config: VQTrainConfig, dist: Distributed) -> None:
+    """Runs the training that `config` describes, from the start or from its checkpoint."""
+    paths = find_images(config)
+    config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
+    if config.dry_run:  # measures a step in which everything takes part
+        config = replace(config, quantize_after=0, disc_start=0)
+    state = VQTrainState(config, dist.device)
+    batches = Batches(config, paths, dist)
+    wanted = None if config.finetune else config.vq_ckpt
+    found = resume_point(
+        wanted, config.results_dir, dist, newest=config.auto_resume, saves_nothing=config.dry_run
+    )
+    if found is not None:
+        batches.sampler.load_state_dict(state.resume(found))
+    elif config.finetune:
+        state.load_weights(config.vq_ckpt)
+    norms: Norms = {}
+    settle(norms, batches, state, dist)  # --cache-images has met every image by now
+    trainer = Trainer(config, state, dist)
+    if config.dry_run:
+        dry_run(trainer, batches)
+        return
+    trainer.warm_up(batches.first(1).repeat(batches.sampler.micro_batch_size, 1, 1, 1))
+    parameters = sum(p.numel() for p in state.model.parameters())
+    log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
+    if dist.is_main:
+        dump_config(config, config.results_dir)
+    metrics = MetricsLog(config.results_dir, enabled=dist.is_main, resume_step=state.step)
+    bar = progress(
+        total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
+    )
+    clock, logged_step = time.perf_counter(), state.step
+    stops = LateReading()
+    with StopSignals() as signals, Loading(batches) as stream:
+        while state.step < config.steps:
+            if config.quantize_after and state.step == config.quantize_after:
+                trainer.start_codes(batches.first(KMEANS_IMAGES))
+            micro_batches = [
+                stream.next().to(dist.device, non_blocking=True, memory_format=torch.channels_last)
+                for _ in range(config.gradient_accumulation_steps)
+            ]
+            by_network = trainer.train_step(micro_batches)
+            norms[state.step] = (by_network, batches.sampler.epoch, batches.sampler.consumed)
+            batches.sampler.advance()
+            bar.update()
+            last = state.step == config.steps
+            received = torch.tensor(int(signals.received > 0)).to(dist.device, non_blocking=True)
+            stopped = stops.read(dist.all_reduce_sum(received)) > 0
+            saves = last or stopped or (config.ckpt_every > 0 and state.step % config.ckpt_every == 0)
+            logs = last or stopped or state.step % config.log_every == 0
+            if saves or logs:
+                settle(norms, batches, state, dist)
+            if logs:
+                numbers = trainer.read_metrics()
+                seconds = (time.perf_counter() - clock) / (state.step - logged_step)
+                clock, logged_step = time.perf_counter(), state.step
+                numbers["samples_per_second"] = round(config.global_batch_size / seconds, 2)
+                numbers["eta_seconds"] = round(seconds * (config.steps - state.step), 1)
+                metrics.write(state.step, **numbers)
+                bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
+            if saves and dist.is_main:
+                save(config, state, batches)
+            if stopped and not last:
+                dist.barrier()
+                log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
+                raise SystemExit(signals.exit_status())
+    bar.close()
+    dist.barrier()
+
+
+def dry_run(trainer: Trainer, batches: Batches) -> None:
+    """Prints what the run would take, and writes `first_batch.png`; every rank must call it.
+
+    Raises:
+      UserError: a step does not fit into the GPU's memory.
+    """
+    config, state, dist = trainer.config, trainer.state, trainer.dist
+    micro_batches = [
+        images.to(dist.device, memory_format=torch.channels_last)
+        for images in islice(batches, config.gradient_accumulation_steps)
+    ]
+    picture = Path(config.results_dir) / "first_batch.png"
+    if dist.is_main:
+        draw_pairs(picture, micro_batches[0][:PREVIEW_IMAGES], state)
+
+    def step() -> None:
+        norms = trainer.train_step(micro_batches)
+        norms["tokenizer"].item()  # waits for the device
+
+    cost = measure(
+        step, dist, "a smaller --global-batch-size, more --gradient-accumulation-steps or more ranks"
+    )
+    if dist.is_main:
+        plan = Plan(
+            model=config.vq_model,
+            modules=tuple(filter(None, (state.model, state.averaged, state.discriminator))),
+            optimizers=tuple(filter(None, (state.optimizer, state.disc_optimizer))),
+            steps=config.steps,
+            samples=len(batches.dataset),
+            global_batch_size=config.global_batch_size,
+            ckpt_every=config.ckpt_every,
+            epoch_saves=False,
+            max_checkpoints=config.max_checkpoints,
+            results_dir=config.results_dir,
+        )
+        report(plan, cost, config.global_batch_size, "images", dist)
+        log.info("first batch      %s: originals and what the first weights make of them", picture)
+    dist.barrier()
+
+
+def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distributed) -> None:
+    """Counts what went wrong since the last call; all ranks count the same and raise alike.
+
+    Args:
+      norms: of the steps since then; emptied.
+    Raises:
+      UserError: too many unreadable images, which it names, or too many skipped steps.
+    """
+    found = sum(dist.gather_objects(batches.problems), state.bad_images)
+    state.bad_images = list(dict.fromkeys(found))  # an image is met once an epoch and counts once
+    batches.problems.clear()
+    budget, num_images = batches.config.bad_sample_budget, len(batches.dataset)
+    if len(state.bad_images) > budget * num_images:
+        raise UserError(
+            f"{len(state.bad_images)} unreadable images, more than --bad-sample-budget {budget} of "
+            f"{num_images}; mend the data or raise it:\n  " + "\n  ".join(state.bad_images)
+        )
+    if not state.scaler.is_enabled():  # an enabled one finds its scale by meeting infinities
+        state.num_skipped += name_skipped(norms, batches)
+    norms.clear()
+    if state.num_skipped > MAX_SKIPPED_STEPS:
+        raise UserError(f"{state.num_skipped} steps had a gradient that is not finite; lower --lr")
+
+
+def name_skipped(norms: Norms, batches: Batches) -> int:
+    """Names the images of the steps with a gradient that was not finite; returns how many steps."""
+    num_skipped = 0
+    for step, (by_network, *place) in norms.items():
+        bad = [f"{norm.item()} ({name})" for name, norm in by_network.items() if not torch.isfinite(norm)]
+        if bad:
+            what = f"step {step} skipped: the gradient norm is {', '.join(bad)}; its samples: "
+            log.warning("%s", what + ", ".join(batches.files_at(*place)))
+            num_skipped += 1
+    return num_skipped
+
+
+def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
+    """Writes the checkpoint of this step and a picture of original | reconstruction pairs."""
+    folder = Path(config.results_dir)
+    path = folder / "checkpoints" / f"{state.step:07d}.pt"
+    content = state.checkpoint(batches.sampler.state_dict())
+    require_finite(content, path)
+    save_checkpoint(path, content)
+    prune_checkpoints(path, config.max_checkpoints)
+    draw_pairs(folder / "previews" / f"{state.step:07d}.png", batches.first(PREVIEW_IMAGES), state)
+    log.info("wrote %s", path)
+
+
+def draw_pairs(path: Path, images: Tensor, state: VQTrainState) -> None:
+    """Writes a picture of (B, 3, S, S) images beside what the weights make of them."""
+    model = state.final_model.eval()
+    reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()
+    model.train()
+    save_pairs(path, images.cpu(), reconstructed)
