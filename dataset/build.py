@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset.choices import DATASET_NAMES
-from dataset.codes import CodesDataset
-from dataset.records import (
+from dataset.packed.codes import CodesDataset
+from dataset.records.records import (
     TARGET_CAPTION,
     choose_text_field,
     read_llamagen_folder,

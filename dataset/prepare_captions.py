@@ -29,15 +29,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dataset.jsonl import PathRules
-from dataset.preparation import claimed, log, require_options, write_jsonl, write_lines
-from dataset.preparation_captions import chunked_jobs, folder_jobs, line_of, llava_items, table_items
-from dataset.preparation_jobs import Job, Outcome, Result, Tick, Work, run_jobs
-from dataset.preparation_tar import extract_shard, tar_jobs
+from dataset.prepare.caption_items import chunked_jobs, folder_jobs, line_of, llava_items, table_items
+from dataset.prepare.jobs import Job, Outcome, Result, Tick, Work, run_jobs
+from dataset.prepare.output import claimed, log, require_options, write_jsonl, write_lines
+from dataset.prepare.tars import extract_shard, tar_jobs
+from dataset.records.jsonl import PathRules
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import without_mac_metadata
-from runtime.ranges import COUNT_OR_NONE, SHARE, THREADS
+from runtime.flags.ranges import COUNT_OR_NONE, SHARE, THREADS
 
 
 @dataclass(frozen=True)

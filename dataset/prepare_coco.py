@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from dataset.preparation import check_disk, log, require_budget, require_options, write_lines
+from dataset.prepare.output import check_disk, log, require_budget, require_options, write_lines
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
+from runtime.flags.ranges import COUNT, SEED, SHARE
 from runtime.logging import progress
-from runtime.ranges import COUNT, SEED, SHARE
 from runtime.texts import read_json
 
 COLUMNS = ("Prompt", "image_id", "file_name")

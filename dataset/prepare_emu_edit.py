@@ -23,15 +23,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataset.emu_edit import read_valid_list
-from dataset.parquet import read_text_columns
-from dataset.preparation import claimed, log, require_options, write_lines
-from dataset.preparation_images import check_image, image_cell, write_bytes
-from dataset.preparation_parquet import Row, export_rows, find_parquet
+from dataset.prepare.output import claimed, log, require_options, write_lines
+from dataset.prepare.pictures import check_image, image_cell, write_bytes
+from dataset.prepare.tables import Row, export_rows, find_parquet
+from dataset.records.parquet import read_text_columns
+from dataset.testsets.emu_edit import read_valid_list
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
+from runtime.flags.ranges import SHARE, THREADS
 from runtime.logging import progress
-from runtime.ranges import SHARE, THREADS
 
 CAPTIONS = ("input_caption", "output_caption")
 COLUMNS = ("instruction", "image", "task", "idx", *CAPTIONS)

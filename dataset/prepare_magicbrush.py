@@ -33,10 +33,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dataset.extraction import Source
-from dataset.images import load_edit_region, load_image, load_magicbrush_mask, marked
-from dataset.magicbrush import SESSIONS_FILE, SESSIONS_WITH_FEATURES_FILE, Turn, iterate_turns, read_sessions
-from dataset.preparation import (
+from dataset.prepare.extraction import Source
+from dataset.prepare.output import (
     check_disk,
     claimed,
     disk_bytes,
@@ -48,16 +46,24 @@ from dataset.preparation import (
     write_jsonl,
     write_lines,
 )
-from dataset.preparation_images import IMAGE_FORMATS, image_cell
-from dataset.preparation_pairs import pair_files
-from dataset.preparation_parquet import Row, export_rows, find_parquet
+from dataset.prepare.pairs import pair_files
+from dataset.prepare.pictures import IMAGE_FORMATS, image_cell
+from dataset.prepare.tables import Row, export_rows, find_parquet
+from dataset.records.images import load_edit_region, load_image, load_magicbrush_mask, marked
+from dataset.testsets.magicbrush import (
+    SESSIONS_FILE,
+    SESSIONS_WITH_FEATURES_FILE,
+    Turn,
+    iterate_turns,
+    read_sessions,
+)
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
+from runtime.flags.ranges import COUNT, SHARE, THREADS
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
 from runtime.precision import PRECISIONS
-from runtime.ranges import COUNT, SHARE, THREADS
 from runtime.texts import read_json
 
 NAME = "magicbrush"
@@ -233,7 +239,7 @@ def _counting_fallbacks() -> Iterator[list[str]]:
             return len(names) == 1
         return True
 
-    logger = get_logger("dataset.images")
+    logger = get_logger("dataset.records.images")
     logger.addFilter(show)
     try:
         yield names

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset.shapes import render
-from dataset.shapes_edits import EDIT_KINDS, SETTINGS, ShapesConfig, random_session
-from dataset.shapes_writers import (
+from dataset.shapes.edits import EDIT_KINDS, SETTINGS, ShapesConfig, random_session
+from dataset.shapes.scenes import render
+from dataset.shapes.writers import (
     contact_sheet,
     draw_test_sessions,
     encode_png,
@@ -34,9 +34,9 @@ from dataset.shapes_writers import (
 from runtime.config import check_ranges, option, parse
 from runtime.errors import UserError, run_command
 from runtime.files import without_mac_metadata, write_atomic
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
-from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
 
 _CHUNK = 250
 _BLOCK = 4096  # bytes a small file takes on common file systems

@@ -21,15 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dataset.images import load_edit_region
-from dataset.parquet import require_text
-from dataset.preparation import claimed, log, require_options, write_jsonl
-from dataset.preparation_images import IMAGE_FORMATS, image_cell
-from dataset.preparation_pairs import pair_files
-from dataset.preparation_parquet import Row, export_rows, find_parquet
+from dataset.prepare.output import claimed, log, require_options, write_jsonl
+from dataset.prepare.pairs import pair_files
+from dataset.prepare.pictures import IMAGE_FORMATS, image_cell
+from dataset.prepare.tables import Row, export_rows, find_parquet
+from dataset.records.images import load_edit_region
+from dataset.records.parquet import require_text
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
-from runtime.ranges import SHARE, THREADS
+from runtime.flags.ranges import SHARE, THREADS
 
 NAME = "ultraedit"
 IMAGES = ("source_image", "edited_image")

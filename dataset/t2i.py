@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.images import load_image
-from dataset.jsonl import JsonlRecords
-from dataset.records import T2IRecord
+from dataset.records.images import load_image
+from dataset.records.jsonl import JsonlRecords
+from dataset.records.records import T2IRecord
 from dataset.samples import T2ISample, blank_text, load_text
 from dataset.transforms import stage1_transform
 from runtime.errors import UserError

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import MAX_PIXELS, marked
+from dataset.records.images import MAX_PIXELS, marked
 from runtime.errors import UserError
 
 _WHITE = 250

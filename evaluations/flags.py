@@ -12,7 +12,7 @@ DINO_FILE = "dino_deitsmall16_pretrain.pth"
 
 @dataclass(frozen=True)
 class WeightFlags:
-    """Flags of every evaluator that uses the networks of `evaluations.encoders`."""
+    """Flags of every evaluator that uses the networks of `evaluations.metrics.encoders`."""
 
     clip_model: str = option(CLIP_MODEL, help="open_clip's name of the CLIP of clip-i and clip-t")
     clip_ckpt: str | None = option(

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.images import edit_region, load_image, marked, open_image
+from dataset.records.images import edit_region, load_image, marked, open_image
 from runtime.errors import UserError
 
 
 def load_rgb(path: str | Path) -> np.ndarray:
-    """Reads an image as (H, W, 3) uint8 RGB, as samplers and trainings do: see `dataset.images.load_image`.
+    """Reads an image as (H, W, 3) uint8 RGB, as samplers and trainings do: see `load_image`.
 
     Raises:
       UserError: if the file is missing, damaged, of a format not allowed, or too large.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
-from dataset.jsonl import JsonLine, JsonlRecords
+from dataset.prepare.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
+from dataset.records.jsonl import JsonLine, JsonlRecords
 from language.flags import ExtractConfig
 from language.t5 import T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from language.published import DEFAULT_T5, PUBLISHED_FOLDER
-from runtime.choices import PRECISION_NAMES
 from runtime.config import REQUIRED, legacy, option
-from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE
 
 
 @dataclass

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from dataset.jsonl import JsonlRecords
+from dataset.records.jsonl import JsonlRecords
 from language.caption_cleaning import clean_caption
 from language.published import MAX_TOKENS
 from runtime.errors import UserError

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from runtime.errors import UserError
 from runtime.files import write_atomic
-from runtime.ranges import Range
-from runtime.settings_file import Entry, dump_settings, read_entries
+from runtime.flags.ranges import Range
+from runtime.flags.settings_file import Entry, dump_settings, read_entries
 
 REQUIRED = object()
 Config = TypeVar("Config")
@@ -41,7 +41,7 @@ def option(
       help: one line for `--help`.
       choices: the values allowed.
       aliases: further spellings, without dashes in front.
-      within: what a number, or each of a list, may be; `runtime.ranges` has the common ranges.
+      within: what a number, or each of a list, may be; `runtime.flags.ranges` has the common ranges.
     """
     metadata = {
         "help": help,

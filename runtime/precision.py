@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from runtime.choices import PRECISION_NAMES
+from runtime.flags.choices import PRECISION_NAMES
 
 PRECISIONS = dict(
     zip(PRECISION_NAMES, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from autoregressive.models.config import GPT_MODELS
 from dataset.choices import RULES
 from language.published import DEFAULT_T5
-from runtime.choices import PRECISION_NAMES
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
-from runtime.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
 
 
 @dataclass(frozen=True)

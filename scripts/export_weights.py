@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.choices import PRECISION_NAMES
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
+from runtime.flags.choices import PRECISION_NAMES
 
 _WANTED = ("vq_model", "vq_config", "gpt_model", "model_config")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.shapes import render
-from dataset.shapes_edits import ShapesConfig, random_session
+from dataset.shapes.edits import ShapesConfig, random_session
+from dataset.shapes.scenes import render
 from evaluations.editing.flags import ImageEvalConfig
 
 REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"

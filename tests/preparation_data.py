@@ -70,4 +70,4 @@ def kill_after(monkeypatch, module: str, writes: int) -> None:
 
 def no_space(monkeypatch, free: int = 1000) -> None:
     usage = type("Usage", (), {"free": free})
-    monkeypatch.setattr("dataset.preparation.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("dataset.prepare.output.shutil.disk_usage", lambda _: usage)

@@ -25,7 +25,7 @@ from autoregressive.models.loss import layout_loss
 from autoregressive.sample import sample_emu_edit, sample_magicbrush
 from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
 from autoregressive.sequence.builders import editing_layout, editing_prompt
-from dataset.emu_edit import EmuItem
+from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 

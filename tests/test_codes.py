@@ -15,7 +15,7 @@ from autoregressive.train.packing.codes import extract
 from autoregressive.train.packing.config import ExtractCodesConfig
 from autoregressive.train.stages import train_t2i
 from dataset.build import build_dataset
-from dataset.codes import load_codes
+from dataset.packed.codes import load_codes
 from dataset.transforms import center_crop, image_to_tensor
 from language.t5 import T5Encoder
 from language.text_features import save_text_features
@@ -138,7 +138,7 @@ def test_other_tokenizers_sizes_images_and_unknown_codes_are_not_mixed(flags, li
 def test_bad_lines_and_too_small_a_disk_stop_before_the_work(flags, lists, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})
     with monkeypatch.context() as patch:
-        patch.setattr("dataset.preparation.shutil.disk_usage", lambda _: usage)
+        patch.setattr("dataset.prepare.output.shutil.disk_usage", lambda _: usage)
         with pytest.raises(UserError, match="are needed"):
             run(flags)
     (lists / "c.jsonl").write_text('{"text": "no image"}\n')

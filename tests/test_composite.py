@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoregressive.editing.composite import as_image, check_mask
-from dataset.images import load_image
+from dataset.records.images import load_image
 from runtime.errors import UserError
 
 WIDTH, HEIGHT = 6, 4

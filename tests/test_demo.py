@@ -22,7 +22,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dataset.shapes import Background, Scene, SceneObject, render
+from dataset.shapes.scenes import Background, Scene, SceneObject, render
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NEEDED = os.environ.get("REQUIRE_BROWSER") == "1"  # scripts/test_demo.sh

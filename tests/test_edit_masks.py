@@ -19,7 +19,7 @@ from dataset.edit_masks import (
     pool_edit_mask,
     resize_mask,
 )
-from dataset.images import load_edit_region
+from dataset.records.images import load_edit_region
 from runtime.errors import UserError
 
 REFERENCE = Path(__file__).parent / "reference" / "token_masks"

@@ -18,7 +18,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
 from autoregressive.sample.edit_sets import emu_jobs, keys_of, with_output_caption
-from dataset.emu_edit import EmuItem
+from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 

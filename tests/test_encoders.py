@@ -23,10 +23,10 @@ from tiny_networks import (
 )
 
 from evaluations.editing.registry import EMU_METRICS, MAGICBRUSH_METRICS, load_metric_networks
-from evaluations.encoders import ClipEncoder, DinoEncoder, full_float32
 from evaluations.flags import CLIP_MODEL, WeightFlags
 from evaluations.images import load_rgb
-from evaluations.weights import read_state_dict
+from evaluations.metrics.encoders import ClipEncoder, DinoEncoder, full_float32
+from evaluations.metrics.weights import read_state_dict
 from runtime.errors import UserError
 from runtime.files import file_sha256
 

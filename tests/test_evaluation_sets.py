@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import picture, png, square_mask
 
-from dataset.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
-from dataset.images import load_image
-from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
+from dataset.records.images import load_image
+from dataset.testsets.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
+from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
 from runtime.errors import UserError
 
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from evaluations import fid
-from evaluations.fid import (
+from evaluations.folders import list_images, load_batches
+from evaluations.metrics import fid
+from evaluations.metrics.fid import (
     FolderSettings,
     Gaussian,
     Moments,
@@ -19,7 +20,6 @@ from evaluations.fid import (
     frechet_distance,
     load_inception,
 )
-from evaluations.folders import list_images, load_batches
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 

@@ -14,8 +14,8 @@ from tiny_gpt import tiny
 
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
 from dataset.image_folder import list_images
-from dataset.images import load_image
-from dataset.preparation_images import ImageBytes, check_image
+from dataset.prepare.pictures import ImageBytes, check_image
+from dataset.records.images import load_image
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from dataset.choices import RULES, TEXT_FIELDS
 from dataset.edit_masks import pool_edit_mask
-from dataset.emu_edit import read_valid_list
-from dataset.magicbrush import read_sessions
-from dataset.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.magicbrush import read_sessions
 from evaluations.pairs import load_sessions
 from language.text_features import load_text_features
 from runtime.checkpoint import load_checkpoint, manifest_path, resume_point, save_checkpoint

@@ -9,7 +9,7 @@ import pytest
 from magicbrush_run import REFERENCE, TURNS, config, make_run, reference_config, save
 from PIL import Image
 
-from dataset.shapes import PLACES, box_to_pixels, place_box
+from dataset.shapes.scenes import PLACES, box_to_pixels, place_box
 from evaluations.editing.flags import ImageEvalConfig
 from evaluations.editing.image_eval import main
 from evaluations.editing.magicbrush_scores import check, evaluate_run

@@ -9,7 +9,7 @@ import torch
 from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
-from dataset.images import as_seen, load_edit_region, load_image, load_magicbrush_mask
+from dataset.records.images import as_seen, load_edit_region, load_image, load_magicbrush_mask
 from runtime.errors import UserError
 
 

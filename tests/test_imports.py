@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ ROOMS = {
     "tokenizer": ["runtime"],
     "language": ["runtime"],
     "dataset": ["runtime", "language.published", "language.text_features"],
+    "dataset.records": ["runtime", "dataset.choices"],
+    "dataset.shapes": ["runtime", "dataset.records", "dataset.prepare"],
+    "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.images", "dataset.shapes", "dataset.shapes_edits",
-                    "dataset.shapes_verifier", "tokenizer.tokenizer_image.lpips",
+    "evaluations": ["runtime", "dataset.records.images", "dataset.testsets", "dataset.shapes.scenes",
+                    "dataset.shapes.edits", "dataset.shapes.verifier", "tokenizer.tokenizer_image.lpips",
                     "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
@@ -90,3 +94,18 @@ def test_no_circle():
         for module in free:
             del rest[module]
     assert not rest, f"these import each other: {sorted(rest)}"
+
+
+MOST_FILES = 16
+
+
+def test_rooms_are_small():
+    """At one level, beside `__init__`."""
+    counts = Counter(path.parent for path in MODULES.values())
+    assert {str(room.relative_to(ROOT)): n for room, n in counts.items() if n > MOST_FILES} == {}
+
+
+def test_nothing_imports_scripts():
+    for module, names in IMPORTS.items():
+        if not within(module, "scripts"):
+            assert not any(within(name, "scripts") for name in names), module

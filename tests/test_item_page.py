@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluations.item_page import format_number, rank_items, write_item_page
+from evaluations.report.item_page import format_number, rank_items, write_item_page
 from runtime.errors import UserError
 
 

@@ -16,11 +16,11 @@ from autoregressive.sample import sample_editing
 from autoregressive.sample.sample_editing import SampleEditing, read_jobs, require_usable
 from autoregressive.sample.sample_t2i import SampleT2I, read_prompts
 from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
-from dataset.emu_edit import read_valid_list
-from dataset.jsonl import JsonlRecords
-from dataset.magicbrush import read_sessions
-from dataset.preparation_captions import parse_caption
-from dataset.records import read_t2i_jsonl
+from dataset.prepare.caption_items import parse_caption
+from dataset.records.jsonl import JsonlRecords
+from dataset.records.records import read_t2i_jsonl
+from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.magicbrush import read_sessions
 from evaluations.editing.emu_pairs import load_emu_list
 from evaluations.pairs import load_sessions
 from runtime.errors import UserError

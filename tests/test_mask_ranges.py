@@ -17,8 +17,8 @@ from autoregressive.editing.session import EditSession
 from autoregressive.sample.sample_editing import SampleEditing, read_jobs, require_usable
 from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
 from dataset.build import build_dataset
-from dataset.images import edit_region, load_edit_region, load_magicbrush_mask, marked
 from dataset.prepare_ultraedit import PrepareUltraEditConfig, prepare_ultraedit
+from dataset.records.images import edit_region, load_edit_region, load_magicbrush_mask, marked
 from evaluations.images import load_region
 from runtime.config import parse
 from runtime.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from PIL import ExifTags, Image
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from dataset.images import load_image
+from dataset.records.images import load_image
 from evaluations.editing.registry import (
     EMU_METRICS,
     MAGICBRUSH_METRICS,
@@ -19,7 +19,7 @@ from evaluations.editing.registry import (
     select_metrics,
 )
 from evaluations.images import load_region, load_rgb, resize_rgb
-from evaluations.metrics import (
+from evaluations.metrics.formulas import (
     PSNR_CAP,
     EditStep,
     cosine,

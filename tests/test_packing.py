@@ -15,16 +15,16 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE, ROOT, read_metrics, run_program
 
+from autoregressive.train.components import load_encoders
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.packing.codes import extract as pack_t2i
 from autoregressive.train.packing.config import ExtractCodesConfig, PackEditsConfig
 from autoregressive.train.packing.edits import extract as pack_edits
-from autoregressive.train.setup import load_encoders
 from autoregressive.train.stages import train_editing
 from dataset.build import build_dataset
-from dataset.packed import PackedEdits, open_packed
-from dataset.packed_format import require_same, shard_path
-from dataset.packed_writer import PackedWriter
+from dataset.packed.dataset import PackedEdits, open_packed
+from dataset.packed.format import require_same, shard_path
+from dataset.packed.writer import PackedWriter
 from dataset.sampler import sample_seed
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, save_text_features
@@ -278,7 +278,7 @@ def test_other_settings_are_not_mixed_in_and_damage_is_mended(shapes, flags, tmp
 def test_a_full_disk_and_bad_flags_stop_before_the_work(shapes, flags, tmp_path, monkeypatch):
     words = edit_flags(shapes / "train", flags)
     with monkeypatch.context() as patch:
-        patch.setattr("dataset.preparation.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+        patch.setattr("dataset.prepare.output.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
         with pytest.raises(UserError, match="are needed"):
             run(PackEditsConfig, pack_edits, words)
     assert not (tmp_path / "packed" / "shards").exists()

@@ -19,8 +19,8 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
 from dataset.edit_masks import EmptyMaskError
-from dataset.images import load_image
-from dataset.magicbrush import read_sessions
+from dataset.records.images import load_image
+from dataset.testsets.magicbrush import read_sessions
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)

@@ -19,29 +19,29 @@ from autoregressive.sample.sample_editing import SampleEditing, read_jobs
 from autoregressive.sample.sample_t2i import SampleT2I, read_prompts
 from autoregressive.sample.sample_t2i_ddp import read_captions
 from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
-from dataset.codes import load_codes
-from dataset.emu_edit import read_valid_list
-from dataset.extraction import list_jsonl
-from dataset.images import load_image
-from dataset.magicbrush import read_descriptions, read_sessions
-from dataset.packed_format import read_manifest
-from dataset.parquet import require_columns
-from dataset.preparation_captions import CaptionItem, PathRules, line_of, llava_items, table_items
-from dataset.preparation_tar import tar_jobs
-from dataset.records import read_t2i_jsonl, read_ultraedit_jsonl, read_ultraedit_parquet
+from dataset.packed.codes import load_codes
+from dataset.packed.format import read_manifest
+from dataset.prepare.caption_items import CaptionItem, PathRules, line_of, llava_items, table_items
+from dataset.prepare.extraction import list_jsonl
+from dataset.prepare.tars import tar_jobs
+from dataset.records.images import load_image
+from dataset.records.parquet import require_columns
+from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl, read_ultraedit_parquet
+from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.magicbrush import read_descriptions, read_sessions
 from evaluations.editing.emu_pairs import load_emu_list
 from evaluations.editing.measure import load_edit_inputs
 from evaluations.editing.verification import load_examples
+from evaluations.metrics.weights import read_state_dict
 from evaluations.pairs import load_sessions
-from evaluations.report_curves import read_metrics
+from evaluations.report.curves import read_metrics
 from evaluations.t2i.pictures import read_captions as read_scored_captions
-from evaluations.weights import read_state_dict
 from language.t5 import T5Encoder
 from language.text_features import count_stored_tokens, load_text_features
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 from runtime.files import file_sha256, require_regular
-from runtime.settings_file import read_entries
+from runtime.flags.settings_file import read_entries
 
 LONGEST = 5.0  # seconds that a reader may take
 

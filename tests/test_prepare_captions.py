@@ -11,9 +11,9 @@ from pictures import picture, png
 from preparation_data import Killed, encoded, kill_after, no_space, read_lines, snapshot
 
 from dataset.build import build_dataset
-from dataset.preparation_captions import line_of
+from dataset.prepare.caption_items import line_of
 from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
-from dataset.records import read_t2i_jsonl
+from dataset.records.records import read_t2i_jsonl
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import make_small_t5
@@ -184,10 +184,10 @@ def test_list_in_another_folder(images):
 
 
 def test_a_part_is_not_done_again(images, monkeypatch):
-    monkeypatch.setattr("dataset.preparation_captions.CHUNK", 1)
+    monkeypatch.setattr("dataset.prepare.caption_items.CHUNK", 1)
     (images / "list.csv").write_text("image,caption\n" + "".join(f"images/{i}.png,{i}\n" for i in range(3)))
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.preparation_jobs", 2)
+        kill_after(patch, "dataset.prepare.jobs", 2)
         with pytest.raises(Killed):
             run(images / "list.csv")
     seen = []

@@ -65,7 +65,7 @@ def test_resume_shards_after_a_kill(tmp_path, monkeypatch):
     for number in range(3):
         shard(tmp_path / f"{number}.tar", [m for i in range(3) for m in sample(f"{i}", i, f"{number} {i}")])
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.preparation_images", 4)
+        kill_after(patch, "dataset.prepare.pictures", 4)
         with pytest.raises(Killed):
             run(tmp_path, "--output-dir", tmp_path / "out")
     stamp = (tmp_path / "out" / "images" / "0" / "000000.jpg").stat().st_mtime_ns

@@ -13,9 +13,9 @@ from pictures import picture, png
 from PIL import Image
 from preparation_data import Killed, cell, encoded, kill_after, no_space, snapshot, write_parquet
 
-from dataset.emu_edit import read_emu_prepared, read_valid_list
-from dataset.images import load_image
 from dataset.prepare_emu_edit import PrepareEmuEditConfig, prepare_emu_edit
+from dataset.records.images import load_image
+from dataset.testsets.emu_edit import read_emu_prepared, read_valid_list
 from runtime.config import parse
 from runtime.errors import UserError
 
@@ -125,7 +125,7 @@ def test_wrong_files(data, tmp_path):
 
 def test_resume_after_a_kill(data, monkeypatch):
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.preparation_images", 3)
+        kill_after(patch, "dataset.prepare.pictures", 3)
         with pytest.raises(Killed):
             run(data)
     assert not list((data / "out").glob("*.json"))

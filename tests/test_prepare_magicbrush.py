@@ -17,9 +17,9 @@ from PIL import Image
 from preparation_data import Killed, cell, encoded, kill_after, no_space, read_lines, snapshot, write_parquet
 
 from dataset.build import build_dataset
-from dataset.images import load_edit_region, load_magicbrush_mask
-from dataset.magicbrush import iterate_turns, read_sessions
 from dataset.prepare_magicbrush import PrepareMagicBrushConfig, prepare_magicbrush
+from dataset.records.images import load_edit_region, load_magicbrush_mask
+from dataset.testsets.magicbrush import iterate_turns, read_sessions
 from language.small_encoder import make_small_t5
 from language.t5 import T5Encoder
 from language.text_features import load_text_features
@@ -230,7 +230,7 @@ def test_hub_bad_rows_and_resume(tmp_path, monkeypatch):
     write_parquet(tmp_path / "train-0.parquet", rows, IMAGES)
     flags = ("--hub-parquet", tmp_path / "train-0.parquet", "--output-dir", tmp_path / "out")
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.preparation_images", 4)
+        kill_after(patch, "dataset.prepare.pictures", 4)
         with pytest.raises(Killed):
             run(*flags)
     with pytest.raises(UserError, match="2 of 4 items"):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
-from dataset.shapes_edits import EditExample
-from dataset.shapes_verifier import verify_edit
+from dataset.shapes.edits import EditExample
+from dataset.shapes.verifier import verify_edit
 from runtime.errors import UserError
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 from preparation_data import Killed, cell, encoded, kill_after, no_space, read_lines, snapshot, write_parquet
 
 from dataset.build import build_dataset
-from dataset.images import load_edit_region, load_image
 from dataset.prepare_ultraedit import PrepareUltraEditConfig, prepare_ultraedit
+from dataset.records.images import load_edit_region, load_image
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import make_small_t5
@@ -182,7 +182,7 @@ def test_a_second_run_does_nothing(data, tmp_path):
 def test_resume_after_a_kill(data, tmp_path, monkeypatch, writes):
     """Dies in an image (0, 1, 4, 7) or in a later row group (9); finished row groups are not done again."""
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.preparation_images", writes)
+        kill_after(patch, "dataset.prepare.pictures", writes)
         with pytest.raises(Killed):
             run(data, tmp_path / "out")
     assert not (tmp_path / "out" / "ultraedit.jsonl").exists()
@@ -308,7 +308,7 @@ def test_a_full_disk_ends_the_run(data, tmp_path, monkeypatch):
         raise UserError(f"cannot write {path}: No space left on device; free space or choose another folder")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dataset.preparation_images.write_atomic", full)
+        patch.setattr("dataset.prepare.pictures.write_atomic", full)
         with pytest.raises(UserError, match="No space left on device"):
             run(data, tmp_path / "out", "--bad-sample-budget", 1)
     assert len(read_lines(run(data, tmp_path / "out"))) == 5

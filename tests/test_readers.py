@@ -12,7 +12,7 @@ from pictures import SIZE, picture, square_mask
 from PIL import Image
 
 from dataset.build import build_dataset
-from dataset.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
 from dataset.samples import collate_samples
 from language.text_features import TextFeatures
 from runtime.errors import UserError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluations.report import (
+from evaluations.report.curves import read_metrics, smooth
+from evaluations.report.report import (
     CurveSection,
     EditGridSection,
     EditItem,
@@ -19,7 +20,6 @@ from evaluations.report import (
     build_report,
     edit_grid,
 )
-from evaluations.report_curves import read_metrics, smooth
 from runtime.errors import UserError
 
 

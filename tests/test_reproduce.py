@@ -127,8 +127,8 @@ def test_the_share_of_right_images_follows_what_is_accepted():
 
 
 def _picture_of(caption):
-    from dataset.shapes import render
-    from dataset.shapes_captions import parse_caption
+    from dataset.shapes.captions import parse_caption
+    from dataset.shapes.scenes import render
 
     return Image.fromarray(render(parse_caption(caption), 72))
 

@@ -17,8 +17,8 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from autoregressive.sample import sample_editing
 from autoregressive.sample.sample_editing import SampleEditing, comparison, read_jobs, require_usable
-from dataset.images import MAX_PIXELS, load_image
-from evaluations.edit_grid import EditItem, edit_grid, to_image
+from dataset.records.images import MAX_PIXELS, load_image
+from evaluations.report.edit_grid import EditItem, edit_grid, to_image
 from runtime import pictures
 from runtime.errors import UserError
 from runtime.pictures import FORMATS, require_saveable, save_picture

@@ -20,10 +20,10 @@ from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.orders import random_orders
-from dataset.shapes import PLACES, Background, Scene, SceneObject, render
-from dataset.shapes_captions import parse_caption
-from dataset.shapes_edits import SETTINGS, random_scene
-from dataset.shapes_verifier import verify_scene
+from dataset.shapes.captions import parse_caption
+from dataset.shapes.edits import SETTINGS, random_scene
+from dataset.shapes.scenes import PLACES, Background, Scene, SceneObject, render
+from dataset.shapes.verifier import verify_scene
 from runtime.errors import UserError
 
 SCENE = Scene(

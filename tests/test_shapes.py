@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.shapes import (
+from dataset.shapes.edits import SETTINGS, EditExample, ShapesConfig, random_session
+from dataset.shapes.scenes import (
     BACKGROUNDS,
     COLORS,
     PLACES,
@@ -20,7 +21,6 @@ from dataset.shapes import (
     place_box,
     render,
 )
-from dataset.shapes_edits import SETTINGS, EditExample, ShapesConfig, random_session
 from runtime.errors import UserError
 
 BOTH_SETTINGS = pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS.keys())

@@ -12,7 +12,8 @@ import torch
 from conftest import ROOT
 from PIL import Image, ImageFilter
 
-from dataset.shapes import (
+from dataset.shapes.edits import NUM_LOOKS, SETTINGS, Edit, EditExample, ShapesConfig, random_session
+from dataset.shapes.scenes import (
     BACKGROUND_KINDS,
     BACKGROUNDS,
     COLORS,
@@ -25,8 +26,7 @@ from dataset.shapes import (
     place_box,
     render,
 )
-from dataset.shapes_edits import NUM_LOOKS, SETTINGS, Edit, EditExample, ShapesConfig, random_session
-from dataset.shapes_verifier import inspect_place, verify_edit, verify_scene
+from dataset.shapes.verifier import inspect_place, verify_edit, verify_scene
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import load_vq_model
 

@@ -251,7 +251,7 @@ def test_plain_vit_b_32_is_refused(data, tmp_path):
 
 
 def test_the_variant_of_instructpix2pix(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluations.encoders.CLIP_L14_MODEL", TINY_CLIP)
+    monkeypatch.setattr("evaluations.metrics.encoders.CLIP_L14_MODEL", TINY_CLIP)
     _, emu = settings(data, tmp_path, metric="clip-dir-l14", clip_l14_ckpt=str(data / "clip.safetensors"))
     del emu["clip_ckpt"], emu["dino_ckpt"]
     emu_scores.evaluate_run(EmuEvalConfig(**emu))

@@ -13,7 +13,7 @@ from PIL import Image
 from test_fid import write_images, write_inception
 from torchvision import transforms
 
-from evaluations.encoders import ClipEncoder
+from evaluations.metrics.encoders import ClipEncoder
 from evaluations.t2i import clip_score
 from evaluations.t2i.clip_score import PREFIX
 from evaluations.t2i.flags import T2IEvalConfig
@@ -158,7 +158,7 @@ def test_equal_images_are_at_distance_zero_and_rows_from_below_count_alone(coco)
 def test_ranks_share_the_work_with_the_same_result(coco, clip_ckpt, monkeypatch):
     flags = {"clip_ckpt": clip_ckpt, "inception_ckpt": write_inception(coco / "inception.pt")}
     alone = run(coco, **flags)
-    monkeypatch.setattr("evaluations.fid._BLOCK", 2)
+    monkeypatch.setattr("evaluations.metrics.fid._BLOCK", 2)
     for result in run_threads(2, lambda world: run(coco, world, **flags, batch_size=3)):
         assert result["clip_score"] == pytest.approx(alone["clip_score"], abs=1e-7)
         assert result["fid"] == pytest.approx(alone["fid"], rel=1e-6)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import run_program
 
-from dataset.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import OFFSETS, make_small_t5, read_captions

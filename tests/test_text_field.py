@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import run_program
 
+from autoregressive.train.components import load_encoders, read_dataset
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.packing.config import PackEditsConfig
 from autoregressive.train.packing.edits import extract as pack_edits
-from autoregressive.train.setup import load_encoders, read_dataset
 from autoregressive.train.stages import load_pairs
-from dataset.packed import PackedEdits
-from dataset.records import choose_text_field, read_ultraedit_jsonl, read_ultraedit_parquet
+from dataset.packed.dataset import PackedEdits
+from dataset.records.records import choose_text_field, read_ultraedit_jsonl, read_ultraedit_parquet
 from runtime.config import parse
 from runtime.distributed import distributed
 from runtime.errors import UserError
@@ -139,7 +139,7 @@ def test_both_programs_read_by_the_rule(instructions, vq_ckpt, t5_dir, tmp_path,
     config = config_of(kind, instructions, vq_ckpt, "--t5-path", t5_dir, *own)
     encoders = load_encoders(config, torch.device("cpu"))
     dataset = read_dataset(config, encoders, grid=3, text_field=config.text_field)
-    assert dataset.records.text_field == "instruction" and dataset[0, 0].problem is None
+    assert dataset.records.records.text_field == "instruction" and dataset[0, 0].problem is None
     with pytest.raises(UserError, match="instructions.jsonl: no text for --text-field target_caption"):
         read_dataset(config, encoders, grid=3, text_field="target_caption")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import as_seen, edit_region, load_image, marked
+from dataset.records.images import as_seen, edit_region, load_image, marked
 from runtime.errors import UserError
 from runtime.pictures import like
 

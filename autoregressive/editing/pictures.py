@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import MAX_PIXELS
+from dataset.records.images import MAX_PIXELS
 
 OUTLINE = (230, 0, 120)
 GREY = (120, 120, 120)

@@ -15,14 +15,12 @@ from autoregressive.editing.choices import COMPOSITES, MODES
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import GPT_MODELS
 from dataset.edit_masks import RULES, EmptyMaskError
-from dataset.images import marked
+from dataset.records.images import marked
 from language.t5 import DEFAULT_T5, T5Encoder
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from runtime.logging import get_logger
-from runtime.precision import PRECISIONS
-from runtime.ranges import (
+from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NONE,
     GUIDANCE,
@@ -33,6 +31,8 @@ from runtime.ranges import (
     SIZE,
     WEIGHT,
 )
+from runtime.logging import get_logger
+from runtime.precision import PRECISIONS
 
 log = get_logger(__name__)
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what

@@ -14,9 +14,9 @@ from autoregressive.sequence.orders import random_orders
 from runtime.config import legacy, option
 from runtime.distributed import Distributed
 from runtime.errors import UserError
+from runtime.flags.ranges import COUNT, SIZE
 from runtime.logging import progress
 from runtime.pictures import save_picture
-from runtime.ranges import COUNT, SIZE
 from tokenizer.tokenizer_image.vq_model import require_config
 
 

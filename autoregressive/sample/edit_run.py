@@ -17,7 +17,7 @@ from PIL import Image
 from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.common import require_marked
-from dataset.images import ImageSource, load_image, load_magicbrush_mask, marked
+from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, marked
 from dataset.samples import Text
 from language.t5 import encode_texts
 from runtime.distributed import Distributed

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from autoregressive.editing.auto_mask import AUTO
 from autoregressive.sample.edit_run import EditJob, files_sha256
-from dataset.emu_edit import EmuItem
-from dataset.magicbrush import Turn, iterate_turns
-from dataset.parquet import ParquetImage
+from dataset.records.parquet import ParquetImage
 from dataset.samples import Text, load_text
+from dataset.testsets.emu_edit import EmuItem
+from dataset.testsets.magicbrush import Turn, iterate_turns
 from runtime.errors import UserError
 from runtime.files import file_sha256
 

@@ -20,8 +20,8 @@ from autoregressive.editing.auto_mask import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
 from autoregressive.sample.common import EditSampleConfig, require_marked
-from dataset.images import load_edit_region, load_image
-from dataset.jsonl import NO_MASK, JsonLine, JsonlRecords
+from dataset.records.images import load_edit_region, load_image
+from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
 from language.caption_cleaning import require_words
 from runtime.config import option, parse
 from runtime.distributed import distributed

@@ -17,7 +17,7 @@ from PIL import Image
 from autoregressive.sample.common import EditSampleConfig
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
 from autoregressive.sample.edit_sets import emu_jobs, emu_sha256, with_output_caption, without_masks
-from dataset.emu_edit import read_emu
+from dataset.testsets.emu_edit import read_emu
 from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command

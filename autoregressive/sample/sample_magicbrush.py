@@ -23,7 +23,7 @@ from autoregressive.sample.edit_sets import (
     magicbrush_sha256,
     without_masks,
 )
-from dataset.magicbrush import iterate_turns, read_descriptions, read_sessions
+from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
 from runtime.config import REQUIRED, dump_config, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import run_command

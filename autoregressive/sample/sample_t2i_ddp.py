@@ -26,16 +26,16 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.arithmetic import model_name
 from autoregressive.models.weights import POSITION_TABLE
 from autoregressive.sample.drawing import DrawConfig, DrawJob, draw_jobs
-from dataset.tables import tsv_rows
+from dataset.records.tables import tsv_rows
 from language.caption_cleaning import require_words
 from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.config import REQUIRED, option, parse
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError, run_command
 from runtime.files import require_regular, write_atomic
+from runtime.flags.ranges import COUNT
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
-from runtime.ranges import COUNT
 from runtime.texts import decode_text
 
 log = get_logger(__name__)

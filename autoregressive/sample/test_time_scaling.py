@@ -21,16 +21,16 @@ from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, se
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.edit_masks import RULES
-from dataset.images import load_edit_region, load_image
-from dataset.jsonl import JsonLine, JsonlRecords
+from dataset.records.images import load_edit_region, load_image
+from dataset.records.jsonl import JsonLine, JsonlRecords
 from language.caption_cleaning import require_words
 from runtime.config import dump_config, option, parse
 from runtime.distributed import distributed
 from runtime.errors import UserError, run_command
 from runtime.files import require_regular, write_atomic
+from runtime.flags.ranges import COUNT
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
-from runtime.ranges import COUNT
 
 log = get_logger(__name__)
 

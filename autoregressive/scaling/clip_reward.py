@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autoregressive.scaling.reward import Reward
-from evaluations.encoders import CLIP_MODEL, ClipEncoder, full_float32
+from evaluations.metrics.encoders import CLIP_MODEL, ClipEncoder, full_float32
 from runtime.errors import UserError
 
 

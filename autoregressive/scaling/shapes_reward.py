@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.scaling.reward import Reward
-from dataset.shapes import PLACES, Scene, SceneObject
-from dataset.shapes_captions import parse_caption
-from dataset.shapes_verifier import FoundObject, background_color, inspect_place
+from dataset.shapes.captions import parse_caption
+from dataset.shapes.scenes import PLACES, Scene, SceneObject
+from dataset.shapes.verifier import FoundObject, background_color, inspect_place
 
 
 @dataclass(frozen=True)

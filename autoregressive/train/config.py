@@ -10,12 +10,12 @@ from autoregressive.models.config import GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.validation_config import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
-from dataset.packed_flags import require_no_pixel_flags
+from dataset.packed.flags import require_no_pixel_flags
 from language.published import DEFAULT_T5
-from runtime.choices import PRECISION_NAMES
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.ranges import (
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NEVER,
     COUNT_OR_NONE,

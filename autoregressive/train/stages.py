@@ -5,18 +5,18 @@ from __future__ import annotations
 from torch.utils.data import Dataset
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.train.config import EditingConfig, T2IConfig
-from autoregressive.train.dry_run import dry_run
-from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
-from autoregressive.train.loop import fit
-from autoregressive.train.preview import editing_preview, t2i_preview
-from autoregressive.train.setup import (
+from autoregressive.train.components import (
     build_model,
     find_resume_point,
     load_dataset,
     load_encoders,
     load_packed,
 )
+from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.dry_run import dry_run
+from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
+from autoregressive.train.loop import fit
+from autoregressive.train.preview import editing_preview, t2i_preview
 from autoregressive.train.validation import Validation, read_test_sets
 from runtime.distributed import Distributed
 

@@ -27,9 +27,9 @@ from autoregressive.sample.edit_sets import (
     magicbrush_sha256,
 )
 from autoregressive.train.config import EditingConfig
-from dataset.emu_edit import read_emu, read_valid_list
-from dataset.images import ImageSource
-from dataset.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
+from dataset.records.images import ImageSource
+from dataset.testsets.emu_edit import read_emu, read_valid_list
+from dataset.testsets.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
 from evaluations.editing import emu_scores, magicbrush_scores
 from evaluations.editing.engine import METRICS_FILE
 from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from runtime.config import legacy, option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, PERIOD
+from runtime.flags.ranges import COUNT, PERIOD
 
 VAL_DATASETS = ("magicbrush", "emuedit_test")
 # What each set needs, by flag.

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor, stack
 
 from evaluations.editing.registry import PairFeatures
-from evaluations.encoders import ClipEncoder, ImageEncoder, Network
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
+from evaluations.metrics.encoders import ClipEncoder, ImageEncoder, Network
 from evaluations.pairs import Turn
 from runtime.logging import progress
 

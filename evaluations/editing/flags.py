@@ -10,7 +10,7 @@ from evaluations.flags import WeightFlags
 from evaluations.pairs import PROTOCOLS
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, WORKERS
+from runtime.flags.ranges import COUNT, WORKERS
 
 _IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
 # The tables of `evaluations.editing.registry` hold what they measure.

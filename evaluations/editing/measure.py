@@ -11,9 +11,9 @@ import torch
 
 from evaluations.editing.embedding import Features
 from evaluations.editing.registry import Metric, PairImages, measure_pair
-from evaluations.encoders import LpipsNetwork
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
-from evaluations.metrics import EditStep, to_tensor
+from evaluations.metrics.encoders import LpipsNetwork
+from evaluations.metrics.formulas import EditStep, to_tensor
 from evaluations.pairs import Edit, Pair
 from runtime.errors import UserError
 from runtime.texts import read_json

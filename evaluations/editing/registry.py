@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluations.encoders import NETWORKS, LpipsNetwork, Network, load_network
 from evaluations.flags import WeightFlags
-from evaluations.metrics import (
+from evaluations.metrics.encoders import NETWORKS, LpipsNetwork, Network, load_network
+from evaluations.metrics.formulas import (
     EditStep,
     cosine,
     direction_cosine,
@@ -74,7 +74,7 @@ class Metric:
     Attributes:
       name: what `--metric` calls it.
       measure: gives its numbers; None is one that is undefined for the pair.
-      needs: networks (of `evaluations.encoders.NETWORKS`) and further inputs ("region", "caption").
+      needs: networks (of `evaluations.metrics.encoders.NETWORKS`) and further inputs ("region", "caption").
     """
 
     name: str

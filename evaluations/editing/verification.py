@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset.shapes_edits import EditExample
-from dataset.shapes_verifier import verify_edit
+from dataset.shapes.edits import EditExample
+from dataset.shapes.verifier import verify_edit
 from evaluations.pairs import Pair, Session
 from runtime.errors import UserError
 from runtime.texts import read_json

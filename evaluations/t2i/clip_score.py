@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluations.encoders import ClipEncoder
 from evaluations.flags import CLIP_MODEL
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
+from evaluations.metrics.encoders import ClipEncoder
+from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
 from evaluations.t2i.flags import VIT_B, VIT_G, WITHOUT
-from evaluations.weights import PRETRAINED, find_weights, read_state_dict
 from runtime.checkpoint import load_weights
 from runtime.distributed import Distributed
 from runtime.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, COUNT_OR_NEVER, SIZE, THREADS
+from runtime.flags.ranges import COUNT, COUNT_OR_NEVER, SIZE, THREADS
 
 COCO = "coco2014"
 VIT_B, VIT_G, WITHOUT = "ViT-B/32", "ViT-G/14", "WO"

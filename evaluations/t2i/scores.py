@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.editing.measure import GENERATED
-from evaluations.encoders import ClipEncoder
-from evaluations.fid import (
+from evaluations.folders import list_images
+from evaluations.metrics.encoders import ClipEncoder
+from evaluations.metrics.fid import (
     FolderSettings,
     ScriptedInception,
     folder_gaussian,
     frechet_distance,
     load_inception,
 )
-from evaluations.folders import list_images
-from evaluations.item_page import write_item_page
+from evaluations.report.item_page import write_item_page
 from evaluations.t2i.clip_score import clip_scores, load_clip
 from evaluations.t2i.flags import COCO, T2IEvalConfig
 from evaluations.t2i.pictures import cut_picture, list_generated, read_captions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import option
-from runtime.ranges import COUNT, THREADS
+from runtime.flags.ranges import COUNT, THREADS
 
 
 @dataclass(frozen=True)

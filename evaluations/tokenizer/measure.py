@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluations.encoders import LpipsNetwork
-from evaluations.fid import Moments, ScriptedInception, clean_resize, frechet_distance, load_inception
 from evaluations.folders import natural_key
-from evaluations.metrics import mean_over_pairs, psnr, ssim, to_tensor
+from evaluations.metrics.encoders import LpipsNetwork
+from evaluations.metrics.fid import Moments, ScriptedInception, clean_resize, frechet_distance, load_inception
+from evaluations.metrics.formulas import mean_over_pairs, psnr, ssim, to_tensor
 from evaluations.tokenizer.flags import JudgeFlags
 from runtime.distributed import Distributed
 from runtime.errors import UserError

@@ -13,7 +13,7 @@ import numpy as np
 from evaluations.editing.measure import GENERATED
 from evaluations.folders import list_images, load_batches
 from evaluations.images import load_rgb
-from evaluations.item_page import write_item_page
+from evaluations.report.item_page import write_item_page
 from evaluations.tokenizer.flags import TokenizerEvalConfig
 from evaluations.tokenizer.measure import Judges, ReconstructionScores
 from runtime.distributed import Distributed, distributed

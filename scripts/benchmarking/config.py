@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import argument, option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, SIZE, THREADS
+from runtime.flags.ranges import COUNT, SIZE, THREADS
 
 GROUPS = ("loader", "prefill", "decode", "edit", "train")
 # The slow twin turns queries and keys as published.

@@ -11,8 +11,8 @@ from torch import Tensor
 from autoregressive.editing.auto_mask import AutoMaskSettings, region_iou
 from autoregressive.editing.pipeline import EditingPipeline
 from dataset.edit_masks import pool_edit_mask
-from dataset.images import load_image, load_magicbrush_mask
-from dataset.magicbrush import Turn, iterate_turns, read_sessions
+from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.testsets.magicbrush import Turn, iterate_turns, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic

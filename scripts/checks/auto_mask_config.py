@@ -9,7 +9,7 @@ from autoregressive.editing.auto_mask import AutoMaskSettings
 from autoregressive.sample.common import SampleConfig
 from dataset.choices import RULES
 from runtime.config import REQUIRED, option
-from runtime.ranges import COUNT_OR_NONE, SHARE, WEIGHT
+from runtime.flags.ranges import COUNT_OR_NONE, SHARE, WEIGHT
 
 
 @dataclass(frozen=True)

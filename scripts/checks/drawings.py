@@ -13,11 +13,11 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from autoregressive.sample.drawing import DrawJob, draw_jobs
-from dataset.images import load_image
-from dataset.records import read_t2i_jsonl
-from dataset.shapes import Scene
-from dataset.shapes_captions import parse_caption
-from dataset.shapes_verifier import SceneVerdict, verify_scene
+from dataset.records.images import load_image
+from dataset.records.records import read_t2i_jsonl
+from dataset.shapes.captions import parse_caption
+from dataset.shapes.scenes import Scene
+from dataset.shapes.verifier import SceneVerdict, verify_scene
 from runtime.distributed import distributed
 from runtime.files import write_atomic
 from runtime.pictures import save_picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoregressive.sample.drawing import DrawConfig
 from runtime.config import REQUIRED, option
-from runtime.ranges import COUNT
+from runtime.flags.ranges import COUNT
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from autoregressive.editing.results import Drawing
 from autoregressive.sequence.builders import editing_layout, infill_prompt, t2i_layout
 from autoregressive.sequence.layout import SequenceLayout
 from autoregressive.sequence.orders import random_orders, raster_edit_order, spiral_order
-from dataset.shapes import Background, Scene, SceneObject, box_to_pixels, place_box, render
+from dataset.shapes.scenes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.logging import get_logger
 from scripts.figures.config import DrawFigures
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dataset.images import load_image
-from evaluations.report_curves import Series, read_metrics, smooth
+from dataset.records.images import load_image
+from evaluations.report.curves import Series, read_metrics, smooth
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger

@@ -26,8 +26,8 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from autoregressive.models.config import GPT_MODELS, ModelConfig
 from autoregressive.models.gpt import Transformer
-from dataset.shapes_edits import ShapesConfig
-from dataset.shapes_writers import (
+from dataset.shapes.edits import ShapesConfig
+from dataset.shapes.writers import (
     draw_test_sessions,
     make_train_folders,
     merge_train_rows,

@@ -10,7 +10,7 @@ from typing import Any
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, SIZE
+from runtime.flags.ranges import COUNT, SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, SCALE, SEED
+from runtime.flags.ranges import COUNT, SCALE, SEED
 from scripts.reproduce.rows import GROUPS
 from scripts.shapes.recipe import ShapesRecipe
 

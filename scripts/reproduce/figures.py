@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoregressive.scaling.search import METHODS
-from evaluations.edit_grid import edit_grid
+from evaluations.report.edit_grid import edit_grid
 from scripts.reproduce.numbers import Results, Statistic
 from scripts.reproduce.rows import (
     MASK_ERROR_MODELS,

@@ -13,7 +13,7 @@ import numpy as np
 from autoregressive.scaling.search import METHODS
 from evaluations.editing.verification import HEADLINE
 from evaluations.images import load_region
-from evaluations.metrics import half_interval95
+from evaluations.metrics.formulas import half_interval95
 from scripts.reproduce.rows import (
     BASELINES,
     MASK_ERROR_MODELS,

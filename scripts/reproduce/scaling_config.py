@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoregressive.sample.common import SampleConfig
 from runtime.config import REQUIRED, option
-from runtime.ranges import COUNT
+from runtime.flags.ranges import COUNT
 from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import option
-from runtime.ranges import COUNT, COUNT_OR_NONE, SCALE, SEED
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SCALE, SEED
 from scripts.shapes.recipe import ShapesRecipe
 
 QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}

@@ -6,9 +6,9 @@ import json
 import time
 from pathlib import Path
 
-from evaluations.edit_grid import EditItem, edit_grid
 from evaluations.editing.verification import HEADLINE, TITLES
-from evaluations.report import (
+from evaluations.report.edit_grid import EditItem, edit_grid
+from evaluations.report.report import (
     CurveSection,
     EditGridSection,
     ImagePairsSection,

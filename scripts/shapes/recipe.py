@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.shapes_edits import SETTINGS
+from dataset.shapes.edits import SETTINGS
 from scripts.shapes.step_runner import StepRunner
 
 HARD_SETTING = (

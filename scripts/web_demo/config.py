@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from language.published import DEFAULT_T5
-from runtime.choices import PRECISION_NAMES
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, POSITIVE, Range
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import COUNT, POSITIVE, Range
 
 SHIPPED = "pretrained_models/shapes"
 

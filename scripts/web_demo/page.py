@@ -22,8 +22,8 @@ from autoregressive.scaling.rewards import REWARDS, build_reward
 from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
-from dataset.shapes import render
-from dataset.shapes_edits import SETTINGS, random_scene
+from dataset.shapes.edits import SETTINGS, random_scene
+from dataset.shapes.scenes import render
 from runtime.errors import UserError
 from scripts.web_demo.work import (
     BRUSHES,

@@ -19,7 +19,7 @@ from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
 from autoregressive.sequence.orders import random_orders, spiral_order
 from dataset.edit_masks import cells_to_pixels
-from dataset.images import load_image
+from dataset.records.images import load_image
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
 

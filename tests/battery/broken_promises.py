@@ -91,9 +91,9 @@ BREAKS = (
         6, "os.system",
     ),
     Break(6, "runtime/checkpoint.py", "    if unpacked > path.stat().st_size:", "    if not unpacked:", 6, "zip bomb"),
-    Break(7, "dataset/jsonl.py", "        if not inside:", "        if not path:", 8, "image, .."),
+    Break(7, "dataset/records/jsonl.py", "        if not inside:", "        if not path:", 8, "image, .."),
     Break(
-        7, "dataset/images.py", "image.width * image.height > max_pixels", "image.width > max_pixels",
+        7, "dataset/records/images.py", "image.width * image.height > max_pixels", "image.width > max_pixels",
         7, "source: PNG bomb, 66 megapixels",
     ),
     Break(

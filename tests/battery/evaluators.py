@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from evaluations import metrics
 from evaluations.editing import emu_scores, magicbrush_scores, measure
 from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
+from evaluations.metrics import formulas as metrics
 from runtime.errors import UserError
 from tests.battery.cases import Assets, Case
 

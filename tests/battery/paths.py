@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dataset.build import build_dataset
-from dataset.emu_edit import read_emu
-from dataset.magicbrush import read_sessions
 from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
+from dataset.testsets.emu_edit import read_emu
+from dataset.testsets.magicbrush import read_sessions
 from evaluations.pairs import load_sessions
 from runtime.config import parse
 from runtime.errors import UserError

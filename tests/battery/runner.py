@@ -25,8 +25,8 @@ import torch
 from runtime.config import option, parse
 from runtime.errors import UserError
 from runtime.files import write_atomic
+from runtime.flags.ranges import COUNT_OR_NONE, THREADS, Range
 from runtime.logging import progress
-from runtime.ranges import COUNT_OR_NONE, THREADS, Range
 from tests.battery import (
     bad_samples,
     corruption,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evaluations.tokenizer.flags import JudgeFlags
 from runtime.config import option
-from runtime.ranges import COUNT, SIZE, THREADS
+from runtime.flags.ranges import COUNT, SIZE, THREADS
 
 
 @dataclass(frozen=True)

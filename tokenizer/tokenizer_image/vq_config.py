@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.ranges import (
+from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NONE,
     LEARNING_RATE,

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from autoregressive.train.components import load_encoders, read_dataset
 from autoregressive.train.packing.config import ExtractCodesConfig
 from autoregressive.train.packing.shards import pack, packed_settings
-from autoregressive.train.setup import load_encoders, read_dataset
-from dataset.codes import code_settings, load_codes, save_codes
-from dataset.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
-from dataset.images import load_image
-from dataset.jsonl import JsonLine, JsonlRecords
-from dataset.preparation import check_disk, disk_bytes, require_budget
+from dataset.packed.codes import code_settings, load_codes, save_codes
+from dataset.prepare.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
+from dataset.prepare.output import check_disk, disk_bytes, require_budget
+from dataset.records.images import load_image
+from dataset.records.jsonl import JsonLine, JsonlRecords
 from dataset.transforms import center_crop, image_to_tensor
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed

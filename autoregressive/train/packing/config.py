@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from autoregressive.train.config import PUBLISHED_TEXT_WIDTH
 from dataset.choices import RULES, TEXT_FIELDS
 from language.published import DEFAULT_T5, MAX_TOKENS
-from runtime.choices import PRECISION_NAMES
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, SIZE, WORKERS
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, SIZE, WORKERS
 
 _PACKED_ONLY = ("t5_path", "t5_model_type", "t5_feature_max_len", "t5_feature_dim", "t5_feat_path")
 

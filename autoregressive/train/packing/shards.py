@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing.config import PackingConfig
-from dataset.packed_format import MANIFEST, SHARDS, PackedSettings
-from dataset.packed_writer import PackedWriter, ShardColumns, ShardNote, pack_text
-from dataset.preparation import check_disk, claimed, fingerprint, require_budget
-from dataset.records import EditRecord, T2IRecord
+from dataset.packed.format import MANIFEST, SHARDS, PackedSettings
+from dataset.packed.writer import PackedWriter, ShardColumns, ShardNote, pack_text
+from dataset.prepare.output import check_disk, claimed, fingerprint, require_budget
+from dataset.records.records import EditRecord, T2IRecord
 from dataset.sampler import sample_seed
 from dataset.samples import EditBatch, T2IBatch, Text, collate_samples
 from dataset.t2i import T2IDataset
@@ -257,7 +257,7 @@ def _row_bytes(dataset: Images, encoders: Encoders, settings: PackedSettings) ->
     lengths, words = [], []
     for row in range(0, len(dataset), max(1, len(dataset) // NUM_ESTIMATED)):
         try:
-            record = dataset.records[row]
+            record = dataset.records.records[row]
             if record.text_feature_path is None:
                 words.append(record.text)
             else:
