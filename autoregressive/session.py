@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from autoregressive.editing.session import *  # noqa: F403
+from autoregressive.editing.session import OPTIONS, EditSession, EditTurn
+
+__all__ = ["OPTIONS", "EditSession", "EditTurn"]
 
 warnings.warn(
     "autoregressive.session has moved: write `from autoregressive import EditingPipeline, EditSession`",

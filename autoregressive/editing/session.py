@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.editing.composite import as_image
-from autoregressive.editing.pipeline import EditingPipeline, Mask, Picture
+from autoregressive.editing.models import Picture
+from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.editing.results import EditResult
 from dataset.samples import Text
 from runtime.errors import UserError

@@ -16,8 +16,9 @@ from torch import Tensor
 from autoregressive.decoding.engine import place
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.composite import as_image, changed_region, compose
+from autoregressive.editing.models import Picture
 from autoregressive.editing.options import EditOptions
-from autoregressive.editing.pipeline import EditingPipeline, Mask, Picture
+from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
 from autoregressive.sequence.builders import editing_layout, t2i_layout
