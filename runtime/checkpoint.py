@@ -11,9 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import platform
-import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +20,9 @@ import torch
 from torch import nn
 
 from runtime.containers import unwrap
-from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
 from runtime.files import file_sha256, require_regular, write_atomic
-from runtime.logging import get_logger
 
-log = get_logger(__name__)
 _Settings = TypeVar("_Settings")
 
 
@@ -288,179 +282,3 @@ def load_weights(
     if check is not None:
         check()
     module.load_state_dict({n: t for n, t in state_dict.items() if n in own}, strict=False)
-
-
-def require_finite(content: dict[str, Any], path: str | Path) -> None:
-    """Refuses to save a training's "model", "ema" or "discriminator" that holds NaN or infinity.
-
-    Raises:
-      UserError: names the first such weight.
-    """
-    for part in ("model", "ema", "discriminator"):
-        for name, weight in (content.get(part) or {}).items():
-            if weight.is_floating_point() and not weight.isfinite().all():
-                raise UserError(
-                    f"{path} is not written: the {part}'s {name} holds NaN or infinity. Lower the "
-                    "learning rate, and go on from the newest checkpoint"
-                )
-
-
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The step checkpoints (`0000100.pt`) in `folder`, oldest first."""
-    return sorted(p for p in Path(folder).glob("*.pt") if re.fullmatch(r"\d+", p.stem))
-
-
-def newest_whole_checkpoint(folder: str | Path, below: Path | None = None) -> Path | None:
-    """The newest step checkpoint in `folder` that is what its manifest says; warns of those that are not.
-
-    Args:
-      below: look only at those before this one.
-    """
-    for path in reversed(list_checkpoints(folder)):
-        if below is not None and int(path.stem) >= int(below.stem):
-            continue
-        try:
-            require_whole(path, needs_manifest=True)
-        except UserError as problem:
-            log.warning("passed over: %s", problem)
-        else:
-            return path
-    return None
-
-
-def resume_point(
-    wanted: str | None,
-    results_dir: str | Path,
-    ranks: Distributed,
-    *,
-    newest: bool = False,
-    saves_nothing: bool = False,
-) -> str | None:
-    """The checkpoint that a run goes on from, the same on all ranks.
-
-    A run that torchrun has started again goes on by itself from the newest whole checkpoint it has left.
-
-    Args:
-      wanted: the one that the flags name; if it is damaged, the newest whole one before it in its folder.
-      results_dir: the run's folder.
-      newest: the run's newest whole one, if it has any, whatever `wanted` says (`--auto-resume`).
-      saves_nothing: a dry run, which may start anywhere.
-    Raises:
-      UserError: the one wanted is damaged and there is no other; or the run's folder holds checkpoints of
-        later steps, which would mix with the run's own.
-    """
-    found, problem = wanted, None
-    restarted = any(ranks.gather_objects(restart_count()))
-    if ranks.is_main:
-        launch = _Launch(Path(results_dir))
-        try:
-            newest = newest or restarted and launch.started_run()
-            if not (newest or saves_nothing):
-                _require_none_later(wanted, Path(results_dir) / "checkpoints")
-                launch.note()
-            found = _resume_point(wanted, Path(results_dir), newest)
-        except UserError as error:
-            problem = error
-    found, problem = ranks.gather_objects((found, problem))[0]
-    if problem is not None:
-        raise problem
-    return found
-
-
-class _Launch:
-    """The torchrun that has started this process: only a run of its own goes on by itself after a crash."""
-
-    def __init__(self, results_dir: Path) -> None:
-        self.file = results_dir / "torchrun.txt"
-        run = os.environ.get("TORCHELASTIC_RUN_ID")
-        self.name = run and f"{run} {platform.node()} {os.getppid()}"
-
-    def note(self) -> None:
-        """Says that the run in this folder is this launch's."""
-        if self.name:
-            write_atomic(self.file, lambda temporary: temporary.write_text(self.name))
-
-    def started_run(self) -> bool:
-        return self.file.exists() and self.file.read_text() == self.name
-
-
-def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | None:
-    own = newest_whole_checkpoint(results_dir / "checkpoints") if newest else None
-    if own is not None:
-        log.info("going on from the newest whole checkpoint, %s", own)
-        return str(own)
-    if wanted is None or not Path(wanted).is_file():
-        return wanted  # what it is not, its reader says
-    path = Path(wanted)
-    try:
-        require_whole(path, needs_manifest=True)
-    except UserError as problem:
-        steps = path in list_checkpoints(path.parent)
-        other = newest_whole_checkpoint(path.parent, below=path) if steps else None
-        if other is None and manifest_path(path).exists():
-            raise
-        if other is None:
-            log.warning("%s; it is taken as it is", problem)
-            return wanted
-        log.warning("%s; going on from %s", problem, other)
-        return str(other)
-    return wanted
-
-
-def _require_none_later(wanted: str | None, folder: Path) -> None:
-    name = Path(wanted).stem if wanted else "0"
-    later = [path for path in list_checkpoints(folder) if name.isdecimal() and int(path.stem) > int(name)]
-    if later:
-        raise UserError(
-            f"{folder} holds {later[-1].name}, and this run would start at step {int(name)}: --auto-resume "
-            "goes on from the newest; else give another --results-dir, or move the later ones away"
-        )
-
-
-def compare_with_flags(
-    content: dict[str, Any], path: str | Path, config: Any, saved_seed: int, ignore: Sequence[str] = ()
-) -> None:
-    """Compares the flags of a run that goes on with those of the run that wrote the checkpoint.
-
-    The flags hold; the log names those that have changed. Not so the seed: of the random choices, half would
-    follow the file, which holds the place in the data.
-
-    Args:
-      config: the flags, as a dataclass.
-      saved_seed: of the place in the data.
-      ignore: flags that say how to go on and where.
-    Raises:
-      UserError: another seed.
-    """
-    if saved_seed != config.global_seed:
-        raise UserError(
-            f"{path} was trained with --global-seed {saved_seed}, and the flags say {config.global_seed}: "
-            f"give --global-seed {saved_seed}, or start a new run from its weights"
-        )
-    saved, now = checkpoint_args(content), dataclasses.asdict(config)
-    ignored = {"results_dir", "auto_resume", "dry_run", *ignore}
-    changed = [
-        f"--{name.replace('_', '-')} {saved[name]} → {value}"
-        for name, value in now.items()
-        if name in saved and name not in ignored and saved[name] != value
-    ]
-    if changed:
-        log.info("from here on other flags hold: %s", ", ".join(changed))
-
-
-def prune_checkpoints(latest: Path, keep: int) -> None:
-    """Deletes the oldest step checkpoints beyond `keep`, and what killed processes left half written.
-
-    Args:
-      latest: the one just written; those of later steps are left alone.
-      keep: ≤ 0 keeps all.
-    """
-    folder = latest.parent
-    orphans = [path for path in folder.glob("*.pt.sha256") if not path.with_suffix("").exists()]
-    for leftover in [*folder.glob(".*.tmp"), *orphans]:
-        leftover.unlink(missing_ok=True)
-    if keep > 0:
-        mine = [path for path in list_checkpoints(folder) if int(path.stem) <= int(latest.stem)]
-        for path in mine[:-keep]:
-            path.unlink()
-            manifest_path(path).unlink(missing_ok=True)

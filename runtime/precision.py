@@ -15,3 +15,8 @@ def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
     """The autocast context of a `--mixed-precision` choice; "none" computes in the weights' own type."""
     dtype = PRECISIONS[mixed_precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def loss_scaler(device: torch.device, mixed_precision: str) -> torch.amp.GradScaler:
+    """What keeps small gradients of fp16 from vanishing; with the other choices it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=mixed_precision == "fp16")

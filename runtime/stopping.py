@@ -9,10 +9,15 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+from runtime.distributed import Distributed
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WORKER_GRACE = 20  # seconds
@@ -40,6 +45,16 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+
+    def heard_by(self, ranks: Distributed) -> Tensor:
+        """How many ranks have received one, on the device; all must ask."""
+        heard = torch.tensor(int(self.received > 0)).to(ranks.device, non_blocking=True)
+        return ranks.all_reduce_sum(heard)
+
+    def end_run(self, step: int) -> NoReturn:
+        """Ends a training that has saved its state after a step."""
+        log.warning("stopped by a signal at step %d; --auto-resume goes on from there", step)
+        raise SystemExit(self.exit_status())
 
     def exit_status(self) -> int:
         """128 + the signal's number, as shells have it; SIGTERM's on a rank that only heard of it."""

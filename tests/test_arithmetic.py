@@ -18,8 +18,9 @@ from autoregressive.models.arithmetic import MARKER, configuration, marked, requ
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
-from runtime.checkpoint import load_checkpoint, require_finite, save_checkpoint
+from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
+from runtime.training.checkpoints import require_finite
 
 SHIPPED = Path(__file__).parents[1] / "pretrained_models" / "shapes"
 

@@ -15,15 +15,10 @@ from safetensors.torch import save_file
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
-from runtime.checkpoint import (
-    list_checkpoints,
-    load_checkpoint,
-    manifest_path,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint
 from runtime.errors import UserError
 from runtime.files import write_atomic
+from runtime.training.checkpoints import list_checkpoints, prune_checkpoints
 
 TINY = {"vocab_size": 8, "block_size": 16, "caption_dim": 4, "cls_token_num": 6}
 

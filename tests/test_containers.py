@@ -134,7 +134,7 @@ def test_a_tokenizer_training_starts_from_whatever_holds_weights(new_trainer, tm
     other = new_trainer(ema=True, global_seed=9).state
     assert not same(other.model, state.model)
     other.load_weights(tmp_path / "a.pt")
-    assert same(other.model, state.model) and same(other.averaged, state.model)
+    assert same(other.model, state.model) and same(other.ema.module, state.model)
 
 
 def test_averages_win_and_the_rest_stays_wherever_it_lies(tmp_path):

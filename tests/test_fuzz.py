@@ -21,9 +21,10 @@ from dataset.testsets.emu_edit import read_valid_list
 from dataset.testsets.magicbrush import read_sessions
 from evaluations.pairs import load_sessions
 from language.text_features import load_text_features
-from runtime.checkpoint import load_checkpoint, manifest_path, resume_point, save_checkpoint
+from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
+from runtime.training.resume import resume_point
 
 WIDTH = 8
 EDIT_KEYS = (

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from autoregressive.train.state import average_weights
 from runtime.optim import build_optimizer, lr_factor
+from runtime.training.ema import AveragedWeights
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -93,15 +93,35 @@ def test_constant_cosine_and_warm_up():
         lr_factor(0, 10, "exponential")
 
 
-def test_averages_are_those_of_torch():
+@pytest.mark.parametrize("counts_initial", [False, True])
+def test_averages_are_those_of_torch(counts_initial):
+    """The transformer's first update copies the weights, the tokenizer's average holds the initial ones."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
-    ours, theirs = (AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for _ in range(2))
-    for _ in range(4):
+    initial = model.weight.detach().clone()
+    ours = AveragedWeights(model, 0.9, counts_initial=counts_initial)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    if counts_initial:
+        theirs.update_parameters(model)
+    for number in range(4):
         for weight in model.parameters():
             weight.data += torch.randn_like(weight)
-        average_weights(ours, model)
+        ours.update_parameters(model)
         theirs.update_parameters(model)
-    assert ours.n_averaged == theirs.n_averaged == 4
+        if number == 0:
+            first = torch.lerp(initial, model.weight, 1 - 0.9) if counts_initial else model.weight
+            assert torch.equal(ours.module.weight, first)
+    assert ours.n_averaged == theirs.n_averaged == 4 + counts_initial
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(a, b) and not a.requires_grad
+
+
+def test_averaged_weights_are_put_into_a_model_for_a_while():
+    model = torch.nn.Linear(3, 2)
+    ours = AveragedWeights(model, 0.9, counts_initial=True)
+    average, current = ours.module.weight.clone(), torch.ones(2, 3)
+    model.weight.data.copy_(current)
+    with pytest.raises(OSError), ours.put_into(model):
+        assert torch.equal(model.weight, average)
+        raise OSError
+    assert torch.equal(model.weight, current) and torch.equal(ours.module.weight, average)

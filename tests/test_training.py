@@ -28,11 +28,12 @@ from autoregressive.train.stages import train_editing, train_t2i
 from dataset.samples import EditBatch, T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, save_text_features
-from runtime.checkpoint import load_checkpoint, resume_point, save_checkpoint
+from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.config import parse
 from runtime.distributed import ONE_RANK, distributed
 from runtime.errors import UserError
 from runtime.logging import WandbRun
+from runtime.training.resume import resume_point
 
 STAGES = ["t2i", "editing"]
 

@@ -167,7 +167,7 @@ def test_a_resume_takes_rates_from_the_flags_and_says_so(new_trainer, capfd):
     state.resume(path)
     assert "other flags hold: --lr 0.001 → 1e-05, " in (told := capfd.readouterr().err)
     assert "--beta2 0.95 → 0.9" in told and "--vq-ckpt" not in told
-    for optimizer in (state.optimizer, state.disc_optimizer):
+    for optimizer in (state.optimizers, state.disc_optimizers):
         assert {group["initial_lr"] for group in optimizer.param_groups} == {1e-5}
         assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
         assert optimizer.param_groups[0]["weight_decay"] == 0.5

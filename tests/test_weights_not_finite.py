@@ -13,14 +13,14 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.models.weights import load_transformer
-from autoregressive.train import steps as training_steps
 from autoregressive.train import train_editing, train_t2i
-from runtime.checkpoint import load_checkpoint, require_finite, require_whole, save_checkpoint
+from runtime.checkpoint import load_checkpoint, require_whole, save_checkpoint
 from runtime.errors import run_command
 from runtime.optim import Optimizers
+from runtime.training.checkpoints import require_finite
+from runtime.training.ema import AveragedWeights
 from tokenizer.tokenizer_image import vq_train
 from tokenizer.tokenizer_image.vq_model import load_vq_model
-from tokenizer.tokenizer_image.vq_state import VQTrainState
 
 PROGRAMS = {"t2i": train_t2i, "editing": train_editing, "tokenizer": vq_train}
 
@@ -76,17 +76,9 @@ def ruin(monkeypatch, part: str, value: float) -> None:
 
         return ruined
 
-    def of_module(averaged):
-        return next(
-            (averaged.averaged if isinstance(averaged, VQTrainState) else averaged.module).parameters()
-        )
-
     if part == "ema":
-        monkeypatch.setattr(
-            training_steps, "average_weights", after(training_steps.average_weights, of_module, 0)
-        )
-        update = after(VQTrainState.update_average, of_module, 0)
-        monkeypatch.setattr(VQTrainState, "update_average", update)
+        update = after(AveragedWeights.update_parameters, lambda own: next(own.parameters()), 0)
+        monkeypatch.setattr(AveragedWeights, "update_parameters", update)
     else:
         steps = after(
             Optimizers.step, lambda own: own.param_groups[0]["params"][0], int(part == "discriminator")

@@ -24,12 +24,13 @@ from dataset.records.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
 from language.t5 import T5Encoder, resolve_t5
-from runtime.checkpoint import resume_point, weights_fingerprint
+from runtime.checkpoint import weights_fingerprint
 from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
+from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.vq_model import load_vq_model, require_config
 
 log = get_logger(__name__)

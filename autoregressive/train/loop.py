@@ -15,7 +15,7 @@ from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, NumberedBatches, Prepared, PreparedBatches
 from autoregressive.train.meter import Meter
-from autoregressive.train.state import TrainState, averaged_weights, new_state, save
+from autoregressive.train.state import TrainState, new_state, save
 from autoregressive.train.steps import (
     UncheckedStep,
     backward,
@@ -29,6 +29,7 @@ from dataset.sampler import ResumableBatchSampler
 from runtime.distributed import Distributed
 from runtime.logging import get_logger
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
+from runtime.training.checkpoints import due
 
 log = get_logger(__name__)
 
@@ -117,7 +118,7 @@ class Stepping:
         loss, norm, num_stops = self._train_on(micro_batches)
         last = state.step == self.total_steps
         epoch_ends = state.sampler.ends_epoch()
-        saves = last or (epoch_ends and not config.no_epoch_save) or _due(config.ckpt_every, state.step)
+        saves = last or (epoch_ends and not config.no_epoch_save) or due(config.ckpt_every, state.step)
         logs = last or state.step % config.log_every == 0
         stopped = self._stops.read(num_stops) > 0
         if saves or logs or epoch_ends or stopped:
@@ -133,12 +134,11 @@ class Stepping:
             save(state, config, self.ranks)
         if (last or not stopped) and (between.draw_and_validate(last) or saves):
             # All that took a while, and a loader's processes do not wait long after a signal.
-            stopped = self._heard_a_signal()
+            stopped = int(self.signals.heard_by(self.ranks)) > 0
             if stopped and not saves:
                 save(state, config, self.ranks)
         if stopped and not last:
-            log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
-            raise SystemExit(self.signals.exit_status())
+            self.signals.end_run(state.step)
 
     def _train_on(self, micro_batches: list[Prepared]) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's part of the loss, the gradient's norm, and how many ranks heard a signal."""
@@ -151,15 +151,6 @@ class Stepping:
         origins = [origin for batch in micro_batches for origin in batch.origins]
         self._unchecked.append(UncheckedStep(norm, num_bad, origins, problems))
         return loss, norm, num_stops
-
-    def _heard_a_signal(self) -> bool:
-        """Whether any rank has; all must ask."""
-        heard = torch.tensor(int(self.signals.received > 0), device=self.ranks.device)
-        return int(self.ranks.all_reduce_sum(heard)) > 0
-
-
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 class BetweenSteps:
@@ -186,7 +177,7 @@ class BetweenSteps:
     def draw_and_validate(self, last: bool) -> bool:
         """Draws and scores what is due; returns whether anything was. All ranks must call it."""
         step, every = self.state.step, self.config.preview_every
-        draws = self.preview is not None and (_due(every, step) or last and every > 0)
+        draws = self.preview is not None and (due(every, step) or last and every > 0)
         scores = self.validate is not None and self.validate.due(step)
         if draws:
             self._draw()
@@ -195,12 +186,12 @@ class BetweenSteps:
         return draws or scores
 
     def _draw(self) -> None:
-        with self.meter.paused(), averaged_weights(self.state):
+        with self.meter.paused(), self.state.averaged_weights():
             if self.ranks.is_main:
                 self.meter.picture(self.preview(self.state.step))
 
     def _score(self) -> None:
-        with self.meter.paused(), averaged_weights(self.state):
+        with self.meter.paused(), self.state.averaged_weights():
             self.meter.scores(self.validate(self.state.step))
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, Prepared
-from autoregressive.train.state import TrainState, average_weights
+from autoregressive.train.state import TrainState
 from dataset.samples import collate_samples
 from runtime.distributed import Distributed
 from runtime.errors import UserError
@@ -105,8 +105,7 @@ def update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
     )
     state.optimizers.scale_lr(factor)
     state.optimizers.step(state.scaler, skip=~torch.isfinite(norm))
-    if state.ema is not None:
-        average_weights(state.ema, state.model)
+    state.update_average()
     state.scaler.update()
     state.optimizers.zero_grad()
     return norm

@@ -24,9 +24,10 @@ from autoregressive.editing.pretrained import (
 )
 from autoregressive.models.arithmetic import configuration
 from evaluations.editing.verification import HEADLINE, TITLES
-from runtime.checkpoint import list_checkpoints, load_checkpoint, manifest_path
+from runtime.checkpoint import load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
+from runtime.training.checkpoints import list_checkpoints
 from scripts.shapes.config import ShipShapes
 from scripts.shapes.recipe import HARD_SETTING
 from scripts.shapes.scores import ZERO_SHOT_WIDENING

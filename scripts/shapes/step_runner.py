@@ -72,7 +72,9 @@ class StepRunner:
         commits = sorted({current_commit(), *earlier})
         extra: list[str] = []
         if resume_flag and (output / "checkpoints").is_dir():
-            from runtime.checkpoint import list_checkpoints  # brings PyTorch, which flags are read without
+            from runtime.training.checkpoints import (
+                list_checkpoints,  # brings PyTorch, which flags are read without
+            )
 
             if found := list_checkpoints(output / "checkpoints"):
                 extra = [resume_flag, str(found[-1])]

@@ -67,11 +67,11 @@ BREAKS = (
         3, "step, to agent, 1 time(s)",
     ),
     Break(
-        3, "autoregressive/train/loop.py", "raise SystemExit(self.signals.exit_status())", "raise SystemExit(0)",
+        3, "runtime/stopping.py", "raise SystemExit(self.exit_status())", "raise SystemExit(0)",
         3, "step, to 1, 1 time(s)",
     ),
     Break(
-        3, "runtime/checkpoint.py", "newest or restarted and launch.started_run()", "newest",
+        3, "runtime/training/resume.py", "newest or restarted and launch.started_run()", "newest",
         9, "sigkill of rank 0 at step 5",
     ),
     Break(

@@ -7,9 +7,10 @@ import random
 from functools import partial
 from pathlib import Path
 
-from runtime.checkpoint import load_checkpoint, manifest_path, resume_point, save_checkpoint
+from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
+from runtime.training.resume import resume_point
 from tests.battery.cases import Assets, Case
 from tests.battery.killed_saves import content_of
 

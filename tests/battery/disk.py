@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.checkpoint import newest_whole_checkpoint
+from runtime.training.checkpoints import newest_whole_checkpoint
 from tests.battery.cases import Assets, Case
 from tests.battery.training import ROOT, TIMEOUT
 

@@ -16,9 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from runtime.checkpoint import list_checkpoints, load_checkpoint
+from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError, run_command
 from runtime.logging import progress
+from runtime.training.checkpoints import list_checkpoints
 from tests.battery.cases import Assets, same
 from tests.battery.training import ROOT
 

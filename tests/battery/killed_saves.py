@@ -11,15 +11,9 @@ from pathlib import Path
 
 import torch
 
-from runtime.checkpoint import (
-    list_checkpoints,
-    load_checkpoint,
-    newest_whole_checkpoint,
-    prune_checkpoints,
-    require_whole,
-    save_checkpoint,
-)
+from runtime.checkpoint import load_checkpoint, require_whole, save_checkpoint
 from runtime.errors import UserError
+from runtime.training.checkpoints import list_checkpoints, newest_whole_checkpoint, prune_checkpoints
 from tests.battery.cases import Assets, Case, same
 
 

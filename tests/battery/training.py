@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import list_checkpoints, load_checkpoint, require_whole
+from runtime.checkpoint import load_checkpoint, require_whole
+from runtime.training.checkpoints import list_checkpoints
 from tests.battery.cases import Assets
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -14,13 +13,15 @@ from torch.utils.data import DataLoader
 
 from dataset.image_folder import ImageDataset, collate_images, list_images
 from dataset.sampler import ResumableBatchSampler
-from runtime.checkpoint import prune_checkpoints, require_finite, resume_point, save_checkpoint
 from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
 from runtime.errors import UserError
-from runtime.logging import MetricsLog, get_logger, progress
+from runtime.logging import get_logger, progress
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
+from runtime.training.checkpoints import Checkpoints, due
+from runtime.training.meter import TrainingMeter
+from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_state import VQTrainState
@@ -117,16 +118,8 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
         config = replace(config, quantize_after=0, disc_start=0)
     state = VQTrainState(config, dist.device)
     batches = Batches(config, paths, dist)
-    wanted = None if config.finetune else config.vq_ckpt
-    found = resume_point(
-        wanted, config.results_dir, dist, newest=config.auto_resume, saves_nothing=config.dry_run
-    )
-    if found is not None:
-        batches.sampler.load_state_dict(state.resume(found))
-    elif config.finetune:
-        state.load_weights(config.vq_ckpt)
-    norms: Norms = {}
-    settle(norms, batches, state, dist)  # --cache-images has met every image by now
+    begin(config, state, batches, dist)
+    settle({}, batches, state, dist)  # --cache-images has met every image by now
     trainer = Trainer(config, state, dist)
     if config.dry_run:
         dry_run(trainer, batches)
@@ -136,47 +129,86 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
     if dist.is_main:
         dump_config(config, config.results_dir)
-    metrics = MetricsLog(config.results_dir, enabled=dist.is_main, resume_step=state.step)
-    bar = progress(
-        total=config.steps, initial=state.step, desc="tokenizer", unit="step", disable=not dist.is_main
-    )
-    clock, logged_step = time.perf_counter(), state.step
-    stops = LateReading()
-    with StopSignals() as signals, Loading(batches) as stream:
+    with (
+        StopSignals() as signals,
+        TrainingMeter(config.results_dir, state.step, config.steps, dist, desc="tokenizer") as meter,
+        Loading(batches) as stream,
+    ):
+        stepping = Stepping(trainer, batches, meter, signals)
         while state.step < config.steps:
-            if config.quantize_after and state.step == config.quantize_after:
-                trainer.start_codes(batches.first(KMEANS_IMAGES))
-            micro_batches = [
-                stream.next().to(dist.device, non_blocking=True, memory_format=torch.channels_last)
-                for _ in range(config.gradient_accumulation_steps)
-            ]
-            by_network = trainer.train_step(micro_batches)
-            norms[state.step] = (by_network, batches.sampler.epoch, batches.sampler.consumed)
-            batches.sampler.advance()
-            bar.update()
-            last = state.step == config.steps
-            received = torch.tensor(int(signals.received > 0)).to(dist.device, non_blocking=True)
-            stopped = stops.read(dist.all_reduce_sum(received)) > 0
-            saves = last or stopped or (config.ckpt_every > 0 and state.step % config.ckpt_every == 0)
-            logs = last or stopped or state.step % config.log_every == 0
-            if saves or logs:
-                settle(norms, batches, state, dist)
-            if logs:
-                numbers = trainer.read_metrics()
-                seconds = (time.perf_counter() - clock) / (state.step - logged_step)
-                clock, logged_step = time.perf_counter(), state.step
-                numbers["samples_per_second"] = round(config.global_batch_size / seconds, 2)
-                numbers["eta_seconds"] = round(seconds * (config.steps - state.step), 1)
-                metrics.write(state.step, **numbers)
-                bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
-            if saves and dist.is_main:
-                save(config, state, batches)
-            if stopped and not last:
-                dist.barrier()
-                log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
-                raise SystemExit(signals.exit_status())
-    bar.close()
+            stepping.take_step(stream)
     dist.barrier()
+
+
+def begin(config: VQTrainConfig, state: VQTrainState, batches: Batches, dist: Distributed) -> None:
+    """Takes the state or the weights of the checkpoint that the flags name, if they do."""
+    found = resume_point(
+        None if config.finetune else config.vq_ckpt,
+        config.results_dir,
+        dist,
+        newest=config.auto_resume,
+        saves_nothing=config.dry_run,
+    )
+    if found is not None:
+        batches.sampler.load_state_dict(state.resume(found))
+    elif config.finetune:
+        state.load_weights(config.vq_ckpt)
+
+
+class Stepping:
+    """The steps of a training, one after the other, and what has to happen after each."""
+
+    def __init__(
+        self, trainer: Trainer, batches: Batches, meter: TrainingMeter, signals: StopSignals
+    ) -> None:
+        self.trainer, self.batches, self.meter, self.signals = trainer, batches, meter, signals
+        self.config, self.state, self.dist = trainer.config, trainer.state, trainer.dist
+        self._norms: Norms = {}
+        self._stops = LateReading()
+
+    def take_step(self, stream: Loading) -> None:
+        """One optimizer step; logs and saves where that is due.
+
+        Raises:
+          SystemExit: a signal came, on any rank; the state is saved.
+        """
+        config, state = self.config, self.state
+        self._train_on(stream)
+        last = state.step == config.steps
+        stopped = self._stops.read(self.signals.heard_by(self.dist)) > 0
+        saves = last or stopped or due(config.ckpt_every, state.step)
+        logs = last or stopped or state.step % config.log_every == 0
+        if saves or logs:
+            settle(self._norms, self.batches, state, self.dist)
+        if logs:
+            self._log()
+        if saves and self.dist.is_main:
+            save(config, state, self.batches)
+        if stopped and not last:
+            self.dist.barrier()
+            self.signals.end_run(state.step)
+
+    def _train_on(self, stream: Loading) -> None:
+        config, state, sampler = self.config, self.state, self.batches.sampler
+        if config.quantize_after and state.step == config.quantize_after:
+            self.trainer.start_codes(self.batches.first(KMEANS_IMAGES))
+        micro_batches = [
+            stream.next().to(self.dist.device, non_blocking=True, memory_format=torch.channels_last)
+            for _ in range(config.gradient_accumulation_steps)
+        ]
+        by_network = self.trainer.train_step(micro_batches)
+        self._norms[state.step] = (by_network, sampler.epoch, sampler.consumed)
+        sampler.advance()
+        self.meter.count_step()
+
+    def _log(self) -> None:
+        """Writes the means over the steps since the last line; all ranks must call it."""
+        numbers = self.trainer.read_metrics()
+        speed = self.meter.read_speed(self.state.step, self.config.global_batch_size)
+        numbers["samples_per_second"] = round(speed.samples_per_second, 2)
+        numbers["eta_seconds"] = round(speed.seconds_left, 1)
+        self.meter.write(self.state.step, **numbers)
+        self.meter.bar.set_postfix(psnr=f"{numbers['psnr']:.2f}", usage=f"{numbers['codebook_usage']:.2f}")
 
 
 def dry_run(trainer: Trainer, batches: Batches) -> None:
@@ -204,8 +236,8 @@ def dry_run(trainer: Trainer, batches: Batches) -> None:
     if dist.is_main:
         plan = Plan(
             model=config.vq_model,
-            modules=tuple(filter(None, (state.model, state.averaged, state.discriminator))),
-            optimizers=tuple(filter(None, (state.optimizer, state.disc_optimizer))),
+            modules=tuple(filter(None, (state.model, state.ema, state.discriminator))),
+            optimizers=tuple(filter(None, (state.optimizers, state.disc_optimizers))),
             steps=config.steps,
             samples=len(batches.dataset),
             global_batch_size=config.global_batch_size,
@@ -257,13 +289,10 @@ def name_skipped(norms: Norms, batches: Batches) -> int:
 
 def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
     """Writes the checkpoint of this step and a picture of original | reconstruction pairs."""
-    folder = Path(config.results_dir)
-    path = folder / "checkpoints" / f"{state.step:07d}.pt"
-    content = state.checkpoint(batches.sampler.state_dict())
-    require_finite(content, path)
-    save_checkpoint(path, content)
-    prune_checkpoints(path, config.max_checkpoints)
-    draw_pairs(folder / "previews" / f"{state.step:07d}.png", batches.first(PREVIEW_IMAGES), state)
+    checkpoints = Checkpoints(config.results_dir, config.max_checkpoints)
+    path = checkpoints.save(state.step, state.checkpoint(batches.sampler.state_dict()))
+    picture = Path(config.results_dir) / "previews" / f"{state.step:07d}.png"
+    draw_pairs(picture, batches.first(PREVIEW_IMAGES), state)
     log.info("wrote %s", path)
 
 

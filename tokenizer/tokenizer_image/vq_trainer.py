@@ -15,32 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime.distributed import Distributed
 from runtime.optim import Optimizers, lr_factor
 from runtime.precision import autocast
+from runtime.training.meter import Means
 from tokenizer.tokenizer_image.codebook import entropy_loss, reseed_unused, spherical_kmeans
 from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, gradient_l1, psnr
 from tokenizer.tokenizer_image.lpips import LPIPS
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_model import VQModel, VQOutput
 from tokenizer.tokenizer_image.vq_state import VQTrainState
-
-
-class Averages:
-    """Means of some numbers since the last reading, without waiting for the device."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-        self.count += 1
-
-    def read(self, dist: Distributed) -> dict[str, float]:
-        """The means over steps and ranks; starts again."""
-        stacked = torch.stack(list(self.sums.values())) / (self.count * dist.world_size)
-        means = dict(zip(self.sums, dist.all_reduce_sum(stacked).tolist(), strict=True))
-        self.sums, self.count = {}, 0
-        return {name: round(value, 6) for name, value in means.items()}
 
 
 class _Pass(NamedTuple):
@@ -79,7 +60,7 @@ class Trainer:
         self.lpips = None
         if config.perceptual_weight:
             self.lpips = LPIPS(*config.lpips_weights()).to(dist.device)
-        self.averages = Averages()
+        self.means = Means(dist, torch.float32, parts=False)
         self.seen = torch.zeros_like(state.unused_counts.counts)
 
     def _parallel(self, module: nn.Module) -> nn.Module:
@@ -125,17 +106,17 @@ class Trainer:
         for i, images in enumerate(micro_batches):
             with self._sync(self.model, i == len(micro_batches) - 1):
                 passes.append(self._tokenizer_pass(images, len(micro_batches), adversarial))
-        norms = {"tokenizer": self._step(state.model, state.optimizer, factor)}
+        norms = {"tokenizer": self._step(state.model, state.optimizers, factor)}
         if adversarial:
             for i, (images, done) in enumerate(zip(micro_batches, passes, strict=True)):
                 with self._sync(self.both_sides, i == len(micro_batches) - 1):
                     loss = self._discriminator_pass(images, done.reconstruction, len(micro_batches))
                 done.numbers["discriminator"] = loss
-            norms["discriminator"] = self._step(state.discriminator, state.disc_optimizer, factor)
+            norms["discriminator"] = self._step(state.discriminator, state.disc_optimizers, factor)
         state.scaler.update()
         state.update_average()
         means = {name: sum(p.numbers[name] for p in passes) / len(passes) for name in passes[0].numbers}
-        self.averages.add(grad_norm=norms["tokenizer"], **means)
+        self.means.add(grad_norm=norms["tokenizer"], **means)
         ids, latents = torch.cat([p.ids for p in passes]), torch.cat([p.unit_latents for p in passes])
         self._count_codes(ids, latents, norms["tokenizer"])
         state.step += 1
@@ -254,12 +235,13 @@ class Trainer:
         else:
             codebook.zero_()
         self.dist.all_reduce_sum(codebook)
-        if self.state.averaged is not None:
-            self.state.averaged.quantize.embedding.weight.copy_(codebook)
+        if self.state.ema is not None:
+            self.state.ema.module.quantize.embedding.weight.copy_(codebook)
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, and the share of the codebook used since then."""
         seen = self.dist.all_reduce_sum(self.seen)
         usage = (seen > 0).float().mean().item()
         self.seen = torch.zeros_like(seen)
-        return {**self.averages.read(self.dist), "codebook_usage": round(usage, 4)}
+        means = {name: round(value, 6) for name, value in self.means.read().items()}
+        return {**means, "codebook_usage": round(usage, 4)}

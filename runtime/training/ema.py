@@ -1,0 +1,51 @@
+"""An exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class AveragedWeights(AveragedModel):
+    """torch's average of weights, `module`, that never waits for the device and wants no gradients.
+
+    Buffers are not averaged: they stay as they were copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, *, counts_initial: bool) -> None:
+        """
+        Args:
+          decay: what an update leaves of the average.
+          counts_initial: the weights of now are part of the average; else the first update replaces them.
+        """
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.requires_grad_(False)
+        self.n_averaged.fill_(int(counts_initial))
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves the average towards the weights, without a wait for the device to hand `n_averaged` over."""
+        averages, weights = list(self.module.parameters()), list(model.parameters())
+        if self.n_averaged == 0:
+            torch._foreach_copy_(averages, weights)
+        else:
+            self.multi_avg_fn(averages, weights, self.n_averaged)
+        self.n_averaged += 1
+
+    @contextmanager
+    def put_into(self, model: nn.Module) -> Iterator[None]:
+        """Swaps the averaged weights for those of `model` for a while."""
+
+        def swap() -> None:
+            for weight, average in zip(model.parameters(), self.module.parameters(), strict=True):
+                weight.data, average.data = average.data, weight.data
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
