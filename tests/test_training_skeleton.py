@@ -1,0 +1,111 @@
+"""What the tokenizer's and the transformer's trainings share: state, averages, checkpoints, meter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import read_metrics, run_threads
+
+from autoregressive.train.meter import Meter
+from autoregressive.train.state import TrainState
+from runtime.checkpoint import load_checkpoint
+from runtime.distributed import ONE_RANK
+from runtime.errors import UserError
+from runtime.stopping import StopSignals
+from runtime.training import meter as meters
+from runtime.training.checkpoints import Checkpoints, due, list_checkpoints
+from runtime.training.meter import Means, TrainingMeter
+from runtime.training.state import RunState
+from tokenizer.tokenizer_image.vq_state import VQTrainState
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_both_trainings_stand_on_the_same_parts():
+    assert issubclass(TrainState, RunState) and issubclass(VQTrainState, RunState)
+    assert issubclass(Meter, TrainingMeter)
+
+
+@pytest.mark.parametrize(
+    "word", ["swa_utils", "MetricsLog(", "WandbRun(", "prune_checkpoints(", "GradScaler(", "SystemExit(self"]
+)
+def test_there_is_one_of_each(word):
+    files = [
+        path for room in ("runtime", "tokenizer", "autoregressive") for path in (ROOT / room).rglob("*.py")
+    ]
+    users = [path for path in files if word in path.read_text().replace(f"class {word}", "")]
+    assert len(users) == 1 and users[0].is_relative_to(ROOT / "runtime"), users
+
+
+def test_nothing_comes_at_an_interval_of_zero():
+    assert [step for step in range(1, 7) if due(3, step)] == [3, 6]
+    assert not any(due(every, step) for every in (0, -1) for step in range(7))
+
+
+@pytest.mark.parametrize(("parts", "expected"), [(True, 1.0 + 3.0), (False, 2.0)])
+def test_means_are_over_the_steps_and_of_parts_or_ranks(parts, expected):
+    def work(ranks):
+        means, readings = Means(ranks, torch.float64, parts=parts), []
+        for start in (0.0, 10.0):
+            for step in (0.0, 2.0):
+                means.add(loss=torch.tensor(start + step + 2 * ranks.rank), flops=start)
+            readings.append(means.read())
+        return readings
+
+    for first, second in run_threads(2, work):
+        assert first == {"loss": expected, "flops": 0.0}
+        assert second["flops"] == (20.0 if parts else 10.0)  # of the steps since the last reading alone
+
+
+def test_speed_is_that_of_the_steps_since_the_last_line_without_pauses(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: now[0])
+    with TrainingMeter(str(tmp_path), 4, 10, ONE_RANK, desc="training") as meter:
+        for seconds in (2.0, 1.0):
+            for _ in range(2):
+                now[0] += seconds
+                meter.count_step()
+                with meter.paused():
+                    now[0] += 100
+            speed = meter.read_speed(step=8, batch_size=8)
+            assert speed == (seconds, 8 / seconds, 2 * seconds)
+        meter.write(8, loss=0.5)
+    assert read_metrics(tmp_path) == [{"step": 8, "loss": 0.5}]
+
+
+def test_the_main_rank_alone_writes(tmp_path):
+    def work(ranks):
+        with TrainingMeter(str(tmp_path / str(ranks.rank)), 0, 2, ranks, desc="training") as meter:
+            meter.count_step()
+            meter.write(1, loss=0.5)
+
+    run_threads(2, work)
+    assert json.loads((tmp_path / "0" / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_checkpoint_with_a_weight_that_is_no_number_leaves_the_others(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), keep=1)
+    assert checkpoints.save(1, {"model": {"a": torch.ones(2)}}) == tmp_path / "checkpoints" / "0000001.pt"
+    with pytest.raises(UserError, match="0000002.pt is not written: the ema's a holds NaN"):
+        checkpoints.save(2, {"model": {"a": torch.ones(2)}, "ema": {"a": torch.tensor([1.0, torch.nan])}})
+    assert [path.stem for path in list_checkpoints(tmp_path / "checkpoints")] == ["0000001"]
+    last = checkpoints.save(3, {"model": {"a": torch.zeros(2)}})
+    assert list_checkpoints(tmp_path / "checkpoints") == [last]
+    assert torch.equal(load_checkpoint(last)["model"]["a"], torch.zeros(2))
+
+
+def test_all_ranks_hear_of_a_signal(capfd):
+    def work(ranks):
+        signals = StopSignals()
+        signals.received = 2 * ranks.rank  # rank 1 alone got SIGINT
+        heard = int(signals.heard_by(ranks))
+        with pytest.raises(SystemExit) as end:
+            signals.end_run(7)
+        return heard, end.value.code
+
+    assert run_threads(2, work) == [(1, 128 + 15), (1, 128 + 2)]
+    assert capfd.readouterr().err.count("stopped by a signal at step 7; --auto-resume goes on") == 2
