@@ -1,4 +1,4 @@
-"""A transformer is weights and a forward: it copies, pickles, moves, shards and compiles by block as any module."""
+"""A transformer is weights and a forward: it copies, pickles, moves, shards and compiles like any other."""
 
 from __future__ import annotations
 
