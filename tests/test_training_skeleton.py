@@ -30,7 +30,16 @@ def test_both_trainings_stand_on_the_same_parts():
 
 
 @pytest.mark.parametrize(
-    "word", ["swa_utils", "MetricsLog(", "WandbRun(", "prune_checkpoints(", "GradScaler(", "SystemExit(self"]
+    "word",
+    [
+        "swa_utils",
+        "MetricsLog(",
+        "WandbRun(",
+        "prune_checkpoints(",
+        "GradScaler(",
+        "SystemExit(self",
+        "--bad-sample-budget {",
+    ],
 )
 def test_there_is_one_of_each(word):
     files = [

@@ -17,13 +17,12 @@ from autoregressive.train.inputs import Inputs, Prepared
 from autoregressive.train.state import TrainState
 from dataset.samples import collate_samples
 from runtime.distributed import Distributed
-from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import lr_factor
 from runtime.precision import autocast
+from runtime.training.checks import require_few_bad, require_few_skipped
 
 log = get_logger(__name__)
-MAX_SKIPPED_STEPS = 10
 
 
 def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
@@ -139,13 +138,9 @@ def check_steps(
     if new_bad:
         found = ranks.gather_objects([problem for step in steps for problem in step.problems])
         state.bad_samples += [problem for part in found for problem in part]
-    num_samples = state.sampler.num_samples
-    if state.num_bad > config.bad_sample_budget * num_samples:
-        raise UserError(
-            f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
-            f"{config.bad_sample_budget} of {num_samples}; mend the data or raise it:\n  "
-            + "\n  ".join(state.bad_samples)
-        )
+    budget, num_samples = config.bad_sample_budget, state.sampler.num_samples
+    words = "unusable samples in this epoch"
+    require_few_bad(state.num_bad, words, budget, num_samples, state.bad_samples)
     if state.scaler.is_enabled():
         return  # it finds its scale by meeting infinities
     for number, (step, norm) in enumerate(zip(steps, norms, strict=True), start=state.step - len(steps) + 1):
@@ -159,11 +154,7 @@ def check_steps(
                     norm,
                     ", ".join(origins),
                 )
-    if state.num_skipped > MAX_SKIPPED_STEPS:
-        raise UserError(
-            f"{state.num_skipped} steps had a gradient that is not finite; their samples are named above: "
-            "check these, or lower --lr"
-        )
+    require_few_skipped(state.num_skipped, "their samples are named above: check these, or lower --lr")
 
 
 def name_bad(micro_batches: list[Prepared]) -> list[str]:

@@ -16,10 +16,10 @@ from dataset.sampler import ResumableBatchSampler
 from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
-from runtime.errors import UserError
 from runtime.logging import get_logger, progress
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
 from runtime.training.checkpoints import Checkpoints, due
+from runtime.training.checks import require_few_bad, require_few_skipped
 from runtime.training.meter import TrainingMeter
 from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.pictures import save_pairs
@@ -31,7 +31,6 @@ log = get_logger(__name__)
 
 KMEANS_IMAGES = 256
 PREVIEW_IMAGES = 8
-MAX_SKIPPED_STEPS = 10
 
 # Of each step the gradient's norm by network, the same on all ranks, and the place of its batch.
 Norms = dict[int, tuple[dict[str, Tensor], int, int]]
@@ -263,16 +262,11 @@ def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distribute
     state.bad_images = list(dict.fromkeys(found))  # an image is met once an epoch and counts once
     batches.problems.clear()
     budget, num_images = batches.config.bad_sample_budget, len(batches.dataset)
-    if len(state.bad_images) > budget * num_images:
-        raise UserError(
-            f"{len(state.bad_images)} unreadable images, more than --bad-sample-budget {budget} of "
-            f"{num_images}; mend the data or raise it:\n  " + "\n  ".join(state.bad_images)
-        )
+    require_few_bad(len(state.bad_images), "unreadable images", budget, num_images, state.bad_images)
     if not state.scaler.is_enabled():  # an enabled one finds its scale by meeting infinities
         state.num_skipped += name_skipped(norms, batches)
     norms.clear()
-    if state.num_skipped > MAX_SKIPPED_STEPS:
-        raise UserError(f"{state.num_skipped} steps had a gradient that is not finite; lower --lr")
+    require_few_skipped(state.num_skipped, "lower --lr")
 
 
 def name_skipped(norms: Norms, batches: Batches) -> int:
