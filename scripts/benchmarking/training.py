@@ -155,9 +155,7 @@ def _time(bench: Bench, case: Case) -> None:
 
 
 def _inputs(bench: Bench, size: int, model: Transformer) -> None:
-        "slow": bench.slow(
-            lambda: {"time": bench.clock.time(lambda: inputs.finish(prepare(batch, 0)))}
-        ),
+    """What is left for the training thread of making inputs, beside making all of them there."""
     share = share_of_cells(bench.scale, size, 0.25)
     edits = random_edits(bench.scale, size, [share] * (4 if bench.quick else INPUT_SAMPLES))
     batch = fast_batch(edits, edits.source.roll(1, dims=0))
