@@ -13,15 +13,12 @@ from pathlib import Path
 
 from dataset.testsets.listed import ListedTurn, Session
 from dataset.testsets.magicbrush import multi_turn_name, output_number, single_turn_name
+from evaluations.folders import image_names, name_differences, require_folder
 from runtime.errors import UserError
-from runtime.files import without_mac_metadata
 
 FINAL_TURN = "final_turn"
 ALL_TURN = "all_turn"
 PROTOCOLS = (FINAL_TURN, ALL_TURN)
-
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
-_MAX_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -93,25 +90,6 @@ def find_pairs(
     }
 
 
-def require_folder(path: str | Path) -> Path:
-    """`path`, which must be a folder."""
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such folder")
-    return Path(path)
-
-
-def image_names(folder: Path) -> set[str]:
-    """Every image below `folder`, as its path from there."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-    return {file.relative_to(folder).as_posix() for file in without_mac_metadata(files)}
-
-
-def name_differences(missing: set[str], extra: set[str], listing: str) -> str:
-    """Sentences for a message: which files are missing, which ones `listing` does not mention."""
-    kinds = (("Missing", missing), (f"Not in {listing}", extra))
-    return "".join(f" {kind}: {_list_names(names)}." for kind, names in kinds if names)
-
-
 def _all_turn_pairs(session: Session, generated: Path, gt: Path) -> list[ScoredPair]:
     pairs = []
     for turn in session.turns:
@@ -174,9 +152,3 @@ def check_ground_truth(sessions: Sequence[Session], gt_path: str | Path) -> None
     if missing or extra:
         differences = name_differences(missing, extra, "the sessions file")
         raise UserError(f"{folder}: the ground truth does not match the sessions file.{differences}")
-
-
-def _list_names(names: set[str]) -> str:
-    shown = sorted(names)[:_MAX_NAMES]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -164,6 +164,16 @@ def test_descriptions_are_read_by_one_rule(tmp_path):
                 reader()
 
 
+@pytest.mark.parametrize("number", ["1" * 5000, "1\N{ARABIC-INDIC DIGIT TWO}", "01"])
+def test_turns_are_counted_in_plain_digits(tmp_path, number):
+    file = tmp_path / "local_descriptions.json"
+    file.write_text(json.dumps({"7": {f"7-output{number}.png": "a"}}))
+    with pytest.raises(
+        UserError, match="local_descriptions.json: session '7': .* is not '7-output<turn>.png'"
+    ):
+        read_listed_sessions(file)
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [

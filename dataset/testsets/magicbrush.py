@@ -170,7 +170,7 @@ def output_name(session_id: str, turn: int) -> str:
 
 def output_number(session_id: str, name: str) -> int | None:
     """The turn whose true result `name` is, or None."""
-    match = re.fullmatch(re.escape(session_id) + r"-output([1-9]\d*)\.png", name)
+    match = re.fullmatch(re.escape(session_id) + r"-output([1-9][0-9]{0,8})\.png", name)
     return int(match.group(1)) if match else None
 
 
