@@ -27,13 +27,12 @@ from dataset.prepare.output import claimed, log, require_options, write_lines
 from dataset.prepare.pictures import check_image, image_cell, write_bytes
 from dataset.prepare.tables import Row, export_rows, find_parquet
 from dataset.records.parquet import read_text_columns
-from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.emu_edit import CAPTIONS, prepared_image, prepared_source, read_valid_list
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags.ranges import SHARE, THREADS
 from runtime.logging import progress
 
-CAPTIONS = ("input_caption", "output_caption")
 COLUMNS = ("instruction", "image", "task", "idx", *CAPTIONS)
 
 
@@ -126,8 +125,7 @@ def _link_valid(folder: Path, entries: list[dict[str, Any]], present: set[int]) 
     entries = [entry for entry in entries if entry["idx"] in present]
     (folder / "images_valid").mkdir(exist_ok=True)
     for entry in progress(entries, desc="images_valid", unit="image"):
-        source = folder / "images" / f"{entry['idx']}.png"
-        target = folder / "images_valid" / f"{entry['idx']}_gt.png"
+        source, target = prepared_image(folder, entry["idx"]), prepared_source(folder, entry["idx"])
         if target.exists():
             if os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False):
                 continue

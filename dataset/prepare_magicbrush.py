@@ -54,8 +54,10 @@ from dataset.testsets.magicbrush import (
     SESSIONS_FILE,
     SESSIONS_WITH_FEATURES_FILE,
     Turn,
+    feature_name,
     iterate_turns,
     read_sessions,
+    sessions_with_features,
 )
 from runtime.config import option, parse
 from runtime.distributed import Distributed, distributed
@@ -64,9 +66,9 @@ from runtime.flags.ranges import COUNT, SHARE, THREADS
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
 from runtime.precision import PRECISIONS
-from runtime.texts import read_json
 
 NAME = "magicbrush"
+FEATURES = "t5"  # folder of the instructions' features
 PUBLISHED_SESSIONS = {1: 216, 2: 120, 3: 199}  # number of turns -> sessions of the test set
 IMAGES = ("source_img", "target_img")
 COLUMNS = (*IMAGES, "mask_img", "instruction", "img_id", "turn_index")
@@ -163,15 +165,12 @@ def write_features(config: PrepareMagicBrushConfig, process: Distributed) -> Non
     encoder = T5Encoder(
         resolve_t5(config.t5_path, config.t5_model_type), process.device, PRECISIONS[config.precision]
     )
-    records = [(f"{turn.session_id}_{turn.number}", turn.instruction) for turn in turns]
-    source = Source(root / SESSIONS_FILE, root / "t5", records)
+    records = [(feature_name(turn), turn.instruction) for turn in turns]
+    source = Source(root / SESSIONS_FILE, root / FEATURES, records)
     extract_sources([source], encoder, config.precision, config.batch_size, process)
     if not process.is_main:
         return
-    sessions = read_json(root / SESSIONS_FILE, dict)
-    for turn in turns:
-        features = f"t5/{turn.session_id}_{turn.number}.npy"
-        sessions[turn.session_id][turn.number - 1]["instruction"] = features
+    sessions = sessions_with_features(root, turns, FEATURES)
     text = json.dumps(sessions, indent=1, ensure_ascii=False)
     write_lines(root / SESSIONS_WITH_FEATURES_FILE, lambda: text.split("\n"))
     log.info("%s names the features of %d instructions", root / SESSIONS_WITH_FEATURES_FILE, len(turns))

@@ -60,9 +60,13 @@ def read_text(file: str | Path, fix: str = "") -> str:
         raise UserError(f"{file}: {error}") from None
 
 
-def read_json(file: str | Path, kind: type) -> Any:
-    """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file."""
-    text = read_text(file)
+def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
+    """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file.
+
+    Args:
+      fix: see `read_text`.
+    """
+    text = read_text(file, fix)
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -9,9 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import picture, png, square_mask
 
+from autoregressive.sample.edit_sets import keys_of, magicbrush_rounds
 from dataset.records.images import load_image
 from dataset.testsets.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
-from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
+from dataset.testsets.magicbrush import (
+    iterate_turns,
+    multi_turn_name,
+    read_descriptions,
+    read_listed_sessions,
+    read_sessions,
+    single_turn_name,
+)
+from evaluations.editing.emu_pairs import load_emu_list
 from runtime.errors import UserError
 
 
@@ -89,6 +98,106 @@ def test_bad_magicbrush_files(tmp_path, content, reason):
     (tmp_path / "edit_sessions.json").write_text(content)
     with pytest.raises(UserError, match=f"edit_sessions.json.*{reason}"):
         read_sessions(tmp_path)
+
+
+def test_a_turn_means_the_same_to_samplers_and_evaluators(tmp_path):
+    magicbrush(tmp_path, {"7": 12, "3": 1})
+    sessions = read_sessions(tmp_path)
+    listed = read_listed_sessions(tmp_path / "edit_sessions.json")
+    described = read_listed_sessions(tmp_path / "local_descriptions.json")
+    assert [session.id for session in listed] == [session.id for session in described] == list(sessions)
+    for session, captions in zip(listed, described, strict=True):
+        for turn, caption, located in zip(session.turns, captions.turns, sessions[session.id], strict=True):
+            paths = (located.input_path, located.mask_path, located.output_path)
+            assert [path.name for path in paths] == [turn.input, turn.mask, turn.output]
+            assert (turn.input, turn.output) == (caption.input, caption.output)
+            assert located.number == turn.number == caption.number
+            assert located.instruction == turn.instruction and caption.caption == f"after {turn.instruction}"
+
+
+def test_samplers_name_results_as_evaluators_expect(tmp_path):
+    magicbrush(tmp_path, {"7": 12, "3": 1})
+    sessions = read_sessions(tmp_path)
+    for kind, namer in (("single", single_turn_name), ("multi", multi_turn_name)):
+        rounds = magicbrush_rounds(sessions, kind, tmp_path, full_mask=False, descriptions=None, width=None)
+        expected = {f"{t.session_id}/{namer(t.session_id, t.number)}" for t in iterate_turns(sessions)}
+        assert keys_of(rounds) == expected
+        for before, jobs in zip(rounds, rounds[1:], strict=False):
+            assert {job.source for job in jobs} <= {tmp_path / job.key for job in before}
+
+
+@pytest.mark.parametrize("edit", ["x", {"input": "7-input.png"}, {"instruction": 3}, None])
+def test_bad_words_beside_features_are_named(tmp_path, edit):
+    magicbrush(tmp_path, {"7": 1})
+    sessions = (tmp_path / "edit_sessions.json").read_text()
+    (tmp_path / "edit_sessions_with_instruction_t5.json").write_text(sessions.replace("do 1", "x.npy"))
+    np.save(tmp_path / "x.npy", np.zeros((1, 1, 8), dtype=np.float32))
+    assert read_sessions(tmp_path, with_features=True)["7"][0].instruction == "do 1"
+    (tmp_path / "edit_sessions.json").write_text(json.dumps({"7": [edit]}))
+    with pytest.raises(UserError, match="edit_sessions.json session '7' turn 1: needs a string"):
+        read_sessions(tmp_path, with_features=True)
+
+
+def test_an_instruction_to_be_scored_is_a_text(tmp_path):
+    file = tmp_path / "sessions.json"
+    edit = {"input": "7-input.png", "output": "7-output1.png"}
+    file.write_text(json.dumps({"7": [edit]}))
+    assert read_listed_sessions(file)[0].turns[0].instruction is None
+    file.write_text(json.dumps({"7": [edit | {"instruction": ["a"]}]}))
+    with pytest.raises(UserError, match="sessions.json session '7' turn 1: .*'instruction', got .'a'"):
+        read_listed_sessions(file)
+
+
+def test_descriptions_are_read_by_one_rule(tmp_path):
+    file = tmp_path / "local_descriptions.json"
+
+    def read(texts: object) -> tuple:
+        file.write_text(json.dumps({"7": texts}))
+        return read_descriptions(tmp_path, "local")["7"], read_listed_sessions(file)[0].turns[0].caption
+
+    texts = {"7-output1.png": "a"}
+    assert read(texts) == read(texts | {"7-input.png": None}) == (texts, "a")  # nobody describes the input
+    for bad in ({"7-output1.png": None}, texts | {"7-input.png": 3}):
+        for reader in (lambda: read_descriptions(tmp_path, "local"), lambda: read_listed_sessions(file)):
+            file.write_text(json.dumps({"7": bad}))
+            with pytest.raises(UserError, match="session '7' must map image files to texts"):
+                reader()
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1\N{ARABIC-INDIC DIGIT TWO}", "01"])
+def test_turns_are_counted_in_plain_digits(tmp_path, number):
+    file = tmp_path / "local_descriptions.json"
+    file.write_text(json.dumps({"7": {f"7-output{number}.png": "a"}}))
+    with pytest.raises(
+        UserError, match="local_descriptions.json: session '7': .* is not '7-output<turn>.png'"
+    ):
+        read_listed_sessions(file)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([], "at least one item"),
+        ([{"idx": -1}], "item 1: needs a whole number"),
+        ([{"idx": 1, "input_caption": 3, "edit_instruction": "a"}], "input_caption must be a string, got 3"),
+    ],
+)
+def test_samplers_and_evaluators_refuse_the_same_emu_lists(tmp_path, entries, reason):
+    (tmp_path / "valid.json").write_text(json.dumps(entries))
+    for read in (read_valid_list, load_emu_list):
+        with pytest.raises(UserError, match=f"valid.json.*{reason}"):
+            read(tmp_path / "valid.json")
+
+
+def test_an_emu_item_without_captions_can_be_sampled_and_scored(tmp_path):
+    listing = tmp_path / "valid.json"
+    listing.write_text(json.dumps([{"idx": 4, "input_caption": None, "edit_instruction": "a"}]))
+    (tmp_path / "images").mkdir()
+    picture().save(tmp_path / "images" / "4.png")
+    (item,) = read_emu_prepared(tmp_path, listing)
+    (turn,) = load_emu_list(listing)[0].turns
+    assert item.instruction == turn.instruction == "a"
+    assert item.input_caption is item.output_caption is turn.input_caption is turn.caption is None
 
 
 def emu_entry(idx: int) -> dict:

@@ -18,8 +18,7 @@ from dataset.choices import RULES, TEXT_FIELDS
 from dataset.edit_masks import pool_edit_mask
 from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
 from dataset.testsets.emu_edit import read_valid_list
-from dataset.testsets.magicbrush import read_sessions
-from evaluations.pairs import load_sessions
+from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from language.text_features import load_text_features
 from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint
 from runtime.distributed import ONE_RANK
@@ -117,7 +116,7 @@ def test_json(reader, tmp_path):
         file.write_bytes(content)
         read = {
             "magicbrush": lambda: read_sessions(tmp_path),
-            "scored sessions": lambda: load_sessions(file),
+            "scored sessions": lambda: read_listed_sessions(file),
             "emu": lambda: read_valid_list(file),
         }
         must_be_named(read[reader])

@@ -109,3 +109,13 @@ def test_nothing_imports_scripts():
     for module, names in IMPORTS.items():
         if not within(module, "scripts"):
             assert not any(within(name, "scripts") for name in names), module
+
+
+def test_the_classes_of_test_sets_have_names_of_their_own():
+    """A turn, an edit or a pair is one thing: lists, files and results of them are told apart by name."""
+    homes = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Turn", "Edit", "Pair", "Session")):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}

@@ -20,9 +20,8 @@ from dataset.prepare.caption_items import parse_caption
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
-from dataset.testsets.magicbrush import read_sessions
+from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from evaluations.editing.emu_pairs import load_emu_list
-from evaluations.pairs import load_sessions
 from runtime.errors import UserError
 
 LINE = {"image": "in.png", "prompt": "make it red", "output": "o.png"}
@@ -149,7 +148,7 @@ def readers(folder: Path, encoding: str, word: str = "é") -> dict:
     return {
         "sessions": lambda: read_sessions(folder)["s"][0].instruction,
         "emu": lambda: read_valid_list(emu)[0]["edit_instruction"],
-        "scored sessions": lambda: load_sessions(folder / "edit_sessions.json") and word,
+        "scored sessions": lambda: read_listed_sessions(folder / "edit_sessions.json") and word,
         "scored emu": lambda: load_emu_list(emu) and word,
         "list": lambda: read_jobs(SampleEditing(list=str(lines)))[0].prompt,
         "scaling": lambda: read_lines(SampleScaled(task_list=str(lines)))[0].prompt,

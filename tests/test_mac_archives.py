@@ -25,11 +25,12 @@ from dataset.prepare.extraction import _claim_folder, list_jsonl
 from dataset.prepare.output import claimed
 from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from dataset.testsets.emu_edit import read_emu
+from dataset.testsets.magicbrush import read_listed_sessions
 from evaluations.editing.emu_pairs import find_emu_pairs, load_emu_list
 from evaluations.editing.emu_scores import _describe_data as describe_emu
 from evaluations.editing.magicbrush_scores import _describe_data as describe_sessions
 from evaluations.folders import list_images as list_evaluated
-from evaluations.pairs import FINAL_TURN, load_sessions
+from evaluations.pairs import FINAL_TURN
 from evaluations.t2i.pictures import list_generated, read_captions
 
 COMPANION = b"\0\5\x16\7\0\2\0\0Mac OS X        "
@@ -109,7 +110,7 @@ def of_emu_run(folder: Path) -> object:
 
 
 def of_sessions(folder: Path) -> object:
-    sessions = load_sessions(folder / "local_descriptions.json")
+    sessions = read_listed_sessions(folder / "local_descriptions.json")
     config = type("Config", (), {"gt_path": str(folder / "gt")})
     return names(pairs_of(folder)[FINAL_TURN]), describe_sessions(config, sessions)
 

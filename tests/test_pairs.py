@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluations.pairs import ALL_TURN, FINAL_TURN, find_pairs, load_sessions
+from dataset.testsets.magicbrush import read_listed_sessions
+from evaluations.pairs import ALL_TURN, FINAL_TURN, find_pairs
 from runtime.errors import UserError
 
 REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"
@@ -42,7 +43,7 @@ def write_json(path: Path, content: object) -> Path:
 
 
 def pairs_of(root: Path, **kwargs) -> dict:
-    sessions = load_sessions(root / "local_descriptions.json")
+    sessions = read_listed_sessions(root / "local_descriptions.json")
     return find_pairs(sessions, root / "generated", root / "gt", **kwargs)
 
 
@@ -118,7 +119,7 @@ def test_edit_sessions_give_the_same_pairs(tmp_path):
             ]
         },
     )
-    pairs = find_pairs(load_sessions(sessions), root / "generated", root / "gt")
+    pairs = find_pairs(read_listed_sessions(sessions), root / "generated", root / "gt")
     assert {p: names(found) for p, found in pairs.items()} == {p: names(f) for p, f in pairs_of(root).items()}
     assert pairs[ALL_TURN][1].turn.instruction == "b"
     assert pairs_of(root)[ALL_TURN][1].turn.caption == "text 2"
@@ -161,9 +162,9 @@ def test_missing_session_and_wrong_folder(tmp_path):
     (root / "out").mkdir()
     (root / "generated").rename(root / "out" / "images")
     with pytest.raises(UserError, match="Did you mean"):
-        find_pairs(load_sessions(root / "local_descriptions.json"), root / "out", root / "gt")
+        find_pairs(read_listed_sessions(root / "local_descriptions.json"), root / "out", root / "gt")
     with pytest.raises(UserError, match="no such folder"):
-        find_pairs(load_sessions(root / "local_descriptions.json"), root / "nowhere", root / "gt")
+        find_pairs(read_listed_sessions(root / "local_descriptions.json"), root / "nowhere", root / "gt")
 
 
 def test_further_ground_truth_sessions_and_notes_are_no_error(tmp_path):
@@ -203,12 +204,12 @@ def test_single_turn_only_does_not_need_iterations(tmp_path):
 def test_bad_sessions_files(tmp_path, content):
     path = write_json(tmp_path / "bad.json", content)
     with pytest.raises(UserError, match="bad.json"):
-        load_sessions(path)
+        read_listed_sessions(path)
 
 
 def test_unreadable_sessions_files(tmp_path):
     with pytest.raises(UserError, match="missing.json"):
-        load_sessions(tmp_path / "missing.json")
+        read_listed_sessions(tmp_path / "missing.json")
     (tmp_path / "torn.json").write_text('{"7": ')
     with pytest.raises(UserError, match="torn.json"):
-        load_sessions(tmp_path / "torn.json")
+        read_listed_sessions(tmp_path / "torn.json")

@@ -28,12 +28,11 @@ from dataset.records.images import load_image
 from dataset.records.parquet import require_columns
 from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl, read_ultraedit_parquet
 from dataset.testsets.emu_edit import read_valid_list
-from dataset.testsets.magicbrush import read_descriptions, read_sessions
+from dataset.testsets.magicbrush import read_descriptions, read_listed_sessions, read_sessions
 from evaluations.editing.emu_pairs import load_emu_list
 from evaluations.editing.measure import load_edit_inputs
 from evaluations.editing.verification import load_examples
 from evaluations.metrics.weights import read_state_dict
-from evaluations.pairs import load_sessions
 from evaluations.report.curves import read_metrics
 from evaluations.t2i.pictures import read_captions as read_scored_captions
 from language.t5 import T5Encoder
@@ -56,7 +55,7 @@ READERS = {
     "list.json": {
         "Emu list": read_valid_list,
         "scored Emu list": load_emu_list,
-        "scored sessions": load_sessions,
+        "scored sessions": read_listed_sessions,
         "LLaVA": lambda path: list(llava_items(path)),
         "samples.json": load_edit_inputs,
         "shapes.json": lambda path: load_examples(path, []),

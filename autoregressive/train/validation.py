@@ -29,7 +29,13 @@ from autoregressive.sample.edit_sets import (
 from autoregressive.train.config import EditingConfig
 from dataset.records.images import ImageSource
 from dataset.testsets.emu_edit import read_emu, read_valid_list
-from dataset.testsets.magicbrush import SESSIONS_FILE, iterate_turns, read_descriptions, read_sessions
+from dataset.testsets.magicbrush import (
+    SESSIONS_FILE,
+    iterate_turns,
+    read_descriptions,
+    read_listed_sessions,
+    read_sessions,
+)
 from evaluations.editing import emu_scores, magicbrush_scores
 from evaluations.editing.engine import METRICS_FILE
 from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
@@ -38,7 +44,6 @@ from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from runtime.texts import read_json
 
 Rounds = list[list[EditJob]]
 
@@ -64,9 +69,8 @@ class MagicBrushValidation:
             root = Path(config.magicbrush_input_path).parent
             self.descriptions = read_descriptions(root, "global")
             self.json_files.append(root / "global_descriptions.json")
-        _require_same(
-            config.magicbrush_json, self.sessions, config.caption_path, read_json(config.caption_path, dict)
-        )
+        captioned = [session.id for session in read_listed_sessions(config.caption_path)]
+        _require_same(config.magicbrush_json, self.sessions, config.caption_path, captioned)
         magicbrush_scores.check(self._evaluation(Path(), Path(), EditFolders(Path(), Path())))
 
     @property

@@ -1,7 +1,14 @@
-"""The Emu Edit test set: free-form instructions without masks or reference results."""
+"""The Emu Edit test set: free-form instructions without masks or reference results.
+
+Its list, emu_test_data.json, holds {idx, input_caption, output_caption, edit_instruction} of every item.
+Its images, once prepared, are those to edit:
+  images/<idx>.png             of every item
+  images_valid/<idx>_gt.png    of the items of the list
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +19,11 @@ from dataset.records.jsonl import require_files
 from dataset.records.parquet import ParquetImage, read_text_columns, require_columns
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
-from runtime.texts import read_json
+from runtime.texts import read_text
 
-_COLUMNS = ("instruction", "task", "split", "idx", "hash", "input_caption", "output_caption")
+CAPTIONS = ("input_caption", "output_caption")
+_TEXTS = (*CAPTIONS, "edit_instruction")
+_COLUMNS = ("instruction", "task", "split", "idx", "hash", *CAPTIONS)
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,9 @@ def read_emu_prepared(root: str | Path, valid_list: str | Path) -> list[EmuItem]
     """
     items = []
     for entry in read_valid_list(valid_list):
-        source = Path(root) / "images" / f"{entry['idx']}.png"
+        source = prepared_image(root, entry["idx"])
         if not source.exists():
-            copy = Path(root) / "images_valid" / f"{entry['idx']}_gt.png"
+            copy = prepared_source(root, entry["idx"])
             source = copy if copy.exists() else source
         captions = entry["input_caption"], entry["output_caption"]
         items.append(EmuItem(entry["idx"], source, entry["edit_instruction"], *captions))
@@ -111,21 +120,59 @@ def read_emu_parquet(files: Sequence[str | Path], valid_list: str | Path | None 
     return [_with_entry(items[entry["idx"]], entry) for entry in entries]
 
 
-def read_valid_list(file: str | Path) -> list[dict[str, Any]]:
-    """Reads and checks a list of {idx, input_caption, output_caption, edit_instruction}."""
-    entries = read_json(file, list)
-    seen = set()
+def read_valid_list(file: str | Path, *, instructions: bool = True) -> list[dict[str, Any]]:
+    """Reads and checks a list of {idx, input_caption, output_caption, edit_instruction}.
+
+    Args:
+      instructions: whether every item must say what to do.
+    Returns:
+      The items in the order of the file; a text that is missing or null is None.
+    Raises:
+      UserError: the file is missing, is not such a list, or holds an idx twice.
+    """
+    text = read_text(file, "give emu_test_data.json")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not a JSON file ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise UserError(
+            f"{file}: must be a list; expected a list of {{idx, {', '.join(_TEXTS)}}} with at least one item"
+        )
+    items: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(entries, start=1):
-        origin = f"{file} item {number}"
-        if not isinstance(entry, dict) or type(entry.get("idx")) is not int:
-            raise UserError(f"{origin}: needs a whole number under the key 'idx'")
-        for key in ("input_caption", "output_caption", "edit_instruction"):
-            if not isinstance(entry.get(key), str):
-                raise UserError(f"{origin} (idx {entry['idx']}): needs a string under the key {key!r}")
-        if entry["idx"] in seen:
-            raise UserError(f"{origin}: idx {entry['idx']} is there twice")
-        seen.add(entry["idx"])
-    return entries
+        item = _parse_entry(f"{file} item {number}", entry, instructions)
+        if item["idx"] in items:
+            raise UserError(f"{file} item {number}: idx {item['idx']} is there twice")
+        items[item["idx"]] = item
+    return list(items.values())
+
+
+def prepared_image(root: str | Path, idx: int) -> Path:
+    """The prepared image of an item."""
+    return Path(root, "images", f"{idx}.png")
+
+
+def prepared_source(root: str | Path, idx: int) -> Path:
+    """The same image under the name by which evaluators find it."""
+    return Path(root, "images_valid", source_name(idx))
+
+
+def source_name(idx: int) -> str:
+    return f"{idx}_gt.png"
+
+
+def _parse_entry(origin: str, entry: Any, instructions: bool) -> dict[str, Any]:
+    if not isinstance(entry, dict) or type(entry.get("idx")) is not int or entry["idx"] < 0:
+        raise UserError(f"{origin}: needs a whole number under the key 'idx'")
+    origin = f"{origin} (idx {entry['idx']})"
+    texts = {key: entry.get(key) for key in _TEXTS}
+    for key, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"{origin}: {key} must be a string, got {text!r}")
+    if instructions and texts["edit_instruction"] is None:
+        raise UserError(f"{origin}: needs a string under the key 'edit_instruction'")
+    return entry | texts
 
 
 def _with_entry(item: EmuItem, entry: dict[str, Any]) -> EmuItem:

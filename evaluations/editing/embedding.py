@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor, stack
 
+from dataset.testsets.listed import ListedTurn
 from evaluations.editing.registry import PairFeatures
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
 from evaluations.metrics.encoders import ClipEncoder, ImageEncoder, Network
-from evaluations.pairs import Turn
 from runtime.logging import progress
 
 
@@ -25,7 +25,9 @@ class Features:
     captions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     cut_captions: frozenset[str] = frozenset()
 
-    def of_pair(self, generated: Path, target: Path, source: Path, turn: Turn) -> dict[str, PairFeatures]:
+    def of_pair(
+        self, generated: Path, target: Path, source: Path, turn: ListedTurn
+    ) -> dict[str, PairFeatures]:
         """By encoder, what a pair's metrics look at."""
         return {
             name: PairFeatures(

@@ -8,22 +8,15 @@ An item of the list is a session of one turn, whose ground truth is its source.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from evaluations.pairs import (
-    FINAL_TURN,
-    Edit,
-    Pair,
-    Session,
-    Turn,
-    image_names,
-    name_differences,
-    require_folder,
-)
+from dataset.testsets.emu_edit import read_valid_list, source_name
+from dataset.testsets.listed import ListedTurn, Session
+from evaluations.folders import image_names, name_differences, require_folder
+from evaluations.pairs import FINAL_TURN, GeneratedEdit, ScoredPair
 from runtime.errors import UserError
-from runtime.texts import read_text
 
 # Sizes of the two lists in use, for the report.
 SUBSETS = {
@@ -31,7 +24,6 @@ SUBSETS = {
     2834: "the published list: items with captions that are present and differ",
 }
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_TEXTS = ("input_caption", "output_caption", "edit_instruction")
 
 
 def load_emu_list(path: str | Path) -> list[Session]:
@@ -42,28 +34,12 @@ def load_emu_list(path: str | Path) -> list[Session]:
     Raises:
       UserError: if the file is missing, is not such a list, or holds an idx twice.
     """
-    path = Path(path)
-    text = read_text(path, "give emu_test_data.json")
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: expected a list of {{idx, {', '.join(_TEXTS)}}} with at least one item")
-    sessions: dict[int, Session] = {}
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path} item {number}"
-        if not isinstance(entry, dict) or type(entry.get("idx")) is not int or entry["idx"] < 0:
-            raise UserError(f"{where}: needs a whole number under the key 'idx'")
-        if entry["idx"] in sessions:
-            raise UserError(f"{where}: idx {entry['idx']} is there twice")
-        sessions[entry["idx"]] = _parse_item(f"{where} (idx {entry['idx']})", entry)
-    return list(sessions.values())
+    return [_session(entry) for entry in read_valid_list(path, instructions=False)]
 
 
 def find_emu_pairs(
     sessions: Sequence[Session], generated_path: str | Path, gt_path: str | Path
-) -> list[Pair]:
+) -> list[ScoredPair]:
     """Pairs generated images with their sources, in the order of the list.
 
     Raises:
@@ -90,8 +66,10 @@ def find_emu_pairs(
     for session in sessions:
         (turn,) = session.turns
         image, source = generated_path / f"{session.id}{files[session.id][0]}", gt_path / turn.input
-        edits = (Edit(image, source),)
-        pairs.append(Pair(FINAL_TURN, session.id, turn, image, source, source, edits, f"{session.id}.png"))
+        edits = (GeneratedEdit(image, source),)
+        pairs.append(
+            ScoredPair(FINAL_TURN, session.id, turn, image, source, source, edits, f"{session.id}.png")
+        )
     return pairs
 
 
@@ -109,19 +87,15 @@ def check_sources(sessions: Sequence[Session], gt_path: str | Path) -> None:
         raise UserError(message + name_differences(missing, set(), "the list"))
 
 
-def _parse_item(where: str, entry: dict) -> Session:
-    texts = {key: entry.get(key) for key in _TEXTS}
-    for key, text in texts.items():
-        if text is not None and not isinstance(text, str):
-            raise UserError(f"{where}: {key} must be a string, got {text!r}")
-    source = f"{entry['idx']}_gt.png"
-    turn = Turn(
+def _session(entry: dict[str, Any]) -> Session:
+    source = source_name(entry["idx"])
+    turn = ListedTurn(
         number=1,
         input=source,
         output=source,
-        caption=_or_none(texts["output_caption"]),
-        instruction=texts["edit_instruction"],
-        input_caption=_or_none(texts["input_caption"]),
+        caption=_or_none(entry["output_caption"]),
+        instruction=entry["edit_instruction"],
+        input_caption=_or_none(entry["input_caption"]),
     )
     return Session(str(entry["idx"]), (turn,))
 

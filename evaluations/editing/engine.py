@@ -18,7 +18,7 @@ from evaluations.editing.measure import GENERATED, Run, Tools, measure_rows
 from evaluations.editing.registry import Metric, load_metric_networks
 from evaluations.metrics.encoders import Network, full_float32
 from evaluations.metrics.formulas import half_interval95, mean_over_pairs
-from evaluations.pairs import Pair
+from evaluations.pairs import ScoredPair
 from evaluations.report.item_page import write_item_page
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
@@ -135,7 +135,9 @@ def _measure_all(
     return [item for _, items in numbered for item in items], cut_captions
 
 
-def _share(jobs: list[tuple[Run, Pair]], world: Distributed) -> list[tuple[int, tuple[Run, Pair]]]:
+def _share(
+    jobs: list[tuple[Run, ScoredPair]], world: Distributed
+) -> list[tuple[int, tuple[Run, ScoredPair]]]:
     """This rank's jobs, numbered: those of one session stay together, for they share images."""
     ranks: dict[str, int] = {}
     for _, pair in jobs:
@@ -143,7 +145,7 @@ def _share(jobs: list[tuple[Run, Pair]], world: Distributed) -> list[tuple[int, 
     return [(number, job) for number, job in enumerate(jobs) if ranks[job[1].session] == world.rank]
 
 
-def _images_of(run: Run, pair: Pair) -> list[Path]:
+def _images_of(run: Run, pair: ScoredPair) -> list[Path]:
     return [*run.row_images(pair).values(), pair.target, pair.source]
 
 

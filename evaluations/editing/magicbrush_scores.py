@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dataset.testsets.listed import Session
+from dataset.testsets.magicbrush import read_listed_sessions
 from evaluations.editing.engine import (
     Evaluation,
     evaluate,
@@ -19,10 +21,8 @@ from evaluations.editing.tables import format_tables
 from evaluations.pairs import (
     ALL_TURN,
     FINAL_TURN,
-    Session,
     check_ground_truth,
     find_pairs,
-    load_sessions,
 )
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
@@ -109,10 +109,10 @@ def _read_sessions(config: ImageEvalConfig) -> list[Session]:
         raise UserError(
             "give --caption_path (local_descriptions.json) or --sessions-json (edit_sessions.json)"
         )
-    described = load_sessions(config.caption_path or config.sessions_json)
+    described = read_listed_sessions(config.caption_path or config.sessions_json)
     if not (config.caption_path and config.sessions_json):
         return described
-    instructed = {session.id: session.turns for session in load_sessions(config.sessions_json)}
+    instructed = {session.id: session.turns for session in read_listed_sessions(config.sessions_json)}
     merged = []
     for session in described:
         turns = instructed.get(session.id, ())

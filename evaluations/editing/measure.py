@@ -14,7 +14,7 @@ from evaluations.editing.registry import Metric, PairImages, measure_pair
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
 from evaluations.metrics.encoders import LpipsNetwork
 from evaluations.metrics.formulas import EditStep, to_tensor
-from evaluations.pairs import Edit, Pair
+from evaluations.pairs import GeneratedEdit, ScoredPair
 from runtime.errors import UserError
 from runtime.texts import read_json
 
@@ -37,14 +37,14 @@ class Run:
         run measures them.
     """
 
-    pairs: list[Pair]
+    pairs: list[ScoredPair]
     regions_path: Path | None = None
     edit_inputs: dict[str, Path] | None = None
     ceiling_path: Path | None = None
     examples: dict[str, list] | None = None
     seed: int = 0
 
-    def row_images(self, pair: Pair) -> dict[str, Path]:
+    def row_images(self, pair: ScoredPair) -> dict[str, Path]:
         """Row -> its image of the pair."""
         rows = {GENERATED: pair.generated}
         if self.seed == 0:
@@ -83,7 +83,7 @@ def load_edit_inputs(path: str | Path) -> dict[str, Path]:
     }
 
 
-def measure_rows(pair: Pair, run: Run, tools: Tools) -> list[dict[str, Any]]:
+def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any]]:
     """Measures the generated image, the copied source and, with a ceiling folder, the reconstructed target.
 
     Returns:
@@ -135,13 +135,13 @@ def measure_rows(pair: Pair, run: Run, tools: Tools) -> list[dict[str, Any]]:
     return items
 
 
-def _load_regions(pair: Pair, run: Run) -> list[np.ndarray]:
+def _load_regions(pair: ScoredPair, run: Run) -> list[np.ndarray]:
     if run.regions_path is None:
         return []
     return [load_region(run.regions_path / edit.name) for edit in pair.edits]
 
 
-def _edit_steps(pair: Pair, regions: list[np.ndarray], run: Run) -> tuple[EditStep, ...]:
+def _edit_steps(pair: ScoredPair, regions: list[np.ndarray], run: Run) -> tuple[EditStep, ...]:
     """Every edit that led to the generated image, at its own resolution."""
     steps = []
     for edit, region in zip(pair.edits, regions, strict=True):
@@ -155,7 +155,7 @@ def _edit_steps(pair: Pair, regions: list[np.ndarray], run: Run) -> tuple[EditSt
     return tuple(steps)
 
 
-def _edit_input(edit: Edit, run: Run) -> Path:
+def _edit_input(edit: GeneratedEdit, run: Run) -> Path:
     if run.edit_inputs is None:
         return edit.input
     if edit.name not in run.edit_inputs:

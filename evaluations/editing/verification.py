@@ -11,7 +11,8 @@ import numpy as np
 
 from dataset.shapes.edits import EditExample
 from dataset.shapes.verifier import verify_edit
-from evaluations.pairs import Pair, Session
+from dataset.testsets.listed import Session
+from evaluations.pairs import ScoredPair
 from runtime.errors import UserError
 from runtime.texts import read_json
 
@@ -60,7 +61,9 @@ def load_examples(path: str | Path, sessions: Sequence[Session]) -> dict[str, li
     return examples
 
 
-def verify_pair(image: np.ndarray, pair: Pair, examples: dict[str, list[EditExample]]) -> dict[str, Any]:
+def verify_pair(
+    image: np.ndarray, pair: ScoredPair, examples: dict[str, list[EditExample]]
+) -> dict[str, Any]:
     """The verdict on (H, W, 3) uint8 `image` as the outcome of the pair's last edit, with the edit's kind.
 
     In the multi-turn protocol too the last edit is judged: earlier ones are part of its `before` scene, so

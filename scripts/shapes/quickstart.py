@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+from dataset.testsets.magicbrush import SESSIONS_FILE, read_listed_sessions, single_turn_name
 from evaluations.editing.verification import HEADLINE, TITLES
 from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import (
@@ -61,7 +62,7 @@ def summarise(config: Quickstart, runner: StepRunner) -> dict:
 def edit_items(root: Path, mode: str) -> list[EditItem]:
     """The held-out single-turn edits of a mode, as pictures with the verifier's verdict."""
     test, edits = root / "data" / "test", root / "edits" / mode
-    sessions = json.loads((test / "edit_sessions.json").read_text())
+    sessions = read_listed_sessions(test / SESSIONS_FILE)
     scored = json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
     passed = {
         "/".join(Path(item["generated"]).parts[-2:]): item["verdict"][HEADLINE]
@@ -69,17 +70,17 @@ def edit_items(root: Path, mode: str) -> list[EditItem]:
         if item["row"] == "generated" and item["protocol"] == "all_turn"
     }
     items = []
-    for session_id, turns in sessions.items():
-        for number, turn in enumerate(turns, start=1):
-            name = f"{session_id}_1" if number == 1 else f"{session_id}_inde_{number}"
-            folder, key = test / "images" / session_id, f"{session_id}/{name}.png"
+    for session in sessions:
+        for turn in session.turns:
+            folder = test / "images" / session.id
+            key = f"{session.id}/{single_turn_name(session.id, turn.number)}"
             items.append(
                 EditItem(
-                    source=folder / turn["input"],
+                    source=folder / turn.input,
                     mask=edits / "regions" / key,
-                    instruction=turn["instruction"],
+                    instruction=turn.instruction,
                     output=edits / "images" / key,
-                    target=folder / turn["output"],
+                    target=folder / turn.output,
                     passed=passed[key],
                 )
             )

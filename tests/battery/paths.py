@@ -13,8 +13,7 @@ from typing import Any
 from dataset.build import build_dataset
 from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
 from dataset.testsets.emu_edit import read_emu
-from dataset.testsets.magicbrush import read_sessions
-from evaluations.pairs import load_sessions
+from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from runtime.config import parse
 from runtime.errors import UserError
 from tests.battery.cases import Assets, Case
@@ -93,12 +92,12 @@ def _session_image(assets: Assets, folder: Path) -> None:
 
 def _scored_id(assets: Assets, folder: Path) -> None:
     file = _sessions(folder, "../1", ENTRY)
-    _refused(lambda: load_sessions(file), names="../1")
+    _refused(lambda: read_listed_sessions(file), names="../1")
 
 
 def _scored_output(assets: Assets, folder: Path) -> None:
     file = _sessions(folder, "1", {**ENTRY, "output": "../../1-output1.png"})
-    _refused(lambda: load_sessions(file), names="../../1-output1.png")
+    _refused(lambda: read_listed_sessions(file), names="../../1-output1.png")
 
 
 def _emu(assets: Assets, folder: Path) -> None:
