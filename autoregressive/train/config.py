@@ -195,6 +195,7 @@ class TrainConfig(DataConfig):
         return self.lr_scheduler if self.lr_scheduler_annealing == "none" else "onecycle"
 
     def packs_rows(self, device_type: str) -> bool:
+        """Whether batches become one row without padding on such a device."""
         if self.pack_rows == "auto":
             return device_type == "cuda" and self.drop_path == 0
         return self.pack_rows == "on"
