@@ -12,7 +12,7 @@ _HOMES = {
     "EditingPipeline": "autoregressive.editing.pipeline",
     "EditSession": "autoregressive.editing.session",
     "EditResult": "autoregressive.editing.results",
-    "AutoMaskSettings": "autoregressive.editing.auto_mask",
+    "AutoMaskSettings": "autoregressive.editing.auto_mask_settings",
     "Sampling": "autoregressive.decoding.sampling",
 }
 __all__ = list(_HOMES)

@@ -21,159 +21,18 @@ python language/extract_t5_feature.py --data-path data/cc12m/captions.jsonl
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-from dataset.prepare.caption_items import chunked_jobs, folder_jobs, line_of, llava_items, table_items
-from dataset.prepare.jobs import Job, Outcome, Result, Tick, Work, run_jobs
-from dataset.prepare.output import claimed, log, require_options, write_jsonl, write_lines
-from dataset.prepare.tars import extract_shard, tar_jobs
-from dataset.records.jsonl import PathRules
-from runtime.config import REQUIRED, option, parse
-from runtime.errors import UserError, run_command
-from runtime.files import without_mac_metadata
-from runtime.flags.ranges import COUNT_OR_NONE, SHARE, THREADS
+from dataset.prepare.flags import PrepareCaptionsConfig
+from runtime.config import parse
+from runtime.errors import run_command
 
 
-@dataclass(frozen=True)
-class PrepareCaptionsConfig:
-    """Makes a list of captioned images for stage 1."""
+def main() -> None:
+    config = parse(PrepareCaptionsConfig)
+    # PyTorch and Arrow are imported once the flags are right.
+    from dataset.prepare.captions import prepare_captions
 
-    data_path: str = option(
-        REQUIRED, help="folder of images or of .tar shards, a .csv, .tsv or LLaVA .json file"
-    )
-    output_dir: str | None = option(None, help="folder of the list; without it that of the images")
-    name: str = option("captions", help="of the list, without .jsonl")
-    image_root: str | None = option(
-        None, help="where a table's or JSON's paths count from; without it its folder"
-    )
-    image_column: str | None = option(None, help="of a table; without it image_path, image, filepath, ...")
-    caption_column: str | None = option(None, help="of a table; without it caption, text or title")
-    min_side: int = option(
-        256, within=COUNT_OR_NONE, help="leave out images whose short side is below this; 0 keeps all"
-    )
-    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
-    bad_sample_budget: float = option(
-        0.0, within=SHARE, help="share of unusable items, 0 to 1, to go without"
-    )
-    allow_outside_root: bool = option(False, help="accept images outside the folder that paths count from")
-
-    def __post_init__(self) -> None:
-        require_options(self)
-        if not Path(self.data_path).exists():
-            raise UserError(f"--data-path {self.data_path} does not exist")
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise UserError(f"--name {self.name!r}: letters, digits, dots, - and _ only")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a data path is read: its jobs and the work on one, the list's folder, what is written beside it."""
-
-    make_jobs: Callable[[], Iterable[Job]]
-    work: Work
-    folder: Path
-    unit: str
-    writes: tuple[str, ...] = ()
-
-
-def prepare_captions(config: PrepareCaptionsConfig) -> Path:
-    """Writes the list, or what an earlier run left undone.
-
-    Returns:
-      The list.
-    Raises:
-      UserError: data that cannot be read, a folder made otherwise, too little space, too many bad items.
-    """
-    layout = find_layout(config)
-    listing = layout.folder / f"{config.name}.jsonl"
-    # Counted from the list's folder, so that the whole can be moved.
-    settings = {"set": "captions", "data_path": os.path.relpath(config.data_path, layout.folder)}
-    settings["image_root"] = config.image_root and os.path.relpath(config.image_root, layout.folder)
-    settings |= {name: getattr(config, name) for name in ("image_column", "caption_column")}
-    with claimed(layout.folder, config.name, settings, (*layout.writes, listing.name)) as records:
-        outcome = run_jobs(
-            records,
-            layout.make_jobs,
-            layout.work,
-            num_workers=config.num_workers,
-            desc="preparing",
-            unit=layout.unit,
-        )
-        count = outcome.settle(records / "bad_items.txt", config.bad_sample_budget)
-        num_small = _report_small(outcome, config.min_side, records / "small_images.txt")
-        if num_small == count:
-            raise UserError(f"all images have a short side below {config.min_side}; lower --min-side")
-        write_jsonl(listing, lambda: (line for line in outcome.lines() if _side(line) >= config.min_side))
-    log.info("%s: %d captioned images", listing, count - num_small)
-    return listing
-
-
-def find_layout(config: PrepareCaptionsConfig) -> Layout:
-    """Tells the layout of the data path from its kind and its suffix."""
-    data = Path(os.path.abspath(config.data_path))
-    output = None if config.output_dir is None else Path(os.path.abspath(config.output_dir))
-    shards = [data] if data.suffix == ".tar" else without_mac_metadata(data.glob("*.tar"))
-    if shards:
-        if output is None:
-            raise UserError(f"{data}: the images of .tar shards are written out; give --output-dir")
-        work = partial(extract_shard, folder=output)
-        return Layout(partial(tar_jobs, shards), work, output, "B", ("images",))
-    root = data if data.is_dir() else Path(os.path.abspath(config.image_root or data.parent))
-    folder, rules = output or root, PathRules(root, config.allow_outside_root)
-
-    def make_jobs() -> Iterator[Job]:
-        return folder_jobs(rules) if data.is_dir() else chunked_jobs(_file_items(data, config), rules)
-
-    if not root.is_relative_to(folder) or config.allow_outside_root:
-        log.info("not all images are below %s: train with --allow-outside-root, or start above them", folder)
-    return Layout(make_jobs, partial(_check_items, rules=rules, folder=folder), folder, "image")
-
-
-def _file_items(data: Path, config: PrepareCaptionsConfig) -> Iterator[Any]:
-    suffix = data.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return table_items(data, config.image_column, config.caption_column)
-    if suffix == ".json":
-        return llava_items(data)
-    raise UserError(f"--data-path {data}: give a folder, or a .tar, .csv, .tsv or .json file")
-
-
-def _check_items(job: Job, tick: Tick, rules: PathRules, folder: Path) -> Result:
-    result = Result()
-    for item in job.payload:
-        try:
-            result.lines.append(line_of(item, rules, folder))
-        except UserError as error:
-            result.problems.append(str(error))
-        tick(1)
-    return result
-
-
-def _side(line: dict[str, Any]) -> int:
-    return min(line["width"], line["height"])
-
-
-def _report_small(outcome: Outcome, min_side: int, listing: Path) -> int:
-    """Names the images that are left out, and counts them."""
-
-    def names() -> Iterator[str]:
-        small = (line for line in outcome.lines() if _side(line) < min_side)
-        return (f"{line['image_path']} {line['width']}x{line['height']}" for line in small)
-
-    count = sum(1 for _ in names())
-    if count:
-        write_lines(listing, names)
-        log.warning("%d images have a short side below %d and are left out, see %s", count, min_side, listing)
-    else:
-        listing.unlink(missing_ok=True)
-    return count
+    prepare_captions(config)
 
 
 if __name__ == "__main__":
-    run_command(lambda: prepare_captions(parse(PrepareCaptionsConfig)))
+    run_command(main)

@@ -29,13 +29,6 @@ from runtime.errors import run_command
 from runtime.logging import get_logger
 
 
-def extract_sources(*args) -> None:
-    """Where dataset/prepare_magicbrush.py still looks for `language.feature_extraction.extract_sources`."""
-    from language.feature_extraction import extract_sources
-
-    extract_sources(*args)
-
-
 def main() -> None:
     config = parse(ExtractConfig)
     # PyTorch and transformers are imported once the flags are right.

@@ -13,17 +13,18 @@ from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask import (
-    AutoMaskSettings,
     edit_scores,
     locating_layout,
     region_iou,
     smooth_cells,
 )
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.loss import layout_loss
-from autoregressive.sample import sample_emu_edit, sample_magicbrush
-from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
+from autoregressive.sample import edit_test_sets
+from autoregressive.sample.file_edits import edit_files, read_jobs
+from autoregressive.sample.flags import SampleEditing, SampleEmuEdit, SampleMagicBrush
 from autoregressive.sequence.builders import editing_layout, editing_prompt
 from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
@@ -298,20 +299,18 @@ def test_test_sets(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):
     settings = {"settings": AutoMaskSettings(0.05, 0, 0).to_dict()}
     (tmp_path / "auto.json").write_text(json.dumps(settings))
     common = flags(vq_ckpt, gpt_ckpts, t5_dir) | {"auto_mask_settings": str(tmp_path / "auto.json")}
-    config = sample_magicbrush.SampleMagicBrush(
+    config = SampleMagicBrush(
         magicbrush_path=str(shapes / "test"), output_dir=str(tmp_path / "mb"), auto_mask=True, **common
     )
-    sample_magicbrush.sample(config, ONE_RANK)
+    edit_test_sets.sample_magicbrush(config, ONE_RANK)
     edits = json.loads((tmp_path / "mb" / "samples.json").read_text())["edits"]
     assert len(asked) == len(edits) >= 7 and set(asked) == {"auto"}
     assert len({entry["tokens"] for entry in edits.values()}) > 1
 
     noise().save(tmp_path / "emu.png")
     items = [EmuItem(0, tmp_path / "emu.png", "x", "a", "b")]
-    monkeypatch.setattr(sample_emu_edit, "read_emu", lambda *_: items)
-    config = sample_emu_edit.SampleEmuEdit(
-        emu_path="x", output_dir=str(tmp_path / "emu"), auto_mask=True, **common
-    )
+    monkeypatch.setattr(edit_test_sets, "read_emu", lambda *_: items)
+    config = SampleEmuEdit(emu_path="x", output_dir=str(tmp_path / "emu"), auto_mask=True, **common)
     asked.clear()
-    sample_emu_edit.sample(config, ONE_RANK)
+    edit_test_sets.sample_emu_edit(config, ONE_RANK)
     assert asked == ["auto"]

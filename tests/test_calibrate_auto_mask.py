@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from autoregressive.editing.auto_mask import AutoMaskSettings
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 
 
 def test_calibration(shapes, vq_ckpt, gpt_ckpts, t5_dir, tmp_path, monkeypatch):

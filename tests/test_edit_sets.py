@@ -16,7 +16,7 @@ from preparation_data import cell, encoded, write_parquet
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
 from autoregressive.sample.edit_sets import emu_jobs, keys_of, with_output_caption
 from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
@@ -107,10 +107,10 @@ def pipeline(vq_ckpt, gpt_ckpts, t5_dir) -> EditingPipeline:
 
 
 @pytest.fixture
-def jobs(tmp_path) -> list[EditJob]:
+def jobs(tmp_path) -> list[KeyedEdit]:
     for i in range(5):
         picture(i).save(tmp_path / f"{i}.png")
-    return [EditJob(f"{i}.png", tmp_path / f"{i}.png", lambda i=i: f"edit {i}", None) for i in range(5)]
+    return [KeyedEdit(f"{i}.png", tmp_path / f"{i}.png", lambda i=i: f"edit {i}", None) for i in range(5)]
 
 
 def test_a_stopped_run_goes_on_and_other_settings_start_anew(pipeline, jobs, tmp_path):

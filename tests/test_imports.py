@@ -49,7 +49,7 @@ PROGRAMS = {
     "tokenizer.tokenizer_image.reconstruction_config": ["evaluations.tokenizer.flags"],
     "language.feature_extraction": ["dataset"],
     "language.small_encoder": ["dataset"],
-    "dataset.prepare_magicbrush": ["language"],
+    "dataset.prepare.magicbrush": ["language"],
 }
 
 

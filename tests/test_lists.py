@@ -11,11 +11,12 @@ from conftest import run_program
 from pictures import picture
 from PIL import Image
 
-from autoregressive.editing.auto_mask import AUTO
-from autoregressive.sample import sample_editing
-from autoregressive.sample.sample_editing import SampleEditing, read_jobs, require_usable
-from autoregressive.sample.sample_t2i import SampleT2I, read_prompts
-from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from autoregressive.editing.choices import AUTO
+from autoregressive.sample import file_edits, sample_editing
+from autoregressive.sample.drawing import read_prompts
+from autoregressive.sample.file_edits import read_jobs, require_usable
+from autoregressive.sample.flags import SampleEditing, SampleScaled, SampleT2I
+from autoregressive.sample.scaling_run import read_lines
 from dataset.prepare.caption_items import parse_caption
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.records import read_t2i_jsonl
@@ -120,7 +121,7 @@ def test_an_empty_list_is_an_error(tmp_path, content):
 def test_files_are_read_before_the_first_edit(folder, monkeypatch, change, message):
     config = listed(folder, {}, {"mask": "mask.png"}, change)
     monkeypatch.setattr(sample_editing, "parse", lambda kind: config)
-    monkeypatch.setattr(SampleEditing, "load_pipeline", lambda *args: pytest.fail("models were loaded"))
+    monkeypatch.setattr(file_edits, "load_pipeline", lambda *args: pytest.fail("models were loaded"))
     with pytest.raises(UserError, match=f"list.jsonl line 3: {message}"):
         sample_editing.main()
     require_usable(read_jobs(listed(folder, {}, {"mask": "mask.png"})), config)

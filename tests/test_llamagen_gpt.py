@@ -17,8 +17,10 @@ from PIL import Image
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from autoregressive.sample import sample_t2i, sample_t2i_ddp
-from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP, read_captions
+from autoregressive.sample import sample_t2i
+from autoregressive.sample.drawing import PROMPTS
+from autoregressive.sample.drawing_captions import read_captions, sample
+from autoregressive.sample.flags import SampleT2IDDP
 from autoregressive.train.config import T2IConfig
 from autoregressive.train.stages import train_t2i
 from runtime.checkpoint import load_checkpoint
@@ -84,7 +86,7 @@ def draw(flags, *more: object):
     """Runs in this process; returns the folder."""
     config = parse(SampleT2IDDP, [str(word) for word in (*flags, *more)])
     with distributed("cpu") as ranks:
-        return sample_t2i_ddp.sample(config, ranks)
+        return sample(config, ranks)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -137,7 +139,7 @@ def test_one_image_a_prompt_from_llamagen_files(llamagen, vq_ckpt, t5_dir, tmp_p
     del sys.argv[-3:]
     sys.argv += "--gpt-type t2i --codebook-size 16 --cls-token-num 120 --no-left-padding".split()
     sample_t2i.main()
-    assert len(list(tmp_path.glob("*.png"))) == len(sample_t2i.PROMPTS)
+    assert len(list(tmp_path.glob("*.png"))) == len(PROMPTS)
     sys.argv += ["--order", "random"]
     with pytest.raises(UserError, match="raster-order GPT model"):
         sample_t2i.main()

@@ -16,14 +16,16 @@ from test_pairs import make_run, names, pairs_of
 from test_prepare_captions_tar import run as prepare
 from test_prepare_captions_tar import sample, shard, texts
 
-from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
+from autoregressive.sample.edit_test_sets import settings_of
+from autoregressive.sample.flags import SampleMagicBrush
 from autoregressive.train.packing.shards import _data_fingerprint
 from dataset.build import build_dataset
 from dataset.image_folder import list_images
 from dataset.packed.codes import CodesDataset, save_codes
 from dataset.prepare.extraction import _claim_folder, list_jsonl
 from dataset.prepare.output import claimed
-from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
+from dataset.shapes.flags import PrepareShapesConfig
+from dataset.shapes.prepare import prepare_shapes
 from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import read_listed_sessions
 from evaluations.editing.emu_pairs import find_emu_pairs, load_emu_list

@@ -10,10 +10,9 @@ from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.sample_editing import EditJob, SampleEditing, edit_files
-from autoregressive.sample.sample_emu_edit import SampleEmuEdit
-from autoregressive.sample.sample_magicbrush import SampleMagicBrush
-from autoregressive.sample.sample_magicbrush import sample as sample_magicbrush
+from autoregressive.sample.edit_test_sets import sample_magicbrush
+from autoregressive.sample.file_edits import FileEdit, edit_files
+from autoregressive.sample.flags import SampleEditing, SampleEmuEdit, SampleMagicBrush
 from autoregressive.train.config import EditingConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits
@@ -129,7 +128,7 @@ def test_the_programs_pass_the_error_on(pipeline, source, shapes, vq_ckpt, gpt_c
     common = list(map(str, [*models, "--cfg-scale", 1, "--mask-rule", "exact"]))
     source.save(tmp_path / "in.png")
     Image.fromarray(middle()).save(tmp_path / "mask.png")
-    job = EditJob(tmp_path / "in.png", tmp_path / "mask.png", "make it red", tmp_path / "out.png")
+    job = FileEdit(tmp_path / "in.png", tmp_path / "mask.png", "make it red", tmp_path / "out.png")
     wide, narrow = (
         edit_files(pipeline, [job], parse(SampleEditing, [*common, "--mask-error", error]), [0])[0]
         for error in ("4", "-4")

@@ -14,10 +14,12 @@ from preparation_data import write_parquet
 
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
-from autoregressive.sample.sample_editing import SampleEditing, read_jobs, require_usable
-from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from autoregressive.sample.file_edits import read_jobs, require_usable
+from autoregressive.sample.flags import SampleEditing, SampleScaled
+from autoregressive.sample.scaling_run import read_lines
 from dataset.build import build_dataset
-from dataset.prepare_ultraedit import PrepareUltraEditConfig, prepare_ultraedit
+from dataset.prepare.flags import PrepareUltraEditConfig
+from dataset.prepare.ultraedit import prepare_ultraedit
 from dataset.records.images import edit_region, load_edit_region, load_magicbrush_mask, marked
 from evaluations.images import load_region
 from runtime.config import parse

@@ -15,7 +15,8 @@ from autoregressive.editing.options import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
+from dataset.shapes.flags import PrepareShapesConfig
+from dataset.shapes.prepare import prepare_shapes
 from language.small_encoder import make_small_t5, read_captions
 from language.t5 import T5Encoder
 from tokenizer.tokenizer_image.vq_model import build_vq_model

@@ -17,7 +17,8 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.sample.edit_run import EditFolders, EditRun
-from autoregressive.sample.sample_magicbrush import SampleMagicBrush, settings_of
+from autoregressive.sample.edit_test_sets import settings_of
+from autoregressive.sample.flags import SampleMagicBrush
 from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import load_image
 from dataset.testsets.magicbrush import read_sessions

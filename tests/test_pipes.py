@@ -13,12 +13,13 @@ import threading
 import pytest
 from conftest import ROOT
 
-from autoregressive.editing.auto_mask import AutoMaskSettings
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pretrained import read_config
-from autoregressive.sample.sample_editing import SampleEditing, read_jobs
-from autoregressive.sample.sample_t2i import SampleT2I, read_prompts
-from autoregressive.sample.sample_t2i_ddp import read_captions
-from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from autoregressive.sample.drawing import read_prompts
+from autoregressive.sample.drawing_captions import read_captions
+from autoregressive.sample.file_edits import read_jobs
+from autoregressive.sample.flags import SampleEditing, SampleScaled, SampleT2I
+from autoregressive.sample.scaling_run import read_lines
 from dataset.packed.codes import load_codes
 from dataset.packed.format import read_manifest
 from dataset.prepare.caption_items import CaptionItem, PathRules, line_of, llava_items, table_items

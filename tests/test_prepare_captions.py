@@ -12,7 +12,8 @@ from preparation_data import Killed, encoded, kill_after, no_space, read_lines, 
 
 from dataset.build import build_dataset
 from dataset.prepare.caption_items import line_of
-from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
+from dataset.prepare.captions import prepare_captions
+from dataset.prepare.flags import PrepareCaptionsConfig
 from dataset.records.records import read_t2i_jsonl
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
@@ -196,7 +197,7 @@ def test_a_part_is_not_done_again(images, monkeypatch):
         seen.append(item.image)
         return line_of(item, *rest)
 
-    monkeypatch.setattr("dataset.prepare_captions.line_of", watched)
+    monkeypatch.setattr("dataset.prepare.captions.line_of", watched)
     assert len(texts(run(images / "list.csv"))) == 3
     assert seen == ["images/2.png"]
     images.rename(moved := images.with_name(f"{images.name}_moved"))

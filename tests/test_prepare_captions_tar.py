@@ -10,7 +10,8 @@ import pytest
 from pictures import picture, png
 from preparation_data import Killed, encoded, kill_after, read_lines, snapshot
 
-from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
+from dataset.prepare.captions import prepare_captions
+from dataset.prepare.flags import PrepareCaptionsConfig
 from runtime.config import parse
 from runtime.errors import UserError
 

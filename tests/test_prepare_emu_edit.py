@@ -13,7 +13,8 @@ from pictures import picture, png
 from PIL import Image
 from preparation_data import Killed, cell, encoded, kill_after, no_space, snapshot, write_parquet
 
-from dataset.prepare_emu_edit import PrepareEmuEditConfig, prepare_emu_edit
+from dataset.prepare.emu_edit import prepare_emu_edit
+from dataset.prepare.flags import PrepareEmuEditConfig
 from dataset.records.images import load_image
 from dataset.testsets.emu_edit import read_emu_prepared, read_valid_list
 from runtime.config import parse

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
 from dataset.shapes.edits import EditExample
+from dataset.shapes.flags import PrepareShapesConfig
+from dataset.shapes.prepare import prepare_shapes
 from dataset.shapes.verifier import verify_edit
 from runtime.errors import UserError
 
@@ -137,7 +138,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_unbroken_one(tmp_path, monk
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dataset.prepare_shapes.draw_test_sessions", stop)
+    monkeypatch.setattr("dataset.shapes.prepare.draw_test_sessions", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "broken", num_train=300)
     kept = tmp_path / "broken" / "train" / "images" / "000010_source.png"

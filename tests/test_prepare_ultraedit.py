@@ -19,7 +19,8 @@ from PIL import Image
 from preparation_data import Killed, cell, encoded, kill_after, no_space, read_lines, snapshot, write_parquet
 
 from dataset.build import build_dataset
-from dataset.prepare_ultraedit import PrepareUltraEditConfig, prepare_ultraedit
+from dataset.prepare.flags import PrepareUltraEditConfig
+from dataset.prepare.ultraedit import prepare_ultraedit
 from dataset.records.images import load_edit_region, load_image
 from language.feature_extraction import extract
 from language.flags import ExtractConfig

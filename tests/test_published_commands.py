@@ -59,8 +59,8 @@ PROGRAMS = {
     ("evaluations.t2i.evaluation", "T2IEvalConfig"): [T2I_EVALUATION],
     ("language.extract_t5_feature", "ExtractConfig"): [FEATURES],
     ("autoregressive.train.extract_codes_t2i", "ExtractCodesConfig"): [CODES],
-    ("autoregressive.sample.sample_t2i_ddp", "SampleT2IDDP"): [COCO],
-    ("autoregressive.sample.sample_t2i", "SampleT2I"): [f"{DRAW} --seed 1"],
+    ("autoregressive.sample.flags", "SampleT2IDDP"): [COCO],
+    ("autoregressive.sample.flags", "SampleT2I"): [f"{DRAW} --seed 1"],
 }
 # What the flags mean here goes by these names.
 RENAMED = {

@@ -9,7 +9,7 @@ import pytest
 from conftest import run_program
 from PIL import Image
 
-from autoregressive.sample.sample_magicbrush import SampleMagicBrush
+from autoregressive.sample.flags import SampleMagicBrush
 from autoregressive.train.config import EditingConfig
 from runtime.config import parse
 

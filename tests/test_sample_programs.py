@@ -14,13 +14,20 @@ from conftest import IMAGE_SIZE, ROOT
 from pictures import picture
 from PIL import Image
 
-from autoregressive.sample.common import NOT_SETTINGS, EditSampleConfig, SampleConfig
-from autoregressive.sample.sample_editing import SampleEditing, edit_files, read_jobs
-from autoregressive.sample.sample_emu_edit import SampleEmuEdit
-from autoregressive.sample.sample_magicbrush import SampleMagicBrush
-from autoregressive.sample.sample_t2i import SampleT2I
-from autoregressive.sample.sample_t2i_ddp import SampleT2IDDP
-from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from autoregressive.sample.file_edits import edit_files, read_jobs
+from autoregressive.sample.flags import (
+    NOT_SETTINGS,
+    EditSampleConfig,
+    SampleConfig,
+    SampleEditing,
+    SampleEmuEdit,
+    SampleMagicBrush,
+    SampleScaled,
+    SampleT2I,
+    SampleT2IDDP,
+)
+from autoregressive.sample.loading import load_pipeline
+from autoregressive.sample.scaling_run import read_lines
 from runtime.errors import UserError
 
 PROGRAMS = [SampleEditing, SampleMagicBrush, SampleEmuEdit, SampleT2I, SampleT2IDDP, SampleScaled]
@@ -65,8 +72,8 @@ def test_a_batch_has_an_image(program, batch_size):
 @pytest.mark.parametrize("kind", [SampleConfig, EditSampleConfig, SampleT2I])
 def test_another_image_size_than_the_files_is_refused(models, kind):
     with pytest.raises(UserError, match=r"--image-size 512 contradicts .*edit.*, which has 24"):
-        kind(**models, image_size=512).load_pipeline(torch.device("cpu"))
-    assert kind(**models, image_size=24).load_pipeline(torch.device("cpu")).image_size == IMAGE_SIZE
+        load_pipeline(kind(**models, image_size=512), torch.device("cpu"))
+    assert load_pipeline(kind(**models, image_size=24), torch.device("cpu")).image_size == IMAGE_SIZE
 
 
 @pytest.mark.parametrize("flag", ["image", "mask", "prompt", "output", "comparison"])

@@ -15,8 +15,9 @@ from autoregressive.editing.composite import as_image, compose
 from autoregressive.editing.pictures import enlarge
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
-from autoregressive.sample import sample_editing
-from autoregressive.sample.sample_editing import SampleEditing, comparison, read_jobs, require_usable
+from autoregressive.sample import file_edits, sample_editing
+from autoregressive.sample.file_edits import comparison, read_jobs, require_usable
+from autoregressive.sample.flags import SampleEditing
 from dataset.records.images import MAX_PIXELS, load_image
 from evaluations.report.edit_grid import EditItem, edit_grid, to_image
 from runtime import pictures
@@ -174,7 +175,7 @@ def test_the_program_writes_what_the_names_say(tmp_path, pipeline, monkeypatch):
         prompt="make it red", device="cpu", **{key: str(tmp_path / name) for key, name in files.items()}
     )
     monkeypatch.setattr(sample_editing, "parse", lambda kind: config)
-    monkeypatch.setattr(SampleEditing, "load_pipeline", lambda *args: pipeline)
+    monkeypatch.setattr(file_edits, "load_pipeline", lambda *args: pipeline)
     sample_editing.main()
     out, side = (Image.open(tmp_path / name) for name in ("out.webp", "side.bmp"))
     assert (out.format, side.format) == ("WEBP", "BMP") and out.info["icc_profile"] == SRGB

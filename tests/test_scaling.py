@@ -15,7 +15,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
-from autoregressive.sample import test_time_scaling
+from autoregressive.sample import sample_test_time_scaling
 from autoregressive.scaling.regions import lowest_cells
 from autoregressive.scaling.revision import revision_prompt
 from autoregressive.scaling.reward import Reward
@@ -28,7 +28,7 @@ from dataset.edit_masks import pool_edit_mask
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
-PROGRAM = "autoregressive/sample/test_time_scaling.py"
+PROGRAM = "autoregressive/sample/sample_test_time_scaling.py"
 
 
 class Brightness(Reward):
@@ -311,7 +311,7 @@ def common(vq_ckpt, t5_dir) -> list:
 def scale(monkeypatch, *words: object) -> None:
     """The program, in this process."""
     monkeypatch.setattr("sys.argv", [PROGRAM, *map(str, words)])
-    test_time_scaling.main()
+    sample_test_time_scaling.main()
 
 
 def test_the_program_draws_on_any_ranks(common, gpt_ckpts, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.auto_mask import AutoMaskSettings
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from runtime.errors import UserError

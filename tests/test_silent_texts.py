@@ -15,11 +15,12 @@ from tiny_gpt import tiny
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
-from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun
-from autoregressive.sample.sample_editing import SampleEditing, read_jobs
-from autoregressive.sample.sample_t2i import SampleT2I, read_prompts
-from autoregressive.sample.sample_t2i_ddp import read_captions
-from autoregressive.sample.test_time_scaling import SampleScaled, read_lines
+from autoregressive.sample.drawing import read_prompts
+from autoregressive.sample.drawing_captions import read_captions
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
+from autoregressive.sample.file_edits import read_jobs
+from autoregressive.sample.flags import SampleEditing, SampleScaled, SampleT2I
+from autoregressive.sample.scaling_run import read_lines
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.train.config import T2IConfig
 from autoregressive.train.inputs import Encoders, t2i_inputs
@@ -118,7 +119,7 @@ def test_a_test_set_is_edited_whole(pipelines, tmp_path, warned):
     image().save(tmp_path / "a.png")
     pipelines["edit"].text_encoder.tokenizer._num_emptied = 0
     jobs = [
-        EditJob(f"{i}.png", tmp_path / "a.png", lambda t=t: t, None) for i, t in enumerate(["x", "page 3"])
+        KeyedEdit(f"{i}.png", tmp_path / "a.png", lambda t=t: t, None) for i, t in enumerate(["x", "page 3"])
     ]
     folders = EditFolders(tmp_path / "images", tmp_path)
     run = EditRun(pipelines["edit"], folders, {}, {"sampling": PLAIN}, seed=0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
-from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun, write_ceiling
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit, write_ceiling
 from dataset.transforms import image_to_tensor, joint_transform
 from runtime.distributed import ONE_RANK
 
@@ -66,7 +66,7 @@ def test_test_sets_and_their_ceilings_are_resized_by_one_rule(
 ):
     image.save(tmp_path / "source.png")
     run = EditRun(pipeline, EditFolders(tmp_path / "out", tmp_path), {}, {}, 0, resampling)
-    job = EditJob("a.png", tmp_path / "source.png", lambda: "a circle", None)
+    job = KeyedEdit("a.png", tmp_path / "source.png", lambda: "a circle", None)
     run.make([[job]], {"a.png"}, 1, ONE_RANK)
     ceiling = [(tmp_path / "source.png", tmp_path / "ceiling.png")]
     write_ceiling(pipeline, ceiling, 1, ONE_RANK, resampling=resampling)

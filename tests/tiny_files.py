@@ -10,7 +10,8 @@ import torch
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import model_args
-from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
+from dataset.shapes.flags import PrepareShapesConfig
+from dataset.shapes.prepare import prepare_shapes
 from language.small_encoder import make_small_t5, read_captions
 from runtime.checkpoint import save_checkpoint
 from tokenizer.tokenizer_image.vq_model import build_vq_model

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.choices import AUTO
 from autoregressive.editing.composite import as_image, is_one_picture
 from dataset.samples import Text
 from language.caption_cleaning import require_words

@@ -8,11 +8,6 @@ Letters: B batch, N cells, T text slots, C caption width, V codes.
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,77 +16,18 @@ from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.layout import SequenceLayout
 from runtime.errors import UserError
-from runtime.files import require_regular
 
-AUTO = "auto"
-"""Stands in the place of a mask that is to be found."""
 _CORE = 0.7  # share of the highest score that makes a piece of the region count
 _MOST_LOGITS = 2**26  # of one pass, a quarter of a gigabyte
 
 
-@dataclass(frozen=True)
-class AutoMaskSettings:
-    """From scores to a region; the defaults were chosen by `scripts/calibrate_auto_mask.py`.
-
-    Attributes:
-      threshold: share of the image's highest score that a cell must have, 0 to 1: how far a model is moved
-        depends on the instruction.
-      smoothing: standard deviation in cells of the Gaussian that averages the scores first; 0 for none.
-      growth: cells by which the region is widened afterwards, in all eight directions.
-    """
-
-    threshold: float = 0.05
-    smoothing: float = 0.3
-    growth: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UserError(
-                f"auto mask threshold {self.threshold}: give a share of the highest score, 0 to 1"
-            )
-        if not 0 <= self.smoothing < math.inf:
-            raise UserError(f"auto mask smoothing {self.smoothing}: give 0 or more cells")
-        if not isinstance(self.growth, int) or self.growth < 0:
-            raise UserError(f"auto mask growth {self.growth}: give a whole number of cells, 0 or more")
-
-    def region(self, scores: Tensor, grid: int) -> Tensor:
-        """The cells to edit: at least one in each row, the one with the highest smoothed score.
-
-        The cells above the threshold fall into pieces; those without a cell near the highest score are left
-        out, the others are filled to rectangles: inside of an object that becomes another, little may change.
-
-        Args:
-          scores: (B, N) nats, see `edit_scores`.
-          grid: cells per side.
-        Returns:
-          (B, N) bool raster.
-        """
-        smooth = smooth_cells(scores.float().view(-1, 1, grid, grid), self.smoothing)
-        highest = smooth.amax((2, 3), keepdim=True)
-        cores = (smooth >= max(_CORE, self.threshold) * highest) | (smooth == highest)
-        chosen = pieces_with(cores, (smooth >= self.threshold * highest) | cores)
-        return grow_cells(fill_rectangles(chosen), self.growth).flatten(1)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AutoMaskSettings:
-        """Reads what `scripts/calibrate_auto_mask.py` wrote.
-
-        Raises:
-          UserError: a file that is missing or holds something else.
-        """
-        names = [field.name for field in fields(cls)]
-        require_regular(path, "a file of settings")
-        try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))["settings"]
-            return cls(**{name: settings[name] for name in names})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{path}: needs a JSON object with "settings": {{{", ".join(names)}}}, as '
-                f"scripts/calibrate_auto_mask.py writes it ({error!r})"
-            ) from error
-
-    def to_dict(self) -> dict[str, float | int]:
-        return asdict(self)
+def region_of(scores: Tensor, grid: int, threshold: float, smoothing: float, growth: int) -> Tensor:
+    """The cells to edit, (B, N) bool: see `AutoMaskSettings.region`, which has these settings."""
+    smooth = smooth_cells(scores.float().view(-1, 1, grid, grid), smoothing)
+    highest = smooth.amax((2, 3), keepdim=True)
+    cores = (smooth >= max(_CORE, threshold) * highest) | (smooth == highest)
+    chosen = pieces_with(cores, (smooth >= threshold * highest) | cores)
+    return grow_cells(fill_rectangles(chosen), growth).flatten(1)
 
 
 def grow_cells(cells: Tensor, growth: int) -> Tensor:

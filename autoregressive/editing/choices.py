@@ -6,3 +6,5 @@ MODES = ("marks", "no_marks", "zero_shot")
 """What the model reads: source and marks; the source alone; only what is kept."""
 COMPOSITES = ("cells", "mask", "none", "published")
 """Which pixels come from the decoder, see `changed_region`."""
+AUTO = "auto"
+"""Stands in the place of a mask that is to be found."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
-from autoregressive.editing.auto_mask import AutoMaskSettings
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES
 from dataset.edit_masks import RULES
 from runtime.errors import UserError

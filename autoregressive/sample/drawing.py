@@ -1,4 +1,4 @@
-"""Drawing images from texts, any number of ranks sharing the work."""
+"""Drawing images from texts, any number of ranks sharing the work; that of sample_t2i.py."""
 
 from __future__ import annotations
 
@@ -7,72 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.common import SampleConfig
+from autoregressive.sample.flags import DrawConfig, SampleT2I
+from autoregressive.sample.jobs import run_jobs
+from autoregressive.sample.loading import load_pipeline
 from autoregressive.sequence.orders import random_orders
-from runtime.config import legacy, option
-from runtime.distributed import Distributed
+from language.caption_cleaning import require_words
+from runtime.config import dump_config
+from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, SIZE
-from runtime.logging import progress
+from runtime.files import require_regular
+from runtime.logging import get_logger
 from runtime.pictures import save_picture
-from tokenizer.tokenizer_image.vq_model import require_config
+from runtime.texts import read_text
 
-
-@dataclass(frozen=True)
-class DrawConfig(SampleConfig):
-    """Flags of the programs that draw from texts, LlamaGen's among them."""
-
-    order: str = option(
-        "raster",
-        help="in which the cells are drawn; random needs an R-GPT model",
-        choices=["raster", "random"],
-    )
-    t5_feature_max_len: int | None = option(
-        None, within=SIZE, help="most text tokens; default: as many as the model reads"
-    )
-    t5_feature_dim: int | None = option(
-        None, within=SIZE, help="width of the text features; must be the model's"
-    )
-    cls_token_num: int | None = option(None, within=SIZE, help="text slots; must be the model's")
-    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
-    downsample_size: int | None = option(
-        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
-    )
-
-    gpt_type: str = legacy("one transformer serves every kind of conditioning")
-    num_classes: str = legacy("there is no class-conditional model")
-    no_left_padding: bool = legacy(
-        "text stands right before the image cells, as in every published checkpoint", takes_value=False
-    )
-
-    def load_pipeline(self, device: torch.device) -> EditingPipeline:
-        """Loads the models, and compares them with what the flags say of them."""
-        pipeline = super().load_pipeline(device)
-        require_config(
-            pipeline.tokenizer,
-            self.vq_ckpt,
-            codebook_size=self.codebook_size,
-            codebook_embed_dim=self.codebook_embed_dim,
-            downsample_size=self.downsample_size,
-        )
-        model = pipeline.transformer.config
-        for flag, asked, actual in (
-            ("--cls-token-num", self.cls_token_num, model.cls_token_num),
-            ("--t5-feature-dim", self.t5_feature_dim, model.caption_dim),
-        ):
-            if asked not in (None, actual):
-                raise UserError(f"{flag} {asked} contradicts {self.gpt_ckpt}, which has {actual}")
-        if self.t5_feature_max_len is not None:
-            slots = model.cls_token_num
-            if not 1 <= self.t5_feature_max_len <= slots:
-                raise UserError(
-                    f"--t5-feature-max-len {self.t5_feature_max_len}: the model has {slots} slots"
-                )
-            pipeline.text_encoder.max_tokens = self.t5_feature_max_len
-        return pipeline
+log = get_logger(__name__)
+# For a first look at a model, as LlamaGen's program has some of its own.
+PROMPTS = (
+    "A wooden sailing boat on a calm lake, with snow-covered mountains behind it.",
+    "A bowl of ripe cherries on a blue table cloth, in morning light.",
+    "A tabby cat asleep on a stack of old books beside a window.",
+    "A narrow street of a coastal town at dusk, with lanterns and white houses.",
+)
 
 
 @dataclass(frozen=True)
@@ -85,21 +43,76 @@ class DrawJob:
 
 
 def draw_jobs(
-    pipeline: EditingPipeline, jobs: Sequence[DrawJob], config: DrawConfig, ranks: Distributed
+    pipeline: EditingPipeline,
+    jobs: Sequence[DrawJob],
+    config: DrawConfig,
+    ranks: Distributed,
+    *,
+    keep_whole: bool = False,
 ) -> None:
-    """Draws the jobs of this rank and writes them as PNG files, each whole or not at all."""
+    """Draws this rank's share of the jobs and writes PNG files, each whole or not at all.
+
+    Args:
+      jobs: those of all ranks.
+      keep_whole: leave out images that are there already, undamaged and of the model's size.
+    """
     if config.order == "random" and not pipeline.transformer.config.any_order:
         raise UserError(f"--order random: {config.gpt_ckpt} holds a raster-order GPT model, not an R-GPT one")
     num_cells = pipeline.grid**2
-    with progress(total=len(jobs), desc="drawing", unit="image", disable=not ranks.is_main) as bar:
-        for start in range(0, len(jobs), config.batch_size):
-            batch = jobs[start : start + config.batch_size]
-            seeds = [job.seed for job in batch]
-            orders = torch.arange(num_cells).expand(len(batch), -1)
-            if config.order == "random":
-                orders = random_orders(seeds, num_cells)
-            texts = [job.text for job in batch]
-            images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
-            for job, image in zip(batch, images, strict=True):
-                save_picture(image, job.path)
-            bar.update(len(batch))
+
+    def draw(batch: Sequence[DrawJob]) -> None:
+        seeds = [job.seed for job in batch]
+        orders = torch.arange(num_cells).expand(len(batch), -1)
+        if config.order == "random":
+            orders = random_orders(seeds, num_cells)
+        texts = [job.text for job in batch]
+        images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
+        for job, image in zip(batch, images, strict=True):
+            save_picture(image, job.path)
+
+    def is_done(job: DrawJob) -> bool:
+        return keep_whole and is_whole(job.path, pipeline.image_size)
+
+    run_jobs(jobs, config.batch_size, ranks, draw, desc="drawing", unit="image", is_done=is_done)
+
+
+def is_whole(path: Path, image_size: int) -> bool:
+    """Whether `path` is an undamaged picture of this size."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+            return image.size == (image_size, image_size)
+    except (OSError, SyntaxError):  # what Pillow raises for missing, foreign and damaged files
+        return False
+
+
+def read_prompts(config: SampleT2I) -> list[str]:
+    prompts = {f"--prompts, number {i}": prompt for i, prompt in enumerate(config.prompts or [], start=1)}
+    if config.prompt_file is not None:
+        path = Path(config.prompt_file)
+        require_regular(path, "a list of prompts")
+        if not path.is_file():
+            raise UserError(f"--prompt-file {path} does not exist")
+        lines = enumerate(read_text(path).splitlines(), start=1)
+        prompts |= {f"{path} line {number}": line for number, line in lines if line.strip()}
+        if not prompts:
+            raise UserError(f"--prompt-file {path}: holds no text")
+    for origin, prompt in prompts.items():
+        require_words(prompt, origin)
+    if not prompts:
+        log.info("no --prompts and no --prompt-file: drawing %d prompts of this program", len(PROMPTS))
+    return list(prompts.values()) or list(PROMPTS)
+
+
+def draw_prompts(config: SampleT2I) -> None:
+    """Draws what the flags ask for."""
+    folder = Path(config.output_dir)
+    jobs = [
+        DrawJob(prompt, config.seed + number, folder / f"{number:04d}.png")
+        for number, prompt in enumerate(read_prompts(config))
+    ]
+    with distributed(config.device) as ranks:
+        if ranks.is_main:
+            dump_config(config, folder)
+        draw_jobs(load_pipeline(config, ranks.device), jobs, config, ranks)
+    log.info("%d images in %s", len(jobs), folder)

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.common import require_marked
+from autoregressive.sample.jobs import run_jobs, run_rounds
+from autoregressive.sample.loading import require_marked
 from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, marked
 from dataset.samples import Text
 from language.t5 import encode_texts
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing
-from runtime.logging import get_logger, progress
+from runtime.logging import get_logger
 from runtime.pictures import save_picture
 from runtime.timing import timed
 
@@ -32,8 +33,8 @@ Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class EditJob:
-    """One edit to make.
+class KeyedEdit:
+    """One edit of a test set, known by the key of its result.
 
     Attributes:
       key: the result's file, below the folder of images; a sampling seed comes from it.
@@ -103,7 +104,7 @@ class EditRun:
         return same and all((self.folders.images / key).exists() for key in keys)
 
     def make(
-        self, rounds: Sequence[Sequence[EditJob]], keys: set[str], batch_size: int, ranks: Distributed
+        self, rounds: Sequence[Sequence[KeyedEdit]], keys: set[str], batch_size: int, ranks: Distributed
     ) -> bool:
         """Makes the edits.
 
@@ -125,15 +126,14 @@ class EditRun:
                 path.unlink()
         ranks.barrier()
         entries = self._read_journals()
-        total = sum(map(len, rounds))
-        with progress(total=total, desc="editing", unit="edit", disable=not ranks.is_main) as bar:
-            for jobs in rounds:
-                missing = [job for job in jobs if job.key not in entries]
-                bar.update(len(jobs) - len(missing))
-                for start in range(0, len(missing), batch_size):
-                    batch = missing[start : start + batch_size]
-                    self._note(self._edit(batch), ranks.rank)
-                    bar.update(len(batch))
+
+        def make(batch: Sequence[KeyedEdit]) -> None:
+            self._note(self._edit(batch), ranks.rank)
+
+        def is_done(job: KeyedEdit) -> bool:
+            return job.key in entries
+
+        run_rounds(rounds, batch_size, ranks, make, desc="editing", unit="edit", is_done=is_done)
         ranks.barrier()
         if ranks.is_main:
             self._finish(keys)
@@ -147,7 +147,7 @@ class EditRun:
             if samples["settings_hash"] == self.hash:
                 self._note(samples["edits"], rank=0)
 
-    def _edit(self, jobs: Sequence[EditJob]) -> dict[str, Entry]:
+    def _edit(self, jobs: Sequence[KeyedEdit]) -> dict[str, Entry]:
         """Edits one batch and writes it."""
         images = [load_image(job.source) for job in jobs]
         masks = [_load_mask(job.mask, image) for job, image in zip(jobs, images, strict=True)]
@@ -234,15 +234,14 @@ def write_ceiling(
     """
     images = [(source, path) for source, path in images if anew or not path.exists()]
     ranks.barrier()  # nobody may write before all have looked
-    mine = images[ranks.rank :: ranks.world_size]
-    with progress(total=len(mine), desc="tokenizer ceiling", unit="image", disable=not ranks.is_main) as bar:
-        for start in range(0, len(mine), batch_size):
-            batch = mine[start : start + batch_size]
-            originals = [load_image(source) for source, _ in batch]
-            decoded = pipeline.decode(pipeline.encode(originals, resampling))
-            for (_, path), image, through in zip(batch, originals, decoded, strict=True):
-                save_picture(through.resize(image.size, Image.Resampling.BICUBIC), path)
-            bar.update(len(batch))
+
+    def make(batch: Sequence[tuple[ImageSource, Path]]) -> None:
+        originals = [load_image(source) for source, _ in batch]
+        decoded = pipeline.decode(pipeline.encode(originals, resampling))
+        for (_, path), image, through in zip(batch, originals, decoded, strict=True):
+            save_picture(through.resize(image.size, Image.Resampling.BICUBIC), path)
+
+    run_jobs(images, batch_size, ranks, make, desc="tokenizer ceiling", unit="image")
     ranks.barrier()
 
 
@@ -263,3 +262,6 @@ def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
         return mask
     picture = Image.fromarray(marked(mask).astype(np.uint8) * 255)
     return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127
+
+
+EditJob = KeyedEdit  # the name that autoregressive.train.validation reads

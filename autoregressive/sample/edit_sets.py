@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from autoregressive.editing.auto_mask import AUTO
-from autoregressive.sample.edit_run import EditJob, files_sha256
+from autoregressive.editing.choices import AUTO
+from autoregressive.sample.edit_run import KeyedEdit, files_sha256
 from dataset.records.parquet import ParquetImage
 from dataset.samples import Text, load_text
 from dataset.testsets.emu_edit import EmuItem
@@ -17,7 +17,6 @@ from runtime.errors import UserError
 from runtime.files import file_sha256
 
 Sessions = dict[str, list[Turn]]
-TURNS = ("both", "single", "multi")
 
 
 def magicbrush_text(turn: Turn, descriptions: dict[str, dict[str, str]] | None, width: int | None) -> Text:
@@ -46,7 +45,7 @@ def magicbrush_rounds(
     full_mask: bool,
     descriptions: dict[str, dict[str, str]] | None,
     width: int | None,
-) -> list[list[EditJob]]:
+) -> list[list[KeyedEdit]]:
     """Rounds of edits: those of one round need only the results of the rounds before.
 
     The first holds every turn edited alone (`<id>_1`, `<id>_inde_k`), the others the later turns of the
@@ -59,10 +58,10 @@ def magicbrush_rounds(
       descriptions, width: see `magicbrush_text`.
     """
 
-    def job(turn: Turn, source: Path, suffix: str) -> EditJob:
+    def job(turn: Turn, source: Path, suffix: str) -> KeyedEdit:
         mask = None if full_mask else turn.mask_path
         text = partial(magicbrush_text, turn, descriptions, width)
-        return EditJob(f"{turn.session_id}/{turn.session_id}_{suffix}.png", source, text, mask)
+        return KeyedEdit(f"{turn.session_id}/{turn.session_id}_{suffix}.png", source, text, mask)
 
     first, alone = [], []
     for turn in iterate_turns(sessions):
@@ -88,9 +87,11 @@ def magicbrush_sha256(sessions: Sessions, json_files: Sequence[Path]) -> str:
     return files_sha256(map(file_sha256, files))
 
 
-def emu_jobs(items: Sequence[EmuItem]) -> list[EditJob]:
+def emu_jobs(items: Sequence[EmuItem]) -> list[KeyedEdit]:
     """One edit an item, `<idx>.png`: Emu Edit has no masks, so every cell is regenerated."""
-    return [EditJob(f"{item.idx}.png", item.source_path, partial(_instruction, item), None) for item in items]
+    return [
+        KeyedEdit(f"{item.idx}.png", item.source_path, partial(_instruction, item), None) for item in items
+    ]
 
 
 def with_output_caption(item: EmuItem) -> EmuItem:
@@ -108,12 +109,12 @@ def emu_sha256(items: Sequence[EmuItem]) -> str:
     return files_sha256([*texts, *map(file_sha256, files)])
 
 
-def without_masks(rounds: Sequence[Sequence[EditJob]]) -> list[list[EditJob]]:
+def without_masks(rounds: Sequence[Sequence[KeyedEdit]]) -> list[list[KeyedEdit]]:
     """The same edits, each in the region that its instruction speaks of."""
     return [[replace(job, mask=AUTO) for job in jobs] for jobs in rounds]
 
 
-def keys_of(rounds: Sequence[Sequence[EditJob]]) -> set[str]:
+def keys_of(rounds: Sequence[Sequence[KeyedEdit]]) -> set[str]:
     return {job.key for jobs in rounds for job in jobs}
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoregressive.scaling.choices import REGIONS
 from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
 from autoregressive.sequence.orders import random_orders
 from runtime.errors import UserError
-
-REGIONS = ("lowest", "likelihood", "random")
 
 
 def propose_cells(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.scaling.choices import REWARDS
 from autoregressive.scaling.packaged_rewards import ClipIqaScore, ImageRewardScore
 from autoregressive.scaling.reward import Reward
 from runtime.errors import UserError
@@ -36,7 +37,6 @@ _BUILDERS: dict[str, Callable[..., Reward]] = {
     "likelihood": _likelihood,
     "shapes": _shapes,
 }
-REWARDS = tuple(_BUILDERS)
 
 
 def build_reward(

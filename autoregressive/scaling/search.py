@@ -15,13 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.scaling.regions import REGIONS, propose_cells
+from autoregressive.scaling.choices import REGIONS
+from autoregressive.scaling.regions import propose_cells
 from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
 from runtime.errors import UserError
 
-METHODS = {"search": "search", "best_of_n": "best of n"}
-"""Names of the two functions below, and words for them."""
 REVISED_SHARE = 0.25  # of the free cells, where no number is given
 
 

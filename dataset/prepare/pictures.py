@@ -17,7 +17,6 @@ from runtime.files import write_atomic
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "MPO": ".jpg"}
 # MPO: what phones write, a JPEG with further pictures behind it; the first one counts.
-IMAGE_FORMATS = ("original", "png", "jpg")
 
 
 @dataclass(frozen=True)

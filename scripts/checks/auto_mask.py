@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoregressive.editing.auto_mask import AutoMaskSettings, region_iou
+from autoregressive.editing.auto_mask import region_iou
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.sample.loading import load_pipeline
 from dataset.edit_masks import pool_edit_mask
 from dataset.records.images import load_image, load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_sessions
@@ -64,7 +66,7 @@ def calibrate(config: CalibrateAutoMask) -> None:
     if not turns:
         raise UserError(f"{config.magicbrush_path} holds no edit")
     with distributed(config.device) as ranks:
-        pipeline = config.load_pipeline(ranks.device)
+        pipeline = load_pipeline(config, ranks.device)
         scores, true = score_edits(pipeline, turns, config.mask_rule, config.batch_size)
     table = sweep(scores, true, pipeline.grid, config.grid_of_settings())
     names = list(AutoMaskSettings().to_dict())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from autoregressive.editing.auto_mask import AutoMaskSettings
-from autoregressive.sample.common import SampleConfig
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
+from autoregressive.sample.flags import SampleConfig
 from dataset.choices import RULES
 from runtime.config import REQUIRED, option
 from runtime.flags.ranges import COUNT_OR_NONE, SHARE, WEIGHT

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from autoregressive.sample.drawing import DrawJob, draw_jobs
+from autoregressive.sample.loading import load_pipeline
 from dataset.records.images import load_image
 from dataset.records.records import read_t2i_jsonl
 from dataset.shapes.captions import parse_caption
@@ -48,7 +49,7 @@ def draw_and_judge(config: ScoreDrawings) -> None:
         for i, text in enumerate(texts)
     ]
     with distributed(config.device) as ranks:
-        draw_jobs(config.load_pipeline(ranks.device), jobs[ranks.rank :: ranks.world_size], config, ranks)
+        draw_jobs(load_pipeline(config, ranks.device), jobs, config, ranks)
         ranks.barrier()
     if ranks.is_main:
         score([job.path for job in jobs], scenes, output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoregressive.sample.drawing import DrawConfig
+from autoregressive.sample.flags import DrawConfig
 from runtime.config import REQUIRED, option
 from runtime.flags.ranges import COUNT
 

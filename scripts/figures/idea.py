@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from autoregressive.scaling.search import METHODS
+from autoregressive.scaling.choices import METHODS
 from evaluations.report.edit_grid import edit_grid
 from scripts.reproduce.numbers import Results, Statistic
 from scripts.reproduce.rows import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autoregressive.scaling.search import METHODS
+from autoregressive.scaling.choices import METHODS
 from evaluations.editing.verification import HEADLINE
 from evaluations.images import load_region
 from evaluations.metrics.formulas import half_interval95

@@ -11,8 +11,10 @@ import torch
 
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_sets import magicbrush_sha256
+from autoregressive.sample.loading import load_pipeline
+from autoregressive.scaling.choices import METHODS
 from autoregressive.scaling.rewards import build_reward
-from autoregressive.scaling.search import METHODS, SearchResult, SearchSettings, best_of_n, search
+from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
@@ -123,7 +125,7 @@ def measure(
 def run(config: ReproduceScaling) -> None:
     """Measures every task with every reward, where that is not done yet."""
     with distributed(config.device) as ranks:
-        pipeline = config.load_pipeline(ranks.device)
+        pipeline = load_pipeline(config, ranks.device)
         settings = config.settings(pipeline.text_encoder)
         settings = {key: value for key, value in settings.items() if key not in ("tasks", "rewards")}
         json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoregressive.sample.common import SampleConfig
+from autoregressive.sample.flags import SampleConfig
 from runtime.config import REQUIRED, option
 from runtime.flags.ranges import COUNT
 from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS

@@ -15,11 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.auto_mask import AUTO
+from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing
-from autoregressive.scaling.rewards import REWARDS, build_reward
-from autoregressive.scaling.search import METHODS, SearchSettings, best_of_n, search
+from autoregressive.scaling.choices import METHODS, REWARDS
+from autoregressive.scaling.rewards import build_reward
+from autoregressive.scaling.search import SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from dataset.shapes.edits import SETTINGS, random_scene

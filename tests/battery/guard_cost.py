@@ -21,7 +21,8 @@ import torch
 from autoregressive.train import inputs, loop
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.stages import train_editing
-from dataset.prepare_shapes import PrepareShapesConfig, prepare_shapes
+from dataset.shapes.flags import PrepareShapesConfig
+from dataset.shapes.prepare import prepare_shapes
 from runtime.config import parse
 from runtime.distributed import ONE_RANK
 from runtime.errors import run_command

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset.build import build_dataset
-from dataset.prepare_captions import PrepareCaptionsConfig, prepare_captions
+from dataset.prepare.captions import prepare_captions
+from dataset.prepare.flags import PrepareCaptionsConfig
 from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from runtime.config import parse

@@ -1,0 +1,161 @@
+"""Edits of single files and of lists: the work of sample_editing.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from autoregressive.editing.choices import AUTO
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.results import EditResult
+from autoregressive.sample.flags import EditSampleConfig, SampleEditing
+from autoregressive.sample.jobs import run_jobs
+from autoregressive.sample.loading import load_pipeline, require_marked
+from dataset.records.images import load_edit_region, load_image
+from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
+from language.caption_cleaning import require_words
+from runtime.distributed import distributed
+from runtime.errors import UserError
+from runtime.files import require_regular
+from runtime.logging import get_logger
+from runtime.pictures import like, require_saveable, save_picture
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class FileEdit:
+    """One edit of a file, as flags or a line of a list ask for it."""
+
+    image: Path
+    mask: Path | str | None  # "auto" is no file
+    prompt: str
+    output: Path
+    origin: str = ""  # file and line, of a list
+
+
+def read_jobs(config: SampleEditing) -> list[FileEdit]:
+    """The edits that the flags ask for."""
+    if config.list is None:
+        if config.image is None or config.prompt is None:
+            raise UserError("give --image and --prompt for one edit, or --list for many")
+        require_words(config.prompt, "--prompt")
+        return [FileEdit(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
+    path = Path(config.list)
+    require_regular(path, "a list")
+    if not path.is_file():
+        raise UserError(f"--list {path} does not exist")
+    # The list is the user's own and says where results go: its paths may lead anywhere.
+    jobs = list(JsonlRecords([path], _read_job, allow_outside_root=True))
+    _require_own_outputs(jobs)
+    return jobs
+
+
+def _read_job(line: JsonLine) -> FileEdit:
+    prompt, output = line.text("prompt"), line.text("output")
+    require_words(prompt, line.origin)
+    value = line.values.get("mask")
+    mask = value if value in (None, AUTO) else line.mask_path("mask")
+    job = FileEdit(line.path("image"), mask, prompt, line.file.parent / output, line.origin)
+    line.require_files(job.image, job.mask)
+    return job
+
+
+def _require_own_outputs(jobs: Sequence[FileEdit]) -> None:
+    """Raises `UserError` where two lines would write the same file, or one a folder."""
+    written: dict[Path, str] = {}
+    for job in jobs:
+        try:
+            file = job.output.resolve()
+            is_folder = file.is_dir()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+            raise UserError(f"{job.origin}: the output {str(job.output)!r} cannot be used: {error}") from None
+        if is_folder:
+            raise UserError(f"{job.origin}: the output {job.output} is a folder; name a file")
+        if file in written:
+            raise UserError(
+                f"{job.origin}: the output {job.output} is that of {written[file]} too; give each its own"
+            )
+        written[file] = job.origin
+
+
+def _mask(value: str | None) -> Path | str | None:
+    if value is None or value == "none" or value.endswith(NO_MASK):
+        return None
+    return value if value == AUTO else Path(value)
+
+
+def require_usable(jobs: Sequence[FileEdit], config: SampleEditing) -> None:
+    """Looks at every image, mask and output once, so that a bad one is found before the first edit."""
+    for job in jobs:
+        try:
+            require_saveable(job.output)
+            image = load_image(job.image)
+            _region(job, image, config)
+            require_saveable(job.output, image.size)
+            if config.comparison:
+                require_saveable(config.comparison, (3 * image.width, image.height))
+        except UserError as error:
+            raise UserError(f"{job.origin}: {error}" if job.origin else str(error)) from None
+
+
+def _region(job: FileEdit, image: Image.Image, config: EditSampleConfig) -> np.ndarray | str | None:
+    if config.full_mask:
+        return None
+    if config.auto_mask or job.mask == AUTO:
+        return AUTO
+    if job.mask is None:
+        return None
+    return require_marked(load_edit_region(job.mask, image.size).numpy(), job.mask)
+
+
+def edit_files(
+    pipeline: EditingPipeline, jobs: Sequence[FileEdit], config: EditSampleConfig, seeds: Sequence[int]
+) -> list[EditResult]:
+    """Edits one batch of files; results are not written."""
+    images = [load_image(job.image) for job in jobs]
+    masks = [_region(job, image, config) for job, image in zip(jobs, images, strict=True)]
+    return pipeline.edit(
+        images,
+        [job.prompt for job in jobs],
+        masks,
+        seeds=seeds,
+        **config.edit_options(),
+    )
+
+
+def comparison(source: Image.Image, result: EditResult) -> Image.Image:
+    """Source, source with the untouched part faded, and result in a row."""
+    pixels = np.asarray(source.convert("RGB"))
+    faded = np.where(result.region.numpy()[..., None], pixels, (pixels.astype(int) + 2 * 255) // 3)
+    row = np.concatenate([pixels, faded.astype(np.uint8), np.asarray(result.image)], axis=1)
+    return like(row, source)
+
+
+def edit_all(config: SampleEditing) -> None:
+    """Makes the edits that the flags ask for; each is written as soon as its batch is done."""
+    jobs = read_jobs(config)
+    require_usable(jobs, config)
+    with distributed(config.device) as ranks:
+        pipeline = load_pipeline(config, ranks.device)
+
+        def make(numbered: Sequence[tuple[int, FileEdit]]) -> None:
+            batch = [job for _, job in numbered]
+            results = edit_files(pipeline, batch, config, [config.seed + number for number, _ in numbered])
+            for job, result in zip(batch, results, strict=True):
+                save_picture(result.image, job.output)
+                if config.comparison:
+                    save_picture(comparison(load_image(job.image), result), Path(config.comparison))
+            if len(jobs) == 1:
+                _report(jobs[0], results[0])
+
+        run_jobs(list(enumerate(jobs)), config.batch_size, ranks, make, desc="editing", unit="image")
+
+
+def _report(job: FileEdit, result: EditResult) -> None:
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
+    log.info("%s: %d of %d cells, %s", job.output, result.edit_mask.sum(), len(result.codes), seconds)

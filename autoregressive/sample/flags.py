@@ -1,0 +1,334 @@
+"""The flags of the sampling programs, without PyTorch: they are read before it is imported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
+from autoregressive.editing.choices import AUTO, COMPOSITES, MODES
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
+from dataset.choices import RULES
+from language.published import DEFAULT_T5
+from runtime.config import REQUIRED, check_ranges, legacy, option
+from runtime.errors import UserError
+from runtime.files import file_sha256
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    GUIDANCE,
+    PERIOD,
+    PIXELS,
+    SEED,
+    SHARE_ABOVE_NONE,
+    SIZE,
+    WEIGHT,
+)
+from runtime.pictures import require_saveable
+
+if TYPE_CHECKING:
+    from language.t5 import T5Encoder
+
+TURNS = ("both", "single", "multi")
+"""Edits of a session: each alone, one after the other, or both."""
+# Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
+# to make and where, what must be as the models are, and what has no effect.
+NOT_SETTINGS = (
+    *("vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
+    *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
+    *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
+    *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
+    *("gpt_type", "num_classes", "no_left_padding"),
+)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Flags of every sampling program."""
+
+    TOPICS: ClassVar[dict[str, str]] = {
+        "vq_ckpt": "models",
+        "device": "running",
+        "cfg_scale": "how codes are drawn",
+    }
+
+    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
+    gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
+    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    gpt_model: str | None = option(
+        None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
+    )
+    image_size: int | None = option(
+        None, within=SIZE, help="side of the model's images, for files that do not hold it"
+    )
+    device: str = option("auto", help="auto, cpu or cuda")
+    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    seed: int = option(0, within=SEED, help="of the draws", aliases=["global_seed"])
+    batch_size: int = option(32, within=COUNT, help="images at a time", aliases=["per_proc_batch_size"])
+    cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance; 1 for none (small models want 1 to 1.5)")
+    cfg_interval: int = option(
+        -1, within=PERIOD, help="k: guidance in the first k+1 decoding steps only; -1 for all"
+    )
+    temperature: float = option(1.0, within=WEIGHT, help="of the draws")
+    top_k: int = option(1000, within=COUNT_OR_NONE, help="likeliest codes kept; 0 for all")
+    top_p: float = option(1.0, within=SHARE_ABOVE_NONE, help="share of probability kept")
+    compile: bool = option(False, help="compile the decoding steps, on GPUs: slow to start, then faster")
+    greedy: bool = option(False, help="always take the likeliest code")
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+        self.sampling()  # checks its values
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
+        )
+
+    def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
+        """What the results depend on: the flags, with hashes of the weights and of the text encoder."""
+        settings = {k: v for k, v in asdict(self).items() if k not in NOT_SETTINGS}
+        for name in ("vq_ckpt", "gpt_ckpt"):
+            settings[f"{name}_sha256"] = file_sha256(getattr(self, name))
+        return settings | {"text_encoder": text_encoder and text_encoder.fingerprint()}
+
+
+@dataclass(frozen=True)
+class EditSampleConfig(SampleConfig):
+    """Flags of the editing programs."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"mode": "which cells, and how they are put back"}
+
+    mode: str | None = option(
+        None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
+    )
+    full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_error: int = option(
+        0, within=PIXELS, help="widen each mask by this many of its pixels first; below 0: shrink it"
+    )
+    random_order: bool = option(False, help="draw the edited cells in random order")
+    composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
+    auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")
+    auto_mask_settings: str | None = option(
+        None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.auto_mask and self.full_mask:
+            raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
+        if self.mask_error and (self.full_mask or self.auto_mask):
+            raise UserError("--mask-error moves the outline of masks: leave out --full-mask and --auto-mask")
+
+    def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
+        """As `SampleConfig.settings`; with the values of the file in place of its name."""
+        return super().settings(text_encoder) | {"auto_mask_settings": self._auto_mask().to_dict()}
+
+    def _auto_mask(self) -> AutoMaskSettings:
+        path = self.auto_mask_settings
+        return AutoMaskSettings() if path is None else AutoMaskSettings.load(path)
+
+    def edit_options(self) -> dict[str, Any]:
+        """The keyword arguments of `EditingPipeline.edit` that the flags decide."""
+        return {
+            "sampling": self.sampling(),
+            "mode": self.mode,
+            "mask_rule": self.mask_rule,
+            "mask_error": self.mask_error,
+            "random_order": self.random_order,
+            "composite": self.composite,
+            "auto_mask": self._auto_mask(),
+        }
+
+
+@dataclass(frozen=True)
+class DrawConfig(SampleConfig):
+    """Flags of the programs that draw from texts, LlamaGen's among them."""
+
+    order: str = option(
+        "raster",
+        help="in which the cells are drawn; random needs an R-GPT model",
+        choices=["raster", "random"],
+    )
+    t5_feature_max_len: int | None = option(
+        None, within=SIZE, help="most text tokens; default: as many as the model reads"
+    )
+    t5_feature_dim: int | None = option(
+        None, within=SIZE, help="width of the text features; must be the model's"
+    )
+    cls_token_num: int | None = option(None, within=SIZE, help="text slots; must be the model's")
+    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
+    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
+    downsample_size: int | None = option(
+        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
+    )
+
+    gpt_type: str = legacy("one transformer serves every kind of conditioning")
+    num_classes: str = legacy("there is no class-conditional model")
+    no_left_padding: bool = legacy(
+        "text stands right before the image cells, as in every published checkpoint", takes_value=False
+    )
+
+
+@dataclass(frozen=True)
+class SampleEditing(EditSampleConfig):
+    """Edits one image (--image --mask --prompt --output), or a list of them (--list)."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"image": "what to edit"}
+    EXAMPLES: ClassVar[str] = """
+  python autoregressive/sample/sample_editing.py --vq-ckpt VQ.pt --gpt-ckpt NEP.pt --t5-path T5_FOLDER \\
+      --image photo.png --mask region.png --prompt "a red hat on the cat" --output edited.png
+"""
+
+    image: str | None = option(None, help="image to edit")
+    mask: str | None = option(
+        None, help="region, white = edit; auto finds it; none regenerates the whole image"
+    )
+    prompt: str | None = option(None, help="what to do (zero-shot: what the result shows)")
+    output: str = option(
+        "edited.png", help="where the result goes; the suffix says the format: .png, .webp, .bmp (or .jpg)"
+    )
+    comparison: str | None = option(None, help="also write source, region and result side by side here")
+    list: str | None = option(
+        None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask == AUTO and self.full_mask:
+            raise UserError("--mask auto finds the region, --full-mask takes every cell: give one of them")
+        own = ("image", "mask", "prompt", "output", "comparison")
+        given = [f"--{name}" for name in own if getattr(self, name) != getattr(SampleEditing, name)]
+        if self.list is not None and given:
+            raise UserError(
+                f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
+            )
+        for path in filter(None, (self.output, self.comparison)):
+            require_saveable(path)
+
+
+@dataclass(frozen=True)
+class SampleMagicBrush(EditSampleConfig):
+    """Edits a test set in MagicBrush's format."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"magicbrush_path": "the test set"}
+
+    magicbrush_path: str = option(REQUIRED, help="test set: edit_sessions.json and images/")
+    output_dir: str = option(REQUIRED, help="folder for the results")
+    turns: str = option("both", help="which edits to make", choices=TURNS)
+    text: str = option(
+        "instruction",
+        help="what the model is told: the instruction, or the description of the result",
+        choices=["instruction", "global", "local"],
+    )
+    with_t5_prompt: bool = option(
+        False, help="instructions come as features: edit_sessions_with_instruction_t5.json"
+    )
+    allow_outside_root: bool = option(False, help="let the test set name files outside its folder")
+    write_ceiling: bool = option(
+        False, help="also pass the true outputs through the tokenizer, into ceiling/"
+    )
+
+    @property
+    def from_features(self) -> bool:
+        return self.with_t5_prompt and self.text == "instruction"
+
+
+@dataclass(frozen=True)
+class SampleEmuEdit(EditSampleConfig):
+    """Edits the Emu Edit test set."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"emu_path": "the test set"}
+
+    emu_path: str = option(
+        REQUIRED,
+        help="folder of the hub's parquet files, or of images/ or images_valid/",
+        aliases=["emu_data_file"],
+    )
+    valid_list: str | None = option(
+        None,
+        help="emu_test_data.json: which items; without it all that the parquet files hold",
+        aliases=["valid_emuedit_test_data"],
+    )
+    text: str = option(
+        "instruction",
+        help="what the model is told: the instruction, or the description of the result (output_caption)",
+        choices=["instruction", "global"],
+    )
+    split: str = option("test", help="which parquet files", choices=["test", "validation"])
+    output_dir: str = option(REQUIRED, help="folder for the results")
+    write_ceiling: bool = option(False, help="also pass the sources through the tokenizer, into ceiling/")
+
+
+@dataclass(frozen=True)
+class SampleT2I(DrawConfig):
+    """Draws images from texts: --prompts, --prompt-file with one per line, or some of its own."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"prompts": "what to draw"}
+    EXAMPLES: ClassVar[str] = """
+  python autoregressive/sample/sample_t2i.py --vq-ckpt VQ.pt --gpt-ckpt RLlamaGen.pt --t5-path T5_FOLDER \\
+      --prompts "a cat on a sofa" --output-dir samples
+"""
+
+    prompts: list[str] | None = option(None, help="texts", aliases=["prompt"])
+    prompt_file: str | None = option(None, help="file with one text a line")
+    output_dir: str = option("samples", help="gets 0000.png, 0001.png, …")
+
+
+@dataclass(frozen=True)
+class SampleT2IDDP(DrawConfig):
+    """Draws an image for each caption of a list."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"prompt_csv": "what to draw"}
+
+    prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
+    sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
+    num_fid_samples: int = option(30000, within=COUNT, help="most captions to draw, from the first")
+    precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+
+
+@dataclass(frozen=True)
+class SampleScaled(SampleConfig):
+    """Draws images (--prompts) or edits (--list), then improves them by a reward."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"prompts": "what to draw", "reward": "the search"}
+
+    prompts: list[str] | None = option(None, help="texts to draw", aliases=["prompt"])
+    task_list: str | None = option(
+        None,
+        help="a .jsonl with the keys prompt, image (to edit), mask, caption (of the result, for the reward), "
+        "all but prompt optional (paths relative to it), the caption not for models that read instructions",
+        aliases=["list"],
+    )
+    output_dir: str = option("scaled", help="gets 0000.png, 0001.png, …, strips/ and trace.json")
+    reward: str = option("clip", help="what judges the images", choices=REWARDS)
+    method: str = option(
+        "search",
+        help="best_of_n: the baseline, whole images for as many codes as a search may draw",
+        choices=tuple(METHODS),
+    )
+    rounds: int = option(4, within=COUNT, help="attempts to improve an image")
+    candidates: int = option(4, within=COUNT, help="ways in which a round draws its cells, all at once")
+    cells: int | None = option(
+        None, within=COUNT, help="cells that a round draws again; default: a quarter of the free"
+    )
+    region: str = option(
+        "lowest",
+        help="how they are chosen: lowest by the reward's token scores, by the model's own likelihood, or at "
+        "random",
+        choices=REGIONS,
+    )
+    token_budget: int | None = option(
+        None, within=COUNT, help="codes that one image may cost in all, the first included"
+    )
+    mode: str | None = option(
+        None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
+    )
+    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    clip_model: str | None = option(None, help="open_clip's name of the CLIP of --reward clip")
+    clip_ckpt: str | None = option(None, help="its weights (default: pretrained_models, the user's caches)")
