@@ -51,13 +51,13 @@ def test_several_seeds(run):
     for protocol in ("all_turn", "final_turn"):
         assert [seed[protocol]["l1"] for seed in result["seeds"]] == pytest.approx([0, 3 * step, 6 * step])
         assert result[protocol]["l1"] == pytest.approx(3 * step)
-        assert result["interval95"][protocol]["l1"] == pytest.approx(4.3027 * 3 * step / 3**0.5, rel=1e-5)
+        assert result["interval95"][protocol]["l1"] == pytest.approx(4.302653 * 3 * step / 3**0.5, rel=1e-5)
         assert result[protocol]["unchanged_pixel_share"] == pytest.approx(1 / 3)
     assert result["copy_source"] == alone["copy_source"]
     assert result["tokenizer_ceiling"] == alone["tokenizer_ceiling"]
     assert result["verifier"]["generated"]["all_turn"]["counts"]["passed"] == 3 * sum(TURNS)
     assert [seed["generated_path"] for seed in result["seeds"]] == [str(f / "images") for f in folders]
-    assert f"{3 * step:.4f} ± {4.3027 * 3 * step / 3**0.5:.4f}" in format_tables(result)
+    assert f"{3 * step:.4f} ± {4.302653 * 3 * step / 3**0.5:.4f}" in format_tables(result)
     items = json.loads((run / "scores" / "evaluation_items.json").read_text())
     assert [item["seed"] for item in items if item["row"] == "generated"].count(2) == sum(TURNS) + len(TURNS)
 

@@ -116,7 +116,7 @@ def test_a_blank_caption_of_a_table_is_named(tmp_path):
 
 def test_a_test_set_is_edited_whole(pipelines, tmp_path, warned):
     image().save(tmp_path / "a.png")
-    pipelines["edit"].text_encoder._num_emptied = 0
+    pipelines["edit"].text_encoder.tokenizer._num_emptied = 0
     jobs = [
         EditJob(f"{i}.png", tmp_path / "a.png", lambda t=t: t, None) for i, t in enumerate(["x", "page 3"])
     ]

@@ -79,8 +79,8 @@ def test_bad_file_is_a_user_error_naming_it(tmp_path, case):
 
 
 def test_missing_file_and_folder_are_user_errors(tmp_path):
-    for path in (tmp_path / "absent.npy", tmp_path):
-        with pytest.raises(UserError, match="cannot read"):
+    for path, message in ((tmp_path / "absent.npy", "cannot read"), (tmp_path, "is no file but a folder")):
+        with pytest.raises(UserError, match=message):
             load_text_features(path, WIDTH)
 
 

@@ -139,7 +139,7 @@ def test_both_programs_read_by_the_rule(instructions, vq_ckpt, t5_dir, tmp_path,
     config = config_of(kind, instructions, vq_ckpt, "--t5-path", t5_dir, *own)
     encoders = load_encoders(config, torch.device("cpu"))
     dataset = read_dataset(config, encoders, grid=3, text_field=config.text_field)
-    assert dataset.records.records.text_field == "instruction" and dataset[0, 0].problem is None
+    assert dataset.records.text_field == "instruction" and dataset[0, 0].problem is None
     with pytest.raises(UserError, match="instructions.jsonl: no text for --text-field target_caption"):
         read_dataset(config, encoders, grid=3, text_field="target_caption")
 

@@ -13,7 +13,8 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.models.weights import load_transformer
-from autoregressive.train import loop, train_editing, train_t2i
+from autoregressive.train import steps as training_steps
+from autoregressive.train import train_editing, train_t2i
 from runtime.checkpoint import load_checkpoint, require_finite, require_whole, save_checkpoint
 from runtime.errors import run_command
 from runtime.optim import Optimizers
@@ -81,7 +82,9 @@ def ruin(monkeypatch, part: str, value: float) -> None:
         )
 
     if part == "ema":
-        monkeypatch.setattr(loop, "average_weights", after(loop.average_weights, of_module, 0))
+        monkeypatch.setattr(
+            training_steps, "average_weights", after(training_steps.average_weights, of_module, 0)
+        )
         update = after(VQTrainState.update_average, of_module, 0)
         monkeypatch.setattr(VQTrainState, "update_average", update)
     else:

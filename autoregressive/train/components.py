@@ -174,7 +174,7 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
         **options,
     )
     if options.get("text_field") is not None and isinstance(dataset, EditingDataset):
-        choose_text_field(dataset.records.records, options["text_field"], features_only=features_only)
+        choose_text_field(dataset.records, options["text_field"], features_only=features_only)
     return dataset
 
 

@@ -15,9 +15,10 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs
-from autoregressive.train.loop import backward, count_steps, make_sampler, parallel, update
+from autoregressive.train.loop import count_steps, make_sampler
 from autoregressive.train.preview import save_rows, show_batch
 from autoregressive.train.state import new_state
+from autoregressive.train.steps import backward, parallel, update
 from dataset.samples import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.models.gpt import Transformer
@@ -19,18 +15,22 @@ from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, NumberedBatches, Prepared, PreparedBatches
 from autoregressive.train.meter import Meter
-from autoregressive.train.state import TrainState, average_weights, averaged_weights, new_state, save
+from autoregressive.train.state import TrainState, averaged_weights, new_state, save
+from autoregressive.train.steps import (
+    UncheckedStep,
+    backward,
+    check_steps,
+    name_bad,
+    parallel,
+    update,
+    warm_up,
+)
 from dataset.sampler import ResumableBatchSampler
-from dataset.samples import collate_samples
 from runtime.distributed import Distributed
-from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.optim import lr_factor
-from runtime.precision import autocast
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
 
 log = get_logger(__name__)
-MAX_SKIPPED_STEPS = 10
 
 Preview = Callable[[int], Path]
 
@@ -75,58 +75,94 @@ def fit(
     model.train()
     warm_up(network, dataset, inputs, state, config, ranks)
     loader = _loader(PreparedBatches(dataset, inputs.preparation()), state, config, ranks)
-    unsettled: list[_Unsettled] = []
-    stops = LateReading()
     with (
         StopSignals() as signals,
         Meter(state, total_steps, config, ranks) as meter,
         Loading(loader) as batches,
     ):
-        looks = _Looks(preview, validate, state, config, ranks, meter)
-        looks.make_up()
+        between = BetweenSteps(preview, validate, state, config, ranks, meter)
+        between.validate_what_was_missed()
+        stepping = Stepping(network, inputs, state, total_steps, config, ranks, signals)
         while state.step < total_steps:
-            micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
-            problems = _name_bad(micro_batches)
-            notes = [len(problems), int(signals.received > 0)]
-            made = [inputs.finish(batch) for batch in micro_batches]
-            loss, num_bad, num_stops = backward(network, made, notes, state, config, ranks)
-            norm = update(state, total_steps, config)
-            state.step += 1
-            origins = [origin for batch in micro_batches for origin in batch.origins]
-            unsettled.append(_Unsettled(norm, num_bad, origins, problems))
-            last = state.step == total_steps
-            epoch_ends = state.sampler.ends_epoch()
-            saves = last or (epoch_ends and not config.no_epoch_save) or _due(config.ckpt_every, state.step)
-            logs = last or state.step % config.log_every == 0
-            stopped = stops.read(num_stops) > 0
-            if saves or logs or epoch_ends or stopped:
-                _settle(unsettled, state, config, ranks)
-            state.sampler.advance()
-            if epoch_ends:
-                state.num_bad = 0
-                state.bad_samples.clear()
-            meter.update(loss, sum(batch.flops for batch in micro_batches))
-            if logs:
-                meter.line(norm)
-            if saves or stopped:
-                save(state, config, ranks)
-            if (last or not stopped) and (looks.take(last) or saves):
-                # All that took a while, and a loader's processes do not wait long after a signal.
-                heard = torch.tensor(int(signals.received > 0), device=ranks.device)
-                stopped = int(ranks.all_reduce_sum(heard)) > 0
-                if stopped and not saves:
-                    save(state, config, ranks)
-            if stopped and not last:
-                log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
-                raise SystemExit(signals.exit_status())
+            stepping.take_step(batches, meter, between)
     return state
+
+
+class Stepping:
+    """The steps of a training, one after the other, and what has to happen after each."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inputs: Inputs,
+        state: TrainState,
+        total_steps: int,
+        config: TrainConfig,
+        ranks: Distributed,
+        signals: StopSignals,
+    ) -> None:
+        self.network, self.inputs, self.state, self.total_steps = network, inputs, state, total_steps
+        self.config, self.ranks, self.signals = config, ranks, signals
+        self._unchecked: list[UncheckedStep] = []
+        self._stops = LateReading()
+
+    def take_step(self, batches: Loading, meter: Meter, between: BetweenSteps) -> None:
+        """One optimizer step; logs, saves, draws and validates where that is due.
+
+        Raises:
+          SystemExit: a signal came, on any rank; the state is saved.
+        """
+        state, config = self.state, self.config
+        micro_batches = [batches.next() for _ in range(config.gradient_accumulation_steps)]
+        loss, norm, num_stops = self._train_on(micro_batches)
+        last = state.step == self.total_steps
+        epoch_ends = state.sampler.ends_epoch()
+        saves = last or (epoch_ends and not config.no_epoch_save) or _due(config.ckpt_every, state.step)
+        logs = last or state.step % config.log_every == 0
+        stopped = self._stops.read(num_stops) > 0
+        if saves or logs or epoch_ends or stopped:
+            check_steps(self._unchecked, state, config, self.ranks)
+        state.sampler.advance()
+        if epoch_ends:
+            state.num_bad = 0
+            state.bad_samples.clear()
+        meter.update(loss, sum(batch.flops for batch in micro_batches))
+        if logs:
+            meter.line(norm)
+        if saves or stopped:
+            save(state, config, self.ranks)
+        if (last or not stopped) and (between.draw_and_validate(last) or saves):
+            # All that took a while, and a loader's processes do not wait long after a signal.
+            stopped = self._heard_a_signal()
+            if stopped and not saves:
+                save(state, config, self.ranks)
+        if stopped and not last:
+            log.warning("stopped by a signal at step %d; --auto-resume goes on from there", state.step)
+            raise SystemExit(self.signals.exit_status())
+
+    def _train_on(self, micro_batches: list[Prepared]) -> tuple[Tensor, Tensor, Tensor]:
+        """This rank's part of the loss, the gradient's norm, and how many ranks heard a signal."""
+        problems = name_bad(micro_batches)
+        notes = [len(problems), int(self.signals.received > 0)]
+        made = [self.inputs.finish(batch) for batch in micro_batches]
+        loss, num_bad, num_stops = backward(self.network, made, notes, self.state, self.config, self.ranks)
+        norm = update(self.state, self.total_steps, self.config)
+        self.state.step += 1
+        origins = [origin for batch in micro_batches for origin in batch.origins]
+        self._unchecked.append(UncheckedStep(norm, num_bad, origins, problems))
+        return loss, norm, num_stops
+
+    def _heard_a_signal(self) -> bool:
+        """Whether any rank has; all must ask."""
+        heard = torch.tensor(int(self.signals.received > 0), device=self.ranks.device)
+        return int(self.ranks.all_reduce_sum(heard)) > 0
 
 
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-class _Looks:
+class BetweenSteps:
     """Previews and validations, between two steps."""
 
     def __init__(
@@ -141,13 +177,13 @@ class _Looks:
         self.preview, self.validate = preview, validate
         self.state, self.config, self.ranks, self.meter = state, config, ranks, meter
 
-    def make_up(self) -> None:
+    def validate_what_was_missed(self) -> None:
         """Validates at a step where the run stopped before it could."""
         step, validate = self.state.step, self.validate
         if validate and step and validate.due(step) and not validate.done(step):
             self._score()
 
-    def take(self, last: bool) -> bool:
+    def draw_and_validate(self, last: bool) -> bool:
         """Draws and scores what is due; returns whether anything was. All ranks must call it."""
         step, every = self.state.step, self.config.preview_every
         draws = self.preview is not None and (_due(every, step) or last and every > 0)
@@ -206,150 +242,3 @@ def _loader(
 def _as_it_is(batch: Prepared) -> Prepared:
     """The loader's default would look for tensors in it."""
     return batch
-
-
-def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
-    if ranks.world_size == 1:
-        return module
-    device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    with (
-        warnings.catch_warnings()
-    ):  # torch 2.15 gives broadcast_buffers another name, which 2.10 does not know
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
-
-
-def warm_up(
-    network: nn.Module,
-    dataset: Dataset,
-    inputs: Inputs,
-    state: TrainState,
-    config: TrainConfig,
-    ranks: Distributed,
-) -> None:
-    """One pass that is thrown away: DDP arranges its buckets anew after the first one.
-
-    The order decides how gradients add up on three ranks and more; all steps must have the same, the first
-    one after a resume too.
-    """
-    if ranks.world_size == 1:
-        return
-    with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
-        samples = [dataset[0, 0]] * state.sampler.micro_batch_size
-        layout, text = inputs(collate_samples(samples), state.step)
-        with autocast(ranks.device, config.mixed_precision):
-            network(layout, text).backward()
-    network.zero_grad()
-
-
-class _Unsettled(NamedTuple):
-    """What a step leaves to be judged when the device is waited for anyway."""
-
-    norm: Tensor
-    """The gradient's, the same on all ranks."""
-    num_bad: Tensor
-    """Unusable samples of all ranks."""
-    origins: list[str]
-    """This rank's samples."""
-    problems: list[str]
-    """What is wrong with this rank's unusable ones."""
-
-
-def _settle(unsettled: list[_Unsettled], state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
-    """Judges the latest steps, all at once: it waits for the device.
-
-    All ranks have the same numbers and decide alike.
-    """
-    steps = list(unsettled)
-    unsettled.clear()
-    norms = torch.stack([step.norm for step in steps]).tolist()
-    new_bad = int(torch.stack([step.num_bad for step in steps]).sum())
-    state.num_bad += new_bad
-    if new_bad:
-        found = ranks.gather_objects([problem for step in steps for problem in step.problems])
-        state.bad_samples += [problem for part in found for problem in part]
-    num_samples = state.sampler.num_samples
-    if state.num_bad > config.bad_sample_budget * num_samples:
-        raise UserError(
-            f"{state.num_bad} unusable samples in this epoch, more than --bad-sample-budget "
-            f"{config.bad_sample_budget} of {num_samples}; mend the data or raise it:\n  "
-            + "\n  ".join(state.bad_samples)
-        )
-    if state.scaler.is_enabled():
-        return  # it finds its scale by meeting infinities
-    for number, (step, norm) in enumerate(zip(steps, norms, strict=True), start=state.step - len(steps) + 1):
-        if not math.isfinite(norm):
-            state.num_skipped += 1
-            origins = [origin for part in ranks.gather_objects(step.origins) for origin in part]
-            if ranks.is_main:
-                log.warning(
-                    "step %d skipped: the gradient norm is %s; its samples: %s",
-                    number,
-                    norm,
-                    ", ".join(origins),
-                )
-    if state.num_skipped > MAX_SKIPPED_STEPS:
-        raise UserError(
-            f"{state.num_skipped} steps had a gradient that is not finite; their samples are named above: "
-            "check these, or lower --lr"
-        )
-
-
-def _name_bad(micro_batches: list[Prepared]) -> list[str]:
-    """What is wrong with the samples that cannot be used."""
-    problems = [p for batch in micro_batches for p in batch.problems if p is not None]
-    for problem in problems:
-        log.warning("sample left out: %s", problem)
-    return problems
-
-
-def backward(
-    network: nn.Module,
-    inputs: list[tuple],
-    notes: list[int],
-    state: TrainState,
-    config: TrainConfig,
-    ranks: Distributed,
-) -> tuple[Tensor, ...]:
-    """Accumulates the gradient of a global batch.
-
-    Returns:
-      This rank's part of the mean loss, and the sums of `notes` over the ranks; all stay on the device.
-    """
-    # The loss is a mean over the supervised slots of the global batch, so their number comes first.
-    supervised = sum(len(layout.supervised) for layout, _ in inputs)
-    counts = torch.tensor([supervised, *notes]).to(ranks.device, non_blocking=True)
-    counts = ranks.all_reduce_sum(counts)
-    loss_sum = torch.zeros((), device=ranks.device)
-    for i, (layout, text) in enumerate(inputs):
-        several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
-        with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
-            with autocast(ranks.device, config.mixed_precision):
-                loss = network(layout, text) / counts[0].clamp(min=1)
-            # An infinite loss can have a finite gradient; times not-a-number it has none.
-            loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-            # DDP averages over the ranks; a sum is wanted.
-            state.scaler.scale(loss * ranks.world_size).backward()
-        loss_sum += loss.detach()
-    return loss_sum, *counts[1:]
-
-
-def update(state: TrainState, total_steps: int, config: TrainConfig) -> Tensor:
-    """Clips, steps, averages; a gradient that is not finite changes no weight. Returns the gradient norm."""
-    norm = state.optimizers.clip(state.model, config.max_grad_norm, state.scaler)
-    factor = lr_factor(
-        state.step,
-        total_steps,
-        config.schedule,
-        warmup_steps=config.warmup_steps,
-        pct_start=config.pct_start,
-        final_div_factor=config.final_div_factor,
-        annealing="linear" if config.lr_scheduler_annealing == "linear" else "cos",
-    )
-    state.optimizers.scale_lr(factor)
-    state.optimizers.step(state.scaler, skip=~torch.isfinite(norm))
-    if state.ema is not None:
-        average_weights(state.ema, state.model)
-    state.scaler.update()
-    state.optimizers.zero_grad()
-    return norm

@@ -63,11 +63,11 @@ BREAKS = (
         2, "one in the place of another",
     ),
     Break(
-        3, "autoregressive/train/loop.py", "            if saves or stopped:\n", "            if saves:\n",
+        3, "autoregressive/train/loop.py", "        if saves or stopped:\n", "        if saves:\n",
         3, "step, to agent, 1 time(s)",
     ),
     Break(
-        3, "autoregressive/train/loop.py", "raise SystemExit(signals.exit_status())", "raise SystemExit(0)",
+        3, "autoregressive/train/loop.py", "raise SystemExit(self.signals.exit_status())", "raise SystemExit(0)",
         3, "step, to 1, 1 time(s)",
     ),
     Break(
@@ -75,7 +75,7 @@ BREAKS = (
         9, "sigkill of rank 0 at step 5",
     ),
     Break(
-        4, "autoregressive/train/loop.py", "skip=~torch.isfinite(norm)", "skip=norm < 0",
+        4, "autoregressive/train/steps.py", "skip=~torch.isfinite(norm)", "skip=norm < 0",
         5, "nan in gradient, rank 0, none",
     ),
     Break(
@@ -83,7 +83,7 @@ BREAKS = (
         5, "nan in pixels, rank 1, none",
     ),
     Break(
-        5, "autoregressive/train/loop.py", "        state.bad_samples += [", "        list() + [",
+        5, "autoregressive/train/steps.py", "        state.bad_samples += [", "        list() + [",
         7, "image: empty",
     ),
     Break(

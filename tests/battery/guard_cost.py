@@ -59,15 +59,15 @@ class _Clock:
 def without_guards() -> Iterator[None]:
     """Puts nothing in the guards' places."""
     with (
-        mock.patch.object(loop, "_name_bad", lambda micro_batches: []),
-        mock.patch.object(loop, "_Unsettled", lambda norm, bad, origins, problems: _PLAIN(norm, bad, [], [])),
+        mock.patch.object(loop, "name_bad", lambda micro_batches: []),
+        mock.patch.object(loop, "UncheckedStep", lambda norm, bad, *_: _PLAIN(norm, bad, [], [])),
         mock.patch.object(LateReading, "read", lambda self, number: 0),
         mock.patch.object(torch, "isfinite", lambda tensor: _YES),
     ):
         yield
 
 
-_PLAIN = loop._Unsettled
+_PLAIN = loop.UncheckedStep
 _YES = torch.tensor(True)
 
 

@@ -27,7 +27,7 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
     )
     of_kind = {
         "mask_rule": config.mask_rule,
-        "text_field": getattr(dataset.records.records, "text_field", config.text_field),
+        "text_field": getattr(dataset.records, "text_field", config.text_field),
     }
     settings = packed_settings(
         dataset, encoders, config, views=config.views, seed=config.global_seed, **of_kind

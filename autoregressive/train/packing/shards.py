@@ -257,7 +257,7 @@ def _row_bytes(dataset: Images, encoders: Encoders, settings: PackedSettings) ->
     lengths, words = [], []
     for row in range(0, len(dataset), max(1, len(dataset) // NUM_ESTIMATED)):
         try:
-            record = dataset.records.records[row]
+            record = dataset.records[row]
             if record.text_feature_path is None:
                 words.append(record.text)
             else:
