@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from language.published import DEFAULT_T5, PUBLISHED_FOLDER
 from runtime.config import REQUIRED, legacy, option
+from runtime.flags import shared
 from runtime.flags.choices import PRECISION_NAMES
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE
 
@@ -35,7 +36,7 @@ class ExtractConfig:
     t5_model_type: str = option(DEFAULT_T5, help="the text encoder's folder there, or its name on the hub")
     precision: str = option("bf16", help="arithmetic of the text encoder", choices=list(PRECISION_NAMES))
     batch_size: int = option(32, within=COUNT, help="captions a step and rank")
-    device: str = option("auto", help="auto, cpu or cuda")
+    device: str = shared.device()
     global_seed: str | None = legacy("nothing is random here")
     num_workers: str | None = legacy("reading captions takes no time beside the encoder")
 

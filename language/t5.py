@@ -113,6 +113,7 @@ class T5Tokenizer:
         return cleaned
 
     def tokenize(self, cleaned: Sequence[str]) -> TokenizedTexts:
+        """Cleaned texts as R rows of tokens, padded to the longest, cut at `max_tokens`."""
         if torch.utils.data.get_worker_info() is not None:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns of the fork
         with _TOKENIZING:
@@ -136,6 +137,7 @@ class T5Tokenizer:
         return [length for length in lengths if length > self.max_tokens]
 
     def notice_truncation(self, lengths: list[int]) -> None:
+        """One line for all texts of these lengths, in tokens, that lost their end."""
         if not lengths:
             return
         who = "a prompt" if len(lengths) == 1 else f"{len(lengths)} prompts, the longest"

@@ -58,6 +58,7 @@ class Optimizers:
         return nn.utils.clip_grad_norm_(module.parameters(), max_norm if max_norm > 0 else math.inf)
 
     def zero_grad(self) -> None:
+        """Drops the gradients."""
         for member in self.members:
             member.zero_grad(set_to_none=True)
         for parameter in self._matrix_views:

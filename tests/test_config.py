@@ -234,7 +234,8 @@ def test_names_keep_their_bytes_in_every_locale(name, tmp_path):
 
 def test_help_is_grouped_by_topic_and_ends_with_examples():
     text = build_parser(EditingConfig).format_help()
-    titles = ["validation:", "results and data:", "optimizer and schedule:", "stage 2:", "examples:"]
+    titles = ["validation:", "data:", "results and packed data:", "optimizer and schedule:", "stage 2:"]
+    titles.append("examples:")
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
     assert text.index("\nstage 2:") < text.index("--mask-in-context") < text.index("\nexamples:")

@@ -57,7 +57,8 @@ def test_prepared_batches_are_what_codes_and_features_give(kind, pack, encoder):
     config = parse(EditingConfig, flags)
     model = tiny(mask_in_context=True, caption_dim=16)
     inputs = editing_inputs(model, Encoders(None, encoder, 16, 8), config, CPU)
-    prepared = pickle.loads(pickle.dumps(inputs.preparation()(batch, 3)))  # as from a loader's process
+    preparation = pickle.loads(pickle.dumps(inputs.preparation()))  # as in a loader's process
+    prepared = pickle.loads(pickle.dumps(preparation(batch, 3)))
     layout, text = inputs.finish(prepared)
 
     features, text_valid = stack_text_features(ready, limit=8)

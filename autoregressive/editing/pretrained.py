@@ -75,6 +75,7 @@ class FolderConfig:
         }
 
     def write(self, folder: Path) -> None:
+        """Writes `config.json` whole or not at all."""
         text = json.dumps(self.to_dict(), indent=1) + "\n"
         write_atomic(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text))
 

@@ -11,7 +11,8 @@ from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from, start_from_codebook
-from autoregressive.train.config import PUBLISHED_TEXT_WIDTH, TrainConfig
+from autoregressive.train.config import TrainConfig
+from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing.config import PackingConfig
 from dataset.build import build_dataset

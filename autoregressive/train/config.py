@@ -8,13 +8,12 @@ from typing import ClassVar
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
-from autoregressive.train.validation_config import ValidationConfig
+from autoregressive.train.flags.data import DataConfig
+from autoregressive.train.flags.validation import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed.flags import require_no_pixel_flags
-from language.published import DEFAULT_T5
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.flags.choices import PRECISION_NAMES
 from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NEVER,
@@ -29,22 +28,17 @@ from runtime.flags.ranges import (
     SHARE_ABOVE_NONE,
     SIZE,
     WEIGHT,
-    WORKERS,
 )
-
-PUBLISHED_TEXT_WIDTH = 2048  # FLAN-T5-XL's
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(DataConfig):
     """Flags that the two stages share."""
 
     TOPICS: ClassVar[dict[str, str]] = {
-        "results_dir": "results and data",
-        "vq_ckpt": "models and what they start from",
+        "results_dir": "results and packed data",
+        "gpt_model": "the model and what it starts from",
         "dropout_p": "dropout",
-        "t5_path": "text",
-        "allow_outside_root": "reading",
         "epochs": "length and batches",
         "optimizer": "optimizer and schedule",
         "mixed_precision": "speed and memory",
@@ -53,17 +47,12 @@ class TrainConfig:
     }
 
     results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
-    data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
     packed_data: list[str] | None = option(
         None, help="folders of packed training data, in the place of --data-path"
     )
     packed_weights: list[float] | None = option(
         None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
     )
-    vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
-    vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
-    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
     gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
     gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
     auto_resume: bool = option(
@@ -78,11 +67,6 @@ class TrainConfig:
     own_cell: bool = option(
         False, help="each slot is told its own cell by a learned table too: helps in random orders"
     )
-    image_size: int = option(256, within=SIZE, help="side of the square images, pixels")
-    downsample_size: int | None = option(
-        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
-    )
-    vocab_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
     cls_token_num: int = option(120, within=SIZE, help="text slots of the model")
     dropout_p: float = option(0.1, within=RATE, help="residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
@@ -91,24 +75,6 @@ class TrainConfig:
     )
     class_dropout_p: float = option(0.1, within=SHARE, help="share of captions dropped for guidance")
 
-    t5_path: str | None = option(
-        None, help="folder of the text encoder, or of several; encodes text on the fly"
-    )
-    t5_model_type: str | None = option(
-        None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
-    )
-    t5_feature_max_len: int | None = option(
-        None, within=SIZE, help="longer texts lose their end (default: --cls-token-num)"
-    )
-    t5_feature_dim: int | None = option(
-        None,
-        within=SIZE,
-        help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
-    )
-    allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
-    absolute_paths: bool = option(
-        False, help="the list is your own: absolute paths in it are taken as they are"
-    )
     cache_codes: bool = option(
         False, help="encode every image and text once, before training, and keep the result in memory"
     )
@@ -120,7 +86,6 @@ class TrainConfig:
     global_batch_size: int = option(256, within=COUNT, help="samples a step, over all ranks")
     gradient_accumulation_steps: int = option(1, within=COUNT, help="forward passes a step")
     global_seed: int = option(0, within=SEED, help="of the data order and of every random choice")
-    num_workers: int = option(4, within=WORKERS, help="loader processes a rank")
     optimizer: str = option("adamw", help="muon: Muon on the matrices", choices=["adamw", "muon", "sgd"])
     lr: float = option(1e-4, within=LEARNING_RATE, help="peak learning rate (AdamW, SGD)")
     muon_lr: float = option(0.02, within=LEARNING_RATE, help="peak learning rate of Muon's matrices")
@@ -140,9 +105,6 @@ class TrainConfig:
     )
     final_div_factor: float = option(1e4, within=POSITIVE, help="one-cycle: start rate over final rate")
     mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
-    precision: str = option(
-        "none", help="type of the text encoder's weights", choices=sorted(PRECISION_NAMES)
-    )
     tokenizer_precision: str = option(
         "none",
         help="autocast type of the frozen tokenizer; bf16 is faster and turns some codes into neighbours",
@@ -181,13 +143,9 @@ class TrainConfig:
     dry_run: bool = option(
         False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
     )
-    bad_sample_budget: float = option(
-        0.01, within=SHARE, help="share of unusable samples past which training stops"
-    )
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"
     )
-    device: str = option("auto", help="auto, cpu or cuda")
 
     no_cloud_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
     no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
@@ -237,6 +195,7 @@ class TrainConfig:
         return self.lr_scheduler if self.lr_scheduler_annealing == "none" else "onecycle"
 
     def packs_rows(self, device_type: str) -> bool:
+        """Whether batches become one row without padding on such a device."""
         if self.pack_rows == "auto":
             return device_type == "cuda" and self.drop_path == 0
         return self.pack_rows == "on"

@@ -27,6 +27,7 @@ MAX_SKIPPED_STEPS = 10
 
 
 def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
+    """`module` as all ranks train it: with DDP where there are several."""
     if ranks.world_size == 1:
         return module
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None

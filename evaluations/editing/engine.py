@@ -102,6 +102,7 @@ def write_results(folder: Path, result: dict[str, Any], items: list[Item], table
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes a file whole or not at all."""
     text = json.dumps(content, indent=1, allow_nan=False)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

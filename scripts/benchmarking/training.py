@@ -30,6 +30,7 @@ from scripts.benchmarking.rows import Bench
 CPU_SHARES = (0.1, 0.5)  # of the cells: 26 and 128 at 256 px
 CPU_LAYERS = 12
 GPU_SAMPLES = 16  # 10 to 40 % of the cells, 25 % on average
+INPUT_SAMPLES = 32
 
 
 def training_rows(bench: Bench) -> None:
@@ -42,6 +43,7 @@ def training_rows(bench: Bench) -> None:
             bench.scale, bench.model, size, bench.device, torch.float32, n_layer=layers
         ).train()
         twin = project.build_twin(model)
+        _inputs(bench, size, model)
         for stage in (2, 1):
             case = Case.build(bench, size, (model, twin), stage, shares)
             _time(bench, case)
@@ -150,6 +152,23 @@ def _time(bench: Bench, case: Case) -> None:
     measured = in_turn(sides, bench.repeats, f"{name}, {case.size} px")
     floor = case.flops() / bench.limits.matrix[case.dtype], f"{case.dtype} matrix rate"
     bench.add("train", name, case.size, case.setting(), measured.compare("step"), floor=floor)
+
+
+def _inputs(bench: Bench, size: int, model: Transformer) -> None:
+    """What is left for the training thread of making inputs, beside making all of them there."""
+    share = share_of_cells(bench.scale, size, 0.25)
+    edits = random_edits(bench.scale, size, [share] * (4 if bench.quick else INPUT_SAMPLES))
+    batch = fast_batch(edits, edits.source.roll(1, dims=0))
+    inputs = project.make_training_inputs(model, editing=True)
+    prepare = inputs.preparation()
+    prepared = prepare(batch, 0)
+    sides = {
+        "fast": lambda: {"time": bench.clock.time(lambda: inputs.finish(prepared))},
+        "slow": bench.slow(lambda: {"time": bench.clock.time(lambda: inputs.finish(prepare(batch, 0)))}),
+    }
+    measured = in_turn(sides, bench.repeats, f"inputs, {size} px")
+    setting = f"{len(edits)} samples, against making all of it there"
+    bench.add("train", "inputs, on the training thread", size, setting, measured.compare("time"))
 
 
 def _memory(bench: Bench, case: Case) -> None:

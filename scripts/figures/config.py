@@ -24,3 +24,10 @@ class DrawFigures:
         "pretrained_models/shapes", help="folder of save_pretrained with an editor and a painter"
     )
     output_dir: str = option("docs/figures", help="where the pictures go")
+
+
+@dataclass(frozen=True)
+class DrawArchitecture:
+    """Draws the project's rooms and who imports whom."""
+
+    output: str = option("docs/figures/architecture.png", help="where the picture goes")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from language.published import DEFAULT_T5
 from runtime.config import option
 from runtime.errors import UserError
+from runtime.flags import shared
 from runtime.flags.choices import PRECISION_NAMES
 from runtime.flags.ranges import COUNT, POSITIVE, Range
 
@@ -32,7 +33,7 @@ class Demo:
     )
     vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
     gpt_model: str | None = option(None, help="transformer name, for files that do not hold it")
-    device: str = option("auto", help="auto, cpu or cuda")
+    device: str = shared.device()
     precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
     host: str = option(
         "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
+from runtime.flags import shared
 from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -18,7 +19,6 @@ from runtime.flags.ranges import (
     SHARE,
     SIZE,
     WEIGHT,
-    WORKERS,
 )
 from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
@@ -45,17 +45,13 @@ class VQTrainConfig:
         help="folder of images, jsonl file with image_path on each line, or folder of such files"
     )
     data_face_path: str | None = option(None, help="more images, as --data-path")
-    allow_outside_root: bool = option(False, help="let jsonl files name images outside their own folder")
-    absolute_paths: bool = option(
-        False, help="the list is your own: absolute paths in it are taken as they are"
-    )
-    image_size: int = option(256, within=SIZE, help="side of the square training images in pixels")
+    allow_outside_root: bool = shared.allow_outside_root()
+    absolute_paths: bool = shared.absolute_paths()
+    image_size: int = shared.image_size(what="the square training images")
     max_images: int | None = option(None, within=COUNT, help="use only the first so many images")
     augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")
     cache_images: bool = option(False, help="decode every image once and keep it (needs --no-augment)")
-    num_workers: int = option(
-        2, within=WORKERS, help="image loading processes; 0 loads in the training process"
-    )
+    num_workers: int = shared.num_workers(2, "image loading processes; 0 loads in the training process")
     vq_model: str = option("VQ-16", help="tokenizer configuration", choices=tuple(VQ_MODELS))
     codebook_size: int | None = option(
         None, within=COUNT, help="number of codes, instead of the configuration's"
@@ -138,10 +134,8 @@ class VQTrainConfig:
     dry_run: bool = option(
         False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
     )
-    bad_sample_budget: float = option(
-        0.01, within=SHARE, help="share of unreadable images past which training stops"
-    )
-    device: str = option("auto", help="where to train", choices=("auto", "cpu", "cuda"))
+    bad_sample_budget: float = shared.bad_sample_budget(0.01, of="images")
+    device: str = shared.device(choices=("auto", "cpu", "cuda"))
 
     dataset: str = legacy("--data-path itself shows what it is: images or jsonl files")
     codebook_l2_norm: bool = legacy("codes are always unit vectors", takes_value=False)

@@ -4,60 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoregressive.train.config import PUBLISHED_TEXT_WIDTH
+from autoregressive.train.flags.data import DataConfig
 from dataset.choices import RULES, TEXT_FIELDS
-from language.published import DEFAULT_T5, MAX_TOKENS
+from language.published import MAX_TOKENS
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.flags.choices import PRECISION_NAMES
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, SIZE, WORKERS
+from runtime.flags import shared
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED
 
 _PACKED_ONLY = ("t5_path", "t5_model_type", "t5_feature_max_len", "t5_feature_dim", "t5_feat_path")
 
 
 @dataclass(frozen=True)
-class PackingConfig:
+class PackingConfig(DataConfig):
     """Flags of packing; those that training has too mean the same there."""
 
-    data_path: list[str] | None = option(None, help="data lists (or a folder)", aliases=["data_paths"])
     packed_path: str | None = option(None, help="folder for packed training data: shards and a manifest")
-    vq_ckpt: str | None = option(None, help="tokenizer checkpoint")
-    vq_model: str | None = option(None, help="tokenizer name, for files that do not hold it (VQ-16 then)")
-    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
-    vocab_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
-    downsample_size: int | None = option(
-        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
-    )
-    image_size: int = option(256, within=SIZE, help="side of the square images, pixels")
-    t5_path: str | None = option(None, help="folder of the text encoder, or of several")
-    t5_model_type: str | None = option(
-        None, help=f"text encoder in that folder, or in the hub cache (default with --t5-path: {DEFAULT_T5})"
-    )
-    t5_feature_max_len: int | None = option(
-        None, within=SIZE, help=f"longer texts lose their end (default: {MAX_TOKENS})"
-    )
-    t5_feature_dim: int | None = option(
-        None,
-        within=SIZE,
-        help=f"width of ready-made text features (default without a text encoder: {PUBLISHED_TEXT_WIDTH})",
-    )
-    precision: str = option(
-        "none", help="type of the text encoder's weights", choices=sorted(PRECISION_NAMES)
-    )
     rows_per_shard: int = option(
         1024, within=COUNT, help="records in one shard; a stopped run loses at most one a rank"
     )
     batch_size: int = option(32, within=COUNT, help="samples a step and rank")
-    num_workers: int = option(4, within=WORKERS, help="loader processes a rank")
-    bad_sample_budget: float = option(
-        0.01, within=SHARE, help="share of unusable images past which the run fails"
-    )
-    allow_outside_root: bool = option(False, help="let data lists name files outside their own folder")
-    absolute_paths: bool = option(
-        False, help="the list is your own: absolute paths in it are taken as they are"
-    )
-    device: str = option("auto", help="auto, cpu or cuda")
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -112,8 +78,8 @@ class ExtractCodesConfig(PackingConfig):
     data_end: int | None = option(
         None, within=COUNT_OR_NONE, help="last jsonl file of a folder, included; without it: all"
     )
-    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
-    image_size: int = option(512, within=SIZE, help="side of the square images, pixels")
+    vq_model: str = shared.vq_model()
+    image_size: int = shared.image_size(512)
     dataset: str = option(
         "t2i_cc12m", help="format of the data to pack", choices=["t2i_cc12m", "t2i_laion_coco", "t2i"]
     )
