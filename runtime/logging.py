@@ -7,7 +7,8 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def get_logger(name: str) -> logging.Logger:
         root.setLevel(logging.INFO)
         root.propagate = False
     return root.getChild(name)
+
+
+@contextmanager
+def only_errors(name: str) -> Iterator[None]:
+    """Keeps a logger's notices and warnings back for the time of a block."""
+    logger = get_logger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def progress(

@@ -262,6 +262,3 @@ def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
         return mask
     picture = Image.fromarray(marked(mask).astype(np.uint8) * 255)
     return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127
-
-
-EditJob = KeyedEdit  # the name that autoregressive.train.validation reads

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.edit_run import EditFolders, EditJob, EditRun, write_ceiling
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit, write_ceiling
 from autoregressive.sample.edit_sets import (
     emu_jobs,
     emu_sha256,
@@ -45,7 +45,7 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import file_sha256
 
-Rounds = list[list[EditJob]]
+Rounds = list[list[KeyedEdit]]
 
 
 class MagicBrushValidation:

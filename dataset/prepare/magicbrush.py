@@ -44,7 +44,7 @@ from dataset.testsets.magicbrush import (
 )
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.logging import get_logger, progress
+from runtime.logging import get_logger, only_errors, progress
 from runtime.pictures import save_picture
 from runtime.precision import PRECISIONS
 
@@ -116,7 +116,6 @@ def write_features(config: PrepareMagicBrushConfig, process: Distributed) -> Non
     from language.feature_extraction import extract_sources
     from language.t5 import TRUNCATION_LOG, T5Encoder, resolve_t5
 
-    get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
     root = Path(config.magicbrush_path)
     turns = list(iterate_turns(read_sessions(root, allow_outside_root=config.allow_outside_root)))
     encoder = T5Encoder(
@@ -124,7 +123,8 @@ def write_features(config: PrepareMagicBrushConfig, process: Distributed) -> Non
     )
     records = [(feature_name(turn), turn.instruction) for turn in turns]
     source = Source(root / SESSIONS_FILE, root / FEATURES, records)
-    extract_sources([source], encoder, config.precision, config.batch_size, process)
+    with only_errors(TRUNCATION_LOG):
+        extract_sources([source], encoder, config.precision, config.batch_size, process)
     if not process.is_main:
         return
     sessions = sessions_with_features(root, turns, FEATURES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 
+from runtime.errors import UserError
 from tests.tiny_files import (
     tiny_train_flags,
     write_shapes,
@@ -76,3 +79,37 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def refused(work: Callable[[], Any], *named: object) -> None:
+    """Requires a `UserError` that holds each of `named`."""
+    try:
+        result = work()
+    except UserError as error:
+        for words in map(str, named):
+            assert words in str(error), f"{words!r} is not named: {error}"
+    else:
+        raise AssertionError(f"accepted: {result}")
+
+
+def in_little_memory(work: Callable[[], Any], memory: int) -> str:
+    """The error that `work` ends with, or "accepted", in a process that may grow by `memory` bytes only."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + memory
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            work()
+            os.write(write, b"accepted")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode()[:4000])
+        finally:
+            os._exit(0)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    message = os.read(read, 4096).decode(errors="replace")
+    os.close(read)
+    assert status == 0, f"status {status}, {message}"
+    return message

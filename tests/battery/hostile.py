@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import zipfile
@@ -22,8 +21,7 @@ from safetensors.torch import save_file
 
 from autoregressive.editing.pipeline import EditingPipeline
 from runtime.checkpoint import load_checkpoint
-from runtime.errors import UserError
-from tests.battery.cases import Assets, Case
+from tests.battery.cases import Assets, Case, in_little_memory
 
 MEMORY = 1 << 30  # bytes that reading may take on top
 HUGE = 1 << 40
@@ -110,26 +108,8 @@ def _wrong_shapes(assets: Assets, folder: Path) -> None:
 
 def _in_little_memory(work: Callable[[], Any]) -> str:
     """The message of the `UserError` that `work` ends with, in a process that may grow by `MEMORY` only."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + MEMORY
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            work()
-            os.write(write, b"it was accepted")
-        except UserError as error:
-            os.write(write, f"UserError: {error}".encode()[:4000])
-        except BaseException as error:
-            os.write(write, f"{type(error).__name__}: {error}".encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(write)
-    _, status = os.waitpid(child, 0)
-    message = os.read(read, 4096).decode(errors="replace")
-    os.close(read)
-    assert status == 0 and message.startswith("UserError: "), f"status {status}, {message}"
+    message = in_little_memory(work, MEMORY)
+    assert message.startswith("UserError: "), message
     return message
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dataset.build import build_dataset
 from dataset.prepare.captions import prepare_captions
@@ -16,8 +14,7 @@ from dataset.prepare.flags import PrepareCaptionsConfig
 from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from runtime.config import parse
-from runtime.errors import UserError
-from tests.battery.cases import Assets, Case
+from tests.battery.cases import Assets, Case, refused
 
 SECRET = "secret.png"
 
@@ -37,15 +34,6 @@ def cases() -> list[Case]:
         Case("Emu Edit index, ..", _emu),
         Case("tar member, ..", _tar),
     ]
-
-
-def _refused(work: Callable[[], Any], *, names: str) -> None:
-    try:
-        result = work()
-    except UserError as error:
-        assert names in str(error), f"{names!r} is not named: {error}"
-    else:
-        raise AssertionError(f"accepted: {result}")
 
 
 def _line(change: dict, assets: Assets, folder: Path) -> None:
@@ -83,22 +71,22 @@ ENTRY = {"input": "1-input.png", "mask": "1-mask1.png", "output": "1-output1.png
 
 def _session_id(assets: Assets, folder: Path) -> None:
     _sessions(folder, "../1", ENTRY)
-    _refused(lambda: read_sessions(folder), names="../1")
+    refused(lambda: read_sessions(folder), "../1")
 
 
 def _session_image(assets: Assets, folder: Path) -> None:
     _sessions(folder, "1", {**ENTRY, "input": f"../../{SECRET}"})
-    _refused(lambda: read_sessions(folder), names=SECRET)
+    refused(lambda: read_sessions(folder), SECRET)
 
 
 def _scored_id(assets: Assets, folder: Path) -> None:
     file = _sessions(folder, "../1", ENTRY)
-    _refused(lambda: read_listed_sessions(file), names="../1")
+    refused(lambda: read_listed_sessions(file), "../1")
 
 
 def _scored_output(assets: Assets, folder: Path) -> None:
     file = _sessions(folder, "1", {**ENTRY, "output": "../../1-output1.png"})
-    _refused(lambda: read_listed_sessions(file), names="../../1-output1.png")
+    refused(lambda: read_listed_sessions(file), "../../1-output1.png")
 
 
 def _emu(assets: Assets, folder: Path) -> None:
@@ -106,7 +94,7 @@ def _emu(assets: Assets, folder: Path) -> None:
     entry = {"idx": "../1", "input_caption": "a", "output_caption": "b", "edit_instruction": "c"}
     file.write_text(json.dumps([entry]))
     (folder / "images").mkdir()
-    _refused(lambda: read_emu(folder, file), names="list.json item 1")
+    refused(lambda: read_emu(folder, file), "list.json item 1")
 
 
 def _tar(assets: Assets, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Runs the reliability battery and prints a table; the exit status says whether every case passed.
 
-    python -m tests.battery                     # all 472 cases, going on where the last run was stopped
+    python -m tests.battery                     # all 691 cases, going on where the last run was stopped
     python -m tests.battery --only 3 --cases 2  # the first two cases of test 3
     python -m tests.battery --fresh             # from the start
 
@@ -29,7 +29,9 @@ from runtime.flags.ranges import COUNT_OR_NONE, THREADS, Range
 from runtime.logging import progress
 from tests.battery import (
     bad_samples,
+    calls,
     corruption,
+    data,
     determinism,
     disk,
     evaluators,
@@ -37,9 +39,12 @@ from tests.battery import (
     killed_saves,
     nonfinite,
     paths,
+    pipes,
     restarts,
     resume,
+    settings,
     signals,
+    weights,
 )
 from tests.battery.cases import Assets
 
@@ -56,6 +61,11 @@ TESTS = (
     ("disk", disk),
     ("determinism", determinism),
     ("evaluators", evaluators),
+    ("settings", settings),
+    ("weights", weights),
+    ("data", data),
+    ("no files", pipes),
+    ("calls from Python", calls),
 )
 
 
@@ -64,7 +74,7 @@ class Battery:
     """Runs the reliability battery."""
 
     results_dir: str = option("results/battery", help="outcomes, and the folders of cases that failed")
-    only: int | None = option(None, within=Range(at_least=1, at_most=12), help="run this test alone, 1 to 12")
+    only: int | None = option(None, within=Range(at_least=1, at_most=17), help="run this test alone, 1 to 17")
     cases: int = option(0, within=COUNT_OR_NONE, help="run the first so many cases of each test; 0 for all")
     case: list[int] | None = option(
         None, within=COUNT_OR_NONE, help="run these cases of --only alone, counted from 0"
