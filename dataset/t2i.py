@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dataset.batches import T2ISample, blank_text, load_text
 from dataset.records.images import load_image
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.records import T2IRecord
-from dataset.samples import T2ISample, blank_text, load_text
 from dataset.transforms import stage1_transform
 from runtime.errors import UserError
 

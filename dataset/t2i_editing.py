@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.batches import EditSample, blank_text, load_text
 from dataset.edit_masks import full_mask, jitter_mask, pool_edit_mask
 from dataset.records.images import ImageSource, fit_region, load_edit_region, load_image, marked
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.parquet import ParquetImage
 from dataset.records.records import EditRecord, ParquetEditRecords
-from dataset.samples import EditSample, blank_text, load_text
 from dataset.transforms import dilate, joint_transform
 from runtime.errors import UserError
 

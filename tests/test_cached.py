@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from conftest import run_threads
 
+from dataset.batches import T2ISample
 from dataset.cached import CachedT2I
-from dataset.samples import T2ISample
 from language.text_features import TextFeatures
 
 FEATURES = TextFeatures(torch.zeros(1, 4), torch.ones(1, dtype=torch.bool))

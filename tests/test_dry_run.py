@@ -12,7 +12,7 @@ from conftest import ROOT, run_program
 from PIL import Image
 
 from autoregressive.train.dry_run import _require_usable
-from dataset.samples import EditSample, T2ISample, collate_samples
+from dataset.batches import EditSample, T2ISample, collate_samples
 from runtime.distributed import distributed
 from runtime.errors import UserError
 

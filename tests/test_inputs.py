@@ -15,7 +15,7 @@ from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.inputs import CAPTION_DROP, Encoders, NumberedBatches, chosen, editing_inputs
-from dataset.samples import EditBatch
+from dataset.batches import EditBatch
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, stack_text_features
 from runtime.config import parse

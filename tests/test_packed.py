@@ -17,11 +17,11 @@ from autoregressive.models.gpt import build_gpt
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.inputs import EditingPreparation, Encoders, Inputs, editing_inputs
 from autoregressive.train.loop import fit
+from dataset.batches import collate_samples
 from dataset.packed.dataset import PackedEdits, PackedT2I
 from dataset.packed.flags import require_no_pixel_flags
 from dataset.packed.format import MANIFEST, read_manifest, require_same, shard_path
 from dataset.packed.mixed import MixedDataset
-from dataset.samples import collate_samples
 from runtime.config import parse
 from runtime.distributed import distributed
 from runtime.errors import UserError

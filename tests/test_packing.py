@@ -22,10 +22,10 @@ from autoregressive.train.packing.config import ExtractCodesConfig, PackEditsCon
 from autoregressive.train.packing.edits import extract as pack_edits
 from autoregressive.train.stages import train_editing
 from dataset.build import build_dataset
+from dataset.data_order import sample_seed
 from dataset.packed.dataset import PackedEdits, open_packed
 from dataset.packed.format import require_same, shard_path
 from dataset.packed.writer import PackedWriter
-from dataset.sampler import sample_seed
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, save_text_features
 from runtime.config import parse

@@ -11,9 +11,9 @@ import torch
 from pictures import SIZE, picture, square_mask
 from PIL import Image
 
+from dataset.batches import collate_samples
 from dataset.build import build_dataset
 from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
-from dataset.samples import collate_samples
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 

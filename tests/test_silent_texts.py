@@ -24,7 +24,7 @@ from autoregressive.sample.scaling_run import read_lines
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.train.config import T2IConfig
 from autoregressive.train.inputs import Encoders, t2i_inputs
-from dataset.samples import T2IBatch
+from dataset.batches import T2IBatch
 from language.text_features import TextFeatures, load_text_features, says_nothing
 from runtime.config import parse
 from runtime.distributed import distributed

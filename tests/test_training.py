@@ -25,7 +25,7 @@ from autoregressive.sequence.orders import edit_orders, random_orders, region_or
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
 from autoregressive.train.stages import train_editing, train_t2i
-from dataset.samples import EditBatch, T2IBatch
+from dataset.batches import EditBatch, T2IBatch
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, save_text_features
 from runtime.checkpoint import load_checkpoint, save_checkpoint

@@ -13,8 +13,8 @@ import torch
 from conftest import run_program
 from PIL import Image
 
+from dataset.data_order import ResumableBatchSampler
 from dataset.image_folder import ImageDataset, list_images
-from dataset.sampler import ResumableBatchSampler
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
 from tokenizer.tokenizer_image import reconstruction_eval, vq_train

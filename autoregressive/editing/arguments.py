@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.composite import as_image, is_one_picture
-from dataset.samples import Text
+from dataset.batches import Text
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
 from runtime.errors import UserError

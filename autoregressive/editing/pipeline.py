@@ -33,8 +33,8 @@ from autoregressive.editing.composite import changed_region, check_mask, compose
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.results import EditResult, Progress
+from dataset.batches import Text
 from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
-from dataset.samples import Text
 from runtime.errors import UserError
 from runtime.timing import timed
 

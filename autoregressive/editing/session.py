@@ -20,7 +20,7 @@ from autoregressive.editing.composite import as_image
 from autoregressive.editing.models import Picture
 from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.editing.results import EditResult
-from dataset.samples import Text
+from dataset.batches import Text
 from runtime.errors import UserError
 
 OPTIONS = ("sampling", "mode", "mask_rule", "random_order", "auto_mask", "mask_error", "progress")

@@ -18,8 +18,8 @@ from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.jobs import run_jobs, run_rounds
 from autoregressive.sample.loading import require_marked
+from dataset.batches import Text
 from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, marked
-from dataset.samples import Text
 from language.t5 import encode_texts
 from runtime.distributed import Distributed
 from runtime.errors import UserError

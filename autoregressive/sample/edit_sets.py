@@ -9,8 +9,8 @@ from pathlib import Path
 
 from autoregressive.editing.choices import AUTO
 from autoregressive.sample.edit_run import KeyedEdit, files_sha256
+from dataset.batches import Text, load_text
 from dataset.records.parquet import ParquetImage
-from dataset.samples import Text, load_text
 from dataset.testsets.emu_edit import EmuItem
 from dataset.testsets.magicbrush import Turn, iterate_turns
 from runtime.errors import UserError

@@ -19,7 +19,7 @@ from autoregressive.train.loop import count_steps, make_sampler
 from autoregressive.train.preview import save_rows, show_batch
 from autoregressive.train.state import new_state
 from autoregressive.train.steps import backward, parallel, update
-from dataset.samples import EditBatch, T2IBatch, collate_samples
+from dataset.batches import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
 from runtime.errors import UserError

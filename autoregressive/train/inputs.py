@@ -26,7 +26,7 @@ from autoregressive.sequence.layout import TrainingLayout
 from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
-from dataset.samples import EditBatch, T2IBatch, Text, collate_samples
+from dataset.batches import EditBatch, T2IBatch, Text, collate_samples
 from language.t5 import T5Encoder, T5Tokenizer, TokenizedTexts, encode_texts
 from language.text_features import TextFeatures, says_nothing, stack_text_features
 from runtime.errors import UserError

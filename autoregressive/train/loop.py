@@ -25,7 +25,7 @@ from autoregressive.train.steps import (
     update,
     warm_up,
 )
-from dataset.sampler import ResumableBatchSampler
+from dataset.data_order import ResumableBatchSampler
 from runtime.distributed import Distributed
 from runtime.logging import get_logger
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer

@@ -13,7 +13,7 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
-from dataset.samples import EditBatch, T2IBatch, collate_samples
+from dataset.batches import EditBatch, T2IBatch, collate_samples
 from language.t5 import encode_texts
 from runtime.pictures import save_picture
 

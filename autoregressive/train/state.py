@@ -12,7 +12,7 @@ from autoregressive.models.arithmetic import marked, require_same_arithmetic, re
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import model_args, transformer_state
 from autoregressive.train.config import TrainConfig
-from dataset.sampler import ResumableBatchSampler
+from dataset.data_order import ResumableBatchSampler
 from runtime.checkpoint import load_weights
 from runtime.distributed import Distributed
 from runtime.errors import UserError

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, Prepared
 from autoregressive.train.state import TrainState
-from dataset.samples import collate_samples
+from dataset.batches import collate_samples
 from runtime.distributed import Distributed
 from runtime.logging import get_logger
 from runtime.optim import lr_factor

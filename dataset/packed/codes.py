@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.batches import T2ISample, blank_text
 from dataset.prepare.extraction import SETTINGS_FILE, read_settings
 from dataset.records.jsonl import is_inside
-from dataset.samples import T2ISample, blank_text
 from dataset.t2i import SHORT_CAPTION_PROBABILITY
 from language.text_features import load_text_features
 from runtime.errors import UserError

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.batches import EditSample, T2ISample, blank_text
 from dataset.edit_masks import full_mask
 from dataset.packed.format import PackedSettings, read_manifest, shard_path
-from dataset.samples import EditSample, T2ISample, blank_text
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 

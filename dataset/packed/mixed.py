@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.samples import EditSample, T2ISample
+from dataset.batches import EditSample, T2ISample
 from runtime.errors import UserError
 
 _MIX = 4  # first word of the entropy, so that the choice shares its random stream with no other

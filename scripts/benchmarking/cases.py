@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from dataset.batches import EditBatch, EditSample, T2IBatch, T2ISample, collate_samples
 from dataset.packed.format import PackedSettings
 from dataset.packed.writer import PackedWriter, ShardColumns, pack_text
-from dataset.samples import EditBatch, EditSample, T2IBatch, T2ISample, collate_samples
 from language.text_features import TextFeatures, save_text_features
 from scripts.benchmarking.baseline_data import TEXT_SLOTS, SlowSample, dense_mask, pad_text
 

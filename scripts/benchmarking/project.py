@@ -24,9 +24,9 @@ from autoregressive.sequence.builders import editing_prompt
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, Inputs, editing_inputs, t2i_inputs
+from dataset.batches import EditBatch, T2IBatch, collate_samples
 from dataset.build import build_dataset
 from dataset.packed.dataset import PackedEdits
-from dataset.samples import EditBatch, T2IBatch, collate_samples
 from language.text_features import TextFeatures, stack_text_features
 from runtime.precision import autocast
 from scripts.benchmarking.baseline import SlowTransformer

@@ -54,7 +54,7 @@ BREAKS = (
         1, "t2i, mid-epoch, 0 workers, 1 ranks",
     ),
     Break(
-        1, "dataset/sampler.py", 'state["epoch"], state["consumed"]', 'state["epoch"], 0',
+        1, "dataset/data_order.py", 'state["epoch"], state["consumed"]', 'state["epoch"], 0',
         1, "t2i, mid-epoch, 0 workers, 1 ranks",
     ),
     Break(2, "runtime/checkpoint.py", "    if found not in wanted:", "    if not wanted:", 4, "bit flip 0"),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dataset.data_order import ResumableBatchSampler
 from dataset.image_folder import ImageDataset, collate_images, list_images
-from dataset.sampler import ResumableBatchSampler
 from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report

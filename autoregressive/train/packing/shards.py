@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing.config import PackingConfig
+from dataset.batches import EditBatch, T2IBatch, Text, collate_samples
+from dataset.data_order import sample_seed
 from dataset.packed.format import MANIFEST, SHARDS, PackedSettings
 from dataset.packed.writer import PackedWriter, ShardColumns, ShardNote, pack_text
 from dataset.prepare.output import check_disk, claimed, fingerprint, require_budget
 from dataset.records.records import EditRecord, T2IRecord
-from dataset.sampler import sample_seed
-from dataset.samples import EditBatch, T2IBatch, Text, collate_samples
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from language.text_features import count_stored_tokens

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 from torch.utils.data import DataLoader
 
-from dataset.sampler import ResumableBatchSampler
+from dataset.data_order import ResumableBatchSampler
 from runtime.errors import UserError
 
 
