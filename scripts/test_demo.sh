@@ -13,4 +13,4 @@ if ! command -v chromium chromium-browser google-chrome > /dev/null; then
     exit 2
   }
 fi
-REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 exec "$python" -m pytest -q tests/test_demo_work.py tests/test_demo.py "$@"
+REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 exec "$python" -m pytest -q tests/scripts/test_demo_work.py tests/scripts/test_demo.py "$@"

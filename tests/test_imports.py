@@ -119,3 +119,13 @@ def test_the_classes_of_test_sets_have_names_of_their_own():
             if isinstance(node, ast.ClassDef) and node.name.endswith(("Turn", "Edit", "Pair", "Session")):
                 homes.setdefault(node.name, []).append(module)
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_tests_stand_in_folders_as_the_project():
+    """What concerns several rooms stands at the top."""
+    rooms = [path.parent for path in (ROOT / "tests").rglob("test_*.py") if "battery" not in path.parts]
+    top = ROOT / "tests"
+    assert max(Counter(rooms).values()) <= MOST_FILES
+    assert {
+        str(room.relative_to(top)) for room in rooms if not (ROOT / room.relative_to(top)).is_dir()
+    } == set()

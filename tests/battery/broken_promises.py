@@ -102,22 +102,22 @@ BREAKS = (
     ),
     Break(
         9, "scripts/web_demo/serve.py", "server_name=config.host", 'server_name="0.0.0.0"',
-        "tests/test_demo.py", "test_only_this_machine_gets_in",
+        "tests/scripts/test_demo.py", "test_only_this_machine_gets_in",
     ),
     Break(
         9, "scripts/web_demo/serve.py", 'max_file_size=f"{config.max_upload_mb}mb"', "max_file_size=None",
-        "tests/test_demo.py", "test_large_uploads_are_refused",
+        "tests/scripts/test_demo.py", "test_large_uploads_are_refused",
     ),
     Break(
         10, "autoregressive/models/arithmetic.py",
         '    if differing := _differing(arithmetic, _arithmetic(config), "here"):',
         '    if not (differing := _differing(arithmetic, _arithmetic(config), "here")) and not trained:',
-        "tests/test_arithmetic.py", "test_other_arithmetic_is_refused_by_name",
+        "tests/autoregressive/models/test_arithmetic.py", "test_other_arithmetic_is_refused_by_name",
     ),
     Break(
         10, "autoregressive/decoding/cache.py",
         "memory, self._idle = self._idle or _Memory(), None", "memory = self._idle = self._idle or _Memory()",
-        "tests/test_threads.py", "test_a_callback_that_edits_disturbs_no_one",
+        "tests/autoregressive/decoding/test_threads.py", "test_a_callback_that_edits_disturbs_no_one",
     ),
     Break(
         4, "runtime/checkpoint.py", "not weight.isfinite().all():", "not weight.numel():",

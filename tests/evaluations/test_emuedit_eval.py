@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from pictures import picture
 
 from evaluations.editing.emu_pairs import load_emu_list
@@ -15,7 +16,7 @@ from evaluations.editing.tables import format_tables
 from runtime.config import parse
 from runtime.errors import UserError
 
-PUBLISHED_LIST = Path(__file__).resolve().parent.parent / "assets" / "emu_test_data.json"
+PUBLISHED_LIST = ROOT / "assets" / "emu_test_data.json"
 SIZE = 16
 
 

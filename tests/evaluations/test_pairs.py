@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from dataset.testsets.magicbrush import read_listed_sessions
 from evaluations.pairs import ALL_TURN, FINAL_TURN, find_pairs
 from runtime.errors import UserError
 
-REFERENCE = Path(__file__).parent / "reference" / "magicbrush_eval"
+REFERENCE = ROOT / "tests" / "reference" / "magicbrush_eval"
 
 
 def make_run(root: Path, turns: dict[str, int], reverse: bool = False) -> Path:

@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from safetensors.torch import load_file
 
 from runtime.errors import UserError
@@ -18,7 +18,7 @@ from tokenizer.tokenizer_image.codebook import CodeCounts, reseed_unused, spheri
 from tokenizer.tokenizer_image.vq_model import build_vq_model, codebook_usage, load_vq_model
 from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = ROOT / "tests" / "reference"
 TINY = {"codebook_size": 16, "width": 8, "z_channels": 8, "norm_groups": 2, "num_res_blocks": 1}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_program
+from conftest import ROOT, run_program
 from test_training import run_stage, same, stage_flags
 from tiny_gpt import tiny
 
@@ -22,7 +21,7 @@ from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import UserError
 from runtime.training.checkpoints import require_finite
 
-SHIPPED = Path(__file__).parents[1] / "pretrained_models" / "shapes"
+SHIPPED = ROOT / "pretrained_models" / "shapes"
 
 UNPUBLISHED = {
     "query_turn": "next_cells",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from dataset.build import build_dataset
@@ -132,5 +133,5 @@ def test_absolute_paths_reach_images_and_sessions(tmp_path):
 
 
 def test_the_published_512_px_script_takes_absolute_paths():
-    script = Path(__file__).parents[1] / "scripts" / "train_stage2_512.sh"
+    script = ROOT / "scripts" / "train_stage2_512.sh"
     assert "--absolute-paths" in script.read_text()

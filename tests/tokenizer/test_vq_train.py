@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_program
+from conftest import ROOT, run_program
 from PIL import Image
 
 from dataset.data_order import ResumableBatchSampler
@@ -29,7 +28,6 @@ from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_model import load_vq_model
 from tokenizer.tokenizer_image.vq_registry import VQ_MODELS, VQConfig
 
-ROOT = Path(__file__).parents[1]
 TINY = VQConfig(
     codebook_size=16,
     width=8,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import read_metrics, run_threads
+from conftest import ROOT, read_metrics, run_threads
 
 from autoregressive.train.meter import Meter
 from autoregressive.train.state import TrainState
@@ -20,8 +19,6 @@ from runtime.training.checkpoints import Checkpoints, due, list_checkpoints
 from runtime.training.meter import Means, TrainingMeter
 from runtime.training.state import RunState
 from tokenizer.tokenizer_image.vq_state import VQTrainState
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_both_trainings_stand_on_the_same_parts():

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import run_program
+from conftest import ROOT, run_program
 
 from dataset.edit_masks import (
     EmptyMaskError,
@@ -22,7 +21,7 @@ from dataset.edit_masks import (
 from dataset.records.images import load_edit_region
 from runtime.errors import UserError
 
-REFERENCE = Path(__file__).parent / "reference" / "token_masks"
+REFERENCE = ROOT / "tests" / "reference" / "token_masks"
 EXPECTED = json.loads((REFERENCE / "expected.json").read_text())
 
 

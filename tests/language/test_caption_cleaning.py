@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from language.caption_cleaning import clean_caption, require_words
 from runtime.errors import UserError
 
-CASES = json.loads(
-    (Path(__file__).parent / "reference" / "caption_cleaning.json").read_text(encoding="utf-8")
-)
+CASES = json.loads((ROOT / "tests" / "reference" / "caption_cleaning.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case["text"])[:40])

@@ -7,11 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "torch", "torchvision", "transformers", "pyarrow", "matplotlib", "open_clip", "timm", "gradio",
 )  # fmt: skip

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,9 +17,9 @@ from autoregressive.train.config import EditingConfig
 from runtime.config import argument, build_parser, dump_config, legacy, option, parse
 from runtime.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 PROGRAM_FOLDERS = ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
-FROZEN = Path(__file__).parent / "frozen_flags.json"
+ROOT = Path(__file__).resolve().parents[2]  # this file is a program too
+FROZEN = ROOT / "tests" / "frozen_flags.json"
 COMMANDS = {
     "train_t2i": ("autoregressive.train.config", "T2IConfig"),
     "train_editing": ("autoregressive.train.config", "EditingConfig"),
@@ -345,7 +344,7 @@ def test_configs_made_by_python_have_the_same_ranges(values):
 def test_the_command_lines_are_frozen():
     """A flag that goes or changes its default breaks somebody's script: change the file on purpose.
 
-    `python tests/test_config.py` writes it anew.
+    `python tests/runtime/test_config.py` writes it anew.
     """
     assert current_flags() == json.loads(FROZEN.read_text())
 
