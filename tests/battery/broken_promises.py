@@ -120,7 +120,7 @@ BREAKS = (
         "tests/autoregressive/decoding/test_threads.py", "test_a_callback_that_edits_disturbs_no_one",
     ),
     Break(
-        4, "runtime/checkpoint.py", "not weight.isfinite().all():", "not weight.numel():",
+        4, "runtime/training/checkpoints.py", "not weight.isfinite().all():", "not weight.numel():",
         14, "t2i whose model ends as nan",
     ),
     Break(
@@ -136,7 +136,7 @@ BREAKS = (
         13, "config file: off is a word",
     ),
     Break(
-        10, "runtime/checkpoint.py", "    if saved_seed != config.global_seed:", "    if saved_seed < 0:",
+        10, "runtime/training/resume.py", "    if saved_seed != config.global_seed:", "    if saved_seed < 0:",
         13, "resume: another seed",
     ),
     Break(
