@@ -21,7 +21,8 @@ import numpy as np
 from dataset.prepare.output import check_disk, log, require_budget, require_options, write_lines
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
-from runtime.flags.ranges import COUNT, SEED, SHARE
+from runtime.flags import shared
+from runtime.flags.ranges import COUNT, SEED
 from runtime.logging import progress
 from runtime.texts import read_json
 
@@ -36,9 +37,7 @@ class PrepareCocoConfig:
     output: str = option(REQUIRED, help="the table to write, a .tsv file")
     num_prompts: int = option(30000, within=COUNT, help="prompts, each of another image")
     seed: int = option(0, within=SEED, help="another seed takes other images in another order")
-    bad_sample_budget: float = option(
-        0.0, within=SHARE, help="share of unusable annotations, 0 to 1, to go without"
-    )
+    bad_sample_budget: float = shared.bad_sample_budget(0.0, of="annotations")
 
     def __post_init__(self) -> None:
         require_options(self)

@@ -15,7 +15,7 @@ from dataset.choices import RULES
 from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
-from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags import shared
 from runtime.flags.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
 
 
@@ -23,24 +23,24 @@ from runtime.flags.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
 class ConvertCheckpoint:
     """Makes one folder for from_pretrained out of checkpoints."""
 
-    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
+    vq_ckpt: str = shared.vq_ckpt(REQUIRED)
     gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
     output_dir: str = option(REQUIRED, help="the folder to write, or to add to")
     model: str = option("transformer", help="the transformer's name in the folder")
-    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_path: str | None = shared.t5_path()
     t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
     text_encoder: bool = option(
         True, help="after --no-text-encoder the folder has none, and from_pretrained needs a t5_path"
     )
     copy_text_encoder: bool = option(False, help="put its weights into the folder too, not its hub id only")
-    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    vq_model: str = shared.vq_model()
     gpt_model: str | None = option(
         None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
     )
     image_size: int | None = option(
         None, within=SIZE, help="side of the model's images, for files that do not hold it"
     )
-    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    precision: str = shared.precision("the transformer's weights")
     cfg_scale: float = option(7.5, within=GUIDANCE, help="default guidance; 1 for none")
     temperature: float = option(1.0, within=WEIGHT, help="default of the draws")
     top_k: int = option(1000, within=COUNT_OR_NONE, help="default: likeliest codes kept; 0 for all")

@@ -15,7 +15,7 @@ from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, check_ranges, legacy, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags import shared
 from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -55,19 +55,19 @@ class SampleConfig:
         "cfg_scale": "how codes are drawn",
     }
 
-    vq_ckpt: str = option(REQUIRED, help="tokenizer checkpoint")
+    vq_ckpt: str = shared.vq_ckpt(REQUIRED)
     gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
-    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_path: str | None = shared.t5_path()
     t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
-    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    vq_model: str = shared.vq_model()
     gpt_model: str | None = option(
         None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
     )
     image_size: int | None = option(
         None, within=SIZE, help="side of the model's images, for files that do not hold it"
     )
-    device: str = option("auto", help="auto, cpu or cuda")
-    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    device: str = shared.device()
+    precision: str = shared.precision("the transformer's weights")
     seed: int = option(0, within=SEED, help="of the draws", aliases=["global_seed"])
     batch_size: int = option(32, within=COUNT, help="images at a time", aliases=["per_proc_batch_size"])
     cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance; 1 for none (small models want 1 to 1.5)")
@@ -289,7 +289,7 @@ class SampleT2IDDP(DrawConfig):
     prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
     sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
     num_fid_samples: int = option(30000, within=COUNT, help="most captions to draw, from the first")
-    precision: str = option("bf16", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    precision: str = shared.precision("the transformer's weights", "bf16")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataset.choices import IMAGE_FORMATS
 from dataset.prepare.output import require_options
 from runtime.config import REQUIRED, option
 from runtime.errors import UserError
+from runtime.flags import shared
 from runtime.flags.choices import PRECISION_NAMES
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SHARE, THREADS
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, THREADS
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,7 @@ class PrepareCaptionsConfig:
         256, within=COUNT_OR_NONE, help="leave out images whose short side is below this; 0 keeps all"
     )
     num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
-    bad_sample_budget: float = option(
-        0.0, within=SHARE, help="share of unusable items, 0 to 1, to go without"
-    )
+    bad_sample_budget: float = shared.bad_sample_budget(0.0, of="items")
     allow_outside_root: bool = option(False, help="accept images outside the folder that paths count from")
 
     def __post_init__(self) -> None:
@@ -56,7 +55,7 @@ class PrepareEmuEditConfig:
         None, help="items to evaluate, such as assets/emu_test_data.json; without it all with two captions"
     )
     num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, within=SHARE, help="share of unusable rows, 0 to 1, to go without")
+    bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
         require_options(self)
@@ -78,9 +77,7 @@ class PrepareMagicBrushConfig:
         "original", choices=IMAGE_FORMATS, help="of --hub-parquet: original keeps the files' bytes"
     )
     num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
-    bad_sample_budget: float = option(
-        0.0, within=SHARE, help="share of unusable items, 0 to 1, to go without"
-    )
+    bad_sample_budget: float = shared.bad_sample_budget(0.0, of="items")
     allow_outside_root: bool = option(False, help="accept images outside the test folder")
     device: str = option("auto", help="of the text encoder: auto, cpu or cuda")
 
@@ -102,7 +99,7 @@ class PrepareUltraEditConfig:
         "original", choices=IMAGE_FORMATS, help="original keeps the files' bytes; png or jpg encodes others"
     )
     num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
-    bad_sample_budget: float = option(0.0, within=SHARE, help="share of unusable rows, 0 to 1, to go without")
+    bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
         require_options(self)

@@ -9,7 +9,6 @@ from language.published import DEFAULT_T5
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.flags import shared
-from runtime.flags.choices import PRECISION_NAMES
 from runtime.flags.ranges import COUNT, POSITIVE, Range
 
 SHIPPED = "pretrained_models/shapes"
@@ -26,15 +25,15 @@ class Demo:
     gpt_ckpt: list[str] = option(
         [], help="transformer checkpoints: one with marks, one without, or one of them"
     )
-    t5_path: str | None = option(None, help="folder of the text encoder, or of several; else the hub cache")
+    t5_path: str | None = shared.t5_path()
     t5_model_type: str | None = option(
         None,
         help=f"text encoder in that folder or cache; by default the one that --model names, or {DEFAULT_T5}",
     )
-    vq_model: str = option("VQ-16", help="tokenizer name, for files that do not hold it")
+    vq_model: str = shared.vq_model()
     gpt_model: str | None = option(None, help="transformer name, for files that do not hold it")
     device: str = shared.device()
-    precision: str = option("none", help="of the transformer's weights", choices=sorted(PRECISION_NAMES))
+    precision: str = shared.precision("the transformer's weights")
     host: str = option(
         "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
     )
