@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -119,16 +120,18 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         names = ("seed", "epoch", "consumed", "num_samples", "global_batch_size")
         return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int], source: str | Path = "the checkpoint") -> None:
         """Goes to where `state` was taken; the number of ranks and micro-batches may differ.
 
+        Args:
+          source: names the file that holds it, in errors.
         Raises:
           UserError: the data or the batch size is not what it was, so that the batches could not be the same.
         """
         for name in ("num_samples", "global_batch_size"):
             if state[name] != getattr(self, name):
                 raise UserError(
-                    f"cannot go on where the checkpoint stopped: {name} was {state[name]} and is now "
+                    f"cannot go on where {source} stopped: {name} was {state[name]} and is now "
                     f"{getattr(self, name)}; use the same, or start anew from the checkpoint's weights"
                 )
         self.seed, self.epoch, self.consumed = state["seed"], state["epoch"], state["consumed"]

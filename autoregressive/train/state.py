@@ -116,7 +116,7 @@ def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed
     if state.ema is not None:
         load_weights(state.ema.module, transformer_state({"model": content["ema"]}), source=path)
         state.ema.n_averaged.fill_(content["ema_updates"])
-    state.sampler.load_state_dict(content["sampler"])
+    state.sampler.load_state_dict(content["sampler"], path)
     state.num_bad = content["num_bad"]
     state.bad_samples = list(content.get("bad_samples", []))  # older checkpoints name none
     _restore_rng(content["rng"], path, ranks)

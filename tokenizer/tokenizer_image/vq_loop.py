@@ -149,7 +149,7 @@ def begin(config: VQTrainConfig, state: VQTrainState, batches: Batches, dist: Di
         saves_nothing=config.dry_run,
     )
     if found is not None:
-        batches.sampler.load_state_dict(state.resume(found))
+        batches.sampler.load_state_dict(state.resume(found), found)
     elif config.finetune:
         state.load_weights(config.vq_ckpt)
 

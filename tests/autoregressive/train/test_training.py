@@ -529,7 +529,7 @@ def test_a_resume_takes_rates_and_decay_from_the_flags_and_says_so(
         (["--optimizer", "sgd"], "was trained with another optimizer"),
         (["--optimizer", "muon"], "was trained with another optimizer"),
         (["--ema-decay", "0.9"], "holds no averaged weights"),
-        (["--global-batch-size", "8"], "global_batch_size was 4 and is now 8"),
+        (["--global-batch-size", "8"], "0000001.pt stopped: global_batch_size was 4 and is now 8"),
         (["--gpt-model", "R-GPT-mini"], "does not fit this model: .* misshapen"),
     ],
 )
