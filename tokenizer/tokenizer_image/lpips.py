@@ -4,8 +4,8 @@ lpips = load_lpips(vgg_path, lpips_path, device)      # local files; None looks 
 lpips(images, others)          # (B,), one distance a pair
 lpips.spatial(images, others)  # (B, 1, H, W), the same by place
 
-The packages that have it fetch VGG's weights themselves; here they come from local files, for a metric and for
-the tokenizer's training loss alike.
+The packages that have it fetch VGG's weights themselves; here they come from local files, for a metric and
+for the tokenizer's training loss alike.
 """
 
 from __future__ import annotations
