@@ -179,13 +179,21 @@ class T5Encoder:
         Raises:
           UserError: the files are missing, damaged, or not a T5's.
         """
-        self.max_tokens = max_tokens
         self.device = torch.device(device)
         words, model = _load(str(path), precision)
         self.tokenizer = T5Tokenizer(words, max_tokens)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.d_model
         self._name = str(path)
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the tokenizer, which cuts the texts."""
+        return self.tokenizer.max_tokens
+
+    @max_tokens.setter
+    def max_tokens(self, most: int) -> None:
+        self.tokenizer.max_tokens = most
 
     @property
     def name(self) -> str:

@@ -16,9 +16,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from autoregressive.decoding.engine import Engine
-from autoregressive.editing.arguments import (
-    as_prompts,
-)
+from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
 from autoregressive.editing.options import Defaults
 from autoregressive.editing.pretrained import find_files, push_folder, save_pretrained

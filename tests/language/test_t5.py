@@ -363,3 +363,13 @@ def test_texts_that_say_nothing_are_counted(caplog):
         tokenizer.clean(texts)
     said = [record.getMessage()[:9] for record in caplog.records]
     assert said == ["1 text(s)", "3 text(s)", "4 text(s)"] and "'page 3'" in caplog.text
+
+
+def test_a_smaller_limit_set_later_cuts_texts(t5_dir):
+    """As the samplers' --t5-feature-max-len does."""
+    encoder = T5Encoder(t5_dir)
+    long = "a red circle at the top left and a blue square"
+    before = len(encoder.encode([long])[0].valid)
+    encoder.max_tokens = 4
+    assert before > 4
+    assert len(encoder.encode([long])[0].valid) == encoder.count_tokens([long])[0] == 4
