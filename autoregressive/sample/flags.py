@@ -107,7 +107,7 @@ class EditSampleConfig(SampleConfig):
         None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
     )
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
-    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_rule: str = shared.mask_rule(RULES)
     mask_error: int = option(
         0, within=PIXELS, help="widen each mask by this many of its pixels first; below 0: shrink it"
     )
@@ -329,6 +329,6 @@ class SampleScaled(SampleConfig):
     mode: str | None = option(
         None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
     )
-    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    mask_rule: str = shared.mask_rule(RULES)
     clip_model: str | None = option(None, help="open_clip's name of the CLIP of --reward clip")
     clip_ckpt: str | None = option(None, help="its weights (default: pretrained_models, the user's caches)")

@@ -12,7 +12,7 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_block
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import TrainConfig
-from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH
+from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing.config import PackingConfig
 from dataset.build import build_dataset
@@ -32,7 +32,7 @@ from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
 from runtime.training.resume import resume_point
-from tokenizer.tokenizer_image.vq_model import load_vq_model, require_config
+from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
 
 log = get_logger(__name__)
 PUBLISHED_TOKENIZER = "VQ-16"  # what the published file, which does not say so, holds
@@ -55,6 +55,21 @@ def find_resume_point(config: TrainConfig, ranks: Distributed) -> TrainConfig:
     return replace(config, gpt_ckpt=found)
 
 
+def load_tokenizer(config: DataConfig, device: torch.device) -> VQModel:
+    """The frozen tokenizer; refused if it is not what the flags say of it."""
+    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
+    require_config(
+        tokenizer,
+        config.vq_ckpt,
+        codebook_size=config.codebook_size,
+        codebook_embed_dim=config.codebook_embed_dim,
+        vocab_size=config.vocab_size,
+        downsample_size=config.downsample_size,
+        image_size=config.image_size,
+    )
+    return tokenizer
+
+
 def load_encoders(
     config: TrainConfig | PackingConfig,
     device: torch.device,
@@ -68,16 +83,7 @@ def load_encoders(
       tokenizer_precision: autocast type of the tokenizer.
       needs_text_encoder: load the default one if the flags name none: validation has words to encode.
     """
-    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model or PUBLISHED_TOKENIZER, device=device)
-    require_config(
-        tokenizer,
-        config.vq_ckpt,
-        codebook_size=config.codebook_size,
-        codebook_embed_dim=config.codebook_embed_dim,
-        vocab_size=config.vocab_size,
-        downsample_size=config.downsample_size,
-        image_size=config.image_size,
-    )
+    tokenizer = load_tokenizer(config, device)
     if config.t5_path is None and config.t5_model_type is None and not needs_text_encoder:
         text_width = config.t5_feature_dim or PUBLISHED_TEXT_WIDTH
         return Encoders(tokenizer, None, text_width, config.max_text_tokens, tokenizer_precision)

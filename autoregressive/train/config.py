@@ -14,6 +14,7 @@ from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed.flags import require_no_pixel_flags
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
+from runtime.flags import shared
 from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NEVER,
@@ -267,19 +268,12 @@ class EditingConfig(TrainConfig, ValidationConfig):
     supervise_marks: bool = option(
         False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
     )
-    text_field: str | None = option(
-        None,
-        help="what the model is told; default: the target caption, or the instruction if more of the data "
-        "has that",
-        choices=list(TEXT_FIELDS),
-    )
-    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
+    text_field: str | None = shared.text_field(TEXT_FIELDS)
+    mask_rule: str = shared.mask_rule(RULES)
     mask_dilation: int = option(
         0, within=COUNT_OR_NONE, help="widen half of the masks by 0 to this many pixels"
     )
-    mask_jitter: int = option(
-        0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
-    )
+    mask_jitter: int = shared.mask_jitter()
     edit_orders: list[str] = option(
         ["raster"],
         choices=ORDER_KINDS,

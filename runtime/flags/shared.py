@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.config import option
 from runtime.flags.choices import PRECISION_NAMES
-from runtime.flags.ranges import SHARE, SIZE, WORKERS
+from runtime.flags.ranges import COUNT_OR_NONE, SHARE, SIZE, WORKERS
 
 
 def device(what: str = "", *, choices: Sequence[str] | None = None) -> Any:
@@ -53,6 +53,24 @@ def vq_model(default: str | None = "VQ-16") -> Any:
     """`--vq-model` of a program that uses a tokenizer."""
     then = " (VQ-16 then)" if default is None else ""
     return option(default, help=f"tokenizer name, for files that do not hold it{then}")
+
+
+def text_field(choices: Sequence[str]) -> Any:
+    """`--text-field` of a program that reads edits."""
+    words = "what the model is told; default: the target caption, or the instruction if more of the data "
+    words += "has that"
+    return option(None, help=words, choices=list(choices))
+
+
+def mask_rule(choices: Sequence[str]) -> Any:
+    """`--mask-rule`."""
+    return option("published", help="pixel mask to cells", choices=choices)
+
+
+def mask_jitter() -> Any:
+    """`--mask-jitter`."""
+    words = "widen or shrink, and shift, each mask by up to this many pixels"
+    return option(0, within=COUNT_OR_NONE, help=words)
 
 
 def t5_path(more: str = "; else the hub cache") -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from autoregressive.train.components import load_encoders, read_dataset
+from autoregressive.train.components import load_encoders, load_tokenizer, read_dataset
 from autoregressive.train.packing.config import ExtractCodesConfig
 from autoregressive.train.packing.shards import pack, packed_settings
 from dataset.packed.codes import code_settings, load_codes, save_codes
@@ -26,7 +26,7 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.logging import progress
-from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
+from tokenizer.tokenizer_image.vq_model import VQModel
 
 Job = tuple[Path, JsonLine]  # file to write, line that names the image
 
@@ -71,16 +71,7 @@ def extract(config: ExtractCodesConfig, process: Distributed) -> None:
     if config.packed_path is not None:
         return _pack(config, process)
     sources = find_sources(config)
-    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model, process.device)
-    require_config(
-        tokenizer,
-        config.vq_ckpt,
-        codebook_size=config.codebook_size,
-        codebook_embed_dim=config.codebook_embed_dim,
-        vocab_size=config.vocab_size,
-        downsample_size=config.downsample_size,
-        image_size=config.image_size,
-    )
+    tokenizer = load_tokenizer(config, process.device)
     num_cells = (config.image_size // tokenizer.config.downsampling) ** 2
     is_done = partial(_is_done, num_cells=num_cells, codebook_size=tokenizer.config.codebook_size)
     total = sum(len(source.records) for source in sources)

@@ -41,16 +41,9 @@ class PackEditsConfig(PackingConfig):
     """Packs edit pairs for training: codes, mask bits and text features."""
 
     dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
-    text_field: str | None = option(
-        None,
-        help="what the model is told; default: the target caption, or the instruction if more of the data "
-        "has that",
-        choices=list(TEXT_FIELDS),
-    )
-    mask_rule: str = option("published", help="pixel mask to cells", choices=RULES)
-    mask_jitter: int = option(
-        0, within=COUNT_OR_NONE, help="widen or shrink, and shift, each mask by up to this many pixels"
-    )
+    text_field: str | None = shared.text_field(TEXT_FIELDS)
+    mask_rule: str = shared.mask_rule(RULES)
+    mask_jitter: int = shared.mask_jitter()
     center_crop: bool = option(False, help="crop the middle instead of a random place")
     random_flip: bool = option(False, help="mirror half of the views")
     views: int = option(1, within=COUNT, help="crops, flips and jittered masks of each pair")
