@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+from runtime.precision import multiplies_bfloat16
 
 MUON_MOMENTUM = 0.95
 # What the flags say of a group; the rest of an optimizer's state is what training has made.
@@ -116,10 +119,12 @@ def build_optimizer(
     ]
     views: dict[nn.Parameter, nn.Parameter] = {}
     if matrices:
+        device = next(iter(matrices.values())).device
+        muon = torch.optim.Muon if multiplies_bfloat16(device) else Float32Muon
         # torch's Muon takes matrices only; a view shares the kernel's storage: stepping it steps the kernel.
         views = {p: nn.Parameter(_as_matrix(p.detach(), like=p)) for p in matrices.values() if p.dim() > 2}
         members.append(
-            torch.optim.Muon(
+            muon(
                 [views.get(p, p) for p in matrices.values()],
                 lr=muon_lr,
                 weight_decay=weight_decay,
@@ -127,6 +132,45 @@ def build_optimizer(
             )
         )
     return Optimizers(members, views)
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon with its products in float32, for devices that have none in bfloat16."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, parameter.grad, group)
+        return loss
+
+    def _step_one(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+        rate = group["lr"] * math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(orthogonalized(update, group["ns_coefficients"], group["ns_steps"]), alpha=rate)
+
+
+def orthogonalized(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], num_iterations: int
+) -> torch.Tensor:
+    """About U·Vᵀ of a (m, n) matrix U·S·Vᵀ, by the quintic Newton–Schulz iteration of Jordan et al. 2024."""
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    a, b, c = coefficients
+    for _ in range(num_iterations):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if len(matrix) > matrix.shape[1] else wide
 
 
 def _as_matrix(kernel: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

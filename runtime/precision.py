@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from runtime.flags.choices import PRECISION_NAMES
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 PRECISIONS = dict(
     zip(PRECISION_NAMES, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True)
 )
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has products in bfloat16; a CPU without them is eighty times as slow."""
+    return device.type != "cpu" or _cpu_multiplies_bfloat16()
+
+
+@cache
+def _cpu_multiplies_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
-    """The autocast context of a `--mixed-precision` choice; "none" computes in the weights' own type."""
+    """The autocast context of a `--mixed-precision` choice; "none" computes in the weights' own type.
+
+    So does "bf16" where the device has no products in bfloat16: it is asked for to be fast.
+    """
     dtype = PRECISIONS[mixed_precision]
+    if dtype is torch.bfloat16 and not multiplies_bfloat16(device):
+        _say_float32_instead()
+        dtype = torch.float32
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+@cache
+def _say_float32_instead() -> None:
+    log.info("this CPU has no products in bfloat16: float32 is used in its place, which is faster here")
 
 
 def loss_scaler(device: torch.device, mixed_precision: str) -> torch.amp.GradScaler:

@@ -53,8 +53,9 @@ def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
 def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> None:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
-    What an earlier stage lacks keeps its fresh values: the position table (LlamaGen → R-GPT) and the two
-    marks (RLlamaGen → NEP). Tables of another grid are resized, bicubic.
+    What the checkpoint lacks keeps its fresh values: the position table (LlamaGen → R-GPT), the two marks
+    (RLlamaGen → NEP), and the table of own cells, zeros, with which the model computes what it did. Tables of
+    another grid are resized, bicubic.
 
     Args:
       image_size: of the training to come, to be told where it is another than that of the weights.
@@ -63,7 +64,8 @@ def initialise_from(model: Transformer, path: str | Path, image_size: int | None
     """
     content = load_checkpoint(path)
     state = transformer_state(content)
-    require_same_tables(model.config, state, path)
+    if OWN_CELL_TABLE in state:
+        require_same_tables(model.config, state, path)
     trained_at = checkpoint_args(content).get("image_size")
     if None not in (image_size, trained_at) and image_size != trained_at:
         log.info("%s was trained at %s px and goes on at %d px", path, trained_at, image_size)
@@ -74,9 +76,10 @@ def initialise_from(model: Transformer, path: str | Path, image_size: int | None
         state[name] = resize_position_table(state[name], model.config.block_size)
         if before != model.config.block_size:
             log.info("%s: %s resized from %d to %d cells", path, name, before, model.config.block_size)
-    absent = [n for n in (POSITION_TABLE, *MARKS) if n in model.state_dict() and n not in state]
+    tables = (POSITION_TABLE, OWN_CELL_TABLE, *MARKS)
+    absent = [n for n in tables if n in model.state_dict() and n not in state]
     # The marks come as a pair; half a pair is a damaged file, which load_weights then reports.
-    may_miss = [n for n in absent if n == POSITION_TABLE or not any(m in state for m in MARKS)]
+    may_miss = [n for n in absent if n not in MARKS or not any(m in state for m in MARKS)]
     check = partial(require_same_arithmetic, model.config, content, path)
     load_weights(model, state, path, may_miss, check=check)
     if absent:

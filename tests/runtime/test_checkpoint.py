@@ -183,3 +183,12 @@ def test_checkpoints_in_folders_of_any_name(name, tmp_path):
     path.parent.mkdir()
     save_checkpoint(path, {"model": {"weight": torch.arange(3)}})
     assert torch.equal(load_checkpoint(path)["model"]["weight"], torch.arange(3))
+
+
+def test_a_model_without_own_cells_grows_a_table_that_changes_nothing(tmp_path):
+    """Published weights can be trained on with --own-cell: the table begins as zeros."""
+    model, grown = tiny(), tiny(own_cell=True)
+    save_checkpoint(tmp_path / "a.pt", {"model": model.state_dict(), "args": {}})
+    initialise_from(grown, tmp_path / "a.pt")
+    assert not grown.own_cell_embedding.any()
+    torch.testing.assert_close(grown.output.weight, model.output.weight)

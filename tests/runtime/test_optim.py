@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from runtime.optim import build_optimizer, lr_factor
+from runtime import precision
+from runtime.optim import Float32Muon, build_optimizer, lr_factor, orthogonalized
 from runtime.training.ema import AveragedWeights
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -125,3 +126,46 @@ def test_averaged_weights_are_put_into_a_model_for_a_while():
         assert torch.equal(model.weight, average)
         raise OSError
     assert torch.equal(model.weight, current) and torch.equal(ours.module.weight, average)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (12, 4), (4, 12)])
+def test_muon_in_float32_is_torchs_but_for_rounding(shape):
+    """Torch's own computes in bfloat16, which has 8 bits: its values differ by about a percent."""
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    gradients = torch.randn(3, *shape)
+    ends = []
+    for kind in (torch.optim.Muon, Float32Muon):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = kind([weight], lr=0.02, weight_decay=0.1, momentum=0.95)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(weight.detach())
+    moved = (ends[0] - start).norm()
+    assert (ends[1] - ends[0]).norm() < 0.03 * moved
+    assert moved > 0.02
+
+
+def test_orthogonalized_brings_singular_values_near_one():
+    """The quintic iteration maps them into about (0.7, 1.2); Jordan et al. 2024."""
+    values = torch.linalg.svdvals(orthogonalized(torch.randn(5, 8), (3.4445, -4.775, 2.0315), 5))
+    assert values.min() > 0.3 and values.max() < 1.3
+
+
+def test_a_cpu_without_bfloat16_products_computes_in_float32(monkeypatch):
+    """There bfloat16 took eighty times as long."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: False)
+    with precision.autocast(cpu, "bf16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    kinds = {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
+    assert Float32Muon in kinds
+    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: True)
+    with precision.autocast(cpu, "bf16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert Float32Muon not in {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
+
+
+def _muon(module):
+    return build_optimizer(module, "muon", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.95))
