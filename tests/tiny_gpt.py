@@ -11,7 +11,7 @@ from autoregressive.sequence.layout import TrainingLayout
 from autoregressive.sequence.packing import pack_rows
 
 V, N, C, T = 32, 16, 8, 5
-GREEDY = Sampling(cfg_scale=1, sample_logits=False)
+GREEDY = Sampling(cfg_scale=1, sample_logits=False, window=1)
 
 
 def tiny(name: str = "R-GPT-tiny", **overrides):

@@ -11,40 +11,61 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of all layers, filled slot by slot; attention sees the live slots of the live rows.
+    """Keys and values of all layers, written slot by slot in the lanes that run; a lane is one sequence's.
 
-    `live` (slots) and `rows` are set by the decoding loop, which knows them without asking the device.
+    `lanes` (which of them run) and `live` (slots in sight) are set by the decoding loop, which knows them
+    without asking the device.
     """
 
     def __init__(self, store: Tensor) -> None:
         """
         Args:
-          store: (layers, 2, B, H, M, head_dim), whatever it holds.
+          store: (layers, 2, lanes, H, M, head_dim), whatever it holds.
         """
         self._store = store
         self.live = 0
-        self.rows = slice(None)
+        self.lanes = slice(None)
 
     @property
     def length(self) -> int:
         """Slots there are, live or not."""
         return self._store.shape[4]
 
+    @property
+    def num_lanes(self) -> int:
+        """Lanes there are, running or not."""
+        return self._store.shape[2]
+
     def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes (R, H, L, head_dim) keys and values of the live rows at `slots`; returns the live ones."""
-        keys, values = self._store[layer][:, self.rows]
-        keys.index_copy_(2, slots, key.to(keys.dtype))
-        values.index_copy_(2, slots, value.to(values.dtype))
+        """Writes (R, H, L, head_dim) keys and values of the running lanes at (R, L) `slots`.
+
+        Returns:
+          Those of the live slots.
+        """
+        keys, values = self._store[layer][:, self.lanes]
+        if slots.shape[1] == 1 and len(slots) == 1:
+            keys.index_copy_(2, slots[0], key.to(keys.dtype))
+            values.index_copy_(2, slots[0], value.to(values.dtype))
+        else:
+            lanes = torch.arange(len(slots), device=slots.device)[:, None]
+            keys[lanes, :, slots] = key.transpose(1, 2).to(keys.dtype)
+            values[lanes, :, slots] = value.transpose(1, 2).to(values.dtype)
         return keys[:, :, : self.live], values[:, :, : self.live]
 
-    def blank_rest(self) -> None:
-        """Zeroes the slots that are not live: masked ones count nothing, unless they hold NaN or infinity."""
-        self._store[..., self.live :, :].zero_()
+    def blank_from(self, slot: int) -> None:
+        """Zeroes the running lanes from a slot on: what is masked counts nothing, unless it is NaN."""
+        self._store[:, :, self.lanes, :, slot:].zero_()
 
-    def copy_rows(self, source: Tensor) -> None:
-        """Row i of all the rows becomes what row `source[i]` was, in the live slots."""
-        for layer in self._store[..., : self.live, :]:  # one by one: a copy of the whole may not fit
+    def spread(self, source: Tensor) -> None:
+        """Running lane i becomes what running lane `source[i]` was, in the live slots."""
+        for layer in self._store[
+            :, :, self.lanes, :, : self.live
+        ]:  # one by one: a copy of the whole may not fit
             layer.copy_(layer[:, source])
+
+    def move(self, source: int, target: int) -> None:
+        """Lane `target` becomes a copy of lane `source`."""
+        self._store[:, :, target].copy_(self._store[:, :, source])
 
 
 class CachePool:
@@ -62,9 +83,9 @@ class CachePool:
 
     @contextmanager
     def borrow(
-        self, n_layer: int, batch: int, n_head: int, length: int, head_dim: int, like: Tensor
+        self, n_layer: int, num_lanes: int, n_head: int, length: int, head_dim: int, like: Tensor
     ) -> Iterator[KVCache]:
-        """A cache for `batch` rows of at least `length` slots, of the type and on the device of `like`.
+        """A cache of `num_lanes` lanes of at least `length` slots, of the type and on the device of `like`.
 
         It is the caller's alone until the block ends: another thread, or an edit inside a progress callback,
         borrows other memory meanwhile.
@@ -73,7 +94,7 @@ class CachePool:
             memory, self._idle = self._idle or _Memory(), None
         try:
             yield memory.cache(
-                (n_layer, 2, batch, n_head, -(-length // self.STEP) * self.STEP, head_dim), like
+                (n_layer, 2, num_lanes, n_head, -(-length // self.STEP) * self.STEP, head_dim), like
             )
         finally:
             with self._lock:  # of several only the largest is kept
@@ -106,7 +127,7 @@ class _Memory:
             torch._dynamo.mark_static_address(store)  # a compiled step may keep where it is
             self._caches[shape] = KVCache(store)
         cache = self._caches[shape]
-        cache.live, cache.rows = 0, slice(None)
+        cache.live, cache.lanes = 0, slice(None)
         return cache
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoregressive.decoding.noise import gumbel_noise
 from autoregressive.decoding.sampling_settings import Sampling
 
 
-def guide(logits: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022).
+def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor | float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022) of logits: uncond + (cond - uncond) · scale.
 
     Args:
-      logits: (2B, V), each conditional row followed by its unconditional one.
       scale: 1 gives the conditional logits.
-    Returns:
-      (B, V) uncond + (cond - uncond) · scale.
     """
-    conditional, unconditional = logits[::2], logits[1::2]
     return unconditional + (conditional - unconditional) * scale
 
 
@@ -32,6 +29,11 @@ def filtered_probabilities(logits: Tensor, temperature: float, top_k: int, top_p
     Returns:
       (B, V) float32 probabilities.
     """
+    return filtered_logits(logits, temperature, top_k, top_p).softmax(-1)
+
+
+def filtered_logits(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """(B, V) float32, -inf where a code is dropped; see `filtered_probabilities`."""
     logits = logits.float() / max(temperature, 1e-5)
     if top_k > 0:
         smallest = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
@@ -41,11 +43,11 @@ def filtered_probabilities(logits: Tensor, temperature: float, top_k: int, top_p
         shares = ordered.softmax(-1)
         dropped = (shares.cumsum(-1) - shares) > top_p
         logits = logits.masked_fill(dropped.scatter(-1, index, dropped), float("-inf"))
-    return logits.softmax(-1)
+    return logits
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse-transform sampling, so that one number a sample decides, whatever the batch.
+    """Inverse-transform sampling: one number a sample decides.
 
     Args:
       probabilities: (B, V), rows summing to about 1.
@@ -59,17 +61,20 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return (cumulative <= wanted).sum(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
-def pick(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """One code a row: (B, V) logits → (B,) int64."""
+def pick(
+    logits: Tensor, sampling: Sampling, seeds: Tensor, cells: Tensor, uniforms: Tensor | None = None
+) -> Tensor:
+    """One code a row: (B, V) logits → (B,) int64.
+
+    Args:
+      seeds, cells: (B,) what the noise belongs to, with `draw="gumbel"`.
+      uniforms: (B,) in [0, 1), with `draw="inverse"`.
+    """
     if not sampling.sample_logits:
         return logits.argmax(-1)
-    return draw(
-        filtered_probabilities(logits, sampling.temperature, sampling.top_k, sampling.top_p), uniforms
-    )
-
-
-def seeded_uniforms(seeds: list[int], num_cells: int) -> Tensor:
-    """(B, N) float64 in [0, 1): row i depends on seed i alone, not on the batch nor on how many are used."""
-    generator = torch.Generator()
-    rows = [torch.rand(num_cells, generator=generator.manual_seed(s), dtype=torch.float64) for s in seeds]
-    return torch.stack(rows)
+    truncation = sampling.temperature, sampling.top_k, sampling.top_p
+    if sampling.draw == "inverse":
+        return draw(filtered_probabilities(logits, *truncation), uniforms)
+    logits = filtered_logits(logits, *truncation).double()
+    codes = torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
+    return (logits + gumbel_noise(seeds, cells, codes)).argmax(-1)

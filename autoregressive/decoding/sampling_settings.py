@@ -10,6 +10,14 @@ import numpy as np
 
 from runtime.errors import UserError
 
+DRAWS = ("gumbel", "inverse")
+GUESSES = {
+    "auto": "what is right most often",
+    "independent": "what each cell would be if it were the first; made by the prompt's own pass",
+    "source": "the source's codes, of edits",
+    "last": "the code drawn last",
+}
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -26,6 +34,14 @@ class Sampling:
     top_p: float = 1.0
     sample_logits: bool = True
     """False takes the likeliest code (argmax)."""
+    draw: str = "gumbel"
+    """"gumbel": noise of its own for every (seed, cell, code), so that no draw depends on another; "inverse":
+    the i-th number of the seed for the i-th cell drawn."""
+    window: int | None = None
+    """Cells that a pass may settle, by guesses that it checks: a seed gives the same codes at any window. 1
+    is a pass a cell, None the engine's default."""
+    guesses: str = "auto"
+    """The first guesses of a window, one of `GUESSES`; they decide the number of passes, never the codes."""
 
     def __post_init__(self) -> None:
         for name, kind, wanted in (
@@ -35,9 +51,12 @@ class Sampling:
             ("top_k", Integral, "a whole number"),
             ("top_p", Real, "a number"),
             ("sample_logits", bool | np.bool_, "True or False"),
+            ("draw", str, "a string"),
+            ("window", Integral | None, "a whole number, or None for the device's"),
+            ("guesses", str, "a string"),
         ):
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) and kind in (Real, Integral):
+            if not isinstance(value, kind) or isinstance(value, bool) and kind != bool | np.bool_:
                 raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give {wanted}")
             if isinstance(value, np.generic):  # json, which settings are saved as, knows none of NumPy's
                 object.__setattr__(self, name, value.item())
@@ -46,6 +65,9 @@ class Sampling:
             ("temperature", 0 <= self.temperature < math.inf, "a finite number, 0 or more"),
             ("top_k", self.top_k >= 0, "0, which keeps all codes, or more"),
             ("top_p", 0 < self.top_p <= 1, "a share above 0, up to 1, which keeps all codes"),
+            ("draw", self.draw in DRAWS, f"one of {', '.join(DRAWS)}"),
+            ("window", self.window is None or 1 <= self.window <= 64, "1, which checks no guesses, to 64"),
+            ("guesses", self.guesses in GUESSES, f"one of {', '.join(GUESSES)}"),
         ):
             if not fits:
                 raise UserError(f"{name} {getattr(self, name)}: give {wanted}")

@@ -95,7 +95,7 @@ def locating_layout(source: Tensor, text_valid: Tensor, vocab_size: int) -> Sequ
         cells=with_probes(forced.cells, raster[:, -1:].expand_as(source)),
         next_cells=with_probes(forced.next_cells, raster),
         key_valid=with_probes(forced.key_valid, ~everything),
-        slots=torch.arange(forced.cells.shape[1] + num_cells),
+        slots=torch.arange(forced.cells.shape[1] + num_cells).expand(len(source), -1),
         num_predictions=2 * num_cells,
     )
 

@@ -114,7 +114,7 @@ class EditingPipeline(EditingModels):
                 scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
                 edit_mask[auto] = how.auto_mask.region(scores, self.grid)
         with timed(timings, "generate", self.device):
-            codes = self.token_editor.edit(
+            drawn = self.token_editor.edit(
                 source,
                 edit_mask,
                 text,
@@ -126,14 +126,14 @@ class EditingPipeline(EditingModels):
                 progress=progress,
             )
         with timed(timings, "decode", self.device):
-            decoded = self.decode(codes)
+            decoded = self.decode(drawn.codes)
         results = []
         for i, image in enumerate(decoded):
             asked = i * len(images) // len(seeds)
             cells, pixels = edit_mask[asked], pixel_masks[asked]
             region = changed_region(how.composite, cells, pixels, self.grid, images[asked].size)
             edited = compose(images[asked], image, region)
-            results.append(EditResult(edited, codes[i], cells, region, timings))
+            results.append(EditResult(edited, drawn.codes[i], cells, region, timings, drawn.num_passes[i]))
         return results
 
     def read_masks(

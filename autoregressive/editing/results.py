@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.decoding.engine import OnCode
+from autoregressive.decoding.engine import OnPass
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Drawing:
     """Results as far as they are drawn; its (B, N) raster tensors change with the next step.
 
     Attributes:
-      step, num_steps: codes of each result drawn so far, and those of the largest region.
+      step, num_steps: codes drawn so far, of the result that has most, and those of the largest region.
       codes: the source's where nothing is drawn, 0 where there is no source.
       drawn, to_draw: bool cells.
     """
@@ -44,6 +44,7 @@ class EditResult:
       edit_mask: (N,) bool raster, the cells that were generated.
       region: (H, W) bool, the pixels that were free to change.
       timings: seconds of the batch's "encode", "generate" and "decode", and "locate" if a mask was "auto".
+      num_passes: forwards of the transformer that its cells took, at most one a cell.
     """
 
     image: Image.Image
@@ -51,11 +52,12 @@ class EditResult:
     edit_mask: Tensor
     region: Tensor
     timings: dict[str, float]
+    num_passes: int
 
 
 def tell_progress(
     progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None = None
-) -> OnCode | None:
+) -> OnPass | None:
     """What the engine is to call, so that `progress` sees the (B, N) codes fill up.
 
     Args:
@@ -71,10 +73,10 @@ def tell_progress(
     to_draw = torch.zeros_like(codes, dtype=torch.bool).scatter(1, orders, numbers < counts[:, None])
     drawn_cells = torch.zeros_like(to_draw)
 
-    def on_code(number: int, drawn: Tensor) -> None:
-        cells, busy = orders[:, number], counts > number
-        codes[busy, cells[busy]] = drawn.cpu()[busy]
-        drawn_cells[busy, cells[busy]] = True
-        progress(Drawing(number + 1, len(numbers), codes, drawn_cells, to_draw))
+    def on_pass(so_far: Tensor, num_settled: list[int]) -> None:
+        settled = numbers < torch.tensor(num_settled)[:, None]
+        codes.scatter_(1, orders, torch.where(settled, so_far.cpu(), codes.gather(1, orders)))
+        drawn_cells.scatter_(1, orders, settled)
+        progress(Drawing(max(num_settled), len(numbers), codes, drawn_cells, to_draw))
 
-    return on_code
+    return on_pass

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoregressive.decoding.engine import NOT_FINITE, Engine, OnCode, place
-from autoregressive.decoding.sampling import Sampling, seeded_uniforms
+from autoregressive.decoding.batch import NOT_FINITE
+from autoregressive.decoding.engine import Drawn, Engine, OnPass, place
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask import edit_scores
 from autoregressive.editing.choices import MODES
 from autoregressive.editing.results import Progress, tell_progress
@@ -67,7 +68,7 @@ class TokenEditor:
         *,
         random_order: bool = False,
         progress: Progress | None = None,
-    ) -> Tensor:
+    ) -> Drawn:
         """(P, N) source codes → (B, N) codes on the CPU, kept cells unchanged.
 
         Args:
@@ -90,9 +91,14 @@ class TokenEditor:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
         sources = source.repeat_interleave(num_samples, 0)
-        on_code = tell_progress(progress, sources, orders, counts)
-        codes = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), on_code)
-        return place(codes.cpu(), orders, counts, sources)
+        guesses = sources.gather(1, orders) if self._guesses_source(sampling, masks) else None
+        on_pass = tell_progress(progress, sources, orders, counts)
+        drawn = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), guesses, on_pass)
+        return Drawn(place(drawn.codes.cpu(), orders, counts, sources), drawn.num_passes)
+
+    def _guesses_source(self, sampling: Sampling, masks: Tensor) -> bool:
+        """Whether the codes of (B, N) `masks` are guessed to be the source's."""
+        return sampling.guesses == "source" or sampling.guesses == "auto" and bool(masks.all())
 
     def draw(
         self,
@@ -119,8 +125,8 @@ class TokenEditor:
             )
         blank = torch.zeros_like(orders)
         prompt = t2i_prompt(orders[:: len(seeds) // len(text)], text_valid)
-        on_code = tell_progress(progress, blank, orders)
-        drawn = self.generate(prompt, orders, text, seeds, sampling, on_code=on_code)
+        on_pass = tell_progress(progress, blank, orders)
+        drawn = self.generate(prompt, orders, text, seeds, sampling, on_pass=on_pass).codes
         return blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn)
 
     def generate(
@@ -131,8 +137,9 @@ class TokenEditor:
         seeds: Sequence[int],
         sampling: Sampling,
         counts: Sequence[int] | None = None,
-        on_code: OnCode | None = None,
-    ) -> Tensor:
+        guesses: Tensor | None = None,
+        on_pass: OnPass | None = None,
+    ) -> Drawn:
         """Draws the codes of the cells in `orders`, on the model's device; see `Engine.generate`.
 
         Args:
@@ -141,19 +148,19 @@ class TokenEditor:
           UserError: the model's numbers are not finite.
         """
         weight = self.transformer.tok_embeddings.weight
-        uniforms = seeded_uniforms(list(seeds), self.num_cells)
         with evaluating(self.transformer):
-            codes = self.engine.generate(
+            drawn = self.engine.generate(
                 prompt.to(weight.device),
                 text.to(weight),
                 orders.to(weight.device),
-                uniforms.to(weight.device),
+                seeds,
                 sampling,
                 counts=counts,
-                on_code=on_code,
+                guesses=None if guesses is None else guesses.to(weight.device),
+                on_pass=on_pass,
             )
-        self._require_finite(codes != NOT_FINITE)
-        return codes
+        self._require_finite(drawn.codes != NOT_FINITE)
+        return drawn
 
     def locate(self, source: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
         """Scores each cell for how much the text asks to change it; `AutoMaskSettings.region` decides.

@@ -43,7 +43,7 @@ def revision_prompt(
             cells=slot_cells,
             next_cells=torch.cat([slot_cells[:, 1:], orders[:, :1]], dim=1),
             key_valid=torch.cat([context.key_valid, is_kept], dim=1),
-            slots=torch.arange(slot_cells.shape[1]),
+            slots=torch.arange(slot_cells.shape[1]).expand_as(slot_cells),
             num_predictions=1,
         )
     )

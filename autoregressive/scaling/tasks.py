@@ -127,7 +127,7 @@ class TaskBatch:
         """All free cells in raster order: (B, N) codes."""
         return self.pipeline.token_editor.edit(
             self.source, self.free, self.text, self.text_valid, seeds, self.sampling, self.mode
-        )
+        ).codes
 
     def draw_again(self, codes: Tensor, cells: Tensor, seeds: Sequence[int]) -> Tensor:
         """Drops the codes of `cells` and draws them given all others, each result in a random order.
@@ -144,7 +144,7 @@ class TaskBatch:
         if self.mode == "zero_shot":
             return self.pipeline.token_editor.edit(
                 codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, random_order=True
-            )
+            ).codes
         num_samples = len(seeds) // len(self)
         masks = cells.repeat_interleave(num_samples, 0)
         counts = masks.sum(1)
@@ -162,7 +162,7 @@ class TaskBatch:
         drawn = self.pipeline.token_editor.generate(
             prompt, orders, self.text, seeds, self.sampling, counts.tolist()
         )
-        return place(drawn.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
+        return place(drawn.codes.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
 
     def log_likelihood(self, codes: Tensor, seeds: Sequence[int]) -> Tensor:
         """The model's own log-likelihood of every free cell in (P, N) `codes`, in a random order a task.

@@ -140,16 +140,16 @@ def pad_left(layout: Prompt) -> Prompt:
     )
 
 
-def next_step(
-    codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor, slot: Tensor
+def next_slots(
+    codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor, slots: Tensor
 ) -> SequenceLayout:
-    """One decoding step: `codes` (B, 1) just drawn for `cells` (B, 1), now predicting `next_cells` (B, 1).
+    """A pass of decoding: `codes` (B, W) on `cells` (B, W), predicting `next_cells` (B, W).
 
     Args:
-      key_valid: (B, M) bool; keys behind `slot` are never seen, whatever it says of them.
-      slot: (1,) the new slot.
+      key_valid: (B, M) bool; keys behind a slot are not seen by it, whatever it says of them.
+      slots: (B, W) rising in each row.
     """
-    return SequenceLayout(codes, cells, next_cells, key_valid, slot, 1)
+    return SequenceLayout(codes, cells, next_cells, key_valid, slots, codes.shape[1])
 
 
 def _editing_context(
@@ -190,6 +190,6 @@ def _sequence(
         "cells": all_cells,
         "next_cells": torch.cat([all_cells[:, 1:], last_next_cell], dim=1),
         "key_valid": torch.cat([text_valid, torch.ones_like(cells, dtype=torch.bool)], dim=1),
-        "slots": torch.arange(all_cells.shape[1], device=cells.device),
+        "slots": torch.arange(all_cells.shape[1], device=cells.device).expand_as(all_cells),
         "num_predictions": num,
     }

@@ -38,13 +38,15 @@ class SequenceLayout(TensorFields):
     key_valid: Tensor
     """(B, M) bool; False where a key slot is padding."""
     slots: Tensor
-    """(L,) absolute key slot of each position."""
+    """(B, L) key slot of each position."""
     num_predictions: int
     """The trailing K slots go through the output head."""
     sample_ids: Tensor | None = None
     """(B, L) for packed rows: attention stays within one sample."""
     content_index: Tensor | None = None
     """(B, L) which of [text | image] contents stands in each slot; None for the order as given."""
+    horizon: Tensor | None = None
+    """(B, L) the last key slot that each position sees besides its own; None for its own: plain causality."""
 
     def arrange(self, text: Tensor, image: Tensor) -> Tensor:
         """Puts (B, T, D) text and (B, S, D) image contents into their slots: (B, L, D)."""
@@ -54,12 +56,13 @@ class SequenceLayout(TensorFields):
         return contents.gather(1, self.content_index[..., None].expand(-1, -1, contents.shape[-1]))
 
     def attention_mask(self) -> Tensor:
-        """(B, 1, L, M) bool, True where a slot may look: (causal & key valid & same sample) | itself."""
+        """(B, 1, L, M) bool, True where a slot may look: (to the horizon & valid & same sample) | itself."""
         key_slots = torch.arange(self.key_valid.shape[1], device=self.slots.device)
-        allowed = (key_slots <= self.slots[:, None]) & self.key_valid[:, None, :]
+        horizon = self.slots if self.horizon is None else self.horizon
+        allowed = (key_slots <= horizon[:, :, None]) & self.key_valid[:, None, :]
         if self.sample_ids is not None:
             allowed = allowed & (self.sample_ids[:, :, None] == self.sample_ids[:, None, :])
-        return (allowed | (key_slots == self.slots[:, None]))[:, None]
+        return (allowed | (key_slots == self.slots[:, :, None]))[:, None]
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,50 @@ class Prompt(SequenceLayout):
 
     def rows(self, index: Tensor) -> Prompt:
         """The rows that `index` (R,) names, in its order; one may come several times."""
-        return dataclasses.replace(
-            self.map_tensors(lambda t: t[index] if t.dim() > 1 else t), slots=self.slots
-        )
+        return self.map_tensors(lambda t: t[index])
 
     def span(self, start: int, end: int) -> Prompt:
         """The slots [start, end) alone; they see what came before them through a cache."""
-        index = self.content_index
-        if index is None:
-            index = torch.arange(self.cells.shape[1], device=self.cells.device).expand_as(self.cells)
         return dataclasses.replace(
             self,
             cells=self.cells[:, start:end],
             next_cells=self.next_cells[:, start:end],
             key_valid=self.key_valid[:, :end],
-            slots=self.slots[start:end],
+            slots=self.slots[:, start:end],
             num_predictions=min(self.num_predictions, end - start),
-            content_index=index[:, start:end],
+            content_index=self._contents()[:, start:end],
         )
+
+    def with_probes(self, next_cells: Tensor) -> Prompt:
+        """With copies of the last slot behind it that predict other cells from the same prefix.
+
+        Each copy sees what the last slot sees, and itself. Its key slot is one that decoding fills later.
+
+        Args:
+          next_cells: (B, P) what the copies predict.
+        """
+
+        def extended(values: Tensor) -> Tensor:
+            return torch.cat([values, values[:, -1:].expand_as(next_cells)], dim=1)
+
+        num_probes = next_cells.shape[1]
+        behind = self.slots[:, -1:] + torch.arange(1, num_probes + 1, device=self.slots.device)
+        return dataclasses.replace(
+            self,
+            cells=extended(self.cells),
+            next_cells=torch.cat([self.next_cells, next_cells], dim=1),
+            key_valid=torch.cat([self.key_valid, torch.ones_like(next_cells, dtype=torch.bool)], dim=1),
+            slots=torch.cat([self.slots, behind], dim=1),
+            num_predictions=self.num_predictions + num_probes,
+            content_index=extended(self._contents()),
+            horizon=torch.cat([self.slots, (self.slots[:, -1:] - 1).expand_as(next_cells)], dim=1),
+        )
+
+    def _contents(self) -> Tensor:
+        """(B, L) which content stands in each slot."""
+        if self.content_index is not None:
+            return self.content_index
+        return torch.arange(self.cells.shape[1], device=self.cells.device).expand_as(self.cells)
 
 
 @dataclass(frozen=True, kw_only=True)

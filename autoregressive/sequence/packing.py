@@ -41,7 +41,7 @@ def pack_rows(layout: TrainingLayout, num_text: int) -> tuple[TrainingLayout, Te
         cells=layout.cells[used][None],
         next_cells=layout.next_cells[used][None],
         key_valid=torch.ones(1, count, dtype=torch.bool),
-        slots=torch.arange(count),
+        slots=torch.arange(count)[None],
         num_predictions=count,
         targets=padded(layout.targets),
         loss_weight=weight,

@@ -51,11 +51,11 @@ def editing_preview(
         seeds = list(range(len(source)))
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
-        codes = pipeline.token_editor.edit(
+        drawn = pipeline.token_editor.edit(
             source, edit_mask, text, text_valid, seeds, config.sampling(), mode
         )
         pipeline.engine.release()  # training needs the memory
-        rows = [*show_batch(pipeline, batch), pipeline.decode(codes)]
+        rows = [*show_batch(pipeline, batch), pipeline.decode(drawn.codes)]
         return _save_preview(rows, config, step)
 
     return draw

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.decoding.engine import Engine
-from autoregressive.decoding.sampling import seeded_uniforms
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
@@ -95,11 +94,11 @@ def edit(
         prompt.to(weight.device),
         text.to(weight),
         orders.repeat_interleave(num_samples, 0).to(weight.device),
-        seeded_uniforms(list(range(len(edits) * num_samples)), model.config.block_size).to(weight.device),
+        range(len(edits) * num_samples),
         sampling,
         counts=[count for count in edits.counts() for _ in range(num_samples)],
-        on_code=lambda _number, _codes: on_event("code"),
-    )
+        on_pass=lambda _codes, _numbers: on_event("code"),
+    ).codes
 
 
 def set_up_caches(engine: Engine, rows: int, length: int) -> None:

@@ -97,7 +97,8 @@ def gradient_rows(prefix: str, model: Transformer, tensors: dict[str, Tensor]) -
 
 def greedy(model: Transformer, prompt, tensors: dict, orders: Tensor, scale: float) -> Tensor:
     sampling = Sampling(cfg_scale=scale, sample_logits=False)
-    return Engine(model).generate(prompt, tensors["text"], orders, torch.zeros(orders.shape), sampling)
+    seeds = range(len(orders))
+    return Engine(model).generate(prompt, tensors["text"], orders, seeds, sampling).codes
 
 
 def t2i_rows(config: dict, tensors: dict[str, Tensor]) -> Iterator[Row]:
