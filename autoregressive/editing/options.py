@@ -93,7 +93,6 @@ class EditOptions:
             sampling=self.sampling or defaults.sampling,
             mask_rule=self.mask_rule or defaults.mask_rule,
             mask_error=defaults.mask_error if self.mask_error is None else self.mask_error,
-            auto_mask=self.auto_mask or AutoMaskSettings(),
         )
 
 
