@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.testsets.pairs import PROTOCOLS
 from evaluations.flags import WeightFlags
-from evaluations.pairs import PROTOCOLS
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import scoring, shared
