@@ -87,7 +87,7 @@ class EditOptions:
         return cls(**options)
 
     def over(self, defaults: Defaults) -> EditOptions:
-        """With the defaults in the place of None, but for `mode`."""
+        """With the model's defaults in the place of None."""
         return dataclasses.replace(
             self,
             sampling=self.sampling or defaults.sampling,
