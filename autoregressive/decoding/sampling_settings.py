@@ -12,8 +12,7 @@ from runtime.errors import UserError
 
 DRAWS = ("gumbel", "inverse")
 GUESSES = {
-    "auto": "what is right most often",
-    "independent": "what each cell would be if it were the first; made by the prompt's own pass",
+    "independent": "what each cell would be if it came first; made by the prompt's own pass, right most often",
     "source": "the source's codes, of edits",
     "last": "the code drawn last",
 }
@@ -40,7 +39,7 @@ class Sampling:
     window: int | None = None
     """Cells that a pass may settle, by guesses that it checks: a seed gives the same codes at any window. 1
     is a pass a cell, None the engine's default."""
-    guesses: str = "auto"
+    guesses: str = "independent"
     """The first guesses of a window, one of `GUESSES`; they decide the number of passes, never the codes."""
 
     def __post_init__(self) -> None:

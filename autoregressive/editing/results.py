@@ -55,9 +55,7 @@ class EditResult:
     num_passes: int
 
 
-def tell_progress(
-    progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None = None
-) -> OnPass | None:
+def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Tensor | None = None) -> OnPass:
     """What the engine is to call, so that `progress` sees the (B, N) codes fill up.
 
     Args:
@@ -65,8 +63,6 @@ def tell_progress(
       orders: (B, K) cells in the order in which they are drawn.
       counts: (B,) how many of its K cells each row draws; all if None.
     """
-    if progress is None:
-        return None
     codes = codes.clone()
     numbers = torch.arange(orders.shape[1])
     counts = torch.full_like(orders[:, 0], len(numbers)) if counts is None else counts

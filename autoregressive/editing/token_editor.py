@@ -91,14 +91,10 @@ class TokenEditor:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
         sources = source.repeat_interleave(num_samples, 0)
-        guesses = sources.gather(1, orders) if self._guesses_source(sampling, masks) else None
-        on_pass = tell_progress(progress, sources, orders, counts)
+        guesses = sources.gather(1, orders) if sampling.guesses == "source" else None
+        on_pass = None if progress is None else tell_progress(progress, sources, orders, counts)
         drawn = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), guesses, on_pass)
         return Drawn(place(drawn.codes.cpu(), orders, counts, sources), drawn.num_passes)
-
-    def _guesses_source(self, sampling: Sampling, masks: Tensor) -> bool:
-        """Whether the codes of (B, N) `masks` are guessed to be the source's."""
-        return sampling.guesses == "source" or sampling.guesses == "auto" and bool(masks.all())
 
     def draw(
         self,
@@ -125,7 +121,7 @@ class TokenEditor:
             )
         blank = torch.zeros_like(orders)
         prompt = t2i_prompt(orders[:: len(seeds) // len(text)], text_valid)
-        on_pass = tell_progress(progress, blank, orders)
+        on_pass = None if progress is None else tell_progress(progress, blank, orders)
         drawn = self.generate(prompt, orders, text, seeds, sampling, on_pass=on_pass).codes
         return blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn)
 

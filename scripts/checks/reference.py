@@ -96,7 +96,7 @@ def gradient_rows(prefix: str, model: Transformer, tensors: dict[str, Tensor]) -
 
 
 def greedy(model: Transformer, prompt, tensors: dict, orders: Tensor, scale: float) -> Tensor:
-    sampling = Sampling(cfg_scale=scale, sample_logits=False)
+    sampling = Sampling(cfg_scale=scale, sample_logits=False, window=1)
     seeds = range(len(orders))
     return Engine(model).generate(prompt, tensors["text"], orders, seeds, sampling).codes
 

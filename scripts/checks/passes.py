@@ -1,0 +1,161 @@
+"""Codes a pass, by order, temperature, first guesses and window: the work of measure_passes.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.pipeline import EditingPipeline
+from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
+from runtime.files import write_atomic
+from runtime.logging import progress
+from scripts.checks.passes_config import MeasurePasses
+
+COLUMNS = (
+    "case",
+    "window",
+    "edits",
+    "codes",
+    "different",
+    "a pass, mean",
+    "a pass, all",
+    "seconds",
+    "at window 1",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: how edits are made, and from which first guesses."""
+
+    name: str
+    model: str
+    sampling: dict[str, Any]
+    guesses: Sequence[str]
+    random_order: bool = False
+    everything: bool = False
+
+
+def cases(names: Sequence[str]) -> Iterator[Case]:
+    """The cases of `measure_passes.py`, by their first words."""
+    both = "independent", "source"
+    if "editor" in names:
+        yield Case("editor", "editing", {}, (*both, "last"))
+        yield Case("editor, T 1", "editing", {"temperature": 1.0}, both)
+        yield Case("editor, guidance 3", "editing", {"cfg_scale": 3.0}, both)
+        yield Case("editor, random order", "editing", {}, both, random_order=True)
+    if "zero_shot" in names:
+        yield Case("zero-shot", "t2i", {}, ("independent", "source", "last"))
+        yield Case("zero-shot, T 1, top-p .9", "t2i", {"temperature": 1.0, "top_p": 0.9}, ("independent",))
+        yield Case("zero-shot, random order", "t2i", {}, both, random_order=True)
+    if "regeneration" in names:
+        yield Case("all cells anew", "editing", {}, both, everything=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The (E, N) codes of E edits, their passes and drawn cells, and the seconds that decoding took."""
+
+    codes: Tensor
+    num_passes: Tensor
+    num_cells: Tensor
+    seconds: float
+
+
+def run_edits(
+    pipeline: EditingPipeline,
+    turns: Sequence[Turn],
+    words: Sequence[str],
+    case: Case,
+    how: Sampling,
+    size: int,
+) -> Run:
+    """Makes all edits in batches of `size`; an edit's seed is its number."""
+    results, seconds = [], 0.0
+    for start in range(0, len(turns), size):
+        batch = turns[start : start + size]
+        masks = [None if case.everything else load_magicbrush_mask(turn.mask_path) for turn in batch]
+        results += pipeline.edit(
+            [load_image(turn.input_path) for turn in batch],
+            list(words[start : start + size]),
+            masks,
+            seeds=list(range(start, start + len(batch))),
+            sampling=how,
+            random_order=case.random_order,
+        )
+        seconds += results[-1].timings["generate"]
+    return Run(
+        torch.stack([result.codes for result in results]),
+        torch.tensor([result.num_passes for result in results]),
+        torch.stack([result.edit_mask for result in results]).sum(1),
+        seconds,
+    )
+
+
+def measure_passes(config: MeasurePasses) -> None:
+    """Makes the edits of every case in all ways and writes the table."""
+    turns = list(islice(iterate_turns(read_sessions(config.data_path)), config.num_edits))
+    described = read_descriptions(config.data_path, "global")
+    captions = [described[turn.session_id][Path(turn.output_path).name] for turn in turns]
+    wanted = list(cases(config.cases))
+    total = sum(1 + len(case.guesses) * len(config.windows) for case in wanted)
+    rows: list[dict[str, Any]] = []
+    with progress(total=total, desc="cases", unit="run") as bar:
+        for case in wanted:
+            pipeline = EditingPipeline.from_pretrained(config.models, case.model)
+            if config.device is not None:
+                pipeline.to(config.device)
+            words = captions if case.model == "t2i" else [turn.instruction for turn in turns]
+            plain = dataclasses.replace(pipeline.defaults.sampling, **case.sampling, window=1)
+            run_edits(pipeline, turns[: config.batch_size], words, case, plain, config.batch_size)  # warm
+            slow = run_edits(pipeline, turns, words, case, plain, config.batch_size)
+            bar.update()
+            for window in config.windows:
+                for guesses in case.guesses:
+                    how = dataclasses.replace(plain, window=window, guesses=guesses)
+                    fast = run_edits(pipeline, turns, words, case, how, config.batch_size)
+                    rows.append(compare(f"{case.name}; {guesses}", window, slow, fast))
+                    bar.update()
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(output / "passes.json", lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
+    table = markdown(rows)
+    write_atomic(output / "passes.md", lambda path: path.write_text(table))
+    print(table)
+
+
+def compare(name: str, window: int, slow: Run, fast: Run) -> dict[str, Any]:
+    """A row of the table: `fast` against one cell a pass."""
+    cells, passes = fast.num_cells.double(), fast.num_passes.double()
+    values = (
+        name,
+        window,
+        len(cells),
+        int(cells.sum()),
+        int((fast.codes != slow.codes).sum()),
+        (cells / passes).mean().item(),
+        (cells.sum() / passes.sum()).item(),
+        fast.seconds,
+        slow.seconds,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table; of different codes the number."""
+
+    def line(cells: Sequence[Any]) -> str:
+        shown = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        return "| " + " | ".join(shown) + " |\n"
+
+    return line(COLUMNS) + line(["---"] * len(COLUMNS)) + "".join(line(list(row.values())) for row in rows)

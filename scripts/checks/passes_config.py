@@ -1,0 +1,27 @@
+"""The flags of measure_passes.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.config import REQUIRED, check_ranges, option
+from runtime.flags.ranges import COUNT
+
+CASES = ("editor", "zero_shot", "regeneration")
+
+
+@dataclass(frozen=True)
+class MeasurePasses:
+    """Codes a pass on a shapes test set, and whether windows give the codes of one cell a pass."""
+
+    data_path: str = option(REQUIRED, help="test folder of prepare_shapes.py")
+    output_dir: str = option(REQUIRED, help="gets passes.json and passes.md")
+    models: str = option("pretrained_models/shapes", help="folder with an editing and a t2i model")
+    cases: list[str] = option(CASES, help="what to measure", choices=CASES)
+    windows: list[int] = option((8,), within=COUNT, help="cells that a pass may settle")
+    num_edits: int = option(1000, within=COUNT, help="the first so many edits")
+    batch_size: int = option(25, within=COUNT, help="edits decoded together; 1: one by one")
+    device: str | None = option(None, help="cuda, cuda:1, cpu (default: the GPU if there is one)")
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
