@@ -74,6 +74,7 @@ class Batch:
         *,
         max_cells: int,
         window: int,
+        max_slots: int | None = None,
         fixed_shapes: bool = False,
         whole_cache: bool = False,
     ) -> None:
@@ -84,11 +85,12 @@ class Batch:
             slots more than any row's prompt and cells.
           max_cells: the largest K.
           window: the largest W.
+          max_slots: lanes times W of a pass, where more lanes are to have smaller windows.
           fixed_shapes: passes have W slots and a power of two of lanes, whatever is needed.
           whole_cache: passes see all M slots through the mask, instead of a slice.
         """
         self.model, self.cache = model, cache
-        self.window = window
+        self._window, self._max_slots = window, max_slots
         self.rows: list[Row] = []
         self._step, self._fixed_shapes, self._whole_cache = step, fixed_shapes, whole_cache
         self._num_lanes = 0
@@ -132,7 +134,8 @@ class Batch:
         if sampling.draw == "inverse":
             uniforms = seeded_uniforms(list(seeds), self.model.config.block_size)
             self._uniforms[rows, : uniforms.shape[1]] = uniforms.to(self._uniforms)
-        probed = guesses is None and self.window > 1 and sampling.guesses != "last"
+        width = self._width(self._num_lanes + copies * num_new, num_cells)
+        probed = guesses is None and width > 1 and sampling.guesses != "last"
         logits = self._prefill(prompt, text, orders if probed else orders[:, :1], copies)
         self._num_lanes += copies * num_new
         lanes = torch.arange(first_lane, self._num_lanes).view(num_new, copies).tolist()
@@ -180,12 +183,17 @@ class Batch:
         cache.live = length + orders.shape[1] - 1
         return self.model(prompt.with_probes(orders[:, 1:]), text, cache)
 
+    def _width(self, num_lanes: int, longest: int) -> int:
+        """W of a pass of so many lanes, with so many cells to draw in a row."""
+        if self._fixed_shapes:
+            return self._window
+        width = min(self._window, longest)
+        return width if self._max_slots is None else min(width, max(1, self._max_slots // num_lanes))
+
     def step(self) -> None:
         """One pass of all rows; those that are done should have left."""
         num_rows = len(self.rows)
-        width = self.window
-        if not self._fixed_shapes:
-            width = min(width, max(row.count - row.num_settled for row in self.rows))
+        width = self._width(self._num_lanes, max(row.count - row.num_settled for row in self.rows))
         index = self._settled[:num_rows, None] - 1 + torch.arange(width, device=self._codes.device)
         held, cells, next_cells = (
             values[:num_rows].gather(1, places)

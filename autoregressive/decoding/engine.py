@@ -20,8 +20,10 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
 
 MOST_STEP_SHAPES = 64  # numbers of lanes, times lengths of the cache in steps of `CachePool.STEP`
-WINDOW = 8
-"""Cells a pass may settle where nothing else is asked for."""
+WINDOW = 16
+"""Cells a pass may settle where nothing else is asked for and slots cost little: few lanes, or a GPU."""
+CPU_SLOTS = 32
+"""On CPUs more slots in a pass cost more than the passes that they save; see `scripts/checks/measure_passes.py`."""
 
 OnPass = Callable[[Tensor, list[int]], None]
 """Called after each pass with (B, K) codes and how many of each row are settled; the others are guesses."""
@@ -122,8 +124,9 @@ class Engine:
         Args:
           max_lanes: rows that may be in it together; those with guidance count twice.
           max_prompt, max_cells: slots of the longest prompt, cells of the largest row.
-          window: cells a pass may settle; None for `WINDOW`.
+          window: cells a pass may settle; by default what is fast here.
         """
+        limited = window is None and self.model.device.type == "cpu"
         window = window or WINDOW
         with self.borrow_cache(max_lanes, max_prompt + max_cells + window) as cache:
             yield Batch(
@@ -132,6 +135,7 @@ class Engine:
                 cache,
                 max_cells=max_cells,
                 window=window,
+                max_slots=CPU_SLOTS if limited else None,
                 fixed_shapes=self.compiled,
                 whole_cache=self.steps_see_whole_cache,
             )

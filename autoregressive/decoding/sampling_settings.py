@@ -12,7 +12,7 @@ from runtime.errors import UserError
 
 DRAWS = ("gumbel", "inverse")
 GUESSES = {
-    "independent": "what each cell would be if it came first; made by the prompt's own pass, right most often",
+    "independent": "what each cell would be if it came first; from the prompt's own pass; right most often",
     "source": "the source's codes, of edits",
     "last": "the code drawn last",
 }

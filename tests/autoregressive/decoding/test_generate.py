@@ -14,7 +14,6 @@ from torch import Tensor
 
 from autoregressive.decoding.batch import NOT_FINITE
 from autoregressive.decoding.engine import Engine, place
-from autoregressive.decoding.noise import seeded_uniforms
 from autoregressive.decoding.sampling import draw, filtered_probabilities, guide
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.sequence.builders import (
@@ -68,9 +67,7 @@ def test_a_batch_of_eight_edits_gives_the_tokens_of_eight_single_ones(inputs, mo
             prompt = infill_prompt(codes, mask, orders, valid)
         else:
             prompt = editing_prompt(codes, mask, orders, valid, V, marks=mode == "marks")
-        drawn = Engine(model).generate(
-            prompt, inputs["text"][rows], orders, range(len(mask)), sampling
-        ).codes
+        drawn = Engine(model).generate(prompt, inputs["text"][rows], orders, range(len(mask)), sampling).codes
         return place(drawn, orders, counts, codes)
 
     together = edit(slice(0, 8))
@@ -103,9 +100,7 @@ def test_a_seed_gives_the_same_draws_in_any_batch(inputs):
     def sample(rows: slice):
         seeds = list(range(8))[rows]
         prompt = t2i_prompt(orders[rows], inputs["text_valid"][rows])
-        return Engine(model).generate(
-            prompt, inputs["text"][rows], orders[rows], seeds, sampling
-        ).codes
+        return Engine(model).generate(prompt, inputs["text"][rows], orders[rows], seeds, sampling).codes
 
     together = sample(slice(0, 8))
     assert torch.equal(together[5:6], sample(slice(5, 6)))
@@ -261,7 +256,8 @@ def test_samples_share_a_prompt_of_one_word(inputs):
     guided = dataclasses.replace(GREEDY, cfg_scale=2.0)
     shared = Engine(model).generate(t2i_prompt(orders[:1], valid), text, orders, range(3), guided).codes
     own = t2i_prompt(orders, valid.expand(3, -1))
-    assert torch.equal(shared, Engine(model).generate(own, text.expand(3, -1, -1), orders, range(3), guided).codes)
+    alone = Engine(model).generate(own, text.expand(3, -1, -1), orders, range(3), guided).codes
+    assert torch.equal(shared, alone)
 
 
 def test_repeated_calls_take_the_same_memory(inputs):

@@ -25,7 +25,7 @@ def inputs():
     return tiny_inputs()
 
 
-def _edit(engine: Engine, inputs: dict[str, Tensor], mode: str, sampling: Sampling, rows=slice(0, 8), **given):
+def _edit(engine: Engine, inputs: dict, mode: str, sampling: Sampling, rows=slice(0, 8), **given):
     """Codes on the grid and passes of the rows, of different numbers of cells, in random order."""
     codes, valid = inputs["codes"][rows], inputs["text_valid"][rows]
     seeds = list(range(8))[rows]

@@ -241,8 +241,10 @@ def test_generators_and_progress(pipeline, image):
         counts = (drawing.step, drawing.num_steps, int(drawing.drawn[0].sum()))
         seen.append((counts, drawing.codes.clone(), drawing.to_draw.clone()))
 
-    result = pipeline.edit(image, "make it red", MASK, seeds=3, progress=note)[0]
+    one_by_one = dataclasses.replace(pipeline.defaults.sampling, window=1)
+    result = pipeline.edit(image, "make it red", MASK, seeds=3, progress=note, sampling=one_by_one)[0]
     assert [counts for counts, *_ in seen] == [(i + 1, 6, i + 1) for i in range(6)]
+    assert result.num_passes == 6
     assert torch.equal(seen[-1][1][0], result.codes) and torch.equal(seen[0][2][0], result.edit_mask)
     twice = [
         pipeline.edit([image] * 2, ["a"] * 2, [MASK] * 2, generator=torch.Generator().manual_seed(1))
@@ -250,7 +252,7 @@ def test_generators_and_progress(pipeline, image):
     ]
     assert [r.codes.tolist() for r in twice[0]] == [r.codes.tolist() for r in twice[1]]
     seen.clear()
-    pipeline.edit([image] * 2, ["a"] * 2, [MASK, None], progress=note)
+    pipeline.edit([image] * 2, ["a"] * 2, [MASK, None], progress=note, sampling=one_by_one)
     assert len(seen) == 9 and all(torch.equal(codes[0], seen[5][1][0]) for _, codes, _ in seen[6:])
     assert seen[0][2].sum(1).tolist() == [6, 9]
 

@@ -40,6 +40,10 @@ def test_other_arithmetic_is_refused_by_name(tmp_path, name, value, ours_is_publ
     path = tmp_path / "trained.pt"
     save_checkpoint(path, {"model": trained.state_dict(), "args": model_args("R-GPT-tiny", trained.config)})
     before = model.tok_embeddings.weight.clone()
+    if name == "own_cell" and not ours_is_published:  # a table of zeros, which may be grown
+        initialise_from(model, path)
+        assert not model.own_cell_embedding.any()
+        return
     with pytest.raises(UserError, match=f"trained.pt .*another arithmetic: {name} is "):
         initialise_from(model, path)
     assert torch.equal(model.tok_embeddings.weight, before)

@@ -46,7 +46,7 @@ def test_two_samples_packed_into_one_row_give_their_own_logits(inputs):
         cells=single.cells.reshape(1, -1),
         next_cells=single.next_cells.reshape(1, -1),
         key_valid=single.key_valid.reshape(1, -1),
-        slots=torch.arange(2 * length),
+        slots=torch.arange(2 * length)[None],
         num_predictions=2 * length,
         sample_ids=torch.arange(2).repeat_interleave(length)[None],
         content_index=torch.cat([text_index, image_index], 1).reshape(1, -1),

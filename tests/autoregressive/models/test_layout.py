@@ -10,7 +10,7 @@ from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    next_step,
+    next_slots,
     t2i_layout,
     t2i_prompt,
 )
@@ -125,10 +125,24 @@ def test_packed_samples_do_not_see_each_other():
     ]  # fmt: skip
 
 
-def test_next_step_never_looks_behind_its_slot():
+def test_next_slots_never_look_behind_themselves():
     codes, valid = CODES[:, :1], torch.ones(2, 6, dtype=torch.bool)
-    layout = next_step(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([3]))
-    assert layout.attention_mask().int().tolist() == [[[[1, 1, 1, 1, 0, 0]]]] * 2
+    layout = next_slots(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([[3], [1]]))
+    assert layout.attention_mask()[:, 0, 0].int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
+    codes = CODES[:, :2]
+    layout = next_slots(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([[3, 4], [1, 2]]))
+    assert layout.attention_mask()[1, 0].int().tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+
+
+def test_probes_see_the_prompt_and_themselves_alone():
+    orders = torch.tensor([[2, 0, 1, 3]])
+    prompt = t2i_prompt(orders, torch.tensor([[False, True, True]])).with_probes(orders[:, 1:])
+    assert prompt.next_cells.tolist() == [[-1, -1, 2, 0, 1, 3]] and prompt.num_predictions == 4
+    assert prompt.content_index.tolist() == [[0, 1, 2, 2, 2, 2]]
+    assert prompt.attention_mask()[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0],
+        [0, 1, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1],
+    ]  # fmt: skip
 
 
 def test_region_orders_draw_a_rectangle_last():

@@ -1,7 +1,7 @@
 """Counts the passes of decoding on the shapes set, by order, temperature, first guesses and window.
 
     python dataset/prepare_shapes.py --setting hard --output-dir data/shapes --num-train 1 --num-test 1000
-    python scripts/measure_passes.py --data-path data/shapes/test --output-dir scores/passes
+    python scripts/checks/measure_passes.py --data-path data/shapes/test --output-dir scores/passes
 
 Every edit is made with a pass a cell and with windows, for the same seeds: the table shows how many codes
 differ (none should, but for ties at the level of rounding), how many codes a pass settles, and the time of
