@@ -23,7 +23,8 @@ MOST_STEP_SHAPES = 64  # numbers of lanes, times lengths of the cache in steps o
 WINDOW = 16
 """Cells a pass may settle where nothing else is asked for and slots cost little: few lanes, or a GPU."""
 CPU_SLOTS = 32
-"""On CPUs more slots in a pass cost more than the passes that they save; see `scripts/checks/measure_passes.py`."""
+"""Lanes times window on CPUs, where more slots cost more than the passes that they save; measured with
+`scripts/checks/measure_passes.py`."""
 
 OnPass = Callable[[Tensor, list[int]], None]
 """Called after each pass with (B, K) codes and how many of each row are settled; the others are guesses."""

@@ -42,7 +42,7 @@ def test_other_arithmetic_is_refused_by_name(tmp_path, name, value, ours_is_publ
     before = model.tok_embeddings.weight.clone()
     if name == "own_cell" and not ours_is_published:  # a table of zeros, which may be grown
         initialise_from(model, path)
-        assert not model.own_cell_embedding.any()
+        assert torch.equal(model.output.weight, trained.output.weight)
         return
     with pytest.raises(UserError, match=f"trained.pt .*another arithmetic: {name} is "):
         initialise_from(model, path)
