@@ -31,7 +31,7 @@ from runtime.training.checkpoints import list_checkpoints
 from scripts.shapes.config import ShipShapes
 from scripts.shapes.recipe import HARD_SETTING
 from scripts.shapes.scores import ZERO_SHOT_WIDENING
-from scripts.shapes.train import MASKED_TEMPERATURE
+from scripts.shapes.train import DRAWINGS, MASKED_TEMPERATURE, OTHER_ORDERS
 
 # File: the folders of its trainings, one after the other, and what it is.
 MODELS = {
@@ -41,8 +41,9 @@ MODELS = {
 }
 SCORES = {
     "masked": f"edit in the given region, temperature {MASKED_TEMPERATURE} (editing)",
+    **{f"masked_{order}": f"the same in {order} order (editing)" for order in OTHER_ORDERS},
     "zero_shot": "zero-shot, region widened by half a cell (t2i)",
-    "zero_shot_random": "the same in random order (t2i)",
+    **{f"zero_shot_{order}": f"the same in {order} order (t2i)" for order in OTHER_ORDERS},
     "zero_shot_tight": "zero-shot, region as it is (t2i)",
     "auto_mask": "edit in the region that the model finds itself (editing)",
     "full_regeneration": "all cells anew (editing)",
@@ -103,7 +104,6 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
       note: what is to be known before the files are used elsewhere.
     """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
-    drawings = _read(root / "scores" / "drawings" / "drawings.json")
     rows = []
     for name, words in SCORES.items():
         scores = _read(root / "scores" / name / "evaluation_metrics.json")
@@ -111,8 +111,11 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
         numbers = [verifier.get(key) for key in ASKED]
         numbers += [verifier["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS]
         rows.append(_card_row(words, numbers, verifier["counts"]["passed"]))
-    numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
-    rows.append(_card_row("drawn from the caption (t2i)", numbers, drawings["num_images"]))
+    for name, order in DRAWINGS.items():
+        drawings = _read(root / "scores" / name / "drawings.json")
+        numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
+        words = f"drawn from the caption in {order} order (t2i)"
+        rows.append(_card_row(words, numbers, drawings["num_images"]))
     return "\n".join([
         *front_matter(edits=True),
         "# Small models for the shapes set",
