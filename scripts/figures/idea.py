@@ -18,7 +18,7 @@ from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing
 from autoregressive.sequence.builders import editing_layout, infill_prompt, t2i_layout
-from autoregressive.sequence.layout import SequenceLayout
+from autoregressive.sequence.layout import SequenceLayout, TrainingLayout
 from autoregressive.sequence.orders import drawing_orders, raster_edit_order
 from dataset.shapes.scenes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.logging import get_logger
@@ -119,7 +119,8 @@ def _boxes(axes: Axes, layout: SequenceLayout, y: float, vocab: int, editing: bo
         elif token >= vocab:
             kind = ("keep", "edit")[token - vocab]
         else:
-            kind = "drawn code" if seen_marks or not editing and layout.targets is not None else "source code"
+            trained = isinstance(layout, TrainingLayout)
+            kind = "drawn code" if seen_marks or not editing and trained else "source code"
         axes.add_patch(Rectangle((x, y - 0.3), 0.9, 0.6, facecolor=KINDS[kind], edgecolor="#52525b"))
         cell, following = int(layout.cells[0, slot]), int(layout.next_cells[0, slot])
         axes.text(x + 0.45, y, "" if cell < 0 else str(cell), ha="center", va="center")
