@@ -7,6 +7,8 @@ from pathlib import Path
 
 from scripts.shapes.step_runner import StepRunner
 
+MASKED_TEMPERATURE = 0.1
+"""Of edits in a given region, which leaves little to choose."""
 ZERO_SHOT_WIDENING = 4  # pixels
 """Half a cell. Masks are drawn tightly around an object, which says where in its place it stands; an editor
 learns to read them so, a model that was trained to draw does not."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -28,10 +30,10 @@ from runtime.checkpoint import load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
 from runtime.training.checkpoints import list_checkpoints
-from scripts.shapes.config import ShipShapes
+from scripts.shapes.config import ShipShapes, TrainShapes
 from scripts.shapes.recipe import HARD_SETTING
-from scripts.shapes.scores import ZERO_SHOT_WIDENING
-from scripts.shapes.train import DRAWINGS, MASKED_TEMPERATURE, OTHER_ORDERS
+from scripts.shapes.scores import MASKED_TEMPERATURE, ZERO_SHOT_WIDENING
+from scripts.shapes.train import DRAWINGS, OTHER_ORDERS
 
 # File: the folders of its trainings, one after the other, and what it is.
 MODELS = {
@@ -67,7 +69,9 @@ def ship(config: ShipShapes) -> None:
         shutil.copyfile(_finished(root / "weights" / name / path.name), path)
         manifest_path(path).write_text(f"{file_sha256(path)}  {path.name}\n")
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
-        steps = " + ".join(str(_steps(root / folder)) for folder in folders)
+        steps = " + ".join(str(_steps(root / folder)) for folder in _trained(root, folders)) or "taken over"
+        if name == "t2i" and (began := _began_with(root / folders[0])):
+            steps = f"{steps}, from `{began}`"
         lines.append(
             f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB | {steps} "
             f"| `{file_sha256(path)}` |"
@@ -82,9 +86,12 @@ def ship(config: ShipShapes) -> None:
 
 
 def draw_curves(root: Path, path: Path) -> None:
-    """The training losses of the three models, side by side."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (name, (folders, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
+    """The training losses of the models that were trained, side by side."""
+    trainings = {name: _trained(root, folders) for name, (folders, _) in MODELS.items()}
+    trainings = {name: folders for name, folders in trainings.items() if folders}
+    figure = Figure(figsize=(4 * len(trainings), 3.2), layout="constrained")
+    (panels,) = figure.subplots(1, len(trainings), squeeze=False)
+    for axes, (name, folders) in zip(panels, trainings.items(), strict=True):
         start, points = 0, []
         for folder in (root / folder for folder in folders):
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -133,8 +140,8 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
         *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",
-        "python scripts/train_shapes.py --num-ranks 2   # data, tokenizer, stage 1, stage 2, scores",
-        "python scripts/ship_shapes.py                  # these files",
+        *_command(root),
+        "python scripts/ship_shapes.py",
         "```",
         "",
         f"Held-out edits and captions, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB). An",
@@ -157,9 +164,32 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
     ])  # fmt: skip
 
 
+def _command(root: Path) -> list[str]:
+    """The command that made the models, in lines."""
+    flags, defaults = yaml.safe_load(_finished(root / "config.yaml").read_text()), vars(TrainShapes())
+    words = ["python scripts/train_shapes.py"]
+    for name, value in flags.items():
+        if name in ("results_dir", "until") or value == defaults.get(name):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words.append(shlex.join([f"--{name.replace('_', '-')}", *map(str, values)]))
+    return textwrap.wrap(" ".join(words), 105, break_on_hyphens=False)
+
+
 def _card_row(words: str, numbers: Sequence[float | None], num_images: int) -> str:
     cells = ["" if number is None else f"{number:.3f}" for number in numbers]
     return f"| {' | '.join([words, *cells, str(num_images)])} |"
+
+
+def _trained(root: Path, folders: Sequence[str]) -> list[str]:
+    """Those of the folders that hold a training: a tokenizer may have been taken over."""
+    return [folder for folder in folders if (root / folder / "metrics.jsonl").is_file()]
+
+
+def _began_with(training: Path) -> str | None:
+    """The weights that a training went on from, as their hash's first digits; None for fresh ones."""
+    path = yaml.safe_load((training / "config.yaml").read_text()).get("init_gpt_ckpt")
+    return path and f"{Path(path).name} {file_sha256(path)[:12]}"
 
 
 def _steps(training: Path) -> int:
