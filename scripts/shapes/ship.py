@@ -56,6 +56,7 @@ DEFAULTS = {
 }
 """How the models are used by default: as they are scored. The first is the one that edits."""
 ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "one_offset")
+WEAK = 0.95
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
 
 
@@ -111,18 +112,20 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
       note: what is to be known before the files are used elsewhere.
     """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
-    rows = []
+    rows, weak = [], []
     for name, words in SCORES.items():
         scores = _read(root / "scores" / name / "evaluation_metrics.json")
         verifier = scores["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
         numbers += [verifier["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS]
         rows.append(_card_row(words, numbers, verifier["counts"]["passed"]))
+        weak += [f"{name.replace('_', ' ')} ({numbers[0]:.2f})"] * (numbers[0] < WEAK)
     for name, order in DRAWINGS.items():
         drawings = _read(root / "scores" / name / "drawings.json")
         numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
         words = f"drawn from the caption in {order} order (t2i)"
         rows.append(_card_row(words, numbers, drawings["num_images"]))
+        weak += [f"{words} ({numbers[0]:.2f})"] * (numbers[0] < WEAK)
     return "\n".join([
         *front_matter(edits=True),
         "# Small models for the shapes set",
@@ -155,9 +158,8 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
         "|---" * (len(ASKED) + len(KINDS) + 2) + "|",
         *rows,
         "",
-        "**What they do badly:** cells drawn in random order, recolouring where they find the region",
-        "themselves, and zero-shot edits in regions without a margin: see the rows. MIT licence, like the",
-        "project.",
+        *textwrap.wrap(f"**Done in less than {WEAK} of cases:** {'; '.join(weak) or 'no row'}.", 110),
+        "MIT licence, like the project.",
         "",
         "![training losses](curves.png)",
         "",
