@@ -32,6 +32,7 @@ NUM_LOOKS = 4
 """Directions of gradients and stripes, and grains of speckles: noise that never repeats only costs codes."""
 
 EDIT_KINDS = ("recolor", "reshape", "add", "remove", "resize", "replace", "background", "add_fitting")
+MOST_OBJECTS = len(PLACES) - 1
 ADDS = ("add", "add_fitting")
 """The second names no size: the object has that which fits its region."""
 
@@ -70,7 +71,7 @@ class ShapesConfig:
       backgrounds: subset of `BACKGROUND_KINDS`.
       edits: of `EDIT_KINDS`; one that is named twice comes twice as often.
       sizes: subset of `SIZES`.
-      max_objects: scenes hold 1 to this many objects.
+      min_objects, max_objects: how many objects scenes start with; an edit may leave one fewer.
       name_offsets: captions say where in its place each object stands, instructions where an added one does.
     """
 
@@ -79,6 +80,7 @@ class ShapesConfig:
     backgrounds: tuple[str, ...] = ("plain",)
     edits: tuple[str, ...] = ("recolor", "reshape", "add", "remove")
     sizes: tuple[str, ...] = ("regular",)
+    min_objects: int = 1
     max_objects: int = 3
     name_offsets: bool = False
 
@@ -91,10 +93,13 @@ class ShapesConfig:
             raise UserError(f"shapes edits={self.edits}: impossible in some scenes; choose another kind too")
         if not 24 <= self.image_size <= 4096:
             raise UserError(f"shapes image_size={self.image_size}: choose 24 to 4096 pixels")
-        if not 2 <= self.max_objects <= 3:
+        if not 2 <= self.max_objects <= MOST_OBJECTS:
             raise UserError(
-                f"shapes max_objects={self.max_objects}: choose 2 or 3, so that add can undo remove"
+                f"shapes max_objects={self.max_objects}: choose 2 to {MOST_OBJECTS}, so that add can undo "
+                "remove and the background is seen"
             )
+        if not 1 <= self.min_objects <= self.max_objects:
+            raise UserError(f"shapes min_objects={self.min_objects}: choose 1 to {self.max_objects}")
         room = 0.5 - max(SIZES[size] for size in self.sizes)
         if not 0 <= self.jitter <= room:
             raise UserError(
@@ -123,6 +128,7 @@ SETTINGS = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "named_offsets": {"name_offsets": True},
     "no_offsets": {"jitter": 0.0},
+    "crowded": {"min_objects": 6, "max_objects": 8},
     "fitting_adds": {"edits": ("add_fitting", "add_fitting", "add_fitting", "remove")},
 }
 """What each variant changes in the hard setting."""
@@ -192,7 +198,7 @@ def _unambiguous(scene: Scene) -> bool:
 def random_scene(rng: np.random.Generator, config: ShapesConfig, held_out: bool = False) -> Scene:
     """Draws a scene from the training side of the split, or from the held-out side."""
     while True:
-        places = rng.permutation(PLACES)[: rng.integers(1, config.max_objects + 1)]
+        places = rng.permutation(PLACES)[: rng.integers(config.min_objects, config.max_objects + 1)]
         objects = tuple(_random_object(rng, config, str(place)) for place in places)
         scene = Scene(objects, _random_background(rng, config))
         if _unambiguous(scene) and scene.held_out() == held_out:

@@ -33,8 +33,8 @@ class PrepareShapesConfig:
     variant: str | None = option(
         None,
         choices=tuple(VARIANTS),
-        help="of the hard setting: offsets named by captions and adds; no offsets; adds that name no size, "
-        "in boxes of which only the extent tells it",
+        help="of the hard setting: offsets named by captions and adds; no offsets; 6 to 8 objects; adds that "
+        "name no size, in boxes of which only the extent tells it",
     )
     edits: list[str] | None = option(
         None,

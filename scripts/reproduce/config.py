@@ -19,7 +19,7 @@ class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
     results_dir: str = option("results/reproduce", help="everything goes here")
-    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the trainings and draws")
+    seeds: list[int] = option([0, 1, 2, 3, 4], within=SEED, help="of the trainings and draws")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
@@ -58,5 +58,6 @@ class ReproduceResults:
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
             stage1_batch=32,
             stage2_batch=32,
+            own_cell=True,
             num_ranks=self.num_ranks,
         )

@@ -136,6 +136,22 @@ def test_of_adds_that_fit_only_the_extent_of_the_region_tells_the_size():
     assert len({cells for cells, _ in of_region}) == len(of_region) == 18  # one size a region
 
 
+def test_crowded_scenes_hold_six_to_eight_objects_and_can_be_judged():
+    counts = Counter()
+    for i in range(60):
+        (example,) = random_session([7, i], CONFIGS["crowded"])
+        counts[len(example.before.objects)] += 1
+        assert 5 <= len(example.after.objects) <= 8
+        assert parse_caption(example.after.caption()).caption() == example.after.caption()
+        verdict = verify_edit(render(example.after, 72), example.before, example.after, example.edit)
+        assert verdict.passed_and_unchanged
+    assert set(counts) == {6, 7, 8}
+    with pytest.raises(UserError, match="min_objects=9: choose 1 to 8"):
+        replace(CONFIGS["crowded"], min_objects=9)
+    with pytest.raises(UserError, match="max_objects=9: choose 2 to 8"):
+        replace(SETTINGS["hard"], max_objects=9)
+
+
 def test_the_verifier_asks_for_the_size_that_fits():
     for example in [e for e in examples("fitting_adds", 60) if e.edit.kind == "add_fitting"]:
         new = example.after.at(example.edit.place)
