@@ -28,7 +28,7 @@ WHY = {
     "setting cells drawn in a random order must agree on an offset that no caption names; without offsets "
     "nothing is left to agree on. `scripts/order_gap.sh` measures the difference against samples and size.",
     "4": "A search accepts higher rewards only, so that its reward cannot fall; the verifier is an "
-    "independent judge where likelihood leads. The paper claims a rise over rounds, not a win over best-of-n.",
+    "independent judge where likelihood leads. The paper claims a rise over rounds, no win over best-of-n.",
 }
 
 
