@@ -29,6 +29,7 @@ from autoregressive.editing.arguments import (
     require_mask,
     require_told,
 )
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.composite import changed_region, check_mask, compose
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
@@ -112,7 +113,7 @@ class EditingPipeline(EditingModels):
         if auto.any():
             with timed(timings, "locate", self.device):
                 scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
-                edit_mask[auto] = how.auto_mask.region(scores, self.grid)
+                edit_mask[auto] = (how.auto_mask or AutoMaskSettings()).region(scores, self.grid)
         with timed(timings, "generate", self.device):
             codes = self.token_editor.edit(
                 source,

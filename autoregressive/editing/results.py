@@ -53,9 +53,7 @@ class EditResult:
     timings: dict[str, float]
 
 
-def tell_progress(
-    progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None = None
-) -> OnCode | None:
+def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Tensor | None = None) -> OnCode:
     """What the engine is to call, so that `progress` sees the (B, N) codes fill up.
 
     Args:
@@ -63,8 +61,6 @@ def tell_progress(
       orders: (B, K) cells in the order in which they are drawn.
       counts: (B,) how many of its K cells each row draws; all if None.
     """
-    if progress is None:
-        return None
     codes = codes.clone()
     numbers = torch.arange(orders.shape[1])
     counts = torch.full_like(orders[:, 0], len(numbers)) if counts is None else counts

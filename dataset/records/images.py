@@ -70,6 +70,12 @@ def as_seen(image: Image.Image) -> Image.Image:
     return seen
 
 
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return pixels.float().div(127.5).sub(1).contiguous()
+
+
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
     """Reads a mask, see `edit_region`.
 

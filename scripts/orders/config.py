@@ -9,7 +9,8 @@ from autoregressive.sample.flags import SampleConfig
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, PIXELS, SEED
+from runtime.flags import drawing, models, shared, training
+from runtime.flags.ranges import COUNT
 
 ORDERS = ("raster", "random", "reverse", "spiral")
 SIZES = ("R-GPT-micro", "R-GPT-mini", "R-GPT-midi")
@@ -28,31 +29,31 @@ _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
 class ScoreOrders(SampleConfig):
     """Scores a stage-1 model's zero-shot edits in several in-mask orders: verifier, and likelihood."""
 
-    magicbrush_path: str = option(REQUIRED, help="shapes test set, with shapes.json")
+    magicbrush_path: str = shared.magicbrush_path(REQUIRED, "shapes test set, with shapes.json")
     output: str = option(REQUIRED, help="gets the numbers, as JSON")
-    orders: list[str] = option(list(ORDERS), choices=ORDER_KINDS, help="in which regions are drawn")
-    mask_error: int = option(0, within=PIXELS, help="widen each mask by this many pixels first")
-    num_edits: int = option(500, within=COUNT, help="the first so many edits with a region")
+    orders: list[str] = drawing.orders(ORDERS, ORDER_KINDS, "in which regions are drawn")
+    mask_error: int = shared.mask_error()
+    num_edits: int = shared.num_edits(500, "the first so many edits with a region")
 
 
 @dataclass(frozen=True)
 class OrderGap:
     """Trains stage 1 at several sizes and lengths, and measures what each in-mask order costs."""
 
-    results_dir: str = option("results/order_gap", help="everything goes here")
+    results_dir: str = shared.results_dir("results/order_gap")
     data: list[str] = option(["unspoken", "no_offsets"], choices=tuple(DATA), help="what to train on")
     gpt_models: list[str] = option(list(SIZES), choices=sorted(GPT_MODELS), help="model sizes")
     samples: list[int] = option(
         [8000, 16000, 32000, 64000], within=COUNT, help=f"images seen, {BATCH} a step; a training each"
     )
-    orders: list[str] = option(list(ORDERS), choices=ORDER_KINDS, help="to train regions in, and to measure")
-    num_train: int = option(12000, within=COUNT, help="training pairs, of two images each")
-    num_test: int = option(700, within=COUNT, help="held-out edits; those of the background have no region")
-    vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint")
-    seed: int = option(0, within=SEED, help="of data, trainings and draws")
-    num_ranks: int = option(1, within=COUNT, help="processes that share a training")
-    dry_run: bool = option(False, help="train nothing: time two steps of each size and say how long it takes")
-    quick: bool = option(False, help="see whether everything runs: two minutes, numbers without meaning")
+    orders: list[str] = drawing.orders(ORDERS, ORDER_KINDS, "to train regions in, and to measure")
+    num_train: int = shared.num_train(12000)
+    num_test: int = shared.num_test(700, "; those of the background have no region")
+    vq_ckpt: str = models.vq_ckpt(_SHIPPED)
+    seed: int = shared.seed("of data, trainings and draws")
+    num_ranks: int = training.num_ranks()
+    dry_run: bool = training.dry_run("time a step of each size and say how many hours all takes")
+    quick: bool = shared.quick("see whether everything runs: two minutes, numbers without meaning")
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))

@@ -120,7 +120,7 @@ def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
         "--num-test",
         "8",
     ]
-    run_program("scripts/order_gap.py", *flags)
+    run_program("scripts/orders/order_gap.py", *flags)
     rows = json.loads((tmp_path / "order_gap.json").read_text())
     assert [(row["order"], row["samples"]) for row in rows] == [("raster", 64), ("random", 64)]
     for row in rows:
@@ -128,7 +128,7 @@ def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
         assert 0 < row["nll"] < 81 * math.log(16) and row["nll_standard_error"] > 0
     assert Image.open(tmp_path / "order_gap.png").width > 400
     assert len((tmp_path / "order_gap.csv").read_text().splitlines()) == 3
-    again = run_program("scripts/order_gap.py", *flags)
+    again = run_program("scripts/orders/order_gap.py", *flags)
     assert (
         again.stderr.count("done already")
         == len(list((tmp_path / "no_offsets" / "steps").rglob("*.json")))
@@ -146,7 +146,7 @@ def test_a_dry_run_says_how_many_hours(tmp_path, vq_ckpt):
         "R-GPT-tiny",
         "--dry-run",
     ]
-    done = run_program("scripts/order_gap.py", *flags)
+    done = run_program("scripts/orders/order_gap.py", *flags)
     assert (
         "in all about " in done.stdout and "8 trainings" in done.stdout and not (tmp_path / "none").exists()
     )

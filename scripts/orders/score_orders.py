@@ -1,6 +1,6 @@
 """Edits a shapes test set zero-shot in several in-mask orders, and measures each order's likelihood.
 
-    python scripts/score_orders.py --vq-ckpt vq.pt --gpt-ckpt t2i.pt --t5-path t5 --cfg-scale 1 \\
+    python scripts/orders/score_orders.py --vq-ckpt vq.pt --gpt-ckpt t2i.pt --t5-path t5 --cfg-scale 1 \\
         --temperature 0.5 --magicbrush-path data/shapes/test --mask-error 4 --output orders.json
 
 Regions are compared across orders by their negative log-likelihood. By the chain rule the likelihood of the

@@ -1,6 +1,6 @@
 """What an in-mask order costs, against samples seen and model size, with and without unspoken offsets.
 
-    python scripts/order_gap.py --dry-run        # how many hours it takes here
+    python scripts/orders/order_gap.py --dry-run        # how many hours it takes here
     bash scripts/order_gap.sh --num-ranks 2      # can be stopped; goes on where it was
 
 A stage-1 model is trained for every size, length and kind of data, each with a whole cosine schedule of its
@@ -10,7 +10,7 @@ edits that are done with all else unchanged) and the true regions are scored in 
 
     log p(x_R | kept, caption) = sum over k of log p(x_s(k) | x_s(1) ... x_s(k-1), kept, caption)
 
-is one number for every order s of the region's cells, so that their NLLs compare (`scripts/score_orders.py`).
+is one number for every order s of the region's cells, so that their NLLs compare (`score_orders.py`).
 Writes order_gap.json, order_gap.csv and order_gap.png after every model.
 """
 
