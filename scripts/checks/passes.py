@@ -42,7 +42,7 @@ class Case:
     model: str
     sampling: dict[str, Any]
     guesses: Sequence[str]
-    random_order: bool = False
+    order: str = "raster"
     everything: bool = False
 
 
@@ -53,11 +53,11 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
         yield Case("editor", "editing", {}, (*both, "last"))
         yield Case("editor, T 1", "editing", {"temperature": 1.0}, both)
         yield Case("editor, guidance 3", "editing", {"cfg_scale": 3.0}, both)
-        yield Case("editor, random order", "editing", {}, both, random_order=True)
+        yield Case("editor, random order", "editing", {}, both, order="random")
     if "zero_shot" in names:
         yield Case("zero-shot", "t2i", {}, ("independent", "source", "last"))
         yield Case("zero-shot, T 1, top-p .9", "t2i", {"temperature": 1.0, "top_p": 0.9}, ("independent",))
-        yield Case("zero-shot, random order", "t2i", {}, both, random_order=True)
+        yield Case("zero-shot, random order", "t2i", {}, both, order="random")
     if "regeneration" in names:
         yield Case("all cells anew", "editing", {}, both, everything=True)
 
@@ -91,7 +91,7 @@ def run_edits(
             masks,
             seeds=list(range(start, start + len(batch))),
             sampling=how,
-            random_order=case.random_order,
+            order=case.order,
         )
         seconds += results[-1].timings["generate"]
     return Run(
