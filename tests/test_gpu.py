@@ -40,14 +40,14 @@ def test_logits_and_greedy_tokens_are_the_cpus(model):
     layouts.append(editing_layout(codes, codes, mask, text_valid, V))
     prompts = [t2i_prompt(orders, text_valid), editing_prompt(codes, mask, orders, text_valid, V)]
     sampling = Sampling(cfg_scale=2.0, sample_logits=False)
-    zeros, results = torch.zeros(4, N), {}
+    results = {}
     for device in ("cpu", "cuda"):
         model.to(device)
         logits = [model(layout.to(device), text.to(device)).cpu() for layout in layouts]
         drawn = [
             Engine(model)
-            .generate(p.to(device), text.to(device), orders.to(device), zeros.to(device), sampling)
-            .cpu()
+            .generate(p.to(device), text.to(device), orders.to(device), range(4), sampling)
+            .codes.cpu()
             for p in prompts
         ]
         results[device] = logits, drawn
@@ -64,21 +64,21 @@ def edits_of(model, counts, device):
     codes, text = torch.randint(V, mask.shape), torch.randn(len(mask), 6, 8)
     orders = raster_edit_order(mask)[:, : max(counts)]
     prompt = editing_prompt(codes, mask, orders, torch.ones(len(mask), 6, dtype=torch.bool), V)
-    tensors = text, orders, torch.rand(len(mask), N, dtype=torch.float64)
-    return prompt.to(device), *(tensor.to(device) for tensor in tensors)
+    return prompt.to(device), text.to(device), orders.to(device), range(len(mask))
 
 
+@pytest.mark.parametrize("window", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_steps_replay_graphs_and_draw_the_same_codes(model, dtype):
+def test_compiled_steps_replay_graphs_and_draw_the_same_codes(model, dtype, window):
     counts = [N, 9, 3, 3, 2, 1, 1, 1]
     model = copy.deepcopy(model).to("cuda", dtype)
-    prompt, text, orders, uniforms = edits_of(model, counts, "cuda")
-    sampling = Sampling(cfg_scale=2.0, sample_logits=dtype is torch.bfloat16)
+    prompt, text, orders, seeds = edits_of(model, counts, "cuda")
+    sampling = Sampling(cfg_scale=2.0, sample_logits=dtype is torch.bfloat16, window=window)
 
     engine = Engine(model)
 
     def run():
-        return engine.generate(prompt, text.to(dtype), orders, uniforms, sampling, counts=counts)
+        return engine.generate(prompt, text.to(dtype), orders, seeds, sampling, counts=counts).codes
 
     plain = run()
     engine.compile_steps()
@@ -91,8 +91,9 @@ def test_decoding_steps_never_wait_for_the_gpu(model):
     model = copy.deepcopy(model).to("cuda")
     engine, arguments = Engine(model), edits_of(model, [N, 5, 2], "cuda")
 
-    def run(on_code=None):
-        return engine.generate(*arguments, Sampling(cfg_scale=2.0), counts=[N, 5, 2], on_code=on_code)
+    def run(on_pass=None):
+        sampling = Sampling(cfg_scale=2.0, window=1)  # a larger one asks how many guesses were right
+        return engine.generate(*arguments, sampling, counts=[N, 5, 2], on_pass=on_pass)
 
     run()
     try:

@@ -122,7 +122,7 @@ def draw_edits(
         config.sampling(),
         "zero_shot",
         order=order,
-    )
+    ).codes
     verdicts = []
     for (turn, _, example), decoded, cells in zip(batch, pipeline.decode(codes), edits.cells, strict=True):
         image = load_image(turn.input_path)

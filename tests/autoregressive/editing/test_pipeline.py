@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dataclasses
 import itertools
 import json
 import shutil
@@ -147,7 +148,7 @@ def test_orders_by_name_of_edits_and_drawings(pipelines):
         (order,) = drawing_orders(kind, [3], everything)
         steps = []
         pipelines["edit"].edit(
-            noise(24, 24), "x", mask, seeds=3, order=kind, sampling=PLAIN,
+            noise(24, 24), "x", mask, seeds=3, order=kind, sampling=dataclasses.replace(PLAIN, window=1),
             progress=lambda drawing, steps=steps: steps.append(drawing.drawn[0].clone()),
         )  # fmt: skip
         assert [
