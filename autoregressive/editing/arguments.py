@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.composite import as_image, is_one_picture
-from autoregressive.sequence.order_kinds import require_order
+from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.sequence.orders import drawing_orders
 from dataset.batches import Text
 from language.caption_cleaning import require_words
@@ -148,7 +148,8 @@ def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:
       UserError: an unknown kind, another shape or type, or a row that is no order of the cells.
     """
     if isinstance(orders, str):
-        require_order(orders)
+        if orders not in ORDER_KINDS:
+            raise UserError(f"order {orders!r} is not known; use one of {', '.join(ORDER_KINDS)}")
         return drawing_orders(orders, seeds, torch.ones(len(seeds), num_cells, dtype=torch.bool))
     orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
     orders = orders.cpu() if hasattr(orders, "cpu") else orders

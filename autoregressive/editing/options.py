@@ -11,7 +11,7 @@ from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES
-from autoregressive.sequence.order_kinds import require_order, resolve_order
+from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.edit_masks import RULES
 from runtime.errors import UserError
 
@@ -78,8 +78,10 @@ class EditOptions:
             require_rule(self.mask_rule)
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
-        require_order(self.order)
-        object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
+        if self.order not in ORDER_KINDS:
+            raise UserError(f"order {self.order!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        if self.random_order:
+            object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
         if self.composite not in COMPOSITES:
             raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
 
