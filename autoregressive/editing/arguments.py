@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.editing.choices import AUTO
-from autoregressive.editing.composite import as_image, is_one_picture
+from autoregressive.editing.composite import as_image, as_native_image, is_one_picture
 from dataset.batches import Text
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
@@ -34,11 +34,14 @@ def whole(name: str, value: Any) -> int:
         raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give a whole number") from None
 
 
-def as_inputs(images: Any, prompts: Any, masks: Any) -> tuple[list[Image.Image], list[Text], list[Any]]:
+def as_inputs(
+    images: Any, prompts: Any, masks: Any, *, native: bool = False
+) -> tuple[list[Image.Image], list[Text], list[Any]]:
     """One or several images, with as many prompts and masks.
 
     Args:
       images, prompts, masks: as in `EditingPipeline.edit`.
+      native: images keep transparency and 16-bit grey.
     Raises:
       UserError: counts that differ, one prompt or mask for a list of images, something of another type.
     """
@@ -63,7 +66,8 @@ def as_inputs(images: Any, prompts: Any, masks: Any) -> tuple[list[Image.Image],
         raise UserError(
             f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
         )
-    return [as_image(image) for image in images], as_prompts(prompts), masks
+    read = as_native_image if native else as_image
+    return [read(image) for image in images], as_prompts(prompts), masks
 
 
 def as_prompts(prompts: Any) -> list[Text]:

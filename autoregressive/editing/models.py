@@ -174,10 +174,15 @@ class EditingModels:
           resampling: of pictures of another size than the model's, with antialiasing. Bilinear as stage 2 and
             the published MagicBrush sampler; the published Emu Edit sampler alone is bicubic.
         """
-        side = (self.image_size, self.image_size)
-        seen = (as_image(image) for image in images)
-        tensors = [image_to_tensor(i if i.size == side else i.resize(side, resampling)) for i in seen]
+        tensors = [image_to_tensor(self.fit(as_image(image), resampling)) for image in images]
         return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
+
+    def fit(
+        self, image: Image.Image, resampling: Image.Resampling = Image.Resampling.BILINEAR
+    ) -> Image.Image:
+        """An RGB image at the model's size, squashed to a square."""
+        side = (self.image_size, self.image_size)
+        return image if image.size == side else image.resize(side, resampling)
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""

@@ -29,10 +29,11 @@ from autoregressive.editing.arguments import (
     require_mask,
     require_told,
 )
-from autoregressive.editing.composite import changed_region, check_mask, compose
+from autoregressive.editing.composite import as_image, check_mask
+from autoregressive.editing.crop import View, paste, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
-from autoregressive.editing.results import EditResult, Progress
+from autoregressive.editing.results import Crop, EditResult, Progress
 from dataset.batches import Text
 from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from runtime.errors import UserError
@@ -61,10 +62,10 @@ class EditingPipeline(EditingModels):
         """Regenerates the masked cells of each image.
 
         Args:
-          images: of any size; the model sees them resized to a square. PIL images (taken as viewers show
-            them: 8-bit RGB, upright, over white), files' paths, (H, W, 3) arrays or (3, H, W) tensors, or
-            (H, W) for grey, of bytes or of floats in [0, 1]. One image, with one prompt and one mask, or a
-            list of each, as many.
+          images: of any size; the model sees them resized to a square, or squares of them (`crop`). PIL
+            images (taken as viewers show them: 8-bit RGB, upright, over white), files' paths, (H, W, 3)
+            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes or of floats in [0, 1]. One image, with
+            one prompt and one mask, or a list of each, as many.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays, tensors or PIL images of the image's size, above half of their range = edit;
             None regenerates all; "auto" finds the cells from the prompt (models with marks). These two
@@ -72,19 +73,20 @@ class EditingPipeline(EditingModels):
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
-          source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
-          progress: told of each code as it is drawn, see `Progress`.
+          source_codes: (B, N) codes of the images where they are known already, of `EditResult.crops` if they
+            are cropped; encoded anew if None.
+          progress: told of each code as it is drawn, see `Progress`; a row a crop.
           options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, random_order, composite,
-            auto_mask.
+            auto_mask, crop, crop_padding.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice, a
             string of which cleaning leaves nothing (for no text, give `text_encoder.encode([""])`).
         """
-        images, prompts, masks = as_inputs(images, prompts, masks)
+        how = EditOptions.of(options).over(self.defaults)
+        images, prompts, masks = as_inputs(images, prompts, masks, native=how.crop != "none")
         require_told(prompts)
         seeds = as_seeds(seeds, len(images), num_samples, generator)
         require_kind("progress", progress, Callable, "a function")
-        how = EditOptions.of(options).over(self.defaults)
         self.token_editor.resolve_mode(how.mode)
         if source_codes is not None:
             vocab_size = self.transformer.config.vocab_size
@@ -102,24 +104,19 @@ class EditingPipeline(EditingModels):
         progress: Progress | None,
     ) -> list[EditResult]:
         """`edit` of checked arguments, at least one image."""
-        auto = torch.tensor([is_auto(mask) for mask in masks])
-        given = [None if is_auto(mask) else mask for mask in masks]
-        pixel_masks, edit_mask = self.read_masks(images, given, how)
         timings: dict[str, float] = {}
+        views, text, text_valid, source = self._look(images, prompts, masks, how, source, timings)
+        num_samples = len(seeds) // len(images)
         with timed(timings, "encode", self.device):
-            source = self.encode(images) if source is None else source
-            text, text_valid = self.encode_texts(prompts)
-        if auto.any():
-            with timed(timings, "locate", self.device):
-                scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
-                edit_mask[auto] = how.auto_mask.region(scores, self.grid)
+            shown = [self.fit(as_image(images[view.picture].crop(view.window))) for view in views]
+            source = self.encode(shown) if source is None else source
         with timed(timings, "generate", self.device):
             codes = self.token_editor.edit(
                 source,
-                edit_mask,
+                torch.stack([view.cells for view in views]),
                 text,
                 text_valid,
-                seeds,
+                seeds_of_views(views, seeds, num_samples),
                 how.sampling,
                 how.mode,
                 random_order=how.random_order,
@@ -128,13 +125,63 @@ class EditingPipeline(EditingModels):
         with timed(timings, "decode", self.device):
             decoded = self.decode(codes)
         results = []
-        for i, image in enumerate(decoded):
-            asked = i * len(images) // len(seeds)
-            cells, pixels = edit_mask[asked], pixel_masks[asked]
-            region = changed_region(how.composite, cells, pixels, self.grid, images[asked].size)
-            edited = compose(images[asked], image, region)
-            results.append(EditResult(edited, codes[i], cells, region, timings))
+        for i in range(len(seeds)):
+            rows = {
+                number * num_samples + i % num_samples: view
+                for number, view in enumerate(views)
+                if view.picture == i // num_samples
+            }
+            pictures = [decoded[row] for row in rows]
+            image, region = paste(
+                images[i // num_samples], list(rows.values()), pictures, how.composite, self.grid
+            )
+            crops = (
+                Crop(tuple(view.window), shown[row // num_samples], codes[row], view.cells)
+                for row, view in rows.items()
+            )
+            results.append(EditResult(image, region, timings, tuple(crops)))
         return results
+
+    def _look(
+        self,
+        images: list[Image.Image],
+        prompts: list[Text],
+        masks: list[Any],
+        how: EditOptions,
+        source: Tensor | None,
+        timings: dict[str, float],
+    ) -> tuple[list[View], Tensor, Tensor, Tensor | None]:
+        """What the model is to see of the images, in their order, and to read: V views.
+
+        Returns:
+          The views; text (V, T, C) and (V, T), left-padded; (V, N) source codes as far as they are known.
+        """
+        auto = [number for number, mask in enumerate(masks) if is_auto(mask)]
+        regions = self.read_regions(images, [None if is_auto(mask) else mask for mask in masks], how)
+        found: dict[int, Tensor] = {}
+        with timed(timings, "encode", self.device):
+            text, text_valid = self.encode_texts(prompts)
+            if source is None and how.crop == "none":
+                source = self.encode(images)
+        if auto:
+            with timed(timings, "locate", self.device):
+                whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
+                scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
+                found = dict(zip(auto, how.auto_mask.region(scores, self.grid), strict=True))
+        views = [
+            view
+            for number, (image, region) in enumerate(zip(images, regions, strict=True))
+            for view in views_of(
+                number, image.size, region, found.get(number), how, self.grid, self.image_size
+            )
+        ]
+        if source is not None and how.crop != "none" and (auto or len(views) > len(images)):
+            raise UserError(
+                "source_codes are those of what the model sees, one crop of each image: leave them out where "
+                "a region is found, or has several parts"
+            )
+        rows = [view.picture for view in views]
+        return views, text[rows], text_valid[rows], source
 
     def read_masks(
         self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
@@ -145,19 +192,29 @@ class EditingPipeline(EditingModels):
           images: needed where there is a mask.
           how: with its mask rule and error set.
         """
-        pixel_masks, edit_masks = [], []
+        regions = self.read_regions(images, masks, how)
+        cells = [
+            full_mask(self.grid)
+            if region is None
+            else pool_edit_mask(region[None].float(), self.grid, how.mask_rule)
+            for region in regions
+        ]
+        return regions, torch.stack(cells)
+
+    def read_regions(
+        self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
+    ) -> list[Tensor | None]:
+        """Masks as (H, W) bool, widened as `how` says; None where there is none.
+
+        Args:
+          images: needed where there is a mask.
+        """
+        regions = []
         for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
             require_mask(mask)
-            pixels = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
-            if pixels is not None:
-                pixels = resize_mask(pixels[None], how.mask_error)[0]
-            pixel_masks.append(pixels)
-            edit_masks.append(
-                full_mask(self.grid)
-                if pixels is None
-                else pool_edit_mask(pixels[None].float(), self.grid, how.mask_rule)
-            )
-        return pixel_masks, torch.stack(edit_masks)
+            region = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
+            regions.append(None if region is None else resize_mask(region[None], how.mask_error)[0])
+        return regions
 
     @torch.inference_mode()
     def draw(

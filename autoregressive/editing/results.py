@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -34,23 +34,54 @@ Progress = Callable[[Drawing], None]
 
 
 @dataclass(frozen=True)
+class Crop:
+    """One part of a picture that the model saw, squashed to its square.
+
+    Attributes:
+      box: (left, top, right, bottom) in pixels of the upright picture, as PIL's `crop` takes it.
+      seen: RGB, of the model's size.
+      codes: (N,) int64 raster codes after the edit.
+      edit_mask: (N,) bool raster, the cells that were generated.
+    """
+
+    box: tuple[int, int, int, int]
+    seen: Image.Image
+    codes: Tensor = field(repr=False)
+    edit_mask: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
 class EditResult:
     """One edit.
 
     Attributes:
       image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
-        Its `info` has the source's colour profile and resolution, for `runtime.pictures.save_picture`.
-      codes: (N,) int64 raster codes after the edit.
-      edit_mask: (N,) bool raster, the cells that were generated.
+        RGB, unless `EditOptions.crop` asks for more. Its `info` has the source's colour profile and
+        resolution, for `runtime.pictures.save_picture`.
       region: (H, W) bool, the pixels that were free to change.
       timings: seconds of the batch's "encode", "generate" and "decode", and "locate" if a mask was "auto".
+      crops: what the model saw: one part, unless a cropped region has several far from each other.
     """
 
     image: Image.Image
-    codes: Tensor
-    edit_mask: Tensor
-    region: Tensor
+    region: Tensor = field(repr=False)
     timings: dict[str, float]
+    crops: tuple[Crop, ...]
+
+    @property
+    def codes(self) -> Tensor:
+        """(N,) int64 raster codes after the edit, of the first crop."""
+        return self.crops[0].codes
+
+    @property
+    def edit_mask(self) -> Tensor:
+        """(N,) bool raster, the cells that were generated, of the first crop."""
+        return self.crops[0].edit_mask
+
+    @property
+    def num_tokens(self) -> int:
+        """Cells that were generated, of all crops."""
+        return sum(int(crop.edit_mask.sum()) for crop in self.crops)
 
 
 def tell_progress(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.choices import AUTO, COMPOSITES, MODES
+from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from dataset.choices import RULES
@@ -113,6 +113,17 @@ class EditSampleConfig(SampleConfig):
     )
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
+    crop: str = option(
+        "none",
+        help="what the model sees: none, the whole picture as a square (published); region, squares around the "
+        "region at their own resolution; auto, these, or the whole where they would hold most of it",
+        choices=CROPS,
+    )
+    crop_padding: int | None = option(
+        None,
+        within=COUNT_OR_NONE,
+        help="pixels around the region in its crop; default: half the region's side",
+    )
     auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")
     auto_mask_settings: str | None = option(
         None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
@@ -143,6 +154,8 @@ class EditSampleConfig(SampleConfig):
             "random_order": self.random_order,
             "composite": self.composite,
             "auto_mask": self._auto_mask(),
+            "crop": self.crop,
+            "crop_padding": self.crop_padding,
         }
 
 
@@ -194,6 +207,9 @@ class SampleEditing(EditSampleConfig):
         "edited.png", help="where the result goes; the suffix says the format: .png, .webp, .bmp (or .jpg)"
     )
     comparison: str | None = option(None, help="also write source, region and result side by side here")
+    save_crop: str | None = option(
+        None, help="also write here what the model saw, with its cells outlined; several crops side by side"
+    )
     list: str | None = option(
         None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
     )
@@ -202,13 +218,17 @@ class SampleEditing(EditSampleConfig):
         super().__post_init__()
         if self.mask == AUTO and self.full_mask:
             raise UserError("--mask auto finds the region, --full-mask takes every cell: give one of them")
-        own = ("image", "mask", "prompt", "output", "comparison")
-        given = [f"--{name}" for name in own if getattr(self, name) != getattr(SampleEditing, name)]
+        own = ("image", "mask", "prompt", "output", "comparison", "save_crop")
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in own
+            if getattr(self, name) != getattr(SampleEditing, name)
+        ]
         if self.list is not None and given:
             raise UserError(
                 f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
             )
-        for path in filter(None, (self.output, self.comparison)):
+        for path in filter(None, (self.output, self.comparison, self.save_crop)):
             require_saveable(path)
 
 
