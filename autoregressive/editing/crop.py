@@ -18,6 +18,7 @@ from torch import Tensor
 
 from autoregressive.editing.composite import changed_region, put
 from autoregressive.editing.options import EditOptions
+from autoregressive.editing.results import Crop, EditResult
 from dataset.edit_masks import cells_to_pixels, full_mask, pool_edit_mask
 from runtime.logging import get_logger
 from runtime.pictures import like
@@ -113,28 +114,73 @@ def views_of(
             windows = [whole]
     if windows == [whole]:
         if found is None:
-            found = full_mask(grid) if region is None else pool_edit_mask(region[None].float(), grid, rule)
+            found = cells_of(region, grid, rule)
         return [View(picture, whole, found, region)]
     views = []
     for window in windows:
         part = window.of(pixels)
-        cells = pool_edit_mask(part[None].float(), grid, rule)
-        views.append(View(picture, window, cells, None if region is None else part))
+        views.append(View(picture, window, cells_of(part, grid, rule), None if region is None else part))
     return views
 
 
-def seeds_of_views(views: Sequence[View], seeds: Sequence[int], num_samples: int) -> list[int]:
+def cells_of(region: Tensor | None, grid: int, rule: str) -> Tensor:
+    """(N,) bool: the cells of a (H, W) bool region by a mask rule; all where there is no mask.
+
+    Raises:
+      EmptyMaskError: it marks nothing.
+    """
+    return full_mask(grid) if region is None else pool_edit_mask(region[None].float(), grid, rule)
+
+
+def seeds_of_views(views: Sequence[View], seeds: Sequence[int]) -> list[int]:
     """A seed for each sample of each view, in turn: the picture's own in its first view, others from it.
 
     Args:
-      seeds: `num_samples` for each picture in turn.
+      views: in the order of their pictures.
+      seeds: as many for each picture in turn.
     """
+    num_samples = len(seeds) // (views[-1].picture + 1)
     drawn = []
     for number, view in enumerate(views):
         part = sum(other.picture == view.picture for other in views[:number])
         own = seeds[view.picture * num_samples : (view.picture + 1) * num_samples]
         drawn += own if part == 0 else [_derived(seed, part) for seed in own]
     return drawn
+
+
+def results_of(
+    images: Sequence[Image.Image],
+    views: Sequence[View],
+    shown: Sequence[Image.Image],
+    decoded: Sequence[Image.Image],
+    codes: Tensor,
+    composite: str,
+    grid: int,
+    timings: dict[str, float],
+) -> list[EditResult]:
+    """The images with what was drawn for their views: S samples of each, side by side.
+
+    Args:
+      images: RGB, RGBA or I;16.
+      views: V, in the order of their images.
+      shown: V pictures, what the model saw.
+      decoded, codes: V · S pictures, and (V · S, N), the samples of a view side by side.
+    """
+    num_samples = len(decoded) // len(views)
+    results = []
+    for number, image in enumerate(images):
+        own = [i for i, view in enumerate(views) if view.picture == number]
+        for sample in range(num_samples):
+            rows = [i * num_samples + sample for i in own]
+            edited, region = paste(
+                image, [views[i] for i in own], [decoded[row] for row in rows], composite, grid
+            )
+            crops = tuple(
+                Crop(tuple(views[i].window), shown[i], codes[row], views[i].cells)
+                for i, row in zip(own, rows, strict=True)
+            )
+            results.append(EditResult(edited, region, timings, crops))
+    return results
 
 
 def crop_windows(region: Tensor, model_size: int, grid: int, padding: int | None = None) -> list[Window]:

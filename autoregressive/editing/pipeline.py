@@ -9,7 +9,9 @@ Letters: B batch, N cells, T text slots, C caption width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,23 +21,30 @@ from torch import Tensor
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import (
+    as_call,
+    as_call_seeds,
     as_codes,
     as_inputs,
     as_orders,
     as_prompts,
+    as_regions,
     as_seeds,
     is_auto,
     require_kind,
-    require_mask,
     require_told,
 )
-from autoregressive.editing.composite import as_image, check_mask
-from autoregressive.editing.crop import View, paste, seeds_of_views, views_of
+from autoregressive.editing.composite import as_image
+from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
-from autoregressive.editing.results import Crop, EditResult, Progress
+from autoregressive.editing.results import (
+    EditResult,
+    PipelineOutput,
+    Progress,
+    as_output,
+    require_output_type,
+)
 from dataset.batches import Text
-from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from runtime.errors import UserError
 from runtime.timing import timed
 
@@ -44,6 +53,70 @@ Mask = Image.Image | np.ndarray | Tensor
 
 class EditingPipeline(EditingModels):
     """Tokenizer, transformer and text encoder as one; edits, infills zero-shot and draws from text."""
+
+    def __call__(
+        self,
+        prompt: Sequence[Text] | Text,
+        image: Sequence[Picture] | Picture | None = None,
+        mask_image: Sequence[Mask | str | Path | None] | Mask | str | Path | None = None,
+        *,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        padding_mask_crop: int | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> PipelineOutput | tuple:
+        """Edits, or without an image draws, by the names that diffusers' inpainting pipelines use.
+
+        Args:
+          prompt: one for all images, or a list. A list with one image edits that in several ways.
+          image: as `images` of `edit`; also (B, 3, H, W) tensors and (B, H, W, 3) arrays. None draws.
+          mask_image: white = edit; as `masks` of `edit`, or files' paths; also (B, 1, H, W) and (1, H, W).
+            One stands for all images.
+          num_images_per_prompt: pictures of each, side by side.
+          guidance_scale: in the place of that of `sampling`.
+          generator: draws the seeds, or a list of them, each drawing one. None: new ones in each call, unless
+            `seeds` are given.
+          output_type: "pil", "np" or "pt", see `PipelineOutput`.
+          padding_mask_crop: pixels around the region that the model sees at least: `crop_padding`, with crop
+            "region".
+          callback_on_step_end: called as f(pipeline, step, step, {"codes": (B, N)}) after each step; what it
+            returns is not used.
+          return_dict: False gives a tuple of the images alone.
+          options: `seeds`, and for edits those of `edit`. Unlike there, `crop` is "auto" by default.
+        Raises:
+          UserError: as `edit` and `draw`, and for a mask without an image.
+        """
+        require_output_type(output_type)
+        require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
+        prompts, images, masks = as_call(prompt, image, mask_image)
+        seeds = options.pop("seeds", None)
+        if seeds is None:
+            seeds = as_call_seeds(generator, len(prompts), num_images_per_prompt)
+        sampling = options.pop("sampling", None) or self.defaults.sampling
+        if guidance_scale is not None:
+            sampling = dataclasses.replace(sampling, cfg_scale=guidance_scale)
+        common = {"seeds": seeds, "num_samples": num_images_per_prompt, "sampling": sampling}
+        if callback_on_step_end is not None:
+            common["progress"] = lambda drawing: callback_on_step_end(
+                self, drawing.step - 1, drawing.step - 1, {"codes": drawing.codes}
+            )
+        if images is None:
+            if padding_mask_crop is not None:
+                options["padding_mask_crop"] = padding_mask_crop
+            if options:
+                raise UserError(f"{sorted(options)[0]} is for edits: give an image, or leave it out")
+            results, pictures = (), self.draw(prompts, **common)
+        else:
+            options.setdefault("crop", "auto" if padding_mask_crop is None else "region")
+            options.setdefault("crop_padding", padding_mask_crop)
+            results = tuple(self.edit(images, prompts, masks, **common, **options))
+            pictures = [result.image for result in results]
+        output = as_output(pictures, output_type)
+        return PipelineOutput(output, results) if return_dict else (output,)
 
     @torch.inference_mode()
     def edit(
@@ -106,7 +179,6 @@ class EditingPipeline(EditingModels):
         """`edit` of checked arguments, at least one image."""
         timings: dict[str, float] = {}
         views, text, text_valid, source = self._look(images, prompts, masks, how, source, timings)
-        num_samples = len(seeds) // len(images)
         with timed(timings, "encode", self.device):
             shown = [self.fit(as_image(images[view.picture].crop(view.window))) for view in views]
             source = self.encode(shown) if source is None else source
@@ -116,7 +188,7 @@ class EditingPipeline(EditingModels):
                 torch.stack([view.cells for view in views]),
                 text,
                 text_valid,
-                seeds_of_views(views, seeds, num_samples),
+                seeds_of_views(views, seeds),
                 how.sampling,
                 how.mode,
                 random_order=how.random_order,
@@ -124,23 +196,7 @@ class EditingPipeline(EditingModels):
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(codes)
-        results = []
-        for i in range(len(seeds)):
-            rows = {
-                number * num_samples + i % num_samples: view
-                for number, view in enumerate(views)
-                if view.picture == i // num_samples
-            }
-            pictures = [decoded[row] for row in rows]
-            image, region = paste(
-                images[i // num_samples], list(rows.values()), pictures, how.composite, self.grid
-            )
-            crops = (
-                Crop(tuple(view.window), shown[row // num_samples], codes[row], view.cells)
-                for row, view in rows.items()
-            )
-            results.append(EditResult(image, region, timings, tuple(crops)))
-        return results
+        return results_of(images, views, shown, decoded, codes, how.composite, self.grid, timings)
 
     def _look(
         self,
@@ -157,7 +213,8 @@ class EditingPipeline(EditingModels):
           The views; text (V, T, C) and (V, T), left-padded; (V, N) source codes as far as they are known.
         """
         auto = [number for number, mask in enumerate(masks) if is_auto(mask)]
-        regions = self.read_regions(images, [None if is_auto(mask) else mask for mask in masks], how)
+        given = [None if is_auto(mask) else mask for mask in masks]
+        regions = as_regions(given, images, how.mask_error)
         found: dict[int, Tensor] = {}
         with timed(timings, "encode", self.device):
             text, text_valid = self.encode_texts(prompts)
@@ -182,39 +239,6 @@ class EditingPipeline(EditingModels):
             )
         rows = [view.picture for view in views]
         return views, text[rows], text_valid[rows], source
-
-    def read_masks(
-        self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
-    ) -> tuple[list[Tensor | None], Tensor]:
-        """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none.
-
-        Args:
-          images: needed where there is a mask.
-          how: with its mask rule and error set.
-        """
-        regions = self.read_regions(images, masks, how)
-        cells = [
-            full_mask(self.grid)
-            if region is None
-            else pool_edit_mask(region[None].float(), self.grid, how.mask_rule)
-            for region in regions
-        ]
-        return regions, torch.stack(cells)
-
-    def read_regions(
-        self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
-    ) -> list[Tensor | None]:
-        """Masks as (H, W) bool, widened as `how` says; None where there is none.
-
-        Args:
-          images: needed where there is a mask.
-        """
-        regions = []
-        for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
-            require_mask(mask)
-            region = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
-            regions.append(None if region is None else resize_mask(region[None], how.mask_error)[0])
-        return regions
 
     @torch.inference_mode()
     def draw(

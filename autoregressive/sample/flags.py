@@ -115,8 +115,8 @@ class EditSampleConfig(SampleConfig):
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
     crop: str = option(
         "none",
-        help="what the model sees: none, the whole picture as a square (published); region, squares around the "
-        "region at their own resolution; auto, these, or the whole where they would hold most of it",
+        help="what the model sees: none, the whole picture as a square (published); region, squares around "
+        "the region at their own resolution; auto, these, or the whole where they would hold most of it",
         choices=CROPS,
     )
     crop_padding: int | None = option(
