@@ -113,17 +113,8 @@ class EditSampleConfig(SampleConfig):
     )
     random_order: bool = option(False, help="draw the edited cells in random order")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
-    crop: str = option(
-        "none",
-        help="what the model sees: none, the whole picture as a square (published); region, squares around "
-        "the region at their own resolution; auto, these, or the whole where they would hold most of it",
-        choices=CROPS,
-    )
-    crop_padding: int | None = option(
-        None,
-        within=COUNT_OR_NONE,
-        help="pixels around the region in its crop; default: half the region's side",
-    )
+    crop: str = shared.crop(CROPS)
+    crop_padding: int | None = shared.crop_padding()
     auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")
     auto_mask_settings: str | None = option(
         None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
@@ -350,5 +341,7 @@ class SampleScaled(SampleConfig):
         None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
     )
     mask_rule: str = shared.mask_rule(RULES)
+    crop: str = shared.crop(CROPS)
+    crop_padding: int | None = shared.crop_padding()
     clip_model: str | None = option(None, help="open_clip's name of the CLIP of --reward clip")
     clip_ckpt: str | None = option(None, help="its weights (default: pretrained_models, the user's caches)")
