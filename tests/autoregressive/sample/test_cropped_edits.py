@@ -116,7 +116,7 @@ def test_a_test_set_is_edited_in_crops(pipeline, photo, tmp_path):
 
 
 def test_test_time_scaling_of_a_crop(gpt_ckpts, vq_ckpt, t5_dir, photo, monkeypatch):
-    flags = ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["edit"], "--t5-path", t5_dir, "--device", "cpu"]
+    flags = ["--vq-ckpt", vq_ckpt, "--gpt-ckpt", gpt_ckpts["t2i"], "--t5-path", t5_dir, "--device", "cpu"]
     flags += ["--cfg-scale", "1", "--reward", "likelihood", "--mask-rule", "exact", "--rounds", "1"]
     flags += ["--list", photo / "edits.jsonl", "--output-dir", photo / "scaled", "--crop", "auto"]
     caption = "a red circle at the top left, gray background"
