@@ -90,6 +90,10 @@ class EditOptions:
             raise UserError(f"crop {self.crop!r} is not known; use one of {', '.join(CROPS)}")
         if self.crop_padding is not None and whole("crop_padding", self.crop_padding) < 0:
             raise UserError(f"crop_padding is {self.crop_padding}; give 0 or more pixels")
+        if self.crop_padding is not None and self.crop == "none":
+            raise UserError(
+                f"crop_padding {self.crop_padding} without a crop: give crop 'auto' or 'region' too"
+            )
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EditOptions:

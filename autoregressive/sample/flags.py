@@ -45,6 +45,12 @@ NOT_SETTINGS = (
 )
 
 
+def _require_crop(crop: str, padding: int | None) -> None:
+    """Raises `UserError` for a padding of no crop."""
+    if padding is not None and crop == "none":
+        raise UserError(f"--crop-padding {padding} without a crop: give --crop auto or region too")
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """Flags of every sampling program."""
@@ -126,10 +132,14 @@ class EditSampleConfig(SampleConfig):
             raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
         if self.mask_error and (self.full_mask or self.auto_mask):
             raise UserError("--mask-error moves the outline of masks: leave out --full-mask and --auto-mask")
+        _require_crop(self.crop, self.crop_padding)
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
         """As `SampleConfig.settings`; with the values of the file in place of its name."""
-        return super().settings(text_encoder) | {"auto_mask_settings": self._auto_mask().to_dict()}
+        settings = super().settings(text_encoder) | {"auto_mask_settings": self._auto_mask().to_dict()}
+        if self.crop == "none":  # results made before there were crops stay good
+            del settings["crop"], settings["crop_padding"]
+        return settings
 
     def _auto_mask(self) -> AutoMaskSettings:
         path = self.auto_mask_settings
@@ -345,3 +355,7 @@ class SampleScaled(SampleConfig):
     crop_padding: int | None = shared.crop_padding()
     clip_model: str | None = option(None, help="open_clip's name of the CLIP of --reward clip")
     clip_ckpt: str | None = option(None, help="its weights (default: pretrained_models, the user's caches)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_crop(self.crop, self.crop_padding)

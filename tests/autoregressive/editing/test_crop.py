@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image, ImageCms, ImageOps
 from scipy import ndimage
 
@@ -225,6 +226,53 @@ def test_an_identity_edit_of_a_larger_crop_moves_nothing(perfect, side):
         assert np.abs(np.subtract(before, after)).max() < 0.05
 
 
+@pytest.fixture(scope="module")
+def shipped() -> EditingPipeline:
+    return EditingPipeline.from_pretrained(ROOT / "pretrained_models" / "shapes")
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """Twelve megapixels of wall; at (2011, 1103) a scene of the kind that the shipped models know."""
+    scene = (
+        Image.open(ROOT / "assets" / "scene.png").convert("RGB").resize((720, 720), Image.Resampling.BICUBIC)
+    )
+    pixels = np.full((3000, 4000, 3), 150, np.uint8)
+    pixels[1103:1823, 2011:2731] = np.asarray(scene)
+    return pixels
+
+
+def blue(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., 2].astype(int) - pixels[..., 0] > 60
+
+
+def test_known_codes_of_the_shipped_models_land_to_the_pixel(shipped, photo, monkeypatch):
+    """A star, drawn anew from its crop's own codes, 10 pixels for one of the model's."""
+    mask = region_of((4000, 3000), (2171, 1263, 2571, 1663))
+    monkeypatch.setattr(shipped.token_editor, "edit", lambda codes, *args, **options: codes.cpu())
+    result = shipped.edit(photo, "x", mask, crop="auto", crop_padding=160)[0]
+    assert result.crops[0].box == (2011, 1103, 2731, 1823)
+    edited, region = np.asarray(result.image), result.region.numpy()
+    assert region[mask].all() and (edited[~region] == photo[~region]).all()
+    before, after = blue(photo), blue(edited)
+    moved = np.subtract(ndimage.center_of_mass(after), ndimage.center_of_mass(before))
+    assert np.abs(moved).max() < 1 and abs(after.sum() / before.sum() - 1) < 0.03
+    assert np.abs(edited[region].astype(int) - photo[region]).mean() < 3
+
+
+def test_the_shipped_models_edit_a_region_of_400_pixels(shipped, photo):
+    """A star becomes a circle; of the whole picture the model would see it 3 pixels wide."""
+    mask = region_of((4000, 3000), (2171, 1263, 2571, 1663))
+    words = "turn the large blue star into a circle"
+    result = shipped.edit(photo, words, mask, crop="auto", crop_padding=160)[0]
+    region = result.region.numpy()
+    assert (np.asarray(result.image)[~region] == photo[~region]).all()
+    star, circle = blue(photo), blue(np.asarray(result.image))
+    assert circle.sum() > 1.5 * star.sum() and not circle[~region].any()
+    height, width = (np.ptp(axis) + 1 for axis in circle.nonzero())
+    assert abs(circle.sum() / (height * width) - np.pi / 4) < 0.03  # of its box
+
+
 def test_an_edit_in_several_parts_is_the_same_in_any_batch(pipeline):
     size = (400, 300)
     sources, prompts = [noise(*size, seed=seed) for seed in range(3)], ["red", "a blue square", "remove it"]
@@ -378,8 +426,9 @@ def test_wrong_choices_are_named(pipeline):
     source = noise(100, 100)
     for options, message in (
         ({"crop": "best"}, "crop 'best' is not known; use one of none, auto, region"),
-        ({"crop_padding": -1}, "crop_padding is -1; give 0 or more pixels"),
-        ({"crop_padding": 1.5}, "crop_padding 1.5 is of type float"),
+        ({"crop_padding": -1, "crop": "auto"}, "crop_padding is -1; give 0 or more pixels"),
+        ({"crop_padding": 1.5, "crop": "auto"}, "crop_padding 1.5 is of type float"),
+        ({"crop_padding": 3}, "crop_padding 3 without a crop: give crop 'auto' or 'region' too"),
     ):
         with pytest.raises(UserError, match=message):
             pipeline.edit(source, "x", **options)

@@ -71,6 +71,18 @@ def test_the_published_way_is_the_default(pipeline, photo, monkeypatch):
         assert (options["crop"], options["crop_padding"]) == ("none", None)
         assert kind(crop="auto", crop_padding=7).edit_options()["crop_padding"] == 7
     assert SampleScaled().crop == "none"
+    for kind in (SampleEditing, SampleMagicBrush, SampleScaled):
+        with pytest.raises(
+            UserError, match="--crop-padding 3 without a crop: give --crop auto or region too"
+        ):
+            kind(crop_padding=3)
+
+
+def test_results_of_before_there_were_crops_stay_good(vq_ckpt, gpt_ckpts):
+    paths = {"vq_ckpt": str(vq_ckpt), "gpt_ckpt": str(gpt_ckpts["edit"])}
+    whole, cropped = (SampleMagicBrush(**paths, crop=crop).settings(None) for crop in ("none", "region"))
+    assert "crop" not in whole and "crop_padding" not in whole
+    assert cropped == whole | {"crop": "region", "crop_padding": None}
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.bmp"])
