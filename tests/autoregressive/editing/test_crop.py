@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -480,5 +479,5 @@ def test_other_composites_stay_in_their_crop(pipeline):
 
 def test_crops_are_fields_of_the_options_like_others():
     how = EditOptions(crop="auto", crop_padding=7).over(Defaults())
-    assert (how.crop, how.crop_padding, replace(how, crop="none").crop) == ("auto", 7, "none")
+    assert (how.crop, how.crop_padding) == ("auto", 7)
     assert (EditOptions().crop, EditOptions().crop_padding) == ("none", None)
