@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from scipy import ndimage
 
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.composite import put
 from autoregressive.editing.crop import MOST_CROPS, Window, crop_windows, views_of
 from autoregressive.editing.options import Defaults, EditOptions
@@ -295,8 +296,17 @@ def test_an_edit_in_several_parts_is_the_same_in_any_batch(pipeline):
         )
 
 
-def test_a_region_that_is_found_is_cropped_too(pipeline):
+def test_a_region_that_is_found_is_cropped_too(pipeline, monkeypatch):
+    """Its cells are those that hold some of it: only hand-drawn masks are widened by the rule "published"."""
     source = noise(400, 300)
+    found = torch.arange(GRID**2) == 4
+    monkeypatch.setattr(AutoMaskSettings, "region", lambda self, scores, grid: found[None])
+    options = {"sampling": PLAIN["sampling"], "mask_rule": "published", "crop_padding": 134}
+    cropped = pipeline.edit(source, "a red circle", "auto", crop="region", **options)[0]
+    assert cropped.crops[0].box == (50, 0, 350, 300)
+    # The cell found is 133 to 267 by 100 to 200: all columns of the crop, and its middle row alone.
+    assert cropped.edit_mask.view(GRID, GRID).tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    monkeypatch.undo()
     result = pipeline.edit(source, "a red circle", "auto", crop="region", **PLAIN)[0]
     whole = pipeline.edit(source, "a red circle", "auto", **PLAIN)[0]
     found, region = whole.region.numpy(), result.region.numpy()
