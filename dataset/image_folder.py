@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.records.images import load_image
+from dataset.records.images import image_to_tensor, load_image
 from dataset.records.jsonl import JsonlRecords
-from dataset.transforms import image_to_tensor
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 

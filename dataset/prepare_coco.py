@@ -22,7 +22,7 @@ from dataset.prepare.output import check_disk, log, require_budget, require_opti
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags import shared
-from runtime.flags.ranges import COUNT, SEED
+from runtime.flags.ranges import COUNT
 from runtime.logging import progress
 from runtime.texts import read_json
 
@@ -36,7 +36,7 @@ class PrepareCocoConfig:
     annotations: str = option(REQUIRED, help="captions_val2014.json")
     output: str = option(REQUIRED, help="the table to write, a .tsv file")
     num_prompts: int = option(30000, within=COUNT, help="prompts, each of another image")
-    seed: int = option(0, within=SEED, help="another seed takes other images in another order")
+    seed: int = shared.seed("another seed takes other images in another order")
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="annotations")
 
     def __post_init__(self) -> None:

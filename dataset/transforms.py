@@ -8,16 +8,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.records.images import MAX_PIXELS, marked
+from dataset.records.images import MAX_PIXELS, image_to_tensor, marked
 from runtime.errors import UserError
 
 _WHITE = 250
-
-
-def image_to_tensor(image: Image.Image) -> Tensor:
-    """RGB image -> (3, H, W) float32 in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return pixels.float().div(127.5).sub(1).contiguous()
 
 
 def stage1_transform(image: Image.Image, size: int) -> Tensor:

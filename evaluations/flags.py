@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.config import option
+from runtime.flags import scoring
 
 CLIP_MODEL = "ViT-B-32-quickgelu"
 DINO_FILE = "dino_deitsmall16_pretrain.pth"
@@ -14,12 +14,8 @@ DINO_FILE = "dino_deitsmall16_pretrain.pth"
 class WeightFlags:
     """Flags of every evaluator that uses the networks of `evaluations.metrics.encoders`."""
 
-    clip_model: str = option(CLIP_MODEL, help="open_clip's name of the CLIP of clip-i and clip-t")
-    clip_ckpt: str | None = option(
-        None, help="its weights (default: pretrained_models/ViT-B-32.pt, then the user's caches)"
-    )
-    dino_ckpt: str | None = option(
-        None, help=f"weights of dino (default: pretrained_models/{DINO_FILE}, then the user's caches)"
-    )
-    vgg_ckpt: str | None = option(None, help="torchvision's VGG16, for lpips")
-    lpips_ckpt: str | None = option(None, help="LPIPS's linear layers for VGG16, for lpips")
+    clip_model: str = scoring.clip_model(CLIP_MODEL, "clip-i and clip-t")
+    clip_ckpt: str | None = scoring.clip_ckpt("ViT-B-32.pt")
+    dino_ckpt: str | None = scoring.dino_ckpt(DINO_FILE)
+    vgg_ckpt: str | None = scoring.vgg_ckpt()
+    lpips_ckpt: str | None = scoring.lpips_ckpt()

@@ -1,4 +1,4 @@
-"""Folders of images: what is in them, what is missing, and loading it in batches."""
+"""Folders of images: what is in them, and loading it in batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from runtime.files import without_mac_metadata
 Loaded = TypeVar("Loaded")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
-# What counts as a result, and is superfluous where no list names it.
-_RESULT_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
-_MAX_NAMES = 10
 
 
 def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -51,28 +48,3 @@ def load_batches(
             yield [future.result() for future in loading.popleft()]
     for futures in loading:
         yield [future.result() for future in futures]
-
-
-def require_folder(path: str | Path) -> Path:
-    """`path`, which must be a folder."""
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such folder")
-    return Path(path)
-
-
-def image_names(folder: Path) -> set[str]:
-    """Every image below `folder`, as its path from there."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in _RESULT_SUFFIXES)
-    return {file.relative_to(folder).as_posix() for file in without_mac_metadata(files)}
-
-
-def name_differences(missing: set[str], extra: set[str], listing: str) -> str:
-    """Sentences for a message: which files are missing, which ones `listing` does not mention."""
-    kinds = (("Missing", missing), (f"Not in {listing}", extra))
-    return "".join(f" {kind}: {_list_names(names)}." for kind, names in kinds if names)
-
-
-def _list_names(names: set[str]) -> str:
-    shown = sorted(names)[:_MAX_NAMES]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -15,36 +15,31 @@ from dataset.choices import RULES
 from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import run_command
-from runtime.flags import shared
-from runtime.flags.ranges import COUNT_OR_NONE, GUIDANCE, SIZE, WEIGHT
+from runtime.flags import drawing, models, shared
 
 
 @dataclass(frozen=True)
 class ConvertCheckpoint:
     """Makes one folder for from_pretrained out of checkpoints."""
 
-    vq_ckpt: str = shared.vq_ckpt(REQUIRED)
-    gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
-    output_dir: str = option(REQUIRED, help="the folder to write, or to add to")
+    vq_ckpt: str = models.vq_ckpt(REQUIRED)
+    gpt_ckpt: str = models.gpt_ckpt()
+    output_dir: str = shared.output_dir(what="the folder to write, or to add to")
     model: str = option("transformer", help="the transformer's name in the folder")
-    t5_path: str | None = shared.t5_path()
-    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
+    t5_path: str | None = models.t5_path()
+    t5_model_type: str = models.t5_model_type(DEFAULT_T5)
     text_encoder: bool = option(
         True, help="after --no-text-encoder the folder has none, and from_pretrained needs a t5_path"
     )
     copy_text_encoder: bool = option(False, help="put its weights into the folder too, not its hub id only")
-    vq_model: str = shared.vq_model()
-    gpt_model: str | None = option(
-        None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
-    )
-    image_size: int | None = option(
-        None, within=SIZE, help="side of the model's images, for files that do not hold it"
-    )
-    precision: str = shared.precision("the transformer's weights")
-    cfg_scale: float = option(7.5, within=GUIDANCE, help="default guidance; 1 for none")
-    temperature: float = option(1.0, within=WEIGHT, help="default of the draws")
-    top_k: int = option(1000, within=COUNT_OR_NONE, help="default: likeliest codes kept; 0 for all")
-    mask_rule: str = option("published", help="default: pixel mask to cells", choices=RULES)
+    vq_model: str = models.vq_model()
+    gpt_model: str | None = models.gpt_model(None, sorted(GPT_MODELS))
+    image_size: int | None = models.image_size(None, "the model's images, for files that do not hold it")
+    precision: str = models.precision("the transformer's weights")
+    cfg_scale: float = drawing.cfg_scale("default guidance; 1 for none")
+    temperature: float = drawing.temperature("default of the draws")
+    top_k: int = drawing.top_k("default: likeliest codes kept")
+    mask_rule: str = shared.mask_rule(RULES, "default: pixel mask to cells")
 
 
 def main() -> None:

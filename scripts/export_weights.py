@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
-from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags import models
 
 _WANTED = ("vq_model", "vq_config", "gpt_model", "model_config")
 
@@ -25,7 +25,7 @@ class ExportWeights:
 
     ckpt: str = option(REQUIRED, help="checkpoint of a tokenizer or transformer training")
     output: str = option(REQUIRED, help="the file to write, *.safetensors")
-    precision: str = option("fp16", help="of the weights", choices=sorted(PRECISION_NAMES))
+    precision: str = models.precision("the weights", "fp16")
 
     def __post_init__(self) -> None:
         if Path(self.output).suffix != ".safetensors":

@@ -26,7 +26,7 @@ from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
 from dataset.batches import Text
-from dataset.transforms import image_to_tensor
+from dataset.records.images import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import stack_text_features
 from runtime.distributed import accelerator, require_device

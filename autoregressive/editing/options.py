@@ -104,13 +104,12 @@ class EditOptions:
         return cls(**options)
 
     def over(self, defaults: Defaults) -> EditOptions:
-        """With the defaults in the place of None, but for `mode`."""
+        """With the model's defaults in the place of None."""
         return dataclasses.replace(
             self,
             sampling=self.sampling or defaults.sampling,
             mask_rule=self.mask_rule or defaults.mask_rule,
             mask_error=defaults.mask_error if self.mask_error is None else self.mask_error,
-            auto_mask=self.auto_mask or AutoMaskSettings(),
         )
 
 

@@ -33,6 +33,7 @@ from autoregressive.editing.arguments import (
     require_kind,
     require_told,
 )
+from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.composite import as_image
 from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
@@ -224,7 +225,9 @@ class EditingPipeline(EditingModels):
             with timed(timings, "locate", self.device):
                 whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
                 scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
-                found = dict(zip(auto, how.auto_mask.region(scores, self.grid), strict=True))
+                found = dict(
+                    zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
+                )
         views = [
             view
             for number, (image, region) in enumerate(zip(images, regions, strict=True))

@@ -135,9 +135,7 @@ def require_output_type(output_type: str) -> None:
         raise UserError(f"output_type {output_type!r} is not known; use one of {', '.join(OUTPUT_TYPES)}")
 
 
-def tell_progress(
-    progress: Progress | None, codes: Tensor, orders: Tensor, counts: Tensor | None = None
-) -> OnCode | None:
+def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Tensor | None = None) -> OnCode:
     """What the engine is to call, so that `progress` sees the (B, N) codes fill up.
 
     Args:
@@ -145,8 +143,6 @@ def tell_progress(
       orders: (B, K) cells in the order in which they are drawn.
       counts: (B,) how many of its K cells each row draws; all if None.
     """
-    if progress is None:
-        return None
     codes = codes.clone()
     numbers = torch.arange(orders.shape[1])
     counts = torch.full_like(orders[:, 0], len(numbers)) if counts is None else counts

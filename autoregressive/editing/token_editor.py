@@ -90,7 +90,7 @@ class TokenEditor:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
         sources = source.repeat_interleave(num_samples, 0)
-        on_code = tell_progress(progress, sources, orders, counts)
+        on_code = None if progress is None else tell_progress(progress, sources, orders, counts)
         codes = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), on_code)
         return place(codes.cpu(), orders, counts, sources)
 
@@ -119,7 +119,7 @@ class TokenEditor:
             )
         blank = torch.zeros_like(orders)
         prompt = t2i_prompt(orders[:: len(seeds) // len(text)], text_valid)
-        on_code = tell_progress(progress, blank, orders)
+        on_code = None if progress is None else tell_progress(progress, blank, orders)
         drawn = self.generate(prompt, orders, text, seeds, sampling, on_code=on_code)
         return blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from autoregressive.sample.edit_run import KeyedEdit, files_sha256
 from dataset.batches import Text, load_text
 from dataset.records.parquet import ParquetImage
 from dataset.testsets.emu_edit import EmuItem
-from dataset.testsets.magicbrush import Turn, iterate_turns
+from dataset.testsets.magicbrush import Turn, iterate_turns, multi_turn_name, single_turn_name
 from runtime.errors import UserError
 from runtime.files import file_sha256
 
@@ -58,26 +58,24 @@ def magicbrush_rounds(
       descriptions, width: see `magicbrush_text`.
     """
 
-    def job(turn: Turn, source: Path, suffix: str) -> KeyedEdit:
+    def job(turn: Turn, source: Path, namer: Callable[[str, int], str]) -> KeyedEdit:
         mask = None if full_mask else turn.mask_path
         text = partial(magicbrush_text, turn, descriptions, width)
-        return KeyedEdit(f"{turn.session_id}/{turn.session_id}_{suffix}.png", source, text, mask)
+        name = namer(turn.session_id, turn.number)
+        return KeyedEdit(f"{turn.session_id}/{name}", source, text, mask)
 
-    first, alone = [], []
+    first, later = [], []
     for turn in iterate_turns(sessions):
-        if turn.number == 1:
-            first.append(job(turn, turn.input_path, "1"))
-        else:
-            alone.append(job(turn, turn.input_path, f"inde_{turn.number}"))
-    rounds = [first + (alone if turns != "multi" else [])]
+        (first if turn.number == 1 else later).append(job(turn, turn.input_path, single_turn_name))
+    rounds = [first + (later if turns != "multi" else [])]
     longest = max(map(len, sessions.values()), default=1) if turns != "single" else 1
     for number in range(2, longest + 1):
-        before = "1" if number == 2 else f"iter_{number - 1}"
-        rounds.append([
-            job(session[number - 1], images / session_id / f"{session_id}_{before}.png", f"iter_{number}")
-            for session_id, session in sessions.items()
-            if number <= len(session)
-        ])  # fmt: skip
+        next_jobs = []
+        for session_id, session in sessions.items():
+            if number <= len(session):
+                before = images / session_id / multi_turn_name(session_id, number - 1)
+                next_jobs.append(job(session[number - 1], before, multi_turn_name))
+        rounds.append(next_jobs)
     return rounds
 
 

@@ -12,20 +12,13 @@ from autoregressive.models.config import GPT_MODELS
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from dataset.choices import RULES
 from language.published import DEFAULT_T5
-from runtime.config import REQUIRED, check_ranges, legacy, option
+from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from runtime.flags import shared
+from runtime.flags import drawing, models, scoring, shared
 from runtime.flags.ranges import (
     COUNT,
-    COUNT_OR_NONE,
-    GUIDANCE,
-    PERIOD,
     PIXELS,
-    SEED,
-    SHARE_ABOVE_NONE,
-    SIZE,
-    WEIGHT,
 )
 from runtime.pictures import require_saveable
 
@@ -61,29 +54,23 @@ class SampleConfig:
         "cfg_scale": "how codes are drawn",
     }
 
-    vq_ckpt: str = shared.vq_ckpt(REQUIRED)
-    gpt_ckpt: str = option(REQUIRED, help="transformer checkpoint")
-    t5_path: str | None = shared.t5_path()
-    t5_model_type: str = option(DEFAULT_T5, help="text encoder in that folder or cache")
-    vq_model: str = shared.vq_model()
-    gpt_model: str | None = option(
-        None, help="transformer name, for files that do not hold it", choices=sorted(GPT_MODELS)
-    )
-    image_size: int | None = option(
-        None, within=SIZE, help="side of the model's images, for files that do not hold it"
-    )
+    vq_ckpt: str = models.vq_ckpt(REQUIRED)
+    gpt_ckpt: str = models.gpt_ckpt()
+    t5_path: str | None = models.t5_path()
+    t5_model_type: str = models.t5_model_type(DEFAULT_T5)
+    vq_model: str = models.vq_model()
+    gpt_model: str | None = models.gpt_model(None, sorted(GPT_MODELS))
+    image_size: int | None = models.image_size(None, "the model's images, for files that do not hold it")
     device: str = shared.device()
-    precision: str = shared.precision("the transformer's weights")
-    seed: int = option(0, within=SEED, help="of the draws", aliases=["global_seed"])
-    batch_size: int = option(32, within=COUNT, help="images at a time", aliases=["per_proc_batch_size"])
-    cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance; 1 for none (small models want 1 to 1.5)")
-    cfg_interval: int = option(
-        -1, within=PERIOD, help="k: guidance in the first k+1 decoding steps only; -1 for all"
-    )
-    temperature: float = option(1.0, within=WEIGHT, help="of the draws")
-    top_k: int = option(1000, within=COUNT_OR_NONE, help="likeliest codes kept; 0 for all")
-    top_p: float = option(1.0, within=SHARE_ABOVE_NONE, help="share of probability kept")
-    compile: bool = option(False, help="compile the decoding steps, on GPUs: slow to start, then faster")
+    precision: str = models.precision("the transformer's weights")
+    seed: int = shared.seed("of the draws", aliases=["global_seed"])
+    batch_size: int = shared.batch_size(32, "images at a time", aliases=["per_proc_batch_size"])
+    cfg_scale: float = drawing.cfg_scale("guidance; 1 for none (small models want 1 to 1.5)")
+    cfg_interval: int = drawing.cfg_interval("k: guidance in the first k+1 decoding steps only")
+    temperature: float = drawing.temperature()
+    top_k: int = drawing.top_k()
+    top_p: float = drawing.top_p()
+    compile: bool = shared.compile("the decoding steps, on GPUs: slow to start, then faster")
     greedy: bool = option(False, help="always take the likeliest code")
 
     def __post_init__(self) -> None:
@@ -109,9 +96,7 @@ class EditSampleConfig(SampleConfig):
 
     TOPICS: ClassVar[dict[str, str]] = {"mode": "which cells, and how they are put back"}
 
-    mode: str | None = option(
-        None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
-    )
+    mode: str | None = drawing.mode(MODES)
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
     mask_rule: str = shared.mask_rule(RULES)
     mask_error: int = option(
@@ -169,24 +154,18 @@ class DrawConfig(SampleConfig):
         help="in which the cells are drawn; random needs an R-GPT model",
         choices=["raster", "random"],
     )
-    t5_feature_max_len: int | None = option(
-        None, within=SIZE, help="most text tokens; default: as many as the model reads"
+    t5_feature_max_len: int | None = models.t5_feature_max_len(
+        "most text tokens; default: as many as the model reads"
     )
-    t5_feature_dim: int | None = option(
-        None, within=SIZE, help="width of the text features; must be the model's"
-    )
-    cls_token_num: int | None = option(None, within=SIZE, help="text slots; must be the model's")
-    codebook_size: int | None = option(None, within=COUNT, help="codes; must be the tokenizer's")
-    codebook_embed_dim: int | None = option(None, within=SIZE, help="code width; must be the tokenizer's")
-    downsample_size: int | None = option(
-        None, within=SIZE, help="pixels per cell side; must be the tokenizer's"
-    )
+    t5_feature_dim: int | None = models.t5_feature_dim("width of the text features; must be the model's")
+    cls_token_num: int | None = models.cls_token_num(None, "text slots; must be the model's")
+    codebook_size: int | None = models.codebook_size()
+    codebook_embed_dim: int | None = models.codebook_embed_dim()
+    downsample_size: int | None = models.downsample_size()
 
-    gpt_type: str = legacy("one transformer serves every kind of conditioning")
-    num_classes: str = legacy("there is no class-conditional model")
-    no_left_padding: bool = legacy(
-        "text stands right before the image cells, as in every published checkpoint", takes_value=False
-    )
+    gpt_type: str = models.gpt_type()
+    num_classes: str = models.num_classes()
+    no_left_padding: bool = models.no_left_padding()
 
 
 @dataclass(frozen=True)
@@ -239,21 +218,13 @@ class SampleMagicBrush(EditSampleConfig):
 
     TOPICS: ClassVar[dict[str, str]] = {"magicbrush_path": "the test set"}
 
-    magicbrush_path: str = option(REQUIRED, help="test set: edit_sessions.json and images/")
-    output_dir: str = option(REQUIRED, help="folder for the results")
+    magicbrush_path: str = shared.magicbrush_path(REQUIRED, "test set: edit_sessions.json and images/")
+    output_dir: str = shared.output_dir()
     turns: str = option("both", help="which edits to make", choices=TURNS)
-    text: str = option(
-        "instruction",
-        help="what the model is told: the instruction, or the description of the result",
-        choices=["instruction", "global", "local"],
-    )
-    with_t5_prompt: bool = option(
-        False, help="instructions come as features: edit_sessions_with_instruction_t5.json"
-    )
-    allow_outside_root: bool = option(False, help="let the test set name files outside its folder")
-    write_ceiling: bool = option(
-        False, help="also pass the true outputs through the tokenizer, into ceiling/"
-    )
+    text: str = shared.text(["instruction", "global", "local"])
+    with_t5_prompt: bool = shared.with_t5_prompt()
+    allow_outside_root: bool = shared.allow_outside_root("the test set name files outside its folder")
+    write_ceiling: bool = shared.write_ceiling("true outputs")
 
     @property
     def from_features(self) -> bool:
@@ -271,19 +242,14 @@ class SampleEmuEdit(EditSampleConfig):
         help="folder of the hub's parquet files, or of images/ or images_valid/",
         aliases=["emu_data_file"],
     )
-    valid_list: str | None = option(
-        None,
-        help="emu_test_data.json: which items; without it all that the parquet files hold",
+    valid_list: str | None = shared.valid_list(
+        "emu_test_data.json: which items; without it all that the parquet files hold",
         aliases=["valid_emuedit_test_data"],
     )
-    text: str = option(
-        "instruction",
-        help="what the model is told: the instruction, or the description of the result (output_caption)",
-        choices=["instruction", "global"],
-    )
-    split: str = option("test", help="which parquet files", choices=["test", "validation"])
-    output_dir: str = option(REQUIRED, help="folder for the results")
-    write_ceiling: bool = option(False, help="also pass the sources through the tokenizer, into ceiling/")
+    text: str = shared.text(["instruction", "global"], " (output_caption)")
+    split: str = shared.split("which parquet files")
+    output_dir: str = shared.output_dir()
+    write_ceiling: bool = shared.write_ceiling("sources")
 
 
 @dataclass(frozen=True)
@@ -296,9 +262,9 @@ class SampleT2I(DrawConfig):
       --prompts "a cat on a sofa" --output-dir samples
 """
 
-    prompts: list[str] | None = option(None, help="texts", aliases=["prompt"])
+    prompts: list[str] | None = drawing.prompts()
     prompt_file: str | None = option(None, help="file with one text a line")
-    output_dir: str = option("samples", help="gets 0000.png, 0001.png, …")
+    output_dir: str = shared.output_dir("samples", "gets 0000.png, 0001.png, …")
 
 
 @dataclass(frozen=True)
@@ -310,7 +276,7 @@ class SampleT2IDDP(DrawConfig):
     prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
     sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
     num_fid_samples: int = option(30000, within=COUNT, help="most captions to draw, from the first")
-    precision: str = shared.precision("the transformer's weights", "bf16")
+    precision: str = models.precision("the transformer's weights", "bf16")
 
 
 @dataclass(frozen=True)
@@ -319,22 +285,22 @@ class SampleScaled(SampleConfig):
 
     TOPICS: ClassVar[dict[str, str]] = {"prompts": "what to draw", "reward": "the search"}
 
-    prompts: list[str] | None = option(None, help="texts to draw", aliases=["prompt"])
+    prompts: list[str] | None = drawing.prompts()
     task_list: str | None = option(
         None,
         help="a .jsonl with the keys prompt, image (to edit), mask, caption (of the result, for the reward), "
         "all but prompt optional (paths relative to it), the caption not for models that read instructions",
         aliases=["list"],
     )
-    output_dir: str = option("scaled", help="gets 0000.png, 0001.png, …, strips/ and trace.json")
+    output_dir: str = shared.output_dir("scaled", "gets 0000.png, 0001.png, …, strips/ and trace.json")
     reward: str = option("clip", help="what judges the images", choices=REWARDS)
     method: str = option(
         "search",
         help="best_of_n: the baseline, whole images for as many codes as a search may draw",
         choices=tuple(METHODS),
     )
-    rounds: int = option(4, within=COUNT, help="attempts to improve an image")
-    candidates: int = option(4, within=COUNT, help="ways in which a round draws its cells, all at once")
+    rounds: int = drawing.rounds()
+    candidates: int = drawing.candidates()
     cells: int | None = option(
         None, within=COUNT, help="cells that a round draws again; default: a quarter of the free"
     )
@@ -347,14 +313,12 @@ class SampleScaled(SampleConfig):
     token_budget: int | None = option(
         None, within=COUNT, help="codes that one image may cost in all, the first included"
     )
-    mode: str | None = option(
-        None, help="how to edit; default: marks if the model has them, else zero_shot", choices=MODES
-    )
+    mode: str | None = drawing.mode(MODES)
     mask_rule: str = shared.mask_rule(RULES)
     crop: str = shared.crop(CROPS)
     crop_padding: int | None = shared.crop_padding()
-    clip_model: str | None = option(None, help="open_clip's name of the CLIP of --reward clip")
-    clip_ckpt: str | None = option(None, help="its weights (default: pretrained_models, the user's caches)")
+    clip_model: str | None = scoring.clip_model(None, "--reward clip")
+    clip_ckpt: str | None = scoring.clip_ckpt()
 
     def __post_init__(self) -> None:
         super().__post_init__()

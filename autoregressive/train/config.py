@@ -14,21 +14,15 @@ from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed.flags import require_no_pixel_flags
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.flags import shared
+from runtime.flags import drawing, models, shared, training
 from runtime.flags.ranges import (
-    COUNT,
     COUNT_OR_NEVER,
     COUNT_OR_NONE,
-    GUIDANCE,
-    LEARNING_RATE,
     PERIOD,
     POSITIVE,
     RATE,
-    SEED,
     SHARE,
     SHARE_ABOVE_NONE,
-    SIZE,
-    WEIGHT,
 )
 
 
@@ -47,18 +41,16 @@ class TrainConfig(DataConfig):
         "dry_run": "running",
     }
 
-    results_dir: str = option("results", help="folder for checkpoints, metrics.jsonl and previews")
+    results_dir: str = shared.results_dir("results", "folder for checkpoints, metrics.jsonl and previews")
     packed_data: list[str] | None = option(
         None, help="folders of packed training data, in the place of --data-path"
     )
     packed_weights: list[float] | None = option(
         None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
     )
-    gpt_model: str = option("R-GPT-XL", help="transformer size", choices=sorted(GPT_MODELS))
-    gpt_ckpt: str | None = option(None, help="checkpoint of this very run, to go on exactly")
-    auto_resume: bool = option(
-        False, help="go on from the newest whole checkpoint in --results-dir, if there is one"
-    )
+    gpt_model: str = models.gpt_model("R-GPT-XL", sorted(GPT_MODELS))
+    gpt_ckpt: str | None = models.gpt_ckpt(None, "checkpoint of this very run, to go on exactly")
+    auto_resume: bool = training.auto_resume()
     init_gpt_ckpt: str | None = option(
         None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
     )
@@ -68,8 +60,8 @@ class TrainConfig(DataConfig):
     own_cell: bool = option(
         False, help="each slot is told its own cell by a learned table too: helps in random orders"
     )
-    cls_token_num: int = option(120, within=SIZE, help="text slots of the model")
-    dropout_p: float = option(0.1, within=RATE, help="residual and feed-forward dropout")
+    cls_token_num: int = models.cls_token_num(120, "text slots of the model")
+    dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
     drop_path: float = option(
         0.0, within=RATE, help="drop-path rate of the last layer", aliases=["drop_path_rate"]
@@ -80,32 +72,32 @@ class TrainConfig(DataConfig):
         False, help="encode every image and text once, before training, and keep the result in memory"
     )
 
-    epochs: int = option(1, within=COUNT, help="passes over the data")
+    epochs: int = training.epochs(1, "passes over the data")
     max_steps: int | None = option(
         None, within=COUNT_OR_NEVER, help="stop after this many steps; -1 for never", aliases=["early_stop"]
     )
-    global_batch_size: int = option(256, within=COUNT, help="samples a step, over all ranks")
-    gradient_accumulation_steps: int = option(1, within=COUNT, help="forward passes a step")
-    global_seed: int = option(0, within=SEED, help="of the data order and of every random choice")
-    optimizer: str = option("adamw", help="muon: Muon on the matrices", choices=["adamw", "muon", "sgd"])
-    lr: float = option(1e-4, within=LEARNING_RATE, help="peak learning rate (AdamW, SGD)")
-    muon_lr: float = option(0.02, within=LEARNING_RATE, help="peak learning rate of Muon's matrices")
-    weight_decay: float = option(5e-2, within=WEIGHT, help="of parameters with two or more dimensions")
-    beta1: float = option(0.9, within=RATE, help="AdamW")
-    beta2: float = option(0.95, within=RATE, help="AdamW")
-    max_grad_norm: float = option(1.0, within=WEIGHT, help="gradient clipping; 0 for none")
+    global_batch_size: int = training.global_batch_size(256, "samples")
+    gradient_accumulation_steps: int = training.gradient_accumulation_steps()
+    global_seed: int = training.global_seed("of the data order and of every random choice")
+    optimizer: str = training.optimizer(["adamw", "muon", "sgd"])
+    lr: float = training.lr("AdamW, SGD")
+    muon_lr: float = training.muon_lr()
+    weight_decay: float = training.weight_decay()
+    beta1: float = training.beta1()
+    beta2: float = training.beta2()
+    max_grad_norm: float = training.max_grad_norm()
     lr_scheduler: str = option("constant", help="schedule", choices=["constant", "cosine", "onecycle"])
     lr_scheduler_annealing: str = option(
         "none",
         help="one-cycle shape; cos or linear choose --lr-scheduler onecycle",
         choices=["none", "cos", "linear"],
     )
-    warmup_steps: int = option(0, within=COUNT_OR_NONE, help="linear warm-up, for constant and cosine")
+    warmup_steps: int = training.warmup_steps()
     pct_start: float = option(
         0.05, within=SHARE_ABOVE_NONE, help="one-cycle: share of the steps spent rising"
     )
     final_div_factor: float = option(1e4, within=POSITIVE, help="one-cycle: start rate over final rate")
-    mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+    mixed_precision: str = training.mixed_precision()
     tokenizer_precision: str = option(
         "none",
         help="autocast type of the frozen tokenizer; bf16 is faster and turns some codes into neighbours",
@@ -114,48 +106,38 @@ class TrainConfig(DataConfig):
     pack_rows: str = option(
         "auto", help="a batch as one row without padding; auto: on GPUs", choices=["auto", "on", "off"]
     )
-    compile: bool = option(False, help="compile the training step: slow to start, then faster on GPUs")
+    compile: bool = shared.compile("the training step: slow to start, then faster on GPUs")
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
     )
-    ema_decay: float = option(
-        0.0, within=RATE, help="keep an average of the weights with this decay; 0 for none"
-    )
+    ema_decay: float = training.ema_decay(0.0, "keep an average of the weights with this decay; 0 for none")
 
     peak_tflops: float | None = option(
         None,
         within=POSITIVE,
         help="the device's peak, for the model FLOP utilisation in the log (default: known for some GPUs)",
     )
-    log_every: int = option(100, within=COUNT, help="steps between log lines")
-    ckpt_every: int = option(
-        5000, within=PERIOD, help="steps between checkpoints; 0 or -1 for the last step alone"
-    )
-    max_checkpoints: int = option(
-        0, within=COUNT_OR_NONE, help="keep this many of the newest checkpoints; 0 for all"
-    )
+    log_every: int = training.log_every()
+    ckpt_every: int = training.ckpt_every("checkpoints")
+    max_checkpoints: int = training.max_checkpoints(0)
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
     preview_every: int = option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
-    cfg_scale: float = option(7.5, within=GUIDANCE, help="guidance of previews and validation")
-    cfg_interval: int = option(-1, within=PERIOD, help="last step with guidance there; -1 for all")
-    temperature: float = option(1.0, within=WEIGHT, help="of the draws there")
-    top_k: int = option(1000, within=COUNT_OR_NONE, help="likeliest codes kept there; 0 for all")
-    top_p: float = option(1.0, within=SHARE_ABOVE_NONE, help="share of probability kept there")
-    dry_run: bool = option(
-        False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
-    )
+    cfg_scale: float = drawing.cfg_scale("guidance of previews and validation")
+    cfg_interval: int = drawing.cfg_interval("last step with guidance there")
+    temperature: float = drawing.temperature("of the draws there")
+    top_k: int = drawing.top_k("likeliest codes kept there")
+    top_p: float = drawing.top_p("share of probability kept there")
+    dry_run: bool = training.dry_run()
     wandb_project: str | None = option(
         None, help="log to this Weights & Biases project (offline without a key)"
     )
 
     no_cloud_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
-    no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
-    cloud_save_path: str = legacy("checkpoints always go to --results-dir")
-    gpt_type: str = legacy("one transformer serves every kind of conditioning")
-    num_classes: str = legacy("there is no class-conditional model")
-    no_left_padding: bool = legacy(
-        "text stands right before the image cells, as in every published checkpoint", takes_value=False
-    )
+    no_local_save: bool = training.no_local_save()
+    cloud_save_path: str = training.cloud_save_path()
+    gpt_type: str = models.gpt_type()
+    num_classes: str = models.num_classes()
+    no_left_padding: bool = models.no_left_padding()
     set_max_len: bool = legacy(
         "sequences are as long as their batch needs; padding them changes no number", takes_value=False
     )
@@ -218,10 +200,8 @@ class T2IConfig(TrainConfig):
   python autoregressive/train/train_t2i.py --config results/stage1/config.yaml --auto-resume
 """
 
-    dataset: str = option(
-        "t2i_cc12m", help="format of the data", choices=[n for n in DATASET_NAMES if "t2i" in n]
-    )
-    t5_feat_path: str | None = option(None, help="features of a LlamaGen folder")
+    dataset: str = shared.dataset([n for n in DATASET_NAMES if "t2i" in n])
+    t5_feat_path: str | None = shared.t5_feat_path()
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
     region_share: float = option(
         0.0, within=SHARE, help="share of samples drawn as zero-shot edits: a rectangle comes last"
@@ -263,7 +243,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
   python autoregressive/train/train_editing.py --config results/stage2/config.yaml --auto-resume
 """
 
-    dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
+    dataset: str = shared.dataset(["editing_ultraedit"])
     mask_in_context: bool = option(False, help="give the model the row of edit/keep marks")
     supervise_marks: bool = option(
         False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
@@ -283,8 +263,8 @@ class EditingConfig(TrainConfig, ValidationConfig):
         0.0, within=SHARE, help="share of samples that train full regeneration instead"
     )
     enforce_fake_masking: bool = option(False, help="every sample trains full regeneration")
-    center_crop: bool = option(False, help="crop the middle instead of a random place")
-    random_flip: bool = option(False, help="mirror half of the samples")
+    center_crop: bool = shared.center_crop()
+    random_flip: bool = shared.random_flip()
 
     t5_feat_path: str = legacy("an editing list names its features itself: target_caption_t5_path")
     short_t5_feat_path: str = legacy("an editing list has one text a line")

@@ -64,7 +64,7 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
     pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
-    validate = Validation(test_sets, pipeline, config, ranks)
+    validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
     inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)

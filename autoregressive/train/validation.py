@@ -36,10 +36,10 @@ from dataset.testsets.magicbrush import (
     read_listed_sessions,
     read_sessions,
 )
+from dataset.testsets.pairs import ALL_TURN, PROTOCOLS
 from evaluations.editing import emu_scores, magicbrush_scores
 from evaluations.editing.engine import METRICS_FILE
 from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
-from evaluations.pairs import ALL_TURN, PROTOCOLS
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError

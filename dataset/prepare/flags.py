@@ -5,14 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dataset.choices import IMAGE_FORMATS
 from dataset.prepare.output import require_options
 from runtime.config import REQUIRED, option
 from runtime.errors import UserError
-from runtime.flags import shared
-from runtime.flags.choices import PRECISION_NAMES
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, THREADS
+from runtime.flags import models, shared
+from runtime.flags.ranges import COUNT_OR_NONE, THREADS
+
+
+def _threads() -> Any:
+    return shared.num_workers(None, "threads; without it: one a core", within=THREADS)
+
+
+def _new_folder() -> Any:
+    return shared.output_dir(what="folder to write; a stopped run goes on there")
+
+
+def _image_format(what: str) -> Any:
+    return option("original", choices=IMAGE_FORMATS, help=what)
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class PrepareCaptionsConfig:
     data_path: str = option(
         REQUIRED, help="folder of images or of .tar shards, a .csv, .tsv or LLaVA .json file"
     )
-    output_dir: str | None = option(None, help="folder of the list; without it that of the images")
+    output_dir: str | None = shared.output_dir(None, "folder of the list; without it that of the images")
     name: str = option("captions", help="of the list, without .jsonl")
     image_root: str | None = option(
         None, help="where a table's or JSON's paths count from; without it its folder"
@@ -32,9 +44,11 @@ class PrepareCaptionsConfig:
     min_side: int = option(
         256, within=COUNT_OR_NONE, help="leave out images whose short side is below this; 0 keeps all"
     )
-    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    num_workers: int | None = _threads()
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="items")
-    allow_outside_root: bool = option(False, help="accept images outside the folder that paths count from")
+    allow_outside_root: bool = shared.allow_outside_root(
+        "images lie outside the folder that paths count from"
+    )
 
     def __post_init__(self) -> None:
         require_options(self)
@@ -49,12 +63,12 @@ class PrepareEmuEditConfig:
     """Turns Emu Edit's parquet files into images and a valid list."""
 
     data_path: list[str] = option(REQUIRED, help="the folder of the parquet files, or files of one split")
-    output_dir: str = option(REQUIRED, help="folder to write; a stopped run goes on there")
-    split: str = option("test", choices=("test", "validation"), help="which files of a folder to take")
-    valid_list: str | None = option(
-        None, help="items to evaluate, such as assets/emu_test_data.json; without it all with two captions"
+    output_dir: str = _new_folder()
+    split: str = shared.split("which files of a folder to take")
+    valid_list: str | None = shared.valid_list(
+        "items to evaluate, such as assets/emu_test_data.json; without it all with two captions"
     )
-    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    num_workers: int | None = _threads()
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
@@ -65,21 +79,21 @@ class PrepareEmuEditConfig:
 class PrepareMagicBrushConfig:
     """Prepares MagicBrush: the test folder, or the hub's parquet files."""
 
-    magicbrush_path: str | None = option(None, help="test folder: edit_sessions.json and images/")
+    magicbrush_path: str | None = shared.magicbrush_path(None, "test folder: edit_sessions.json and images/")
     write_white_masks: bool = option(False, help="write X-maskK_white.png beside X-maskK.png")
-    t5_path: str | None = option(None, help="folder of text encoders, or one of them: write text features")
-    t5_model_type: str = option("flan-t5-xl", help="the text encoder's folder there, or its name on the hub")
-    precision: str = option("bf16", help="arithmetic of the text encoder", choices=list(PRECISION_NAMES))
-    batch_size: int = option(32, within=COUNT, help="instructions a step and rank")
-    hub_parquet: list[str] | None = option(None, help="parquet files of train or dev, or folders of them")
-    output_dir: str | None = option(None, help="folder for what is made of --hub-parquet")
-    image_format: str = option(
-        "original", choices=IMAGE_FORMATS, help="of --hub-parquet: original keeps the files' bytes"
+    t5_path: str | None = models.t5_path(": write text features")
+    t5_model_type: str = models.t5_model_type(
+        "flan-t5-xl", "the text encoder's folder there, or its name on the hub"
     )
-    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    precision: str = models.precision("the text encoder's arithmetic", "bf16")
+    batch_size: int = shared.batch_size(32, "instructions a step and rank")
+    hub_parquet: list[str] | None = option(None, help="parquet files of train or dev, or folders of them")
+    output_dir: str | None = shared.output_dir(None, "folder for what is made of --hub-parquet")
+    image_format: str = _image_format("of --hub-parquet: original keeps the files' bytes")
+    num_workers: int | None = _threads()
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="items")
-    allow_outside_root: bool = option(False, help="accept images outside the test folder")
-    device: str = option("auto", help="of the text encoder: auto, cpu or cuda")
+    allow_outside_root: bool = shared.allow_outside_root("images lie outside the test folder")
+    device: str = shared.device("of the text encoder")
 
     def __post_init__(self) -> None:
         require_options(self)
@@ -94,11 +108,9 @@ class PrepareUltraEditConfig:
     """Turns UltraEdit's parquet files into a list, images and masks."""
 
     data_path: list[str] = option(REQUIRED, help="parquet files, or folders of them")
-    output_dir: str = option(REQUIRED, help="folder to write; a stopped run goes on there")
-    image_format: str = option(
-        "original", choices=IMAGE_FORMATS, help="original keeps the files' bytes; png or jpg encodes others"
-    )
-    num_workers: int | None = option(None, within=THREADS, help="threads; without it: one a core")
+    output_dir: str = _new_folder()
+    image_format: str = _image_format("original keeps the files' bytes; png or jpg encodes others")
+    num_workers: int | None = _threads()
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:

@@ -70,6 +70,12 @@ def as_seen(image: Image.Image) -> Image.Image:
     return seen
 
 
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> (3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return pixels.float().div(127.5).sub(1).contiguous()
+
+
 def load_native(source: str | ImageSource) -> Image.Image:
     """Reads one image as `as_native` has it; warns of colours of 16 bits, which Pillow reads as 8.
 

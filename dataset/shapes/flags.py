@@ -7,7 +7,8 @@ from typing import Any
 
 from dataset.shapes.edits import EDIT_KINDS, SETTINGS, ShapesConfig
 from runtime.config import check_ranges, option
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SIZE, THREADS
+from runtime.flags import models, shared
+from runtime.flags.ranges import COUNT_OR_NONE, THREADS
 
 _FORMAT_VERSION = 3
 
@@ -16,14 +17,16 @@ _FORMAT_VERSION = 3
 class PrepareShapesConfig:
     """Writes the embedded data set of coloured shapes."""
 
-    output_dir: str = option(help="folder to write; a finished set of the same settings is left alone")
-    num_train: int = option(12000, within=COUNT, help="training pairs")
-    num_test: int = option(500, within=COUNT, help="held-out edits (turns of all sessions together)")
+    output_dir: str = shared.output_dir(
+        what="folder to write; a finished set of the same settings is left alone"
+    )
+    num_train: int = shared.num_train(12000, "pairs")
+    num_test: int = shared.num_test(500, " (turns of all sessions together)")
     num_emu: int = option(
         100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format"
     )
-    image_size: int = option(72, within=SIZE, help="side of the images in pixels")
-    seed: int = option(0, within=SEED, help="another seed gives other scenes; the held-out split stays")
+    image_size: int = models.image_size(72, "the images in pixels")
+    seed: int = shared.seed("another seed gives other scenes; the held-out split stays")
     setting: str = option(
         "easy",
         choices=tuple(SETTINGS),
@@ -35,7 +38,7 @@ class PrepareShapesConfig:
         help="kinds of edit instead of the setting's; one named twice comes twice as often",
     )
     write_parquet: bool = option(False, help="also write train/editing.parquet")
-    num_workers: int = option(2, within=THREADS, help="processes")
+    num_workers: int = shared.num_workers(2, "processes", within=THREADS)
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))

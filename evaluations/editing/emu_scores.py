@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dataset.testsets.emu_pairs import SUBSETS, check_sources, find_emu_pairs, load_emu_list
 from dataset.testsets.listed import Session
-from evaluations.editing.emu_pairs import SUBSETS, check_sources, find_emu_pairs, load_emu_list
+from dataset.testsets.pairs import FINAL_TURN
 from evaluations.editing.engine import Evaluation, Item, evaluate, write_json, write_results
 from evaluations.editing.flags import EmuEvalConfig
 from evaluations.editing.measure import GENERATED, Run
 from evaluations.editing.registry import EMU_METRICS, load_metric_networks, select_metrics
 from evaluations.editing.tables import format_tables
-from evaluations.pairs import FINAL_TURN
 from runtime.distributed import Distributed, distributed
 from runtime.files import without_mac_metadata
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.testsets.pairs import ScoredPair
 from evaluations.editing.embedding import embed
 from evaluations.editing.flags import EvalConfig
 from evaluations.editing.measure import GENERATED, Run, Tools, measure_rows
 from evaluations.editing.registry import Metric, load_metric_networks
 from evaluations.metrics.encoders import Network, full_float32
 from evaluations.metrics.formulas import half_interval95, mean_over_pairs
-from evaluations.pairs import ScoredPair
 from evaluations.report.item_page import write_item_page
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError

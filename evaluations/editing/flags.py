@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.testsets.pairs import PROTOCOLS
 from evaluations.flags import WeightFlags
-from evaluations.pairs import PROTOCOLS
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, WORKERS
+from runtime.flags import scoring, shared
 
 _IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
 # The tables of `evaluations.editing.registry` hold what they measure.
@@ -23,12 +23,10 @@ class EvalConfig(WeightFlags):
     """Flags of both editing evaluators."""
 
     generated_path: list[str] = option(help="folder of generated images; or several, one per seed")
-    save_path: str | None = option(
-        None, help="folder for the scores (default: scores, beside the first generated_path)"
-    )
-    device: str = option("auto", help="where the networks run: auto, cpu or cuda")
-    num_workers: int = option(2, within=WORKERS, help="threads that read and compare images")
-    batch_size: int = option(32, within=COUNT, help="images, or captions, that the networks take at a time")
+    save_path: str | None = scoring.save_path("the first generated_path")
+    device: str = shared.device("where the networks run")
+    num_workers: int = shared.num_workers(2, "threads that read and compare images")
+    batch_size: int = shared.batch_size(32, "images, or captions, that the networks take at a time")
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -61,9 +59,8 @@ class ImageEvalConfig(EvalConfig):
     )
     gt_path: str = option(help="folder with <id>/<id>-input.png, <id>-outputK.png")
     caption_path: str | None = option(None, help="local_descriptions.json (or edit_sessions.json)")
-    metric: str = option(
-        "l1,l2,clip-i,dino,clip-t",
-        help=f"comma-separated, of {', '.join(MAGICBRUSH_NAMES)}; the last two join with --regions-path",
+    metric: str = scoring.metric(
+        f"comma-separated, of {', '.join(MAGICBRUSH_NAMES)}; the last two join with --regions-path"
     )
     sessions_json: str | None = option(
         None, help="edit_sessions.json, for the turns' inputs and instructions"
@@ -90,7 +87,7 @@ class EmuEvalConfig(EvalConfig):
     generated_path: list[str] = option(help="folder with <idx>.png or .jpg; or several, one per seed")
     gt_path: str = option(help="folder with <idx>_gt.png, the sources")
     caption_path: str = option("assets/emu_test_data.json", help="list of the items, with captions")
-    metric: str = option("l1,l2,clip-i,dino,clip-t", help=f"comma-separated, of {', '.join(EMU_NAMES)}")
+    metric: str = scoring.metric(f"comma-separated, of {', '.join(EMU_NAMES)}")
     ceiling_path: str | None = option(
         None, help="folder with <idx>.png, sources passed through the tokenizer"
     )

@@ -8,6 +8,12 @@ from typing import Any
 
 from dataset.testsets.listed import Session
 from dataset.testsets.magicbrush import read_listed_sessions
+from dataset.testsets.pairs import (
+    ALL_TURN,
+    FINAL_TURN,
+    check_ground_truth,
+    find_pairs,
+)
 from evaluations.editing.engine import (
     Evaluation,
     evaluate,
@@ -18,12 +24,6 @@ from evaluations.editing.flags import ImageEvalConfig, as_list
 from evaluations.editing.measure import Run, load_edit_inputs
 from evaluations.editing.registry import MAGICBRUSH_METRICS, Metric, load_metric_networks, select_metrics
 from evaluations.editing.tables import format_tables
-from evaluations.pairs import (
-    ALL_TURN,
-    FINAL_TURN,
-    check_ground_truth,
-    find_pairs,
-)
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata

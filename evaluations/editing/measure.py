@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset.testsets.pairs import GeneratedEdit, ScoredPair
 from evaluations.editing.embedding import Features
 from evaluations.editing.registry import Metric, PairImages, measure_pair
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
 from evaluations.metrics.encoders import LpipsNetwork
 from evaluations.metrics.formulas import EditStep, to_tensor
-from evaluations.pairs import GeneratedEdit, ScoredPair
 from runtime.errors import UserError
 from runtime.texts import read_json
 

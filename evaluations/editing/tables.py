@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dataset.testsets.pairs import ALL_TURN, PROTOCOLS
 from evaluations.editing.measure import COPY_SOURCE, GENERATED, TOKENIZER_CEILING
-from evaluations.pairs import ALL_TURN, PROTOCOLS
 
 
 def format_tables(result: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from dataset.shapes.edits import EditExample
 from dataset.shapes.verifier import verify_edit
 from dataset.testsets.listed import Session
-from evaluations.pairs import ScoredPair
+from dataset.testsets.pairs import ScoredPair
 from runtime.errors import UserError
 from runtime.texts import read_json
 

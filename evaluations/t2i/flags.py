@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
+from runtime.flags import scoring, shared
 from runtime.flags.ranges import COUNT, COUNT_OR_NEVER, SIZE, THREADS
 
 COCO = "coco2014"
@@ -30,15 +31,13 @@ class T2IEvalConfig:
     eval_bottom: int = option(
         WHOLE, within=COUNT_OR_NEVER, help="compare only so many rows from below; -1: all"
     )
-    batch_size: int = option(8, within=COUNT, help="images at once")
-    num_workers: int = option(2, within=THREADS, help="threads that read images")
-    fid: bool = option(True, help="measure FID")
+    batch_size: int = shared.batch_size(8, "images at once")
+    num_workers: int = shared.num_workers(2, "threads that read images", within=THREADS)
+    fid: bool = scoring.fid(True, "measure FID")
     fid_cache: str = option("results/fid_statistics", help="folder for the references' statistics")
-    clip_ckpt: str | None = option(None, help="CLIP's weights, else pretrained_models or the user's caches")
-    inception_ckpt: str | None = option(
-        None, help="TorchScript Inception, else pretrained_models/inception-2015-12-05.pt"
-    )
-    device: str = option("auto", help="where the networks run", choices=("auto", "cpu", "cuda"))
+    clip_ckpt: str | None = scoring.clip_ckpt()
+    inception_ckpt: str | None = scoring.inception_ckpt()
+    device: str = shared.device("where the networks run", choices=("auto", "cpu", "cuda"))
 
     def check(self) -> None:
         """Raises UserError for settings that cannot work together."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evaluations.folders import name_differences, natural_key
+from dataset.testsets.folders import name_differences
+from evaluations.folders import natural_key
 from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
 from runtime.files import require_regular, without_mac_metadata

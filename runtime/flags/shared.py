@@ -1,7 +1,10 @@
-"""Flags that programs of several rooms have, each declared once.
+"""Flags that several programs have, each declared once; `tests/runtime/test_shared_flags.py` holds that.
 
 device: str = shared.device()
 bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
+
+Those of trainings stand in `runtime.flags.training`, those that say which models are used in `models`, how
+codes are drawn in `drawing`, and what judges images in `scoring`.
 """
 
 from __future__ import annotations
@@ -9,14 +12,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.config import option
-from runtime.flags.choices import PRECISION_NAMES
-from runtime.flags.ranges import COUNT_OR_NONE, SHARE, SIZE, WORKERS
+from runtime.config import REQUIRED, option
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, WORKERS, Range
+
+# How a program runs
 
 
 def device(what: str = "", *, choices: Sequence[str] | None = None) -> Any:
     """`--device`; `what` says what runs there."""
     return option("auto", help=f"{what and f'{what}: '}auto, cpu or cuda", choices=choices)
+
+
+def batch_size(default: int, what: str, *, aliases: Sequence[str] = ()) -> Any:
+    """`--batch-size`, of what a network takes at a time."""
+    return option(default, within=COUNT, help=what, aliases=aliases)
+
+
+def num_workers(default: int | None, what: str, *, within: Range = WORKERS) -> Any:
+    """`--num-workers`, processes or threads; `within` says whether 0, for none, is a number of them."""
+    return option(default, within=within, help=what)
+
+
+def seed(of: str, *, aliases: Sequence[str] = ()) -> Any:
+    """`--seed`."""
+    return option(0, within=SEED, help=of, aliases=aliases)
+
+
+def compile(what: str) -> Any:
+    """`--compile`."""
+    return option(False, help=f"compile {what}")
+
+
+def quick(what: str) -> Any:
+    """`--quick` of a long program."""
+    return option(False, help=what)
+
+
+# What it reads
 
 
 def bad_sample_budget(default: float, of: str = "samples") -> Any:
@@ -34,25 +66,47 @@ def absolute_paths() -> Any:
     return option(False, help="the list is your own: absolute paths in it are taken as they are")
 
 
-def num_workers(default: int, what: str) -> Any:
-    """`--num-workers` where 0 means none."""
-    return option(default, within=WORKERS, help=what)
+def data_start() -> Any:
+    """`--data-start`."""
+    words = "first jsonl file of a folder, from 0, in the order of their names"
+    return option(0, within=COUNT_OR_NONE, help=words)
 
 
-def image_size(default: int = 256, what: str = "the square images") -> Any:
-    """`--image-size`."""
-    return option(default, within=SIZE, help=f"side of {what}, pixels")
+def data_end() -> Any:
+    """`--data-end`."""
+    words = "last jsonl file of a folder, included; without it: all"
+    return option(None, within=COUNT_OR_NONE, help=words)
 
 
-def vq_ckpt(default: Any = None, more: str = "") -> Any:
-    """`--vq-ckpt` of a program that uses a tokenizer."""
-    return option(default, help=f"tokenizer checkpoint{more}")
+def magicbrush_path(default: Any, what: str) -> Any:
+    """`--magicbrush-path`, a test set in MagicBrush's format."""
+    return option(default, help=what)
 
 
-def vq_model(default: str | None = "VQ-16") -> Any:
-    """`--vq-model` of a program that uses a tokenizer."""
-    then = " (VQ-16 then)" if default is None else ""
-    return option(default, help=f"tokenizer name, for files that do not hold it{then}")
+def with_t5_prompt() -> Any:
+    """`--with-t5-prompt` of a program that reads such a test set."""
+    return option(False, help="instructions come as features: edit_sessions_with_instruction_t5.json")
+
+
+def valid_list(what: str, *, aliases: Sequence[str] = ()) -> Any:
+    """`--valid-list`, which items of Emu Edit."""
+    return option(None, help=what, aliases=aliases)
+
+
+def split(what: str) -> Any:
+    """`--split` of Emu Edit's parquet files."""
+    return option("test", help=what, choices=("test", "validation"))
+
+
+def dataset(choices: Sequence[str], more: str = "") -> Any:
+    """`--dataset` of a program that reads lists for training; the first choice is the default."""
+    return option(choices[0], help=f"format of the data{more}", choices=choices)
+
+
+def text(choices: Sequence[str], more: str = "") -> Any:
+    """`--text` of a program that edits a test set."""
+    words = f"what the model is told: the instruction, or the description of the result{more}"
+    return option("instruction", help=words, choices=choices)
 
 
 def text_field(choices: Sequence[str]) -> Any:
@@ -62,9 +116,14 @@ def text_field(choices: Sequence[str]) -> Any:
     return option(None, help=words, choices=list(choices))
 
 
-def mask_rule(choices: Sequence[str]) -> Any:
+def t5_feat_path(more: str = "") -> Any:
+    """`--t5-feat-path` of a program that reads LlamaGen's folders."""
+    return option(None, help=f"features of a LlamaGen folder{more}")
+
+
+def mask_rule(choices: Sequence[str], what: str = "pixel mask to cells") -> Any:
     """`--mask-rule`."""
-    return option("published", help="pixel mask to cells", choices=choices)
+    return option("published", help=what, choices=choices)
 
 
 def crop(choices: Sequence[str]) -> Any:
@@ -88,11 +147,41 @@ def mask_jitter() -> Any:
     return option(0, within=COUNT_OR_NONE, help=words)
 
 
-def t5_path(more: str = "; else the hub cache") -> Any:
-    """`--t5-path` of a program that encodes texts."""
-    return option(None, help=f"folder of the text encoder, or of several{more}")
+def center_crop() -> Any:
+    """`--center-crop`."""
+    return option(False, help="crop the middle instead of a random place")
 
 
-def precision(of: str, default: str = "none") -> Any:
-    """`--precision`."""
-    return option(default, help=f"type of {of}", choices=sorted(PRECISION_NAMES))
+def random_flip(of: str = "samples") -> Any:
+    """`--random-flip`."""
+    return option(False, help=f"mirror half of the {of}")
+
+
+# What it writes
+
+
+def num_train(default: int, of: str = "edits") -> Any:
+    """`--num-train` of a program that makes a shapes set."""
+    return option(default, within=COUNT, help=f"training {of}")
+
+
+def num_test(default: int, more: str = "") -> Any:
+    """`--num-test` of a program that makes a shapes set."""
+    return option(default, within=COUNT, help=f"held-out edits{more}")
+
+
+def output_dir(
+    default: Any = REQUIRED, what: str = "folder for the results", *, aliases: Sequence[str] = ()
+) -> Any:
+    """`--output-dir`."""
+    return option(default, help=what, aliases=aliases)
+
+
+def results_dir(default: str, what: str = "everything goes here") -> Any:
+    """`--results-dir` of a training, or of a program that starts trainings."""
+    return option(default, help=what)
+
+
+def write_ceiling(of: str) -> Any:
+    """`--write-ceiling`: what the tokenizer alone loses."""
+    return option(False, help=f"also pass the {of} through the tokenizer, into ceiling/")

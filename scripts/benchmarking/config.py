@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import argument, option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, SIZE, THREADS
+from runtime.flags import models, shared
+from runtime.flags.ranges import COUNT, THREADS
 
 GROUPS = ("loader", "prefill", "decode", "edit", "train")
 # The slow twin turns queries and keys as published.
@@ -22,16 +23,16 @@ class Benchmark:
     group: str = argument(f"what to measure: {', '.join(GROUPS)} or all")
     device: str = option("cpu", help="cpu or cuda")
     dtype: list[str] = option(["fp32", "bf16"], help="types of the weights", choices=["bf16", "fp32"])
-    image_size: list[int] = option(
-        [256, 512], within=SIZE, help="pixels; a CPU edits and trains at the first only"
+    image_size: list[int] = models.image_size(
+        [256, 512], "the images in pixels; a CPU edits and trains at the first only"
     )
-    gpt_model: str = option("R-GPT-B", help="transformer size", choices=MODELS)
+    gpt_model: str = models.gpt_model("R-GPT-B", MODELS)
     baseline: str = option("eager", help="the slow twin, or none", choices=["eager", "none"])
     repeats: int = option(LEAST_REPEATS, within=COUNT, help="counted runs of each side")
     threads: int = option(2, within=THREADS, help="CPU threads; the CPU targets are for two")
-    output_dir: str = option("results/benchmark", help="folder for results.json and the pictures")
-    compile: bool = option(False, help="compile the project's decoding and training steps: for GPUs")
-    quick: bool = option(False, help="a tiny network and tiny images: tries the benchmark, measures nothing")
+    output_dir: str = shared.output_dir("results/benchmark", "folder for results.json and the pictures")
+    compile: bool = shared.compile("the project's decoding and training steps: for GPUs")
+    quick: bool = shared.quick("a tiny network and tiny images: tries the benchmark, measures nothing")
 
     def __post_init__(self) -> None:
         if self.group not in (*GROUPS, "all"):

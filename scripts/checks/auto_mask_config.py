@@ -9,6 +9,7 @@ from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.sample.flags import SampleConfig
 from dataset.choices import RULES
 from runtime.config import REQUIRED, option
+from runtime.flags import shared
 from runtime.flags.ranges import COUNT_OR_NONE, SHARE, WEIGHT
 
 
@@ -16,9 +17,9 @@ from runtime.flags.ranges import COUNT_OR_NONE, SHARE, WEIGHT
 class CalibrateAutoMask(SampleConfig):
     """Chooses the settings of --mask auto on a validation set; the flags of the draws have no effect."""
 
-    magicbrush_path: str = option(REQUIRED, help="validation set: edit_sessions.json and images/")
+    magicbrush_path: str = shared.magicbrush_path(REQUIRED, "validation set: edit_sessions.json and images/")
     output: str = option("auto_mask.json", help="where the chosen settings and the whole table go")
-    mask_rule: str = option("published", help="true pixel mask to cells", choices=RULES)
+    mask_rule: str = shared.mask_rule(RULES, "true pixel mask to cells")
     num_edits: int = option(0, within=COUNT_OR_NONE, help="use the first of the edits only; 0 for all")
     thresholds: list[float] = option(
         [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], within=SHARE, help="shares to try"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autoregressive.sample.flags import DrawConfig
 from runtime.config import REQUIRED, option
+from runtime.flags import shared
 from runtime.flags.ranges import COUNT
 
 
@@ -14,5 +15,5 @@ class ScoreDrawings(DrawConfig):
     """Draws captions of the shapes set and scores the images."""
 
     captions: str = option(REQUIRED, help="t2i.jsonl of a shapes test set")
-    output_dir: str = option(REQUIRED, help="gets drawings.json, drawings.png and images/")
+    output_dir: str = shared.output_dir(what="gets drawings.json, drawings.png and images/")
     num_images: int = option(1000, within=COUNT, help="the first so many captions")

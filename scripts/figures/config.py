@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import argument, option
+from runtime.flags import shared
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class DrawFigures:
     model: str = option(
         "pretrained_models/shapes", help="folder of save_pretrained with an editor and a painter"
     )
-    output_dir: str = option("docs/figures", help="where the pictures go")
+    output_dir: str = shared.output_dir("docs/figures", "where the pictures go")
 
 
 @dataclass(frozen=True)

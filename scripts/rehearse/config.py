@@ -10,7 +10,8 @@ from typing import Any
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, SIZE
+from runtime.flags import models, training
+from runtime.flags.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = {
@@ -53,16 +54,13 @@ class Rehearsal:
     """Rehearses the three published training commands with random weights."""
 
     work_dir: str = option("results/rehearsal", help="everything goes here; it must be on a large disk")
-    gpt_model: str = option(
-        "R-GPT-XL", help="transformer size", choices=sorted(n for n in GPT_MODELS if n.startswith("R-GPT-"))
-    )
+    gpt_model: str = models.gpt_model("R-GPT-XL", sorted(n for n in GPT_MODELS if n.startswith("R-GPT-")))
     ranks: int = option(1, within=COUNT, help="processes a command")
-    image_size: int | None = option(
+    image_size: int | None = models.image_size(
         None,
-        within=SIZE,
-        help="of the first two commands, the third takes twice as much (default: 256 for R-GPT-XL, else 128)",
+        "the first two commands' images, the third takes twice as much (default: 256 for R-GPT-XL, else 128)",
     )
-    mixed_precision: str = option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+    mixed_precision: str = training.mixed_precision()
 
     def __post_init__(self) -> None:
         if self.side < 32 or self.side % 16:

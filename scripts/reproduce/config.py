@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, SCALE, SEED
+from runtime.flags import models, shared, training
+from runtime.flags.ranges import COUNT, SEED
 from scripts.reproduce.rows import GROUPS
 from scripts.shapes.recipe import ShapesRecipe
 
@@ -18,21 +19,19 @@ _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
 class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
-    results_dir: str = option("results/reproduce", help="everything goes here")
+    results_dir: str = shared.results_dir("results/reproduce")
     seeds: list[int] = option([0, 1, 2], within=SEED, help="of the trainings and draws")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
-    vq_ckpt: str = option(_SHIPPED, help="tokenizer checkpoint; see --train-tokenizer")
+    vq_ckpt: str = models.vq_ckpt(_SHIPPED, "; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
-    steps_scale: float = option(1.0, within=SCALE, help="multiplies the steps of all trainings")
-    num_train: int = option(6000, within=COUNT, help="training edits")
-    num_test: int = option(500, within=COUNT, help="held-out edits")
+    steps_scale: float = training.steps_scale("all trainings")
+    num_train: int = shared.num_train(6000)
+    num_test: int = shared.num_test(500)
     num_scaled: int = option(
         200, within=COUNT, help="images, and edits, that test-time scaling is measured on"
     )
-    num_ranks: int = option(
-        1, within=COUNT, help="processes that share a training; on CPUs one a core is fastest"
-    )
-    quick: bool = option(False, help="see whether everything runs: hardly any steps and edits")
+    num_ranks: int = training.num_ranks("; on CPUs one a core is fastest")
+    quick: bool = shared.quick("see whether everything runs: hardly any steps and edits")
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autoregressive.sample.flags import SampleConfig
 from runtime.config import REQUIRED, option
+from runtime.flags import drawing, shared
 from runtime.flags.ranges import COUNT
 from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS
 
@@ -14,8 +15,8 @@ from scripts.reproduce.rows import SCALING_REWARDS, SCALING_TASKS
 class ReproduceScaling(SampleConfig):
     """Measures test-time scaling on a shapes test set."""
 
-    magicbrush_path: str = option(REQUIRED, help="test set, with global_descriptions.json")
-    output_dir: str = option(REQUIRED, help="gets <task>_<reward>.json and strips/")
+    magicbrush_path: str = shared.magicbrush_path(REQUIRED, "test set, with global_descriptions.json")
+    output_dir: str = shared.output_dir(what="gets <task>_<reward>.json and strips/")
     tasks: list[str] = option(
         list(SCALING_TASKS),
         help="draw the results from their descriptions, or edit zero-shot",
@@ -23,5 +24,5 @@ class ReproduceScaling(SampleConfig):
     )
     rewards: list[str] = option(list(SCALING_REWARDS), help="what leads the search", choices=SCALING_REWARDS)
     num_tasks: int = option(256, within=COUNT, help="the first so many edits of the set")
-    rounds: int = option(4, within=COUNT, help="attempts to improve an image")
-    candidates: int = option(4, within=COUNT, help="ways in which a round draws its cells")
+    rounds: int = drawing.rounds()
+    candidates: int = drawing.candidates()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.config import option
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SCALE, SEED
+from runtime.flags import shared, training
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE
 from scripts.shapes.recipe import ShapesRecipe
 
 QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}
@@ -16,11 +17,11 @@ PARTS = ("data", "tokenizer", "stage1", "stage2", "scores")
 class Quickstart:
     """Trains three small models on synthetic scenes, edits held-out ones, evaluates, reports."""
 
-    results_dir: str = option("results/quickstart", help="everything goes here")
-    steps_scale: float = option(1.0, within=SCALE, help="multiplies the steps of the three trainings")
-    num_train: int = option(8000, within=COUNT, help="training edits")
-    num_test: int = option(500, within=COUNT, help="held-out edits")
-    seed: int = option(0, within=SEED, help="of data, trainings and draws")
+    results_dir: str = shared.results_dir("results/quickstart")
+    steps_scale: float = training.steps_scale("the three trainings")
+    num_train: int = shared.num_train(8000)
+    num_test: int = shared.num_test(500)
+    seed: int = shared.seed("of data, trainings and draws")
 
     def recipe(self) -> ShapesRecipe:
         steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in QUICK_STEPS.items()}
@@ -31,18 +32,18 @@ class Quickstart:
 class TrainShapes:
     """Trains and scores the small models that are shipped."""
 
-    results_dir: str = option("results/shapes", help="everything goes here")
-    num_train: int = option(24000, within=COUNT, help="training edits")
+    results_dir: str = shared.results_dir("results/shapes")
+    num_train: int = shared.num_train(24000)
     num_more: int = option(60000, within=COUNT_OR_NONE, help="further ones, for the editor alone")
-    num_test: int = option(1200, within=COUNT, help="held-out edits")
+    num_test: int = shared.num_test(1200)
     tokenizer_steps: int = option(2000, within=COUNT, help="of the tokenizer")
     stage1_steps: int = option(5000, within=COUNT, help="of the text-to-image model")
     stage2_steps: int = option(
         4000, within=COUNT, help="of the editor, with masks that are exact or far too wide"
     )
     exact_steps: int = option(1500, within=COUNT_OR_NONE, help="of the editor at last, with exact masks only")
-    num_ranks: int = option(1, within=COUNT, help="processes that share a training")
-    seed: int = option(0, within=SEED, help="of data, trainings and draws")
+    num_ranks: int = training.num_ranks()
+    seed: int = shared.seed("of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=PARTS)
 
     def recipe(self) -> ShapesRecipe:
@@ -69,5 +70,5 @@ class TrainShapes:
 class ShipShapes:
     """Makes the shipped files."""
 
-    results_dir: str = option("results/shapes", help="what train_shapes.py has written")
-    output_dir: str = option("pretrained_models/shapes", help="where the shipped files go")
+    results_dir: str = shared.results_dir("results/shapes", "what train_shapes.py has written")
+    output_dir: str = shared.output_dir("pretrained_models/shapes", "where the shipped files go")

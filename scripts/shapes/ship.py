@@ -24,6 +24,7 @@ from autoregressive.editing.pretrained import (
 )
 from autoregressive.models.arithmetic import configuration
 from evaluations.editing.verification import HEADLINE, TITLES
+from evaluations.report.curves import read_metrics
 from runtime.checkpoint import load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
@@ -86,8 +87,8 @@ def draw_curves(root: Path, path: Path) -> None:
     for axes, (name, (folders, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
         start, points = 0, []
         for folder in (root / folder for folder in folders):
-            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            points += [(start + line["step"], line["loss"]) for line in lines if "loss" in line]
+            losses = read_metrics(folder / "metrics.jsonl", ["loss"])["loss"]
+            points += [(start + step, loss) for step, loss in losses]
             start += _steps(folder)
         axes.plot(*zip(*points, strict=True), color="#1f6fb4", linewidth=1)
         axes.set(title=name, xlabel="step", ylabel="loss")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from language.published import DEFAULT_T5
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.flags import shared
+from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT, POSITIVE, Range
 
 SHIPPED = "pretrained_models/shapes"
@@ -21,19 +21,18 @@ class Demo:
     TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the page"}
 
     model: str = option(SHIPPED, help="folder of save_pretrained, or a hub id: its editor and its painter")
-    vq_ckpt: str | None = option(None, help="tokenizer checkpoint, with --gpt-ckpt, instead of --model")
-    gpt_ckpt: list[str] = option(
-        [], help="transformer checkpoints: one with marks, one without, or one of them"
+    vq_ckpt: str | None = models.vq_ckpt(more=", with --gpt-ckpt, instead of --model")
+    gpt_ckpt: list[str] = models.gpt_ckpt(
+        [], "transformer checkpoints: one with marks, one without, or one of them"
     )
-    t5_path: str | None = shared.t5_path()
-    t5_model_type: str | None = option(
-        None,
-        help=f"text encoder in that folder or cache; by default the one that --model names, or {DEFAULT_T5}",
+    t5_path: str | None = models.t5_path()
+    t5_model_type: str | None = models.t5_model_type(
+        None, f"text encoder in that folder or cache; by default the one that --model names, or {DEFAULT_T5}"
     )
-    vq_model: str = shared.vq_model()
-    gpt_model: str | None = option(None, help="transformer name, for files that do not hold it")
+    vq_model: str = models.vq_model()
+    gpt_model: str | None = models.gpt_model(None)
     device: str = shared.device()
-    precision: str = shared.precision("the transformer's weights")
+    precision: str = models.precision("the transformer's weights")
     host: str = option(
         "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
     )

@@ -16,7 +16,8 @@ from autoregressive.train.packing.config import ExtractCodesConfig
 from autoregressive.train.stages import train_t2i
 from dataset.build import build_dataset
 from dataset.packed.codes import load_codes
-from dataset.transforms import center_crop, image_to_tensor
+from dataset.records.images import image_to_tensor
+from dataset.transforms import center_crop
 from language.t5 import T5Encoder
 from language.text_features import save_text_features
 from runtime.checkpoint import load_checkpoint, save_checkpoint, weights_fingerprint

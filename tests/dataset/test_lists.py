@@ -21,8 +21,8 @@ from dataset.prepare.caption_items import parse_caption
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.emu_pairs import load_emu_list
 from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
-from evaluations.editing.emu_pairs import load_emu_list
 from runtime.errors import UserError
 
 LINE = {"image": "in.png", "prompt": "make it red", "output": "o.png"}

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from dataset.edit_masks import pool_edit_mask
-from dataset.transforms import dilate, image_to_tensor, joint_transform, stage1_transform, trim_white_borders
+from dataset.records.images import image_to_tensor
+from dataset.transforms import dilate, joint_transform, stage1_transform, trim_white_borders
 from runtime.errors import UserError
 
 

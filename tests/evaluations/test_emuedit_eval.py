@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from pictures import picture
 
-from evaluations.editing.emu_pairs import load_emu_list
+from dataset.testsets.emu_pairs import load_emu_list
 from evaluations.editing.emu_scores import check, evaluate_run
 from evaluations.editing.emuedit_eval import main
 from evaluations.editing.flags import EmuEvalConfig

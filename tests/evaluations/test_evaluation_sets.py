@@ -12,6 +12,7 @@ from pictures import picture, png, square_mask
 from autoregressive.sample.edit_sets import keys_of, magicbrush_rounds
 from dataset.records.images import load_image
 from dataset.testsets.emu_edit import read_emu_parquet, read_emu_prepared, read_valid_list
+from dataset.testsets.emu_pairs import load_emu_list
 from dataset.testsets.magicbrush import (
     iterate_turns,
     multi_turn_name,
@@ -20,7 +21,6 @@ from dataset.testsets.magicbrush import (
     read_sessions,
     single_turn_name,
 )
-from evaluations.editing.emu_pairs import load_emu_list
 from runtime.errors import UserError
 
 

@@ -27,12 +27,12 @@ from dataset.prepare.output import claimed
 from dataset.shapes.flags import PrepareShapesConfig
 from dataset.shapes.prepare import prepare_shapes
 from dataset.testsets.emu_edit import read_emu
+from dataset.testsets.emu_pairs import find_emu_pairs, load_emu_list
 from dataset.testsets.magicbrush import read_listed_sessions
-from evaluations.editing.emu_pairs import find_emu_pairs, load_emu_list
+from dataset.testsets.pairs import FINAL_TURN
 from evaluations.editing.emu_scores import _describe_data as describe_emu
 from evaluations.editing.magicbrush_scores import _describe_data as describe_sessions
 from evaluations.folders import list_images as list_evaluated
-from evaluations.pairs import FINAL_TURN
 from evaluations.t2i.pictures import list_generated, read_captions
 
 COMPANION = b"\0\5\x16\7\0\2\0\0Mac OS X        "

@@ -29,8 +29,8 @@ from dataset.records.images import load_image
 from dataset.records.parquet import require_columns
 from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl, read_ultraedit_parquet
 from dataset.testsets.emu_edit import read_valid_list
+from dataset.testsets.emu_pairs import load_emu_list
 from dataset.testsets.magicbrush import read_descriptions, read_listed_sessions, read_sessions
-from evaluations.editing.emu_pairs import load_emu_list
 from evaluations.editing.measure import load_edit_inputs
 from evaluations.editing.verification import load_examples
 from evaluations.metrics.weights import read_state_dict

@@ -8,16 +8,11 @@ from typing import ClassVar
 
 from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
-from runtime.flags import shared
+from runtime.flags import models, scoring, shared, training
 from runtime.flags.ranges import (
     COUNT,
     COUNT_OR_NONE,
-    LEARNING_RATE,
-    PERIOD,
-    RATE,
-    SEED,
     SHARE,
-    SIZE,
     WEIGHT,
 )
 from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
@@ -47,43 +42,39 @@ class VQTrainConfig:
     data_face_path: str | None = option(None, help="more images, as --data-path")
     allow_outside_root: bool = shared.allow_outside_root()
     absolute_paths: bool = shared.absolute_paths()
-    image_size: int = shared.image_size(what="the square training images")
+    image_size: int = models.image_size(what="the square training images, pixels")
     max_images: int | None = option(None, within=COUNT, help="use only the first so many images")
     augment: bool = option(True, help="random crop of 80-100 % and random mirroring, as published")
     cache_images: bool = option(False, help="decode every image once and keep it (needs --no-augment)")
     num_workers: int = shared.num_workers(2, "image loading processes; 0 loads in the training process")
     vq_model: str = option("VQ-16", help="tokenizer configuration", choices=tuple(VQ_MODELS))
-    codebook_size: int | None = option(
-        None, within=COUNT, help="number of codes, instead of the configuration's"
+    codebook_size: int | None = models.codebook_size("number of codes, instead of the configuration's")
+    codebook_embed_dim: int | None = models.codebook_embed_dim(
+        "width of a code, instead of the configuration's"
     )
-    codebook_embed_dim: int | None = option(
-        None, within=SIZE, help="width of a code, instead of the configuration's"
+    dropout_p: float = training.dropout_p(0.0, "dropout in the residual blocks")
+    results_dir: str = shared.results_dir(
+        "results/tokenizer", "folder for checkpoints, previews and metrics.jsonl"
     )
-    dropout_p: float = option(0.0, within=RATE, help="dropout in the residual blocks")
-    results_dir: str = option("results/tokenizer", help="folder for checkpoints, previews and metrics.jsonl")
 
     steps: int | None = option(None, within=COUNT, help=f"optimizer steps in all (default: {DEFAULT_STEPS})")
-    epochs: int | None = option(None, within=COUNT, help="passes over the images, instead of --steps")
-    global_batch_size: int = option(128, within=COUNT, help="images in a step, over all ranks")
-    gradient_accumulation_steps: int = option(1, within=COUNT, help="forward passes a step")
-    global_seed: int = option(0, within=SEED, help="seed of weights, data order and augmentation")
-    optimizer: str = option(
-        "adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=("adamw", "muon")
-    )
-    lr: float = option(1e-4, within=LEARNING_RATE, help="AdamW's peak learning rate")
-    muon_lr: float = option(0.02, within=LEARNING_RATE, help="Muon's peak learning rate")
-    beta1: float = option(0.9, within=RATE, help="AdamW's first decay")
-    beta2: float = option(0.95, within=RATE, help="AdamW's second decay")
-    weight_decay: float = option(0.05, within=WEIGHT, help="decoupled weight decay of the matrices")
-    max_grad_norm: float = option(
-        1.0, within=WEIGHT, help="gradients are clipped to this norm; 0 leaves them"
-    )
+    epochs: int | None = training.epochs(None, "passes over the images, instead of --steps")
+    global_batch_size: int = training.global_batch_size(128, "images")
+    gradient_accumulation_steps: int = training.gradient_accumulation_steps()
+    global_seed: int = training.global_seed("seed of weights, data order and augmentation")
+    optimizer: str = training.optimizer(["adamw", "muon"])
+    lr: float = training.lr()
+    muon_lr: float = training.muon_lr()
+    beta1: float = training.beta1()
+    beta2: float = training.beta2()
+    weight_decay: float = training.weight_decay()
+    max_grad_norm: float = training.max_grad_norm()
     lr_schedule: str = option("constant", help="learning rate over the run", choices=("constant", "cosine"))
-    warmup_steps: int = option(0, within=COUNT_OR_NONE, help="steps of linear warm-up")
-    mixed_precision: str = option("bf16", help="autocast precision", choices=("bf16", "fp16", "none"))
-    compile: bool = option(False, help="compile the networks: minutes at the start, then faster steps")
+    warmup_steps: int = training.warmup_steps()
+    mixed_precision: str = training.mixed_precision()
+    compile: bool = shared.compile("the networks: minutes at the start, then faster steps")
     ema: bool = option(False, help="keep an average of the weights; it is what gets used afterwards")
-    ema_decay: float = option(0.9999, within=RATE, help="decay of that average")
+    ema_decay: float = training.ema_decay(0.9999, "decay of that average")
 
     reconstruction_loss: str = option("l2", help="squared or absolute pixel error", choices=("l2", "l1"))
     reconstruction_weight: float = option(1.0, within=WEIGHT, help="weight of that error")
@@ -97,12 +88,8 @@ class VQTrainConfig:
         0.0, within=WEIGHT, help="weight of the loss for sure but evenly used codes"
     )
     perceptual_weight: float = option(1.0, within=WEIGHT, help="weight of LPIPS; 0 needs no weight files")
-    vgg_ckpt: str | None = option(
-        None, help="torchvision's VGG16 weights, for LPIPS; else from pretrained_models or torch's cache"
-    )
-    lpips_ckpt: str | None = option(
-        None, help="LPIPS's linear layers for VGG16; else pretrained_models/vgg.pth or the lpips package's"
-    )
+    vgg_ckpt: str | None = scoring.vgg_ckpt()
+    lpips_ckpt: str | None = scoring.lpips_ckpt()
     disc_weight: float = option(
         0.5, within=WEIGHT, help="weight of the adversarial loss; 0 trains no discriminator"
     )
@@ -120,27 +107,19 @@ class VQTrainConfig:
     reseed_until: float = option(0.7, within=SHARE, help="fraction of the run after which codes stay")
 
     vq_ckpt: str | None = option(None, help="checkpoint to go on from", aliases=("resume",))
-    auto_resume: bool = option(
-        False, help="go on from the newest whole checkpoint in --results-dir, if there is one"
-    )
+    auto_resume: bool = training.auto_resume()
     finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
-    log_every: int = option(100, within=COUNT, help="steps between lines in metrics.jsonl")
-    ckpt_every: int = option(
-        5000,
-        within=PERIOD,
-        help="steps between checkpoints and previews; 0 or -1: only the last step, which always saves",
-    )
-    max_checkpoints: int = option(3, within=COUNT_OR_NONE, help="checkpoints kept; 0 keeps all")
-    dry_run: bool = option(
-        False, help="train nothing: print model size, memory, steps, speed and disk, draw the first batch"
-    )
+    log_every: int = training.log_every()
+    ckpt_every: int = training.ckpt_every("checkpoints and previews")
+    max_checkpoints: int = training.max_checkpoints(3)
+    dry_run: bool = training.dry_run()
     bad_sample_budget: float = shared.bad_sample_budget(0.01, of="images")
     device: str = shared.device(choices=("auto", "cpu", "cuda"))
 
     dataset: str = legacy("--data-path itself shows what it is: images or jsonl files")
     codebook_l2_norm: bool = legacy("codes are always unit vectors", takes_value=False)
-    cloud_save_path: str = legacy("checkpoints always go to --results-dir")
-    no_local_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
+    cloud_save_path: str = training.cloud_save_path()
+    no_local_save: bool = training.no_local_save()
 
     def check(self) -> None:
         """Raises UserError for settings that cannot work, alone or together."""

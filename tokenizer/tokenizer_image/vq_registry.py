@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from runtime.errors import UserError
 
@@ -43,7 +44,7 @@ class VQConfig:
         if self.local_encoder and (self.attention or not self.local_norm):
             raise UserError("local_encoder needs local_norm and no attention: both would look beyond a cell")
 
-    @property
+    @cached_property
     def downsampling(self) -> int:
         """Pixels per cell along one side."""
         return self.stem_stride * 2 ** (len(self.channel_mult) - 1)

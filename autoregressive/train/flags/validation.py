@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from evaluations.flags import DINO_FILE
 from runtime.config import legacy, option
 from runtime.errors import UserError
+from runtime.flags import scoring, shared
 from runtime.flags.ranges import COUNT, PERIOD
 
 VAL_DATASETS = ("magicbrush", "emuedit_test")
@@ -29,9 +31,7 @@ class ValidationConfig:
         16, within=COUNT, help="edits at a time in validation, over all ranks"
     )
     magicbrush_json: str | None = option(None, help="MagicBrush: edit_sessions.json")
-    with_t5_prompt: bool = option(
-        False, help="its instructions are features: edit_sessions_with_instruction_t5.json"
-    )
+    with_t5_prompt: bool = shared.with_t5_prompt()
     instruction_based: bool = option(
         False, help="tell the model its instructions, not the descriptions of the results"
     )
@@ -40,17 +40,17 @@ class ValidationConfig:
     caption_path: str | None = option(None, help="its local_descriptions.json")
     magicbrush_skip_iter: bool = option(False, help="single-turn edits only")
     enforce_validation_fake_masking: bool = option(False, help="regenerate every cell in its edits")
-    metric: str = option("l1,l2,clip-i,dino,clip-t", help="its metrics")
+    metric: str = scoring.metric("its metrics")
     emu_data_file: str | None = option(None, help="Emu Edit: folder of test-*.parquet, or of prepared images")
     valid_emuedit_test_data: str | None = option(None, help="which of its items: emu_test_data.json")
     emuedit_gt_path: str | None = option(None, help="its images_valid/")
     emuedit_caption_path: str | None = option(None, help="its captions: emu_test_data.json")
-    emuedit_metric: str = option("l1,l2,clip-i,dino,clip-t", help="its metrics")
+    emuedit_metric: str = scoring.metric("its metrics")
     enforce_emu_validation_fake_masking: bool = option(
         False, help="regenerate every cell in its edits; so it is anyway, for the set has no masks"
     )
-    clip_ckpt: str | None = option(None, help="CLIP ViT-B/32 weights for clip-i and clip-t")
-    dino_ckpt: str | None = option(None, help="DINO ViT-S/16 weights for dino")
+    clip_ckpt: str | None = scoring.clip_ckpt()
+    dino_ckpt: str | None = scoring.dino_ckpt(DINO_FILE)
 
     magicbrush_output_dir: str = legacy("results go to --results-dir/samples-ckpt-<step>")
     load_data_type: str = legacy("the content of --emu_data_file says it: parquet files or images")

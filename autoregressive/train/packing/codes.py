@@ -18,9 +18,9 @@ from autoregressive.train.packing.shards import pack, packed_settings
 from dataset.packed.codes import code_settings, load_codes, save_codes
 from dataset.prepare.extraction import Source, claim_folders, list_jsonl, missing_batches, share_size
 from dataset.prepare.output import check_disk, disk_bytes, require_budget
-from dataset.records.images import load_image
+from dataset.records.images import image_to_tensor, load_image
 from dataset.records.jsonl import JsonLine, JsonlRecords
-from dataset.transforms import center_crop, image_to_tensor
+from dataset.transforms import center_crop
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from autoregressive.train.flags.data import DataConfig
 from dataset.choices import RULES, TEXT_FIELDS
 from language.published import MAX_TOKENS
-from runtime.config import check_ranges, legacy, option
+from runtime.config import check_ranges, option
 from runtime.errors import UserError
-from runtime.flags import shared
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED
+from runtime.flags import models, shared, training
+from runtime.flags.ranges import COUNT
 
 _PACKED_ONLY = ("t5_path", "t5_model_type", "t5_feature_max_len", "t5_feature_dim", "t5_feat_path")
 
@@ -23,7 +23,7 @@ class PackingConfig(DataConfig):
     rows_per_shard: int = option(
         1024, within=COUNT, help="records in one shard; a stopped run loses at most one a rank"
     )
-    batch_size: int = option(32, within=COUNT, help="samples a step and rank")
+    batch_size: int = shared.batch_size(32, "samples a step and rank")
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -40,14 +40,14 @@ class PackingConfig(DataConfig):
 class PackEditsConfig(PackingConfig):
     """Packs edit pairs for training: codes, mask bits and text features."""
 
-    dataset: str = option("editing_ultraedit", help="format of the data", choices=["editing_ultraedit"])
+    dataset: str = shared.dataset(["editing_ultraedit"])
     text_field: str | None = shared.text_field(TEXT_FIELDS)
     mask_rule: str = shared.mask_rule(RULES)
     mask_jitter: int = shared.mask_jitter()
-    center_crop: bool = option(False, help="crop the middle instead of a random place")
-    random_flip: bool = option(False, help="mirror half of the views")
+    center_crop: bool = shared.center_crop()
+    random_flip: bool = shared.random_flip("views")
     views: int = option(1, within=COUNT, help="crops, flips and jittered masks of each pair")
-    global_seed: int = option(0, within=SEED, help="of these: those of a training's epochs with that seed")
+    global_seed: int = training.global_seed("of these: those of a training's epochs with that seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,19 +65,13 @@ class ExtractCodesConfig(PackingConfig):
     """Writes the codes of the images that lists name: a .npy each, or packed with the text features."""
 
     code_path: str | None = option(None, help="folder for codes, a .npy an image; or give --packed-path")
-    data_start: int = option(
-        0, within=COUNT_OR_NONE, help="first jsonl file of a folder, from 0, in the order of their names"
-    )
-    data_end: int | None = option(
-        None, within=COUNT_OR_NONE, help="last jsonl file of a folder, included; without it: all"
-    )
-    vq_model: str = shared.vq_model()
-    image_size: int = shared.image_size(512)
-    dataset: str = option(
-        "t2i_cc12m", help="format of the data to pack", choices=["t2i_cc12m", "t2i_laion_coco", "t2i"]
-    )
-    t5_feat_path: str | None = option(None, help="features of a LlamaGen folder, to pack")
-    global_seed: str | None = legacy("nothing is random here")
+    data_start: int = shared.data_start()
+    data_end: int | None = shared.data_end()
+    vq_model: str = models.vq_model()
+    image_size: int = models.image_size(512)
+    dataset: str = shared.dataset(["t2i_cc12m", "t2i_laion_coco", "t2i"], " to pack")
+    t5_feat_path: str | None = shared.t5_feat_path(", to pack")
+    global_seed: str | None = training.no_global_seed()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,8 @@ from PIL import Image
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit, write_ceiling
-from dataset.transforms import image_to_tensor, joint_transform
+from dataset.records.images import image_to_tensor
+from dataset.transforms import joint_transform
 from runtime.distributed import ONE_RANK
 
 BICUBIC = Image.Resampling.BICUBIC

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dataset.testsets.emu_edit import read_valid_list, source_name
+from dataset.testsets.folders import image_names, name_differences, require_folder
 from dataset.testsets.listed import ListedTurn, Session
-from evaluations.folders import image_names, name_differences, require_folder
-from evaluations.pairs import FINAL_TURN, GeneratedEdit, ScoredPair
+from dataset.testsets.pairs import FINAL_TURN, GeneratedEdit, ScoredPair
 from runtime.errors import UserError
 
 # Sizes of the two lists in use, for the report.

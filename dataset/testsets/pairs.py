@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.testsets.folders import image_names, name_differences, require_folder
 from dataset.testsets.listed import ListedTurn, Session
 from dataset.testsets.magicbrush import multi_turn_name, output_number, single_turn_name
-from evaluations.folders import image_names, name_differences, require_folder
 from runtime.errors import UserError
 
 FINAL_TURN = "final_turn"

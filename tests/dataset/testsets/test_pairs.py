@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from dataset.testsets.magicbrush import read_listed_sessions
-from evaluations.pairs import ALL_TURN, FINAL_TURN, find_pairs
+from dataset.testsets.pairs import ALL_TURN, FINAL_TURN, find_pairs
 from runtime.errors import UserError
 
 REFERENCE = ROOT / "tests" / "reference" / "magicbrush_eval"

@@ -1,0 +1,106 @@
+"""Flags that say which models a program uses, each declared once; see `shared`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.config import REQUIRED, legacy, option
+from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.ranges import COUNT, SIZE
+
+# The tokenizer
+
+
+def vq_ckpt(default: Any = None, more: str = "") -> Any:
+    """`--vq-ckpt` of a program that uses a tokenizer."""
+    return option(default, help=f"tokenizer checkpoint{more}")
+
+
+def vq_model(default: str | None = "VQ-16") -> Any:
+    """`--vq-model` of a program that uses a tokenizer."""
+    then = " (VQ-16 then)" if default is None else ""
+    return option(default, help=f"tokenizer name, for files that do not hold it{then}")
+
+
+def image_size(default: Any = 256, what: str = "the square images, pixels") -> Any:
+    """`--image-size`."""
+    return option(default, within=SIZE, help=f"side of {what}")
+
+
+def codebook_size(what: str = "codes; must be the tokenizer's") -> Any:
+    """`--codebook-size`."""
+    return option(None, within=COUNT, help=what)
+
+
+def codebook_embed_dim(what: str = "code width; must be the tokenizer's") -> Any:
+    """`--codebook-embed-dim`."""
+    return option(None, within=SIZE, help=what)
+
+
+def downsample_size() -> Any:
+    """`--downsample-size`."""
+    return option(None, within=SIZE, help="pixels per cell side; must be the tokenizer's")
+
+
+# The transformer
+
+
+def gpt_ckpt(default: Any = REQUIRED, what: str = "transformer checkpoint") -> Any:
+    """`--gpt-ckpt`."""
+    return option(default, help=what)
+
+
+def gpt_model(default: str | None, choices: Sequence[str] | None = None) -> Any:
+    """`--gpt-model`, of a fresh transformer, or by default None of files without the name."""
+    words = "transformer name, for files that do not hold it" if default is None else "transformer size"
+    return option(default, help=words, choices=choices)
+
+
+def cls_token_num(default: int | None, what: str) -> Any:
+    """`--cls-token-num`, the model's text slots."""
+    return option(default, within=SIZE, help=what)
+
+
+def precision(of: str, default: str = "none") -> Any:
+    """`--precision`."""
+    return option(default, help=f"type of {of}", choices=sorted(PRECISION_NAMES))
+
+
+def gpt_type() -> Any:
+    """`--gpt-type`, published."""
+    return legacy("one transformer serves every kind of conditioning")
+
+
+def num_classes() -> Any:
+    """`--num-classes`, published."""
+    return legacy("there is no class-conditional model")
+
+
+def no_left_padding() -> Any:
+    """`--no-left-padding`, published."""
+    words = "text stands right before the image cells, as in every published checkpoint"
+    return legacy(words, takes_value=False)
+
+
+# The text encoder
+
+
+def t5_path(more: str = "; else the hub cache") -> Any:
+    """`--t5-path` of a program that encodes texts."""
+    return option(None, help=f"folder of the text encoder, or of several{more}")
+
+
+def t5_model_type(default: str | None, what: str = "text encoder in that folder or cache") -> Any:
+    """`--t5-model-type`."""
+    return option(default, help=what)
+
+
+def t5_feature_max_len(what: str) -> Any:
+    """`--t5-feature-max-len`, in tokens."""
+    return option(None, within=SIZE, help=what)
+
+
+def t5_feature_dim(what: str) -> Any:
+    """`--t5-feature-dim`."""
+    return option(None, within=SIZE, help=what)

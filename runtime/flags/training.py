@@ -1,0 +1,149 @@
+"""Flags that the trainings of transformers and tokenizers share, each declared once; see `shared`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.config import legacy, option
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RATE, SCALE, SEED, WEIGHT
+
+# Length and batches
+
+
+def epochs(default: int | None, what: str) -> Any:
+    """`--epochs`."""
+    return option(default, within=COUNT, help=what)
+
+
+def global_batch_size(default: int, of: str) -> Any:
+    """`--global-batch-size`."""
+    return option(default, within=COUNT, help=f"{of} a step, over all ranks")
+
+
+def gradient_accumulation_steps() -> Any:
+    """`--gradient-accumulation-steps`."""
+    return option(1, within=COUNT, help="forward passes a step")
+
+
+def global_seed(of: str) -> Any:
+    """`--global-seed`."""
+    return option(0, within=SEED, help=of)
+
+
+def no_global_seed() -> Any:
+    """`--global-seed`, published, of programs that draw nothing at random."""
+    return legacy("nothing is random here")
+
+
+def num_ranks(more: str = "") -> Any:
+    """`--num-ranks` of a program that starts trainings."""
+    return option(1, within=COUNT, help=f"processes that share a training{more}")
+
+
+def steps_scale(of: str) -> Any:
+    """`--steps-scale` of a program that starts trainings."""
+    return option(1.0, within=SCALE, help=f"multiplies the steps of {of}")
+
+
+# Optimizer and schedule
+
+
+def optimizer(choices: Sequence[str]) -> Any:
+    """`--optimizer`."""
+    return option("adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=choices)
+
+
+def lr(of: str = "AdamW") -> Any:
+    """`--lr`; `of` says which optimizers have it."""
+    return option(1e-4, within=LEARNING_RATE, help=f"peak learning rate ({of})")
+
+
+def muon_lr() -> Any:
+    """`--muon-lr`."""
+    return option(0.02, within=LEARNING_RATE, help="peak learning rate of Muon's matrices")
+
+
+def weight_decay() -> Any:
+    """`--weight-decay`."""
+    return option(0.05, within=WEIGHT, help="of parameters with two or more dimensions")
+
+
+def beta1() -> Any:
+    """`--beta1`."""
+    return option(0.9, within=RATE, help="AdamW's first decay")
+
+
+def beta2() -> Any:
+    """`--beta2`."""
+    return option(0.95, within=RATE, help="AdamW's second decay")
+
+
+def max_grad_norm() -> Any:
+    """`--max-grad-norm`."""
+    return option(1.0, within=WEIGHT, help="gradient clipping; 0 for none")
+
+
+def warmup_steps() -> Any:
+    """`--warmup-steps`."""
+    return option(0, within=COUNT_OR_NONE, help="linear warm-up, for constant and cosine")
+
+
+def dropout_p(default: float, what: str) -> Any:
+    """`--dropout-p`."""
+    return option(default, within=RATE, help=what)
+
+
+def mixed_precision() -> Any:
+    """`--mixed-precision`."""
+    return option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+
+
+def ema_decay(default: float, what: str) -> Any:
+    """`--ema-decay`."""
+    return option(default, within=RATE, help=what)
+
+
+# Logs and checkpoints
+
+
+def auto_resume() -> Any:
+    """`--auto-resume`."""
+    words = "go on from the newest whole checkpoint in --results-dir, if there is one"
+    return option(False, help=words)
+
+
+def log_every() -> Any:
+    """`--log-every`."""
+    return option(100, within=COUNT, help="steps between log lines")
+
+
+def ckpt_every(what: str) -> Any:
+    """`--ckpt-every`."""
+    words = f"steps between {what}; 0 or -1 for the last step alone"
+    return option(5000, within=PERIOD, help=words)
+
+
+def max_checkpoints(default: int) -> Any:
+    """`--max-checkpoints`."""
+    words = "keep this many of the newest checkpoints; 0 for all"
+    return option(default, within=COUNT_OR_NONE, help=words)
+
+
+def dry_run() -> Any:
+    """`--dry-run`."""
+    words = "train nothing: print model size, memory, steps, speed and disk, draw the first batch"
+    return option(False, help=words)
+
+
+_WHERE = "checkpoints always go to --results-dir"
+
+
+def cloud_save_path() -> Any:
+    """`--cloud-save-path`, published."""
+    return legacy(_WHERE)
+
+
+def no_local_save() -> Any:
+    """`--no-local-save`, published."""
+    return legacy(_WHERE, takes_value=False)

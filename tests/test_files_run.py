@@ -1,0 +1,89 @@
+"""Of how many files an edit and a training step run code; docs/architecture.md names them, and the numbers.
+
+`pytest -s tests/test_files_run.py` lists them, with their functions.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive import EditingPipeline
+from autoregressive.train.config import EditingConfig
+from autoregressive.train.loop import Stepping
+from autoregressive.train.stages import train_editing
+from runtime.config import parse
+from runtime.distributed import ONE_RANK
+
+ROOT = Path(__file__).resolve().parent.parent
+DOC = ROOT / "docs" / "architecture.md"
+OURS = [path.relative_to(ROOT) for path in ROOT.glob("*/**/*.py") if path.parts[-2] != "tests"]
+
+
+def files_run(call: Callable[[], Any]) -> dict[str, list[str]]:
+    """{file: functions} of the project that run in this thread during `call`, in order of first use.
+
+    What `@dataclass` generates is in no file.
+    """
+    ours = {str(ROOT / path): str(path) for path in OURS}
+    found: dict[str, dict[str, None]] = {}
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and (file := ours.get(frame.f_code.co_filename)):
+            found.setdefault(file, {}).setdefault(frame.f_code.co_name, None)
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return {file: list(functions) for file, functions in found.items()}
+
+
+def check(title: str, files: dict[str, list[str]]) -> None:
+    """Prints the files; all must be named in architecture.md, and be as few as it says."""
+    print(f"\n{title}: {len(files)} files")
+    for file, functions in files.items():
+        print(f"  {file}: {', '.join(functions)}")
+    text = " ".join(DOC.read_text().split())
+    (most,) = re.findall(rf"{title}: (\d+) files", text)
+    assert len(files) <= int(most), f"{len(files)} files, architecture.md says {most}"
+    assert [file for file in files if not re.search(rf"\b{Path(file).name}\b", text)] == []
+
+
+@pytest.mark.parametrize(("title", "mask"), [("an edit", "box"), ("an edit that finds its mask", "auto")])
+def test_an_edit_runs_code_of_few_files(title, mask, gpt_ckpts, vq_ckpt, t5_dir):
+    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+    image, box = Image.new("RGB", (40, 30), (190, 190, 190)), np.zeros((30, 40), bool)
+    box[10:20, 10:20] = True
+    check(title, files_run(lambda: pipeline.edit(image, "a red star", box if mask == "box" else mask)))
+
+
+@pytest.mark.parametrize(
+    ("title", "workers"), [("a step", 1), ("a step with what the loader's processes do", 0)]
+)
+def test_a_training_step_runs_code_of_few_files(title, workers, shapes, train_flags, tmp_path, monkeypatch):
+    """The third step, at which nothing is logged, saved, drawn or validated."""
+    files, take_step = {}, Stepping.take_step
+
+    def traced(stepping: Stepping, *words: Any) -> None:
+        if stepping.state.step == 2:
+            files.update(files_run(lambda: take_step(stepping, *words)))
+        else:
+            take_step(stepping, *words)
+
+    monkeypatch.setattr(Stepping, "take_step", traced)
+    flags = [*train_flags, "--data-path", str(shapes / "train" / "editing.jsonl"), "--mask_in_context"]
+    flags += ["--num-workers", str(workers), "--log-every", "100", "--max-steps", "4"]
+    torch.manual_seed(0)
+    train_editing(parse(EditingConfig, [*flags, "--results-dir", str(tmp_path)]), ONE_RANK)
+    check(title, files)
