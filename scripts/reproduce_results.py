@@ -1,8 +1,9 @@
 """Trains and scores every row of the results on shapes, for several seeds; writes tables and figures.
 
-    python scripts/reproduce_results.py --seeds 0 1 2      # about two hours on two CPU cores; can be stopped
+    python scripts/reproduce_results.py      # five seeds, hours on two CPU cores; can be stopped
 
-Data and tokenizer are the same for all seeds; stage 1 and five variants of stage 2 are trained for each.
+The plan is docs/claims.md. Data and tokenizer are the same for all seeds; stage 1 and five variants of stage
+2 are trained for each, and on three variants of the data what their rows need.
 Steps that are done are skipped, an interrupted training goes on. Writes RESULTS.md, results.json, figures/.
 """
 

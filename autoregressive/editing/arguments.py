@@ -14,6 +14,8 @@ from torch import Tensor
 
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.composite import as_image, as_native_image, check_mask, is_one_picture
+from autoregressive.sequence.order_kinds import require_order
+from autoregressive.sequence.orders import drawing_orders
 from dataset.batches import Text
 from dataset.edit_masks import resize_mask
 from dataset.records.images import load_edit_region
@@ -213,19 +215,23 @@ def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> l
     return seeds
 
 
-def as_orders(orders: Any, num_results: int, num_cells: int) -> Tensor:
+def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:
     """Cells in generation order.
 
     Args:
-      orders: (B, N) whole numbers, each row holding every cell once.
+      orders: one of `ORDER_KINDS`, or (B, N) whole numbers, each row holding every cell once.
+      seeds: B, of the order "random".
     Returns:
       (B, N) int64, on the CPU.
     Raises:
-      UserError: another shape or type, or a row that is no order of the cells.
+      UserError: an unknown kind, another shape or type, or a row that is no order of the cells.
     """
+    if isinstance(orders, str):
+        require_order(orders)
+        return drawing_orders(orders, seeds, torch.ones(len(seeds), num_cells, dtype=torch.bool))
     orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
     orders = orders.cpu() if hasattr(orders, "cpu") else orders
-    require_whole_numbers("orders", orders, (num_results, num_cells))
+    require_whole_numbers("orders", orders, (len(seeds), num_cells))
     orders = orders.long()
     wrong = (orders.sort(1).values != torch.arange(num_cells)).any(1).nonzero()
     if len(wrong):

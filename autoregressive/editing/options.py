@@ -11,6 +11,7 @@ from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES, CROPS
+from autoregressive.sequence.order_kinds import require_order, resolve_order
 from dataset.edit_masks import RULES
 from runtime.errors import UserError
 
@@ -54,7 +55,8 @@ class EditOptions:
         nothing): for accuracy against mask error. An edit without a mask has none.
       mode: "marks", "no_marks" (editing models trained without the row of marks) or "zero_shot" (a
         text-to-image model that sees the kept cells). Default: by whether the model has marks.
-      random_order: draw the cells in random order instead of raster order.
+      order: in which the edited cells are drawn, one of `ORDER_KINDS`.
+      random_order: the earlier way to ask for the order "random".
       composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked pixels),
         "none" (all), "published" (wherever the upsampled token mask is not 0).
       auto_mask: how "auto" gets its cells; the calibrated defaults if None.
@@ -71,6 +73,7 @@ class EditOptions:
     mask_rule: str | None = None
     mask_error: int | None = None
     mode: str | None = None
+    order: str = "raster"
     random_order: bool = False
     composite: str = "cells"
     auto_mask: AutoMaskSettings | None = None
@@ -84,6 +87,8 @@ class EditOptions:
             require_rule(self.mask_rule)
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
+        require_order(self.order)
+        object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
         if self.composite not in COMPOSITES:
             raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
         if self.crop not in CROPS:

@@ -150,8 +150,8 @@ class EditingPipeline(EditingModels):
           source_codes: (B, N) codes of the images where they are known already, of `EditResult.crops` if they
             are cropped; encoded anew if None.
           progress: told of each code as it is drawn, see `Progress`; a row a crop.
-          options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, random_order, composite,
-            auto_mask, crop, crop_padding.
+          options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, order, random_order,
+            composite, auto_mask, crop, crop_padding.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice, a
             string of which cleaning leaves nothing (for no text, give `text_encoder.encode([""])`).
@@ -192,7 +192,7 @@ class EditingPipeline(EditingModels):
                 seeds_of_views(views, seeds),
                 how.sampling,
                 how.mode,
-                random_order=how.random_order,
+                order=how.order,
                 progress=progress,
             )
         with timed(timings, "decode", self.device):
@@ -252,14 +252,15 @@ class EditingPipeline(EditingModels):
         generator: torch.Generator | None = None,
         num_samples: int = 1,
         sampling: Sampling | None = None,
-        orders: Tensor | None = None,
+        orders: Tensor | str | None = None,
         progress: Progress | None = None,
     ) -> list[Image.Image]:
         """Text to image.
 
         Args:
           seeds, generator, num_samples, sampling, progress: as in `edit`.
-          orders: (B, N) cells in generation order, one row a result; raster order by default.
+          orders: one of `ORDER_KINDS`, or (B, N) cells in generation order, one row a result; raster order by
+            default.
         Raises:
           UserError: an editing model, orders that the model cannot draw in, or a string as in `edit`.
         """
@@ -276,9 +277,7 @@ class EditingPipeline(EditingModels):
         if not prompts:
             return []
         text, text_valid = self.encode_texts(prompts)
-        num_cells = self.grid**2
-        raster = torch.arange(num_cells).expand(len(seeds), -1)
-        orders = raster if orders is None else as_orders(orders, len(seeds), num_cells)
+        orders = as_orders("raster" if orders is None else orders, seeds, self.grid**2)
         return self.decode(
             self.token_editor.draw(orders, text, text_valid, seeds, how.sampling, progress=progress)
         )

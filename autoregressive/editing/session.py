@@ -24,7 +24,7 @@ from autoregressive.editing.results import EditResult
 from dataset.batches import Text
 from runtime.errors import UserError
 
-OPTIONS = ("sampling", "mode", "mask_rule", "random_order", "auto_mask", "mask_error", "progress")
+OPTIONS = ("sampling", "mode", "mask_rule", "order", "random_order", "auto_mask", "mask_error", "progress")
 """Those of `EditingPipeline.edit` that a turn takes too."""
 
 

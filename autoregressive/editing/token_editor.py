@@ -19,7 +19,7 @@ from autoregressive.editing.results import Progress, tell_progress
 from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_prompt
 from autoregressive.sequence.layout import Prompt
-from autoregressive.sequence.orders import random_orders, raster_edit_order
+from autoregressive.sequence.orders import drawing_orders
 from runtime.errors import UserError
 
 
@@ -65,7 +65,7 @@ class TokenEditor:
         sampling: Sampling,
         mode: str | None = None,
         *,
-        random_order: bool = False,
+        order: str = "raster",
         progress: Progress | None = None,
     ) -> Tensor:
         """(P, N) source codes → (B, N) codes on the CPU, kept cells unchanged.
@@ -74,15 +74,14 @@ class TokenEditor:
           edit_mask: (P, N) bool, at least one True a row.
           text, text_valid: (P, T, C) and (P, T), left-padded.
           seeds: B of them, B / P for each source in turn.
+          order: of the edited cells, one of `ORDER_KINDS`.
         """
         mode = self.resolve_mode(mode)
         source, edit_mask = source.cpu(), edit_mask.cpu()
         num_samples = len(seeds) // len(source)
         masks = edit_mask.repeat_interleave(num_samples, 0)
         counts = masks.sum(1)
-        orders = (
-            random_orders(list(seeds), self.num_cells, masks) if random_order else raster_edit_order(masks)
-        )[:, : int(counts.max())]
+        orders = drawing_orders(order, list(seeds), masks)[:, : int(counts.max())]
         first = orders[::num_samples]
         if mode == "zero_shot":
             prompt = infill_prompt(source, edit_mask, first, text_valid)

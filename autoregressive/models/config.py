@@ -51,7 +51,9 @@ _SIZES = {  # name: layers, heads, width; LlamaGen's table, then ours for laptop
     "1B": (22, 32, 2048),
     "3B": (24, 32, 3200),
     "7B": (32, 32, 4096),
+    "micro": (4, 3, 96),
     "mini": (4, 6, 192),
+    "midi": (6, 8, 256),
     "tiny": (2, 4, 64),
 }
 GPT_MODELS = {
@@ -61,4 +63,5 @@ GPT_MODELS = {
 }
 GPT_MODELS["GPT-XL-RAR"] = GPT_MODELS["R-GPT-XL"]  # the name in the published 512 px command
 # A small model in a short training finds out what neighbours say only if both help it to find them.
-GPT_MODELS["R-GPT-mini"] = replace(GPT_MODELS["R-GPT-mini"], query_turn="next_cells", rotary_base=20.0)
+for _name in ("R-GPT-micro", "R-GPT-mini", "R-GPT-midi"):
+    GPT_MODELS[_name] = replace(GPT_MODELS[_name], query_turn="next_cells", rotary_base=20.0)

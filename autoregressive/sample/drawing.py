@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import DrawConfig, SampleT2I
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline
-from autoregressive.sequence.orders import random_orders
 from language.caption_cleaning import require_words
 from runtime.config import dump_config
 from runtime.distributed import Distributed, distributed
@@ -56,17 +54,15 @@ def draw_jobs(
       jobs: those of all ranks.
       keep_whole: leave out images that are there already, undamaged and of the model's size.
     """
-    if config.order == "random" and not pipeline.transformer.config.any_order:
-        raise UserError(f"--order random: {config.gpt_ckpt} holds a raster-order GPT model, not an R-GPT one")
-    num_cells = pipeline.grid**2
+    if config.order != "raster" and not pipeline.transformer.config.any_order:
+        raise UserError(
+            f"--order {config.order}: {config.gpt_ckpt} holds a raster-order GPT model, not an R-GPT one"
+        )
 
     def draw(batch: Sequence[DrawJob]) -> None:
         seeds = [job.seed for job in batch]
-        orders = torch.arange(num_cells).expand(len(batch), -1)
-        if config.order == "random":
-            orders = random_orders(seeds, num_cells)
         texts = [job.text for job in batch]
-        images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=orders)
+        images = pipeline.draw(texts, seeds=seeds, sampling=config.sampling(), orders=config.order)
         for job, image in zip(batch, images, strict=True):
             save_picture(image, job.path)
 

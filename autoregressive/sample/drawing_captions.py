@@ -74,7 +74,7 @@ def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:
     """The run's folder, named as published; what the published program lacks is added if it is used."""
     checkpoint = Path(config.gpt_ckpt).name.replace(".pth", "").replace(".pt", "")
     prompts = Path(config.prompt_csv).name.split(".")[0].lower()
-    added = "-order-random" if config.order == "random" else ""
+    added = f"-order-{config.order}" if config.order != "raster" else ""
     added += f"-interval-{config.cfg_interval}" if config.cfg_interval >= 0 else ""
     added += "-greedy" if config.greedy else ""
     return Path(config.sample_dir) / (

@@ -10,6 +10,7 @@ from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
+from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import RULES
 from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, check_ranges, option
@@ -18,7 +19,6 @@ from runtime.files import file_sha256
 from runtime.flags import drawing, models, scoring, shared
 from runtime.flags.ranges import (
     COUNT,
-    PIXELS,
 )
 from runtime.pictures import require_saveable
 
@@ -99,10 +99,9 @@ class EditSampleConfig(SampleConfig):
     mode: str | None = drawing.mode(MODES)
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
     mask_rule: str = shared.mask_rule(RULES)
-    mask_error: int = option(
-        0, within=PIXELS, help="widen each mask by this many of its pixels first; below 0: shrink it"
-    )
-    random_order: bool = option(False, help="draw the edited cells in random order")
+    mask_error: int = shared.mask_error()
+    order: str = drawing.order("in which the edited cells are drawn", ORDER_KINDS)
+    random_order: bool = option(False, help="the same as --order random")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
     crop: str = shared.crop(CROPS)
     crop_padding: int | None = shared.crop_padding()
@@ -115,16 +114,21 @@ class EditSampleConfig(SampleConfig):
         super().__post_init__()
         if self.auto_mask and self.full_mask:
             raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
+        self._order()  # checks that the two flags agree
         if self.mask_error and (self.full_mask or self.auto_mask):
             raise UserError("--mask-error moves the outline of masks: leave out --full-mask and --auto-mask")
         _require_crop(self.crop, self.crop_padding)
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
-        """As `SampleConfig.settings`; with the values of the file in place of its name."""
-        settings = super().settings(text_encoder) | {"auto_mask_settings": self._auto_mask().to_dict()}
+        """As `SampleConfig.settings`; with the values of the file in place of its name, and one order."""
+        settings = super().settings(text_encoder)
+        del settings["random_order"]
         if self.crop == "none":  # results made before there were crops stay good
             del settings["crop"], settings["crop_padding"]
-        return settings
+        return settings | {"order": self._order(), "auto_mask_settings": self._auto_mask().to_dict()}
+
+    def _order(self) -> str:
+        return resolve_order(self.order, self.random_order)
 
     def _auto_mask(self) -> AutoMaskSettings:
         path = self.auto_mask_settings
@@ -137,7 +141,7 @@ class EditSampleConfig(SampleConfig):
             "mode": self.mode,
             "mask_rule": self.mask_rule,
             "mask_error": self.mask_error,
-            "random_order": self.random_order,
+            "order": self._order(),
             "composite": self.composite,
             "auto_mask": self._auto_mask(),
             "crop": self.crop,
@@ -149,11 +153,7 @@ class EditSampleConfig(SampleConfig):
 class DrawConfig(SampleConfig):
     """Flags of the programs that draw from texts, LlamaGen's among them."""
 
-    order: str = option(
-        "raster",
-        help="in which the cells are drawn; random needs an R-GPT model",
-        choices=["raster", "random"],
-    )
+    order: str = drawing.order("in which cells are drawn; all but raster need an R-GPT model", ORDER_KINDS)
     t5_feature_max_len: int | None = models.t5_feature_max_len(
         "most text tokens; default: as many as the model reads"
     )

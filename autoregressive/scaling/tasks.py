@@ -146,7 +146,7 @@ class TaskBatch:
         """
         if self.mode == "zero_shot":
             return self.pipeline.token_editor.edit(
-                codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, random_order=True
+                codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, order="random"
             )
         num_samples = len(seeds) // len(self)
         masks = cells.repeat_interleave(num_samples, 0)

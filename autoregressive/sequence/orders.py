@@ -61,6 +61,19 @@ def order_region(cells: Tensor, grid: int, kind: str, generator: torch.Generator
     return cells[by_turn[ring[by_turn].argsort(stable=True)]]
 
 
+def drawing_orders(kind: str, seeds: list[int], edit_mask: Tensor) -> Tensor:
+    """(B, N) cells in the order in which samplers draw them: the edited ones first, the kept ones last.
+
+    Args:
+      kind: of `ORDER_KINDS`.
+      seeds: one a sample, of "random".
+      edit_mask: (B, N) bool; all True for whole images.
+    """
+    if kind == "random":
+        return random_orders(seeds, edit_mask.shape[1], edit_mask)
+    return edit_orders(seeds, edit_mask, (kind,))
+
+
 def edit_orders(seeds: list[int], edit_mask: Tensor, kinds: Sequence[str]) -> Tensor:
     """(B, N) cells, the edited ones first in an order of one of `kinds`, the kept ones in raster order.
 

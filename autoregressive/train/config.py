@@ -51,15 +51,13 @@ class TrainConfig(DataConfig):
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(GPT_MODELS))
     gpt_ckpt: str | None = models.gpt_ckpt(None, "checkpoint of this very run, to go on exactly")
     auto_resume: bool = training.auto_resume()
-    init_gpt_ckpt: str | None = option(
-        None, help="weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
+    init_gpt_ckpt: str | None = training.init_gpt_ckpt(
+        "weights to start from: LlamaGen, RLlamaGen, NEP or ours; --gpt-ckpt wins"
     )
     codebook_init: bool = option(
         False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
     )
-    own_cell: bool = option(
-        False, help="each slot is told its own cell by a learned table too: helps in random orders"
-    )
+    own_cell: bool = training.own_cell()
     cls_token_num: int = models.cls_token_num(120, "text slots of the model")
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
@@ -203,14 +201,8 @@ class T2IConfig(TrainConfig):
     dataset: str = shared.dataset([n for n in DATASET_NAMES if "t2i" in n])
     t5_feat_path: str | None = shared.t5_feat_path()
     short_t5_feat_path: str | None = option(None, help="features of short captions, drawn with chance 0.3")
-    region_share: float = option(
-        0.0, within=SHARE, help="share of samples drawn as zero-shot edits: a rectangle comes last"
-    )
-    region_orders: list[str] = option(
-        list(REGION_ORDERS),
-        choices=ORDER_KINDS,
-        help="orders of that rectangle, one a sample; one named twice comes twice as often",
-    )
+    region_share: float = training.region_share(0.0)
+    region_orders: list[str] = training.region_orders(REGION_ORDERS, ORDER_KINDS)
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
     def __post_init__(self) -> None:
@@ -254,11 +246,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
         0, within=COUNT_OR_NONE, help="widen half of the masks by 0 to this many pixels"
     )
     mask_jitter: int = shared.mask_jitter()
-    edit_orders: list[str] = option(
-        ["raster"],
-        choices=ORDER_KINDS,
-        help="orders of the edited cells, one a sample; one named twice comes twice as often",
-    )
+    edit_orders: list[str] = training.edit_orders(["raster"], ORDER_KINDS)
     full_mask_share: float = option(
         0.0, within=SHARE, help="share of samples that train full regeneration instead"
     )

@@ -10,7 +10,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sequence.orders import random_orders
 from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from autoregressive.train.inputs import to_codes
 from dataset.batches import EditBatch, T2IBatch, collate_samples
@@ -27,9 +26,7 @@ def t2i_preview(pipeline: EditingPipeline, dataset: Dataset, config: T2IConfig) 
 
     def draw(step: int) -> Path:
         batch = _first_samples(dataset)
-        orders = None
-        if config.eval_order_version_id == RANDOM_ORDER:
-            orders = random_orders(list(range(len(batch.texts))), pipeline.grid**2)
+        orders = "random" if config.eval_order_version_id == RANDOM_ORDER else "raster"
         texts = encode_texts(pipeline.text_encoder, batch.texts)  # features, for data may hold empty texts
         drawn = pipeline.draw(texts, sampling=config.sampling(), orders=orders)
         pipeline.engine.release()  # training needs the memory

@@ -8,6 +8,7 @@ from dataset.shapes.scenes import (
     BACKGROUND_KINDS,
     BACKGROUNDS,
     COLORS,
+    OFFSET,
     PLACES,
     SHAPES,
     SIZES,
@@ -19,12 +20,14 @@ from runtime.errors import UserError
 
 _OBJECT = re.compile(
     rf"an? (?:({'|'.join(SIZES)}) )?({'|'.join(COLORS)}) ({'|'.join(SHAPES)}) at the ({'|'.join(PLACES)})"
+    r"(?: shifted(?: (up|down))?(?: (left|right))?)?"
 )
+_SHIFTS = {None: 0.0, "up": -OFFSET, "down": OFFSET, "left": -OFFSET, "right": OFFSET}
 _BACKGROUND = re.compile(rf"(?:({'|'.join(BACKGROUND_KINDS)}) )?({'|'.join(BACKGROUNDS)}) background")
 
 
 def parse_caption(text: str) -> Scene:
-    """Reads what `Scene.caption` writes; offsets and texture seeds, which no caption tells, are 0.
+    """Reads what `Scene.caption` writes; texture seeds, which no caption tells, and unnamed offsets are 0.
 
     Args:
       text: for example "a red circle at the top left, striped gray background".
@@ -40,8 +43,8 @@ def parse_caption(text: str) -> Scene:
             "'a red circle at the top left, gray background'"
         )
     scene_objects = tuple(
-        SceneObject(shape, color, size or "regular", place)
-        for size, color, shape, place in (found.groups() for found in objects)
+        SceneObject(shape, color, size or "regular", place, _SHIFTS[across], _SHIFTS[along])
+        for size, color, shape, place, along, across in (found.groups() for found in objects)
     )
     if len({thing.place for thing in scene_objects}) < len(scene_objects):
         raise UserError(f"{text!r} puts two objects in one place; name each place once")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dataset.shapes.edits import EDIT_KINDS, SETTINGS, ShapesConfig
+from dataset.shapes.edits import EDIT_KINDS, SETTINGS, VARIANTS, ShapesConfig
 from runtime.config import check_ranges, option
+from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT_OR_NONE, THREADS
 
@@ -32,6 +33,12 @@ class PrepareShapesConfig:
         choices=tuple(SETTINGS),
         help="easy: aligned objects, plain backgrounds, 4 edit kinds; hard: jitter, textures, all 7 kinds",
     )
+    variant: str | None = option(
+        None,
+        choices=tuple(VARIANTS),
+        help="of the hard setting: offsets named by captions and adds; no offsets; 6 to 8 objects; adds that "
+        "name no size, in boxes of which only the extent tells it",
+    )
     edits: list[str] | None = option(
         None,
         choices=EDIT_KINDS,
@@ -42,15 +49,19 @@ class PrepareShapesConfig:
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
+        if self.variant is not None and self.setting != "hard":
+            raise UserError(f"--variant {self.variant} is one of the hard setting: add --setting hard")
 
     @property
     def shapes(self) -> ShapesConfig:
-        config = replace(SETTINGS[self.setting], image_size=self.image_size)
+        changes = {} if self.variant is None else VARIANTS[self.variant]
+        config = replace(SETTINGS[self.setting], image_size=self.image_size, **changes)
         return config if self.edits is None else replace(config, edits=tuple(self.edits))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content of the files."""
         names = ("num_train", "num_test", "num_emu", "image_size", "seed", "setting")
-        edits = {} if self.edits is None else {"edits": self.edits}
-        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names} | edits
+        given = {name: getattr(self, name) for name in ("variant", "edits")}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names} | given

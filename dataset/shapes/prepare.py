@@ -134,9 +134,9 @@ def prepare_shapes(config: PrepareShapesConfig) -> None:
         _write_train(config)
         sessions = draw_test_sessions(config.shapes, config.seed, config.num_test)
         edits = [example for session in sessions.values() for example in session]
-        write_magicbrush(folder / "test", sessions, config.image_size)
+        write_magicbrush(folder / "test", sessions, config.image_size, config.shapes.caption)
         log.info("%s: %d edits in %d sessions", folder / "test", len(edits), len(sessions))
-        write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size)
+        write_emu(folder / "test_emu", edits[: config.num_emu], config.image_size, config.shapes.caption)
         save_picture(contact_sheet(edits[:18]), folder / "preview.png")
         _write_manifest(config, finished=True)
         shutil.rmtree(folder / "train" / "parts")

@@ -48,6 +48,8 @@ BACKGROUNDS = {
 }
 BACKGROUND_KINDS = ("plain", "gradient", "striped", "speckled")
 
+OFFSET = 1 / 6
+"""Of the hard setting: objects stand this fraction of a place's side from its middle, both ways."""
 _GRID = 3
 _SUPERSAMPLING = 4
 _HELD_OUT_SHARE = 0.2
@@ -75,6 +77,17 @@ class SceneObject:
         """(x, y) as fractions of the image's side."""
         row, column = divmod(PLACES.index(self.place), _GRID)
         return (column + 0.5 + self.dx) / _GRID, (row + 0.5 + self.dy) / _GRID
+
+    def where(self, offsets: bool = False) -> str:
+        """For example "at the top left", or with `offsets` "at the top left shifted up right".
+
+        What lies in the middle of its place, or straight above it, is said to be shifted no way, or up.
+        """
+        words = [at_place(self.place)]
+        if offsets and (self.dx or self.dy):
+            words += ["shifted", *["up" if self.dy < 0 else "down"] * bool(self.dy)]
+            words += ["left" if self.dx < 0 else "right"] * bool(self.dx)
+        return " ".join(words)
 
     @property
     def radius(self) -> float:
@@ -111,9 +124,13 @@ class Scene:
         """The object at `place`, or None."""
         return next((thing for thing in self.objects if thing.place == place), None)
 
-    def caption(self) -> str:
-        """The global description: every object with its place, then the background."""
-        parts = [f"{with_article(thing.name)} {at_place(thing.place)}" for thing in self.objects]
+    def caption(self, offsets: bool = False) -> str:
+        """The global description: every object with its place, then the background.
+
+        Args:
+          offsets: say too where in its place each object stands.
+        """
+        parts = [f"{with_article(thing.name)} {thing.where(offsets)}" for thing in self.objects]
         return ", ".join([*parts, self.background.name])
 
     def held_out(self) -> bool:

@@ -81,8 +81,11 @@ class FoundObject:
 
     def matches(self, thing: SceneObject) -> bool:
         """True if colour, shape and (within half a size class) size are the object's."""
-        same_size = abs(SIZES[self.size] - SIZES[thing.size]) < _SIZE_TOLERANCE
-        return self.color == thing.color and self.shape == thing.shape and same_size
+        return self.color == thing.color and self.shape == thing.shape and self.has_size_of(thing)
+
+    def has_size_of(self, thing: SceneObject) -> bool:
+        """True if the size is the object's, within half a size class."""
+        return abs(SIZES[self.size] - SIZES[thing.size]) < _SIZE_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class EditVerdict:
       passed: everything the edit asks for is there, whatever happened elsewhere.
       color: the edited object (or the background) has the wanted colour.
       shape: the edited object has the wanted shape.
-      size: the resized object has the wanted size.
+      size: the resized object, or the one that should fit its region, has the wanted size.
       removed: nothing stands at the place any more.
       others_unchanged: every other place holds what it should, and (unless edited) so does the background.
       cells_fit: each of the nine parts of the object's place looks like the object at one of its offsets.
@@ -283,8 +286,9 @@ def _place_is_right(canvas: np.ndarray, place: str, scene: Scene) -> bool:
 def verify_edit(image: np.ndarray, before: Scene, after: Scene, edit: Edit) -> EditVerdict:
     """Says from the pixels alone whether an edit was done, and whether all else stayed.
 
-    Recolour, reshape, replace, add: colour and shape of the edited object; resize: its size too; remove:
-    nothing left; background: its colour. An unchanged source never passes.
+    Recolour, reshape, replace, add: colour and shape of the edited object; resize, and adds whose region
+    alone tells the size: its size too; remove: nothing left; background: its colour. An unchanged source
+    never passes.
 
     Args:
       image: (H, H, 3) uint8, the result to judge.
@@ -307,6 +311,8 @@ def verify_edit(image: np.ndarray, before: Scene, after: Scene, edit: Edit) -> E
     size = None
     if edit.kind == "resize":
         size = found is not None and found.is_nearer_in_size_to(wanted, before.at(edit.place))
+    if edit.kind == "add_fitting":
+        size = found is not None and found.has_size_of(wanted)
     distances = _parts_at_offsets(_place_pixels(canvas, edit.place), after.background.color, wanted)
     return EditVerdict(
         passed=color and shape and size is not False,

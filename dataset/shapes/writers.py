@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset.shapes.edits import EditExample, ShapesConfig, random_session
-from dataset.shapes.scenes import render
+from dataset.shapes.scenes import Scene, render
 from runtime.errors import UserError
 
 TRAIN_STREAM, TEST_STREAM = 0, 1
@@ -26,6 +26,7 @@ _EMU_TASKS = {
     "resize": "local",
     "replace": "local",
     "add": "add",
+    "add_fitting": "add",
     "remove": "remove",
     "background": "background",
 }
@@ -63,7 +64,7 @@ def write_train_chunk(folder: Path, config: ShapesConfig, seed: int, indices: ra
     for index in indices:
         (example,) = random_session([seed, TRAIN_STREAM, index], config)
         names = [f"images/{index:06d}_{part}.png" for part in ("source", "edited")]
-        captions = [scene.caption() for scene in (example.before, example.after)]
+        captions = [config.caption(scene) for scene in (example.before, example.after)]
         digests = []
         for name, scene in zip(names, (example.before, example.after), strict=True):
             pixels = render(scene, config.image_size)
@@ -129,10 +130,18 @@ def draw_test_sessions(config: ShapesConfig, seed: int, num_edits: int) -> dict[
     return sessions
 
 
-def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image_size: int) -> None:
+def write_magicbrush(
+    folder: Path,
+    sessions: dict[str, list[EditExample]],
+    image_size: int,
+    caption: Callable[[Scene], str] = Scene.caption,
+) -> None:
     """Writes sessions as the MagicBrush test set, plus two files of our own.
 
     `shapes.json` holds the scenes for the verifier, `t2i.jsonl` lists all images with their captions.
+
+    Args:
+      caption: gives the global description of a scene.
     """
     listings: dict[str, dict] = {
         name: {} for name in ("edit_sessions", "global_descriptions", "local_descriptions", "shapes")
@@ -143,7 +152,7 @@ def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image
         current = f"{identity}-input.png"
         pixels = render(session[0].before, image_size)
         _save_png(images / current, pixels)
-        turns, descriptions, local = [], {current: session[0].before.caption()}, {}
+        turns, descriptions, local = [], {current: caption(session[0].before)}, {}
         for number, example in enumerate(session, start=1):
             mask, output = f"{identity}-mask{number}.png", f"{identity}-output{number}.png"
             alpha = 255 - _white_region(example, image_size)
@@ -153,7 +162,7 @@ def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image
             turns.append(
                 {"input": current, "mask": mask, "output": output, "instruction": example.edit.instruction}
             )
-            descriptions[output] = example.after.caption()
+            descriptions[output] = caption(example.after)
             local[output] = example.edit.local_description
             current = output
         listings["edit_sessions"][identity] = turns
@@ -170,16 +179,25 @@ def write_magicbrush(folder: Path, sessions: dict[str, list[EditExample]], image
         (folder / f"{name}.json").write_text(json.dumps(listing, indent=1))
 
 
-def write_emu(folder: Path, examples: Sequence[EditExample], image_size: int) -> None:
-    """Writes examples as the Emu Edit test set: parquet, list, `images_valid/<idx>_gt.png` = the source."""
+def write_emu(
+    folder: Path,
+    examples: Sequence[EditExample],
+    image_size: int,
+    caption: Callable[[Scene], str] = Scene.caption,
+) -> None:
+    """Writes examples as the Emu Edit test set: parquet, list, `images_valid/<idx>_gt.png` = the source.
+
+    Args:
+      caption: gives the global description of a scene.
+    """
     (folder / "images_valid").mkdir(parents=True, exist_ok=True)
     listing, rows, scenes = [], [], {}
     for index, example in enumerate(examples):
         source = encode_png(render(example.before, image_size))
         (folder / "images_valid" / f"{index}_gt.png").write_bytes(source)
         captions = {
-            "input_caption": example.before.caption(),
-            "output_caption": example.after.caption(),
+            "input_caption": caption(example.before),
+            "output_caption": caption(example.after),
         }
         row = {
             "instruction": example.edit.instruction,

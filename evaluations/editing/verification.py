@@ -69,7 +69,11 @@ def verify_pair(
     In the multi-turn protocol too the last edit is judged: earlier ones are part of its `before` scene, so
     damage that they left shows in `others_unchanged`.
     """
-    example = examples[pair.session][pair.turn.number - 1]
+    return verify_example(image, examples[pair.session][pair.turn.number - 1])
+
+
+def verify_example(image: np.ndarray, example: EditExample) -> dict[str, Any]:
+    """The verdict on (H, W, 3) uint8 `image` as the outcome of an edit, with the edit's kind."""
     verdict = verify_edit(image, example.before, example.after, example.edit)
     fields = dataclasses.asdict(verdict).items()
     return {"kind": example.edit.kind, HEADLINE: bool(verdict.passed_and_unchanged)} | {

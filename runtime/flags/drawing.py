@@ -53,3 +53,13 @@ def rounds() -> Any:
 def candidates() -> Any:
     """`--candidates` of test-time scaling."""
     return option(4, within=COUNT, help="ways in which a round draws its cells, all at once")
+
+
+def order(what: str, choices: Sequence[str]) -> Any:
+    """`--order`; the first choice, raster order, is the default."""
+    return option(choices[0], help=what, choices=choices)
+
+
+def orders(default: Sequence[str], choices: Sequence[str], what: str) -> Any:
+    """`--orders` of a program that compares them."""
+    return option(list(default), help=what, choices=choices)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import REQUIRED, option
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, SEED, SHARE, WORKERS, Range
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, PIXELS, SEED, SHARE, WORKERS, Range
 
 # How a program runs
 
@@ -145,6 +145,16 @@ def mask_jitter() -> Any:
     """`--mask-jitter`."""
     words = "widen or shrink, and shift, each mask by up to this many pixels"
     return option(0, within=COUNT_OR_NONE, help=words)
+
+
+def mask_error(what: str = "widen each mask by this many of its pixels first; below 0: shrink it") -> Any:
+    """`--mask-error` of a program that edits."""
+    return option(0, within=PIXELS, help=what)
+
+
+def num_edits(default: int, what: str, within: Range = COUNT) -> Any:
+    """`--num-edits` of a test set, from its first."""
+    return option(default, within=within, help=what)
 
 
 def center_crop() -> Any:

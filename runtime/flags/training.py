@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import legacy, option
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RATE, SCALE, SEED, WEIGHT
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RATE, SCALE, SEED, SHARE, WEIGHT
 
 # Length and batches
 
@@ -44,6 +44,38 @@ def num_ranks(more: str = "") -> Any:
 def steps_scale(of: str) -> Any:
     """`--steps-scale` of a program that starts trainings."""
     return option(1.0, within=SCALE, help=f"multiplies the steps of {of}")
+
+
+# What the transformer starts from and learns
+
+
+def init_gpt_ckpt(what: str) -> Any:
+    """`--init-gpt-ckpt`."""
+    return option(None, help=what)
+
+
+def own_cell() -> Any:
+    """`--own-cell`."""
+    words = "each slot is told its own cell by a learned table too: helps in random orders"
+    return option(False, help=words)
+
+
+def region_share(default: float) -> Any:
+    """`--region-share` of stage 1."""
+    words = "share of stage 1's samples drawn as zero-shot edits: a rectangle comes last"
+    return option(default, within=SHARE, help=words)
+
+
+def region_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
+    """`--region-orders` of stage 1."""
+    words = "orders of that rectangle, one a sample; one named twice comes twice as often"
+    return option(list(default), choices=choices, help=words)
+
+
+def edit_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
+    """`--edit-orders` of stage 2."""
+    words = "orders of the edited cells, one a sample; one named twice comes twice as often"
+    return option(list(default), choices=choices, help=words)
 
 
 # Optimizer and schedule
@@ -130,10 +162,9 @@ def max_checkpoints(default: int) -> Any:
     return option(default, within=COUNT_OR_NONE, help=words)
 
 
-def dry_run() -> Any:
+def dry_run(then: str = "print model size, memory, steps, speed and disk, draw the first batch") -> Any:
     """`--dry-run`."""
-    words = "train nothing: print model size, memory, steps, speed and disk, draw the first batch"
-    return option(False, help=words)
+    return option(False, help=f"train nothing: {then}")
 
 
 _WHERE = "checkpoints always go to --results-dir"

@@ -20,7 +20,7 @@ class CalibrateAutoMask(SampleConfig):
     magicbrush_path: str = shared.magicbrush_path(REQUIRED, "validation set: edit_sessions.json and images/")
     output: str = option("auto_mask.json", help="where the chosen settings and the whole table go")
     mask_rule: str = shared.mask_rule(RULES, "true pixel mask to cells")
-    num_edits: int = option(0, within=COUNT_OR_NONE, help="use the first of the edits only; 0 for all")
+    num_edits: int = shared.num_edits(0, "use the first of the edits only; 0 for all", COUNT_OR_NONE)
     thresholds: list[float] = option(
         [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], within=SHARE, help="shares to try"
     )

@@ -18,8 +18,8 @@ from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing
 from autoregressive.sequence.builders import editing_layout, infill_prompt, t2i_layout
-from autoregressive.sequence.layout import SequenceLayout
-from autoregressive.sequence.orders import random_orders, raster_edit_order, spiral_order
+from autoregressive.sequence.layout import SequenceLayout, TrainingLayout
+from autoregressive.sequence.orders import drawing_orders, raster_edit_order
 from dataset.shapes.scenes import Background, Scene, SceneObject, box_to_pixels, place_box, render
 from runtime.logging import get_logger
 from scripts.figures.config import DrawFigures
@@ -119,7 +119,8 @@ def _boxes(axes: Axes, layout: SequenceLayout, y: float, vocab: int, editing: bo
         elif token >= vocab:
             kind = ("keep", "edit")[token - vocab]
         else:
-            kind = "drawn code" if seen_marks or not editing and layout.targets is not None else "source code"
+            trained = isinstance(layout, TrainingLayout)
+            kind = "drawn code" if seen_marks or not editing and trained else "source code"
         axes.add_patch(Rectangle((x, y - 0.3), 0.9, 0.6, facecolor=KINDS[kind], edgecolor="#52525b"))
         cell, following = int(layout.cells[0, slot]), int(layout.next_cells[0, slot])
         axes.text(x + 0.45, y, "" if cell < 0 else str(cell), ha="center", va="center")
@@ -134,11 +135,8 @@ def _boxes(axes: Axes, layout: SequenceLayout, y: float, vocab: int, editing: bo
 def orders_figure(painter: EditingPipeline) -> Figure:
     """One caption in three orders, as far as they are after some steps."""
     grid, num_cells = painter.grid, painter.grid**2
-    orders = {
-        "raster": torch.arange(num_cells),
-        "spiral": spiral_order(grid),
-        "random": random_orders([1], num_cells)[0],
-    }
+    everything = torch.ones(1, num_cells, dtype=torch.bool)
+    orders = {name: drawing_orders(name, [1], everything)[0] for name in ("raster", "spiral", "random")}
     stages = [round(num_cells * share) for share in (0.2, 0.5, 0.8, 1)]
     figure = Figure(figsize=(2.2 * (len(stages) + 1), 2.4 * len(orders)), layout="constrained")
     for line, (name, order) in zip(

@@ -20,7 +20,7 @@ class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
     results_dir: str = shared.results_dir("results/reproduce")
-    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the trainings and draws")
+    seeds: list[int] = option([0, 1, 2, 3, 4], within=SEED, help="of the trainings and draws")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = models.vq_ckpt(_SHIPPED, "; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")
@@ -57,5 +57,6 @@ class ReproduceResults:
             vq_model="VQ-8-small" if self.quick else "VQ-8-medium",
             stage1_batch=32,
             stage2_batch=32,
+            own_cell=True,
             num_ranks=self.num_ranks,
         )

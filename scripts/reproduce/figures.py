@@ -14,10 +14,12 @@ from autoregressive.scaling.choices import METHODS
 from evaluations.report.edit_grid import edit_grid
 from scripts.reproduce.numbers import Results, Statistic
 from scripts.reproduce.rows import (
+    CROWDED,
     MASK_ERROR_MODELS,
     MASK_ERRORS,
+    SCALED,
     SCALING_REWARDS,
-    SCALING_TASKS,
+    data_root,
     scaling_name,
 )
 from scripts.shapes.quickstart import edit_items
@@ -40,7 +42,10 @@ def draw_figures(results: Results, root: Path, seed: int, groups: Sequence[str])
     if results.scaling:
         files.append(_scaling(results, folder / "scaling.png"))
         for name in results.scaling:
-            strips = sorted((root / "scores" / f"seed{seed}" / "scaling" / "strips").glob(f"{name}_*.png"))
+            where, file = root, name
+            if name.startswith(CROWDED):
+                where, file = data_root(root, CROWDED), name.replace(CROWDED, "draw")
+            strips = sorted((where / "scores" / f"seed{seed}" / "scaling" / "strips").glob(f"{file}_*.png"))
             if strips:
                 files.append(Path(shutil.copy(strips[0], folder / f"scaling_{name}.png")))
     for row in _GRIDS:
@@ -62,14 +67,14 @@ def _mask_error(results: Results, path: Path) -> Path:
 
 def _scaling(results: Results, path: Path) -> Path:
     """A row of pictures for each task and reward: reward by round, reward and accuracy by budget."""
-    names = [(t, r) for t in SCALING_TASKS for r in SCALING_REWARDS]
+    names = [(t, r) for t in SCALED for r in SCALING_REWARDS if scaling_name(t, r) in results.scaling]
     figure = Figure(figsize=(12, 3 * len(names)), layout="constrained")
-    grid = figure.subplots(len(names), 3)
+    grid = figure.subplots(len(names), 3, squeeze=False)
     for (rounds, reward, accuracy), (task, led_by) in zip(grid, names, strict=True):
         methods = results.scaling[scaling_name(task, led_by)]
         scaled = methods["search"]["reward"]
         _line(rounds, range(len(scaled)), scaled, _COLOURS[0], METHODS["search"])
-        title = f"{SCALING_TASKS[task]}, led by {led_by}"
+        title = f"{SCALED[task]}, led by {led_by}"
         rounds.set(xlabel="rounds", ylabel=f"reward: {led_by}", title=title)
         rounds.set_xticks(range(len(scaled)))
         for axes, column in ((reward, "reward"), (accuracy, "accuracy")):

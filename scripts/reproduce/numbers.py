@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from evaluations.images import load_region
 from evaluations.metrics.formulas import half_interval95
 from scripts.reproduce.rows import (
     BASELINES,
+    CROWDED,
     MASK_ERROR_MODELS,
     MASK_ERRORS,
     ROWS,
+    SCALED,
     SCALING_REWARDS,
-    SCALING_TASKS,
+    data_root,
     mask_error_name,
     scaling_name,
 )
@@ -28,6 +31,7 @@ from scripts.reproduce.rows import (
 SINGLE, MULTI = "all_turn", "final_turn"
 RATES = (HEADLINE, "passed", "others_unchanged", "color", "shape", "size", "cells_fit", "one_offset")
 KINDS = ("remove", "replace", "background")
+ADD_FITTING = "add_fitting"
 
 Numbers = dict[str, float | None]
 
@@ -81,27 +85,32 @@ class Results:
 
 def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
     """Reads what `run_seed` has left for the seeds and groups."""
-    scores = {seed: root / "scores" / f"seed{seed}" for seed in seeds}
     rows = {}
     for name in ROWS:
         if name in groups:
-            rows[name] = _over_seeds([read_row(root, seed, name) for seed in seeds])
-    if "nep" in groups:
-        metrics = {seed: _read(scores[seed] / "nep" / "evaluation_metrics.json") for seed in seeds}
-        for name in BASELINES:
-            rows[name] = _over_seeds([_row_numbers(metrics[seed], name) for seed in seeds])
+            where = data_root(root, ROWS[name].data)
+            rows[name] = _over_seeds([read_row(where, seed, name) for seed in seeds])
+    for name, (beside, evaluated, _) in BASELINES.items():
+        if beside in groups:
+            where = data_root(root, ROWS[beside].data) / "scores"
+            metrics = [_read(where / f"seed{seed}" / beside / "evaluation_metrics.json") for seed in seeds]
+            rows[name] = _over_seeds([_row_numbers(found, evaluated) for found in metrics])
     mask_error, scaling = {}, {}
     if "mask_error" in groups:
         for model in MASK_ERROR_MODELS:
             names = [mask_error_name(model, pixels) for pixels in MASK_ERRORS]
             points = [_over_seeds([read_row(root, seed, name) for seed in seeds]) for name in names]
             mask_error[model] = [point[SINGLE][HEADLINE] for point in points]
-    if "scaling" in groups:
-        for task in SCALING_TASKS:
-            for reward in SCALING_REWARDS:
-                name = scaling_name(task, reward)
-                found = [_read(scores[seed] / "scaling" / f"{name}.json") for seed in seeds]
-                scaling[name] = {m: _columns([one[m] for one in found]) for m in METHODS}
+    for task, reward in product(SCALED, SCALING_REWARDS):
+        if ("crowded_scaling" if task == CROWDED else "scaling") not in groups:
+            continue
+        where, measured = (data_root(root, CROWDED), "draw") if task == CROWDED else (root, task)
+        files = [
+            where / "scores" / f"seed{seed}" / "scaling" / f"{scaling_name(measured, reward)}.json"
+            for seed in seeds
+        ]
+        found = [_read(file) for file in files]
+        scaling[scaling_name(task, reward)] = {m: _columns([one[m] for one in found]) for m in METHODS}
     return Results(rows, mask_error, scaling)
 
 
@@ -134,7 +143,7 @@ def _row_numbers(metrics: dict[str, Any], row: str) -> dict[str, Numbers]:
         if protocol not in measured:
             continue
         rates = metrics["verifier"][row][protocol]
-        of_kind = {kind: rates["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS}
+        of_kind = {kind: rates["by_kind"].get(kind, {}).get(HEADLINE) for kind in (*KINDS, ADD_FITTING)}
         numbers[protocol] = measured[protocol] | {rate: rates[rate] for rate in RATES} | of_kind
     return numbers
 

@@ -20,7 +20,7 @@ from scripts.reproduce.config import ReproduceResults
 from scripts.reproduce.figures import draw_figures
 from scripts.reproduce.numbers import collect
 from scripts.reproduce.report import write_report
-from scripts.reproduce.rows import SeedModels, make_validation, run_seed
+from scripts.reproduce.rows import Prepared, data_of, data_root, make_validation, run_seed
 from scripts.shapes.recipe import make_data, train_tokenizer
 from scripts.shapes.step_runner import StepRunner
 
@@ -31,13 +31,12 @@ def run(config: ReproduceResults) -> None:
     """Runs what is not done yet, and writes RESULTS.md, results.json and figures/."""
     config = config.sizes()
     root = Path(config.results_dir).resolve()
-    vq_ckpt, runner = prepare(config, StepRunner(root))
+    prepared = prepare(config, StepRunner(root))
     for number, seed in enumerate(config.seeds, start=1):
         log.info("seed %d (%d of %d): %s", seed, number, len(config.seeds), ", ".join(config.rows))
-        models = SeedModels(replace(config.recipe(), seed=seed), runner, vq_ckpt)
-        run_seed(models, config.rows, config.num_scaled)
+        run_seed(replace(config.recipe(), seed=seed), prepared, config.rows, config.num_scaled)
     results = collect(root, config.seeds, config.rows)
-    claims, facts = judge(results), about(config, runner)
+    claims, facts = judge(results), about(config, prepared)
     content = {"about": facts, **results.to_dict(), "claims": [claim.to_dict() for claim in claims]}
     text = json.dumps(content, indent=1)
     write_atomic(root / "results.json", lambda temporary: temporary.write_text(text + "\n"))
@@ -48,8 +47,8 @@ def run(config: ReproduceResults) -> None:
     print(f"\nRead {root / 'RESULTS.md'}")
 
 
-def prepare(config: ReproduceResults, runner: StepRunner) -> tuple[str, StepRunner]:
-    """Makes data and tokenizer: its checkpoint, and a runner for what depends on them."""
+def prepare(config: ReproduceResults, runner: StepRunner) -> Prepared:
+    """Makes data and tokenizer."""
     recipe = config.recipe()
     if not config.train_tokenizer and not Path(config.vq_ckpt).is_file():
         raise UserError(f"--vq-ckpt {config.vq_ckpt} does not exist; give another, or --train-tokenizer")
@@ -57,13 +56,21 @@ def prepare(config: ReproduceResults, runner: StepRunner) -> tuple[str, StepRunn
     if "auto_mask" in config.rows:
         make_validation(recipe, runner.branch())
     if config.train_tokenizer:
-        return train_tokenizer(recipe, runner), runner
-    vq_ckpt = str(Path(config.vq_ckpt).resolve())
-    return vq_ckpt, runner.branch(vq_ckpt)
+        vq_ckpt = train_tokenizer(recipe, runner)
+    else:
+        vq_ckpt = str(Path(config.vq_ckpt).resolve())
+        runner = runner.branch(vq_ckpt)
+    variants = {}
+    for name in data_of(config.rows):
+        variants[name] = StepRunner(data_root(runner.root, name))
+        make_data(replace(recipe, variant=name), variants[name])
+        variants[name] = variants[name].branch(vq_ckpt)
+    return Prepared(vq_ckpt, runner, variants)
 
 
-def about(config: ReproduceResults, runner: StepRunner) -> dict[str, Any]:
+def about(config: ReproduceResults, prepared: Prepared) -> dict[str, Any]:
     """What the numbers were made with."""
+    runners = [prepared.runner, *prepared.variants.values()]
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     processors = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -74,11 +81,11 @@ def about(config: ReproduceResults, runner: StepRunner) -> dict[str, Any]:
         "command": shlex.join(["python", "scripts/reproduce_results.py", *sys.argv[1:]]),
         "machine": f"{processors[0] if processors else platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": ", ".join(sorted(runner.commits)),
+        "commit": ", ".join(sorted(set().union(*(runner.commits for runner in runners)))),
         "seeds": config.seeds,
         "num_train": config.num_train,
         "num_test": config.num_test,
         "num_scaled": config.num_scaled,
         "steps": steps,
-        "minutes": sum(runner.seconds.values()) / 60,
+        "minutes": sum(sum(runner.seconds.values()) for runner in runners) / 60,
     }

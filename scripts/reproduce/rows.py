@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from scripts.shapes.recipe import ShapesRecipe, prepare_shapes, train_stage1, train_stage2
 from scripts.shapes.scores import ZERO_SHOT, ZERO_SHOT_TIGHT, edit_and_score
@@ -20,11 +21,13 @@ class Row:
       model: a name of `SeedModels.get`.
       flags: of `sample_magicbrush.py`.
       words: what it is, for tables.
+      data: "hard", or one of `VARIANTS`, with models of its own.
     """
 
     model: str
     flags: tuple[str, ...]
     words: str
+    data: str = "hard"
 
 
 ROWS = {
@@ -41,11 +44,20 @@ ROWS = {
     "zero_shot": Row("stage1", ZERO_SHOT, "zero-shot, region widened by half a cell"),
     "zero_shot_random_order": Row("stage1", (*ZERO_SHOT, "--random-order"), "the same, random in-mask order"),
     "zero_shot_tight": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, region as it is"),
+    "no_offsets_zero_shot": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, no offsets", "no_offsets"),
+    "no_offsets_zero_shot_random_order": Row(
+        "stage1", (*ZERO_SHOT_TIGHT, "--random-order"), "the same, random in-mask order", "no_offsets"
+    ),
+    "fitting_marks": Row("stage2", _INSTRUCTION, "NEP, on adds that fit their region", "fitting_adds"),
+    "fitting_no_marks": Row(
+        "stage2_no_marks", (*_INSTRUCTION, "--mode", "no_marks"), "the same without marks", "fitting_adds"
+    ),
 }
-# Baselines that the evaluation measures beside the generated images of the row "nep".
+# Baselines that the evaluation measures beside a row's images: the row, the evaluation's name, words.
 BASELINES = {
-    "copy_source": "the source, copied",
-    "tokenizer_ceiling": "the true result through the tokenizer",
+    "copy_source": ("nep", "copy_source", "the source, copied"),
+    "tokenizer_ceiling": ("nep", "tokenizer_ceiling", "the true result through the tokenizer"),
+    "no_offsets_copy_source": ("no_offsets_zero_shot", "copy_source", "the source, copied, no offsets"),
 }
 
 MASK_ERRORS = (-8, -4, 0, 4, 8, 12)  # pixels; a cell has eight
@@ -53,11 +65,25 @@ MASK_ERROR_MODELS = {"stage2": "masks widened by up to 4 px", "stage2_jitter": "
 
 SCALING_TASKS = {"draw": "text to image", "edit": "zero-shot edits"}
 SCALING_REWARDS = ("shapes", "likelihood")
+CROWDED = "crowded"
+"""The task "draw" on captions of 6 to 8 objects, by a stage-1 model that often fails at one of them."""
+SCALED = {**SCALING_TASKS, CROWDED: "text to image of 6 to 8 objects"}
 
-GROUPS = (*ROWS, "mask_error", "scaling")
+GROUPS = (*ROWS, "mask_error", "scaling", "crowded_scaling")
 """What `--rows` chooses from."""
 
 JITTER = "8"
+
+
+def data_of(groups: Sequence[str]) -> list[str]:
+    """The variants that the groups need beside the hard setting."""
+    found = [row.data for name, row in ROWS.items() if name in groups and row.data != "hard"]
+    return list(dict.fromkeys(found + [CROWDED] * ("crowded_scaling" in groups)))
+
+
+def data_root(root: Path, data: str) -> Path:
+    """Where a variant's files lie; those of the hard setting at the top."""
+    return root if data == "hard" else root / data
 
 
 def mask_error_name(model: str, pixels: int) -> str:
@@ -68,6 +94,21 @@ def mask_error_name(model: str, pixels: int) -> str:
 def scaling_name(task: str, reward: str) -> str:
     """What a test-time scaling measurement is called."""
     return f"{task}_{reward}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data and tokenizer.
+
+    Attributes:
+      vq_ckpt: the tokenizer.
+      runner: has made the hard setting's data.
+      variants: runners that have made the data of a variant, by its name.
+    """
+
+    vq_ckpt: str
+    runner: StepRunner
+    variants: Mapping[str, StepRunner] = field(default_factory=dict)
 
 
 class SeedModels:
@@ -95,6 +136,8 @@ class SeedModels:
             runner = self.runner.branch()
             return train_stage1(self.recipe, runner, self.vq_ckpt, folder), runner
         recipe = self.recipe
+        if recipe.variant == "fitting_adds":  # wider masks would not tell the size
+            recipe = replace(recipe, stage2_flags=(), full_mask_share=0.0)
         if name == "stage2_jitter":
             recipe = replace(recipe, stage2_flags=("--mask-jitter", JITTER))
         if name == "stage2_supervised":
@@ -115,19 +158,24 @@ def make_validation(recipe: ShapesRecipe, runner: StepRunner) -> None:
     prepare_shapes(recipe, runner, "validation", 1, num_test, recipe.seed + 1, ["--num-emu", "0"])
 
 
-def run_seed(models: SeedModels, groups: Sequence[str], num_scaled: int) -> None:
-    """Trains and scores the rows in `groups` for one seed.
+def run_seed(recipe: ShapesRecipe, prepared: Prepared, groups: Sequence[str], num_scaled: int) -> None:
+    """Trains and scores the rows in `groups` for one seed, the recipe's.
 
     Args:
       num_scaled: drawings, and edits, that test-time scaling is measured on.
     """
+    models = SeedModels(recipe, prepared.runner, prepared.vq_ckpt)
+    others = {
+        name: SeedModels(replace(recipe, variant=name), runner, prepared.vq_ckpt)
+        for name, runner in prepared.variants.items()
+    }
     for name, row in ROWS.items():
         if name in groups:
-            flags = list(row.flags)
-            ckpt, runner = models.get(row.model)
+            flags, of_row = list(row.flags), {"hard": models, **others}[row.data]
+            ckpt, runner = of_row.get(row.model)
             if name == "auto_mask":
                 flags += ["--auto-mask-settings", _calibrate(models, ckpt, runner)]
-            _score(models, runner, name, ckpt, flags)
+            _score(of_row, runner, name, ckpt, flags)
     if "mask_error" in groups:
         for model in MASK_ERROR_MODELS:
             for pixels in MASK_ERRORS:
@@ -135,7 +183,9 @@ def run_seed(models: SeedModels, groups: Sequence[str], num_scaled: int) -> None
                 flags = [*_INSTRUCTION, "--turns", "single", "--mask-error", str(pixels)]
                 _score(models, runner, mask_error_name(model, pixels), ckpt, flags)
     if "scaling" in groups:
-        _measure_scaling(models, num_scaled)
+        _measure_scaling(models, tuple(SCALING_TASKS), num_scaled)
+    if "crowded_scaling" in groups:
+        _measure_scaling(others[CROWDED], ("draw",), num_scaled)
 
 
 def _score(models: SeedModels, runner: StepRunner, name: str, ckpt: str, flags: Sequence[str]) -> None:
@@ -158,7 +208,7 @@ def _calibrate(models: SeedModels, ckpt: str, runner: StepRunner) -> str:
     return str(folder / "settings.json")
 
 
-def _measure_scaling(models: SeedModels, num_tasks: int) -> None:
+def _measure_scaling(models: SeedModels, tasks: Sequence[str], num_tasks: int) -> None:
     ckpt, runner = models.get("stage1")
     name = f"{models.folder}/scaling"
     output = runner.root / "scores" / name
@@ -167,7 +217,7 @@ def _measure_scaling(models: SeedModels, num_tasks: int) -> None:
         output,
         ["scripts/reproduce_scaling.py", "--vq-ckpt", models.vq_ckpt, "--gpt-ckpt", ckpt]
         + ["--t5-path", str(runner.root / "t5"), "--magicbrush-path", str(runner.root / "data" / "test")]
-        + ["--tasks", *SCALING_TASKS, "--rewards", *SCALING_REWARDS, "--num-tasks", str(num_tasks)]
+        + ["--tasks", *tasks, "--rewards", *SCALING_REWARDS, "--num-tasks", str(num_tasks)]
         + ["--cfg-scale", "1", "--batch-size", "64", "--seed", str(models.recipe.seed)]
         + ["--output-dir", str(output)],
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from runtime.config import option
-from runtime.flags import shared, training
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from runtime.config import check_ranges, option
+from runtime.errors import UserError
+from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE
 from scripts.shapes.recipe import ShapesRecipe
 
-QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 420}
+QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 600}
+QUICK_STAGE2 = ("--mask-dilation", "4", "--supervise-marks")
 PARTS = ("data", "tokenizer", "stage1", "stage2", "scores")
 
 
@@ -25,7 +29,9 @@ class Quickstart:
 
     def recipe(self) -> ShapesRecipe:
         steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in QUICK_STEPS.items()}
-        return ShapesRecipe("easy", self.num_train, self.num_test, steps, seed=self.seed)
+        return ShapesRecipe(
+            "easy", self.num_train, self.num_test, steps, seed=self.seed, stage2_flags=QUICK_STAGE2
+        )
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,29 @@ class TrainShapes:
         4000, within=COUNT, help="of the editor, with masks that are exact or far too wide"
     )
     exact_steps: int = option(1500, within=COUNT_OR_NONE, help="of the editor at last, with exact masks only")
+    own_cell: bool = training.own_cell()
+    region_share: float = training.region_share(0.8)
+    region_orders: list[str] = training.region_orders([], ORDER_KINDS)
+    edit_orders: list[str] = training.edit_orders([], ORDER_KINDS)
+    init_gpt_ckpt: str | None = training.init_gpt_ckpt(
+        "weights that stage 1 goes on from; give their tokenizer and text encoder too"
+    )
+    vq_ckpt: str | None = models.vq_ckpt(None, " to take instead of training one")
+    t5_path: str | None = models.t5_path(", to take instead of making one")
     num_ranks: int = training.num_ranks()
     seed: int = shared.seed("of data, trainings and draws")
     until: str = option("scores", help="stop after this step", choices=PARTS)
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+        if self.init_gpt_ckpt is not None and None in (self.vq_ckpt, self.t5_path):
+            raise UserError(
+                f"--init-gpt-ckpt {self.init_gpt_ckpt} knows the codes and words of its own tokenizer and "
+                "text encoder: give --vq-ckpt and --t5-path too"
+            )
+        for name in ("init_gpt_ckpt", "vq_ckpt", "t5_path"):
+            if (path := getattr(self, name)) is not None and not Path(path).exists():
+                raise UserError(f"--{name.replace('_', '-')} {path} does not exist")
 
     def recipe(self) -> ShapesRecipe:
         steps = {"tokenizer": self.tokenizer_steps, "stage1": self.stage1_steps, "stage2": self.stage2_steps}
@@ -62,8 +88,18 @@ class TrainShapes:
             stage2_flags=("--mask-dilation", "40", "--supervise-marks"),
             stage1_batch=32,
             stage2_batch=32,
+            own_cell=self.own_cell,
+            region_share=self.region_share,
+            region_orders=tuple(self.region_orders),
+            edit_orders=tuple(self.edit_orders),
+            init=_absolute(self.init_gpt_ckpt),
+            t5_path=_absolute(self.t5_path),
             num_ranks=self.num_ranks,
         )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
 
 
 @dataclass(frozen=True)

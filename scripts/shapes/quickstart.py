@@ -21,11 +21,11 @@ from evaluations.report.report import (
 from runtime.files import write_atomic
 from scripts.shapes.config import Quickstart
 from scripts.shapes.recipe import make_data, train_stage1, train_stage2, train_tokenizer
-from scripts.shapes.scores import edit_and_score
+from scripts.shapes.scores import MASKED_TEMPERATURE, edit_and_score
 from scripts.shapes.step_runner import StepRunner
 
 MODES = {
-    "masked": ["--text", "instruction", "--write-ceiling"],
+    "masked": ["--text", "instruction", "--write-ceiling", "--temperature", str(MASKED_TEMPERATURE)],
     "zero_shot": ["--text", "global", "--turns", "single"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
@@ -112,7 +112,9 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
             rows,
             note=f"{summary['num_edits']} edits, judged by the rule-based verifier. An edit is done if the "
             "edited object is right and everything else is unchanged: the first column, and ✓ below. Copying "
-            "the source must score 0; the ceiling is the true result passed through the tokenizer.",
+            "the source must score 0; masked edits are drawn at temperature "
+            f"{MASKED_TEMPERATURE}, the others at 0.5; the ceiling is the true result passed through the "
+            "tokenizer.",
         ),
         EditGridSection("Edits in the masked region", masked[:NUM_SHOWN]),
         EditGridSection(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,18 @@ class ShapesRecipe:
 
     Attributes:
       setting: of the data, "easy" or "hard".
+      variant: of the hard setting, one of `VARIANTS`.
       steps: optimizer steps of "tokenizer", "stage1" and "stage2".
       tokenizer_images: how many images the tokenizer learns from; they are held in memory.
       seed: of data, trainings and draws.
       full_mask_share: of stage 2's steps, that train full regeneration.
       stage2_flags: of stage 2 alone: its masks, and what it supervises.
+      own_cell: both stages tell each slot its own cell (`--own-cell`).
+      region_share: of stage 1's samples, that are drawn as zero-shot edits.
+      region_orders: of their regions (`--region-orders`); empty for the program's default.
+      edit_orders: of stage 2's edited cells (`--edit-orders`); empty for the program's default.
+      init: weights that stage 1 goes on from; they want the tokenizer and the text encoder that made them.
+      t5_path: text encoder to take instead of making one.
       num_ranks: processes that share a training; on CPUs one a core is faster than threads.
     """
 
@@ -44,6 +52,13 @@ class ShapesRecipe:
     seed: int = 0
     full_mask_share: float = 0.2
     stage2_flags: tuple[str, ...] = ("--mask-dilation", "4")
+    variant: str | None = None
+    own_cell: bool = False
+    region_share: float = 0.8
+    region_orders: tuple[str, ...] = ()
+    edit_orders: tuple[str, ...] = ()
+    init: str | None = None
+    t5_path: str | None = None
     ckpt_every: int = 200
     stage1_batch: int = 48
     stage2_batch: int = 40
@@ -72,14 +87,18 @@ def prepare_shapes(
         ["dataset/prepare_shapes.py", "--output-dir", str(folder), "--image-size", str(recipe.image_size)]
         + ["--num-train", str(num_train), "--num-test", str(num_test), "--seed", str(seed)]
         + ([] if recipe.setting == "easy" else ["--setting", recipe.setting])
+        + ([] if recipe.variant is None else ["--variant", recipe.variant])
         + list(more),
     )
 
 
 def make_data(recipe: ShapesRecipe, runner: StepRunner) -> None:
-    """The shapes set in `data`, and in `t5` the text encoder that knows its words."""
+    """The shapes set in `data`, and in `t5` the text encoder that knows its words (or the given one)."""
     data, t5 = runner.root / "data", runner.root / "t5"
     prepare_shapes(recipe, runner, "data", recipe.num_train, recipe.num_test, recipe.seed)
+    if recipe.t5_path is not None:
+        shutil.copytree(recipe.t5_path, t5, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        return
     lists = [str(data / "train" / f"{name}.jsonl") for name in ("t2i", "editing")]
     runner.run(
         "text_encoder",
@@ -102,7 +121,7 @@ def make_more_edits(recipe: ShapesRecipe, runner: StepRunner, name: str, num_tra
 def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
     """Trains the tokenizer and judges it in `reconstructions`; returns its checkpoint."""
     root, steps = runner.root, recipe.steps["tokenizer"]
-    data, tokenizer, seen = root / "data", root / "tokenizer", root / "reconstructions"
+    data, tokenizer = root / "data", root / "tokenizer"
     runner.run(
         "tokenizer",
         tokenizer,
@@ -121,6 +140,13 @@ def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
         num_ranks=recipe.num_ranks,
     )
     vq_ckpt = checkpoint(tokenizer, steps)
+    judge_tokenizer(recipe, runner, vq_ckpt)
+    return vq_ckpt
+
+
+def judge_tokenizer(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str) -> None:
+    """Passes held-out images through a tokenizer, into `reconstructions`."""
+    data, seen = runner.root / "data", runner.root / "reconstructions"
     runner.run(
         "reconstructions",
         seen,
@@ -128,7 +154,6 @@ def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
         + ["--data-path", str(data / "test" / "t2i.jsonl"), "--image-size", str(recipe.image_size)]
         + ["--num-images", "500", "--output-dir", str(seen)],
     )
-    return vq_ckpt
 
 
 def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: str = "stage1") -> str:
@@ -139,7 +164,9 @@ def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: s
         runner.root / name,
         ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
-        + ["--codebook-init", "--region-share", "0.8", "--max-steps", str(steps)]
+        + _beginning(recipe)
+        + ["--region-share", str(recipe.region_share), "--max-steps", str(steps)]
+        + _orders("--region-orders", recipe.region_orders)
         + ["--global-batch-size", str(recipe.stage1_batch)]
         + ["--results-dir", str(runner.root / name)],
         resume_flag="--gpt-ckpt",
@@ -173,6 +200,7 @@ def train_stage2(
         + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.stage2_flags]
         + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]
         + ["--global-batch-size", str(recipe.stage2_batch), "--max-steps", str(steps)]
+        + _orders("--edit-orders", recipe.edit_orders)
         + ["--results-dir", str(runner.root / name)],
         resume_flag="--gpt-ckpt",
         num_ranks=recipe.num_ranks,
@@ -180,10 +208,22 @@ def train_stage2(
     return checkpoint(runner.root / name, steps)
 
 
+def _beginning(recipe: ShapesRecipe) -> list[str]:
+    """Of stage 1: fresh weights that know the codes, or earlier ones, led into the new rate slowly."""
+    if recipe.init is None:
+        return ["--codebook-init"]
+    return ["--init-gpt-ckpt", recipe.init, "--warmup-steps", "100"]
+
+
+def _orders(flag: str, kinds: Sequence[str]) -> list[str]:
+    return [flag, *kinds] if kinds else []
+
+
 def _shared(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str) -> list[str]:
     """Flags of both stages."""
     flags = ["--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5"), "--gpt-model", recipe.gpt_model]
     flags += ["--image-size", str(recipe.image_size), "--cache-codes", "--num-workers", "0"]
+    flags += ["--own-cell"] * recipe.own_cell
     flags += ["--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02", "--weight-decay", "0"]
     flags += ["--lr-scheduler", "cosine", "--dropout-p", "0", "--token-dropout-p", "0"]
     flags += ["--epochs", "1000", "--no-epoch-save", "--ckpt-every", str(recipe.ckpt_every)]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from scripts.shapes.step_runner import StepRunner
 
+MASKED_TEMPERATURE = 0.1
+"""Of edits in a given region, which leaves little to choose."""
 ZERO_SHOT_WIDENING = 4  # pixels
 """Half a cell. Masks are drawn tightly around an object, which says where in its place it stands; an editor
 learns to read them so, a model that was trained to draw does not."""
@@ -56,14 +58,20 @@ def edit_and_score(
     return scores
 
 
-def draw_and_score(runner: StepRunner, vq_ckpt: str, gpt_ckpt: str, *, seed: int) -> None:
-    """Draws the test set's captions, sources and results, and scores them into `scores/drawings`."""
-    scores = runner.root / "scores" / "drawings"
+def draw_and_score(
+    runner: StepRunner, name: str, vq_ckpt: str, gpt_ckpt: str, order: str, *, seed: int
+) -> None:
+    """Draws the test set's captions, sources and results, and scores them into `scores/<name>`.
+
+    Args:
+      order: of the cells, one of `ORDER_KINDS`.
+    """
+    scores = runner.root / "scores" / name
     runner.run(
-        "drawings",
+        name,
         scores,
         ["scripts/score_drawings.py", "--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5")]
         + ["--gpt-ckpt", gpt_ckpt, "--captions", str(runner.root / "data" / "test" / "t2i.jsonl")]
         + ["--output-dir", str(scores), "--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64"]
-        + ["--seed", str(seed)],
+        + ["--order", order, "--seed", str(seed)],
     )

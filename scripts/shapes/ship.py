@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -29,10 +31,10 @@ from runtime.checkpoint import load_checkpoint, manifest_path
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
 from runtime.training.checkpoints import list_checkpoints
-from scripts.shapes.config import ShipShapes
+from scripts.shapes.config import ShipShapes, TrainShapes
 from scripts.shapes.recipe import HARD_SETTING
-from scripts.shapes.scores import ZERO_SHOT_WIDENING
-from scripts.shapes.train import MASKED_TEMPERATURE
+from scripts.shapes.scores import MASKED_TEMPERATURE, ZERO_SHOT_WIDENING
+from scripts.shapes.train import DRAWINGS, OTHER_ORDERS
 
 # File: the folders of its trainings, one after the other, and what it is.
 MODELS = {
@@ -42,8 +44,9 @@ MODELS = {
 }
 SCORES = {
     "masked": f"edit in the given region, temperature {MASKED_TEMPERATURE} (editing)",
+    **{f"masked_{order}": f"the same in {order} order (editing)" for order in OTHER_ORDERS},
     "zero_shot": "zero-shot, region widened by half a cell (t2i)",
-    "zero_shot_random": "the same in random order (t2i)",
+    **{f"zero_shot_{order}": f"the same in {order} order (t2i)" for order in OTHER_ORDERS},
     "zero_shot_tight": "zero-shot, region as it is (t2i)",
     "auto_mask": "edit in the region that the model finds itself (editing)",
     "full_regeneration": "all cells anew (editing)",
@@ -54,6 +57,7 @@ DEFAULTS = {
 }
 """How the models are used by default: as they are scored. The first is the one that edits."""
 ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "one_offset")
+WEAK = 0.95
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
 
 
@@ -67,7 +71,9 @@ def ship(config: ShipShapes) -> None:
         shutil.copyfile(_finished(root / "weights" / name / path.name), path)
         manifest_path(path).write_text(f"{file_sha256(path)}  {path.name}\n")
         millions = sum(tensor.numel() for tensor in load_checkpoint(path)["model"].values()) / 1e6
-        steps = " + ".join(str(_steps(root / folder)) for folder in folders)
+        steps = " + ".join(str(_steps(root / folder)) for folder in _trained(root, folders)) or "taken over"
+        if name == "t2i" and (began := _began_with(root / folders[0])):
+            steps = f"{steps}, from `{began}`"
         lines.append(
             f"| `{path.name}` | {words} | {millions:.2f} M, {path.stat().st_size / 1e6:.1f} MB | {steps} "
             f"| `{file_sha256(path)}` |"
@@ -82,9 +88,12 @@ def ship(config: ShipShapes) -> None:
 
 
 def draw_curves(root: Path, path: Path) -> None:
-    """The training losses of the three models, side by side."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    for axes, (name, (folders, _)) in zip(figure.subplots(1, 3), MODELS.items(), strict=True):
+    """The training losses of the models that were trained, side by side."""
+    trainings = {name: _trained(root, folders) for name, (folders, _) in MODELS.items()}
+    trainings = {name: folders for name, folders in trainings.items() if folders}
+    figure = Figure(figsize=(4 * len(trainings), 3.2), layout="constrained")
+    (panels,) = figure.subplots(1, len(trainings), squeeze=False)
+    for axes, (name, folders) in zip(panels, trainings.items(), strict=True):
         start, points = 0, []
         for folder in (root / folder for folder in folders):
             losses = read_metrics(folder / "metrics.jsonl", ["loss"])["loss"]
@@ -104,16 +113,20 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
       note: what is to be known before the files are used elsewhere.
     """
     psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
-    drawings = _read(root / "scores" / "drawings" / "drawings.json")
-    rows = []
+    rows, weak = [], []
     for name, words in SCORES.items():
         scores = _read(root / "scores" / name / "evaluation_metrics.json")
         verifier = scores["verifier"]["generated"]["all_turn"]
         numbers = [verifier.get(key) for key in ASKED]
         numbers += [verifier["by_kind"].get(kind, {}).get(HEADLINE) for kind in KINDS]
         rows.append(_card_row(words, numbers, verifier["counts"]["passed"]))
-    numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
-    rows.append(_card_row("drawn from the caption (t2i)", numbers, drawings["num_images"]))
+        weak += [f"{name.replace('_', ' ')} ({numbers[0]:.2f})"] * (numbers[0] < WEAK)
+    for name, order in DRAWINGS.items():
+        drawings = _read(root / "scores" / name / "drawings.json")
+        numbers = [drawings["overall"], *(drawings.get(key) for key in ASKED[1:]), *(None for _ in KINDS)]
+        words = f"drawn from the caption in {order} order (t2i)"
+        rows.append(_card_row(words, numbers, drawings["num_images"]))
+        weak += [f"{words} ({numbers[0]:.2f})"] * (numbers[0] < WEAK)
     return "\n".join([
         *front_matter(edits=True),
         "# Small models for the shapes set",
@@ -131,8 +144,8 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
         *textwrap.wrap(HARD_SETTING, 110),
         "",
         "```bash",
-        "python scripts/train_shapes.py --num-ranks 2   # data, tokenizer, stage 1, stage 2, scores",
-        "python scripts/ship_shapes.py                  # these files",
+        *_command(root),
+        "python scripts/ship_shapes.py",
         "```",
         "",
         f"Held-out edits and captions, judged by the rule-based verifier (tokenizer: {psnr:.1f} dB). An",
@@ -146,18 +159,40 @@ def card(root: Path, models: list[str], note: list[str]) -> str:
         "|---" * (len(ASKED) + len(KINDS) + 2) + "|",
         *rows,
         "",
-        "**What they do badly:** cells drawn in random order, recolouring where they find the region",
-        "themselves, and zero-shot edits in regions without a margin: see the rows. MIT licence, like the",
-        "project.",
+        *textwrap.wrap(f"**Done in less than {WEAK} of cases:** {'; '.join(weak) or 'no row'}.", 110),
+        "MIT licence, like the project.",
         "",
         "![training losses](curves.png)",
         "",
     ])  # fmt: skip
 
 
+def _command(root: Path) -> list[str]:
+    """The command that made the models, in lines."""
+    flags, defaults = yaml.safe_load(_finished(root / "config.yaml").read_text()), vars(TrainShapes())
+    words = ["python scripts/train_shapes.py"]
+    for name, value in flags.items():
+        if name in ("results_dir", "until") or value == defaults.get(name):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words.append(shlex.join([f"--{name.replace('_', '-')}", *map(str, values)]))
+    return textwrap.wrap(" ".join(words), 105, break_on_hyphens=False)
+
+
 def _card_row(words: str, numbers: Sequence[float | None], num_images: int) -> str:
     cells = ["" if number is None else f"{number:.3f}" for number in numbers]
     return f"| {' | '.join([words, *cells, str(num_images)])} |"
+
+
+def _trained(root: Path, folders: Sequence[str]) -> list[str]:
+    """Those of the folders that hold a training: a tokenizer may have been taken over."""
+    return [folder for folder in folders if (root / folder / "metrics.jsonl").is_file()]
+
+
+def _began_with(training: Path) -> str | None:
+    """The weights that a training went on from, as their hash's first digits; None for fresh ones."""
+    path = yaml.safe_load((training / "config.yaml").read_text()).get("init_gpt_ckpt")
+    return path and f"{Path(path).name} {file_sha256(path)[:12]}"
 
 
 def _steps(training: Path) -> int:

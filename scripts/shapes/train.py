@@ -5,28 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.config import dump_config
 from scripts.shapes.config import TrainShapes
 from scripts.shapes.recipe import (
+    judge_tokenizer,
     make_data,
     make_more_edits,
     train_stage1,
     train_stage2,
     train_tokenizer,
 )
-from scripts.shapes.scores import ZERO_SHOT, ZERO_SHOT_TIGHT, draw_and_score, edit_and_score
+from scripts.shapes.scores import (
+    MASKED_TEMPERATURE,
+    ZERO_SHOT,
+    ZERO_SHOT_TIGHT,
+    draw_and_score,
+    edit_and_score,
+)
 from scripts.shapes.step_runner import StepRunner
 
-MASKED_TEMPERATURE = 0.1
+OTHER_ORDERS = ("random", "reverse", "spiral")
+"""In-mask orders that are scored beside raster order."""
+_MASKED = ("--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE))
 MODES = {
-    "masked": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
-    + ["--write-ceiling"],
+    "masked": [*_MASKED, "--write-ceiling"],
+    **{f"masked_{order}": [*_MASKED, "--order", order] for order in OTHER_ORDERS},
     "zero_shot": [*ZERO_SHOT, "--turns", "single"],
-    "zero_shot_random": [*ZERO_SHOT, "--turns", "single", "--random-order"],
+    **{f"zero_shot_{order}": [*ZERO_SHOT, "--turns", "single", "--order", order] for order in OTHER_ORDERS},
     "zero_shot_tight": [*ZERO_SHOT_TIGHT, "--turns", "single"],
-    "auto_mask": ["--text", "instruction", "--turns", "single", "--temperature", str(MASKED_TEMPERATURE)]
-    + ["--auto-mask"],
+    "auto_mask": [*_MASKED, "--auto-mask"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
+DRAWINGS = {"drawings": "raster", "drawings_random": "random"}
+"""Text to image: the folder of the scores, and the order."""
 
 
 def export(runner: StepRunner, checkpoints: dict[str, str]) -> list[str]:
@@ -43,12 +54,20 @@ def export(runner: StepRunner, checkpoints: dict[str, str]) -> list[str]:
 def run(config: TrainShapes) -> None:
     """Makes and scores the models, as far as `--until`."""
     runner, recipe = StepRunner(Path(config.results_dir).resolve()), config.recipe()
+    dump_config(config, runner.root)
     make_data(recipe, runner)
     if config.until == "data":
         return
-    vq_ckpt = train_tokenizer(recipe, runner)
+    if config.vq_ckpt is None:
+        vq_ckpt = train_tokenizer(recipe, runner)
+    else:
+        vq_ckpt = str(Path(config.vq_ckpt).resolve())
+        runner = runner.branch(vq_ckpt)
+        judge_tokenizer(recipe, runner, vq_ckpt)
     if config.until == "tokenizer":
         return
+    if recipe.init is not None:
+        runner = runner.branch(recipe.init)
     stage1 = train_stage1(recipe, runner, vq_ckpt)
     if config.until == "stage1":
         return
@@ -67,4 +86,5 @@ def run(config: TrainShapes) -> None:
         gpt_ckpt = t2i if mode.startswith("zero_shot") else editing
         ceiling = runner.root / "edits" / "masked" / "ceiling"
         edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
-    draw_and_score(runner, vq_ckpt, t2i, seed=config.seed)
+    for name, order in DRAWINGS.items():
+        draw_and_score(runner, name, vq_ckpt, t2i, order, seed=config.seed)

@@ -17,7 +17,8 @@ from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
-from autoregressive.sequence.orders import random_orders, spiral_order
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from autoregressive.sequence.orders import drawing_orders
 from dataset.edit_masks import cells_to_pixels
 from dataset.records.images import load_image
 from language.caption_cleaning import require_words
@@ -25,7 +26,7 @@ from runtime.errors import UserError
 
 SIDES = (512, 1024)
 """Pictures on the page are enlarged to the one and reduced to the other."""
-ORDERS = ("raster", "spiral", "random", "painted")
+ORDERS = (*ORDER_KINDS, "painted")
 BRUSHES = ("#d62728", "#ff7f0e", "#2ca02c", "#1f77b4", "#9467bd")
 """Cells painted in the first colour are drawn first; those that are not painted come last."""
 MAX_WORDS = 300
@@ -123,12 +124,8 @@ def cell_order(name: str, grid: int, seed: int, layers: list[np.ndarray] | None 
       seed: of the random order.
       layers: RGBA pictures with strokes in `BRUSHES`, for the painted order.
     """
-    if name == "raster":
-        return torch.arange(grid**2)
-    if name == "spiral":
-        return spiral_order(grid)
-    if name == "random":
-        return random_orders([seed], grid**2)[0]
+    if name in ORDER_KINDS:
+        return drawing_orders(name, [seed], torch.ones(1, grid**2, dtype=torch.bool))[0]
     palette = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in BRUSHES])
     turn = np.full(grid**2, len(BRUSHES))
     for layer in layers or []:

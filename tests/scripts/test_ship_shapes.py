@@ -38,8 +38,14 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
         if name != "tokenizer":
             pipeline = EditingPipeline.from_pretrained(shipped, name)
             assert pipeline.image_size == 72 and pipeline.transformer.norm.weight.dtype == torch.float32
-    assert sum("| 4 |" in line for line in card.splitlines()) == 6  # edits of each mode
-    assert "drawn from the caption (t2i)" in card
+    assert sum("| 4 |" in line for line in card.splitlines()) == 11  # edits of each mode
+    for words in (
+        "the same in reverse order (editing)",
+        "zero-shot, region",
+        "the same in spiral order (t2i)",
+    ):
+        assert words in card
+    assert "drawn from the caption in random order (t2i)" in card
     assert Image.open(shipped / "curves.png").width > 600
     again = run_program("scripts/train_shapes.py", "--results-dir", run, *TINY, *steps)
     assert again.stderr.count("done already") == len(list((run / "steps").iterdir()))

@@ -195,6 +195,7 @@ def test_source_codes_of_any_whole_type(pipelines):
         (torch.arange(9).expand(2, -1), r"orders of shape \(2, 9\)"),
         (torch.arange(9.0)[None], "orders of torch.float32"),
         ([list(range(9))], "orders of type list"),
+        ("inside_out", "order 'inside_out' is not known; use one of raster, random, reverse, spiral"),
     ],
 )
 def test_orders_hold_each_cell_once(pipelines, orders, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ from autoregressive.models.gpt import Transformer
 from autoregressive.sample.edit_run import EditFolders, EditRun
 from autoregressive.sample.edit_test_sets import settings_of
 from autoregressive.sample.flags import SampleMagicBrush
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from autoregressive.sequence.orders import drawing_orders
 from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import load_image
 from dataset.testsets.magicbrush import read_sessions
@@ -135,6 +138,41 @@ def test_text_to_image_in_any_order(pipelines):
     orders = torch.randperm(9, generator=torch.Generator().manual_seed(1))[None].expand(2, -1)
     images = pipelines["t2i"].draw(["a red circle"] * 2, seeds=[1, 1], sampling=PLAIN, orders=orders)
     assert images[0].size == (24, 24) and (np.asarray(images[0]) == np.asarray(images[1])).all()
+
+
+def test_orders_by_name_of_edits_and_drawings(pipelines):
+    mask = np.ones((24, 24), bool)
+    everything = torch.ones(1, 9, dtype=torch.bool)
+    for kind in ORDER_KINDS:
+        (order,) = drawing_orders(kind, [3], everything)
+        steps = []
+        pipelines["edit"].edit(
+            noise(24, 24), "x", mask, seeds=3, order=kind, sampling=PLAIN,
+            progress=lambda drawing, steps=steps: steps.append(drawing.drawn[0].clone()),
+        )  # fmt: skip
+        assert [
+            int((b ^ a).nonzero()) for a, b in itertools.pairwise([~everything[0], *steps])
+        ] == order.tolist()
+        drawn = [pipelines["t2i"].draw("x", seeds=3, orders=orders)[0] for orders in (kind, order[None])]
+        assert (np.asarray(drawn[0]) == np.asarray(drawn[1])).all()
+
+
+def test_the_earlier_name_of_the_random_order(pipelines):
+    settings = {"masks": box(24, 24), "seeds": 1, "sampling": Sampling(1.0, temperature=2.0)}
+    for pipeline in pipelines.values():
+        found = [
+            pipeline.edit(noise(24, 24), "x", **settings, **order)[0].codes
+            for order in (
+                {"order": "random"},
+                {"random_order": True},
+                {"order": "random", "random_order": True},
+            )
+        ]
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    with pytest.raises(UserError, match="order 'spiral' and random_order contradict"):
+        pipelines["edit"].edit(noise(24, 24), "x", order="spiral", random_order=True)
+    with pytest.raises(UserError, match="order 'up' is not known"):
+        pipelines["edit"].edit(noise(24, 24), "x", order="up")
 
 
 def test_models_that_cannot_do_it_are_refused(pipelines):

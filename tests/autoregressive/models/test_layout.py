@@ -15,7 +15,14 @@ from autoregressive.sequence.builders import (
     t2i_prompt,
 )
 from autoregressive.sequence.order_kinds import ORDER_KINDS
-from autoregressive.sequence.orders import edit_orders, random_orders, raster_edit_order, region_orders
+from autoregressive.sequence.orders import (
+    drawing_orders,
+    edit_orders,
+    random_orders,
+    raster_edit_order,
+    region_orders,
+    spiral_order,
+)
 
 V = 64
 KEEP, EDIT = V, V + 1
@@ -202,6 +209,21 @@ def test_a_region_that_comes_last_may_come_in_any_kind_of_order():
         both, region_orders(seeds, 16, ["columns"]), region_orders(seeds, 16, ["spiral"]), strict=True
     ):
         assert torch.equal(order, columns) or torch.equal(order, spiral)
+
+
+def test_orders_of_samplers_draw_the_edited_cells_first():
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, [5, 6, 9, 10]], mask[1, [0, 1, 4, 5, 8]] = True, True
+    first = {kind: drawing_orders(kind, [7, 8], mask) for kind in ORDER_KINDS}
+    assert first["raster"][0, :4].tolist() == [5, 6, 9, 10]
+    assert first["reverse"][1, :5].tolist() == [8, 5, 4, 1, 0]
+    assert first["columns"][1, :5].tolist() == [0, 4, 8, 1, 5]
+    assert torch.equal(first["random"], random_orders([7, 8], 16, mask))
+    for orders in first.values():
+        assert orders[0, :4].sort().values.tolist() == [5, 6, 9, 10]
+        assert torch.equal(orders.sort(1).values, torch.arange(16).expand(2, -1))
+    whole = drawing_orders("spiral", [0], torch.ones(1, 16, dtype=torch.bool))
+    assert torch.equal(whole[0], spiral_order(4))
 
 
 def test_random_orders_hang_on_the_seed_alone():

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from conftest import IMAGE_SIZE, ROOT
 from pictures import picture
 from PIL import Image
 
+from autoregressive.sample.drawing import draw_jobs
+from autoregressive.sample.drawing_captions import folder_of
 from autoregressive.sample.file_edits import edit_files, read_jobs
 from autoregressive.sample.flags import (
     NOT_SETTINGS,
@@ -28,6 +31,7 @@ from autoregressive.sample.flags import (
 )
 from autoregressive.sample.loading import load_pipeline
 from autoregressive.sample.scaling_run import read_lines
+from autoregressive.sequence.order_kinds import ORDER_KINDS
 from runtime.errors import UserError
 
 PROGRAMS = [SampleEditing, SampleMagicBrush, SampleEmuEdit, SampleT2I, SampleT2IDDP, SampleScaled]
@@ -55,6 +59,32 @@ def test_what_changes_no_result_is_no_setting(models, program, changes, monkeypa
     for name, value in {"seed": 1, "precision": "bf16", "top_k": 5, "cfg_scale": 2.0}.items():
         if before[name] != value:
             assert program(**{**models, name: value}).settings(None) != before, name
+
+
+def test_both_names_of_the_random_order_are_one_setting(models):
+    plain, named, published = (
+        SampleMagicBrush(**models, **order) for order in ({}, {"order": "random"}, {"random_order": True})
+    )
+    assert named.settings(None) == published.settings(None) != plain.settings(None)
+    assert named.edit_options() == published.edit_options()
+    assert {SampleMagicBrush(order=kind).edit_options()["order"] for kind in ORDER_KINDS} == set(ORDER_KINDS)
+    with pytest.raises(UserError, match="order 'columns' and random_order contradict"):
+        SampleMagicBrush(order="columns", random_order=True)
+
+
+def test_drawings_of_each_order_lie_in_a_folder_of_their_own(models):
+    folders = {
+        folder_of(SampleT2IDDP(**models, prompt_csv="list.csv", order=kind), "R-GPT-tiny", 24)
+        for kind in ORDER_KINDS
+    }
+    assert len(folders) == len(ORDER_KINDS)
+
+
+def test_a_raster_model_draws_in_raster_order_only(models):
+    raster = SimpleNamespace(transformer=SimpleNamespace(config=SimpleNamespace(any_order=False)))
+    for kind in set(ORDER_KINDS) - {"raster"}:
+        with pytest.raises(UserError, match=f"--order {kind}: .* holds a raster-order GPT model"):
+            draw_jobs(raster, [], SampleT2I(**models, order=kind), None)
 
 
 def test_no_setting_is_a_flag_of_some_program():
