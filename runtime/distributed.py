@@ -83,6 +83,46 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def require_device(device: str | torch.device) -> torch.device:
+    """The device of a name such as "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+      UserError: an unknown name, or a device that is not here, with those that are.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"device {device!r} is not known; use one of {', '.join(_here())}") from None
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if found.type in there and not there[found.type]():
+        reason = {
+            "cuda": "torch sees no GPU (a CPU-only build of torch, or no driver)",
+            "mps": "torch sees no Apple GPU (macOS 12.3 and Apple silicon have it)",
+        }[found.type]
+        raise UserError(f"device {str(device)!r}: {reason}; use one of {', '.join(_here())}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {str(device)!r}: torch sees {torch.cuda.device_count()} GPU(s), from cuda:0")
+    return found
+
+
+def accelerator() -> torch.device:
+    """The GPU that is here.
+
+    Raises:
+      UserError: there is none.
+    """
+    names = _here()
+    if len(names) == 1:
+        raise UserError("no GPU here: everything stays on the CPU, and there is nothing to offload from")
+    return torch.device(names[0])
+
+
+def _here() -> list[str]:
+    """Names of the devices that work here, the fastest first."""
+    names = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
+    return [name for name, here in names if here]
+
+
 def _warn_of_unknown_hosts(device: torch.device) -> None:
     """Says at once why the ranks may wait for minutes: a host name that nothing resolves."""
     names = {os.environ.get("MASTER_ADDR", "localhost")}

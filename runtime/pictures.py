@@ -18,18 +18,21 @@ log = get_logger(__name__)
 
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """By suffix. All but JPEG keep every pixel."""
-_ENCODING = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+_ENCODING = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+_NOT_HELD = {("JPEG", "RGBA"), ("BMP", "RGBA"), ("JPEG", "I;16"), ("BMP", "I;16"), ("WEBP", "I;16")}
 _LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}
 _HIGHEST_DPI = 65_535  # what a JPEG can say
 
 
-def require_saveable(path: str | Path, size: tuple[int, int] | None = None) -> str:
+def require_saveable(path: str | Path, size: tuple[int, int] | None = None, mode: str | None = None) -> str:
     """The format in which `save_picture` will write `path`; told before the work, not after it.
 
     Args:
       size: (width, height) of the picture, where it is known.
+      mode: its Pillow mode, likewise.
     Raises:
-      UserError: a suffix that no format has, or more pixels a side than the format takes.
+      UserError: a suffix that no format has, more pixels a side than the format takes, or transparency or 16
+        bits where it has none.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
@@ -43,6 +46,9 @@ def require_saveable(path: str | Path, size: tuple[int, int] | None = None) -> s
             f"{path}: {size[0]}x{size[1]} is more than a {name} file takes, {_LONGEST_SIDE[name]} pixels a "
             "side; write .png"
         )
+    if (name, mode) in _NOT_HELD:
+        what = "transparency" if mode == "RGBA" else "16-bit grey"
+        raise UserError(f"{path}: a {name} file has no place for the picture's {what}; write .png")
     if name == "JPEG":
         _notice_loss(suffix)
     return name
@@ -57,20 +63,21 @@ def save_picture(image: Image.Image, path: str | Path, *, optimize: bool = False
     Raises:
       UserError: as `require_saveable`, and if the disk fails.
     """
-    name = require_saveable(path, image.size)
+    name = require_saveable(path, image.size, image.mode)
     options = _ENCODING.get(name, {}) | kept_info(image) | ({"optimize": True} if optimize else {})
     write_atomic(path, lambda temporary: image.save(temporary, format=name, **options))
 
 
 def kept_info(image: Image.Image) -> dict[str, Any]:
-    """What an RGB picture says of itself that holds for edits of it too: entries of its `info`.
+    """What a picture says of itself that holds for edits of it too: entries of its `info`.
 
-    Its "icc_profile", if that is one of RGB pictures: those of grey and CMYK ones would be wrong. Its "dpi".
+    Its "icc_profile", if that is one of pictures of its mode: RGB, or grey for 16-bit grey. Its "dpi".
     Not EXIF: pictures are turned upright as they are read.
     """
     kept: dict[str, Any] = {}
     profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
-    if image.mode in ("RGB", "RGBA") and isinstance(profile, bytes) and profile[16:20] == b"RGB ":
+    space = {"RGB": b"RGB ", "RGBA": b"RGB ", "I;16": b"GRAY"}.get(image.mode)
+    if isinstance(profile, bytes) and profile[16:20] == space:
         kept["icc_profile"] = profile
     if isinstance(dpi, tuple) and len(dpi) == 2 and all(_is_dpi(value) for value in dpi):
         kept["dpi"] = tuple(map(float, dpi))
@@ -78,7 +85,7 @@ def kept_info(image: Image.Image) -> dict[str, Any]:
 
 
 def like(pixels: np.ndarray, source: Image.Image) -> Image.Image:
-    """An RGB picture of (H, W, 3) uint8 pixels that keeps the source's `kept_info`."""
+    """A picture of (H, W, 3 or 4) uint8 or (H, W) uint16 pixels that keeps the source's `kept_info`."""
     picture = Image.fromarray(pixels)
     picture.info.update(kept_info(source))
     return picture

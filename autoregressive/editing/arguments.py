@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from autoregressive.editing.choices import AUTO
-from autoregressive.editing.composite import as_image, is_one_picture
-from autoregressive.sequence.order_kinds import require_order
+from autoregressive.editing.composite import as_image, as_native_image, check_mask, is_one_picture
+from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.sequence.orders import drawing_orders
 from dataset.batches import Text
+from dataset.edit_masks import resize_mask
+from dataset.records.images import load_edit_region
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
 from runtime.errors import UserError
@@ -36,11 +38,14 @@ def whole(name: str, value: Any) -> int:
         raise UserError(f"{name} {value!r} is of type {type(value).__name__}: give a whole number") from None
 
 
-def as_inputs(images: Any, prompts: Any, masks: Any) -> tuple[list[Image.Image], list[Text], list[Any]]:
+def as_inputs(
+    images: Any, prompts: Any, masks: Any, *, native: bool = False
+) -> tuple[list[Image.Image], list[Text], list[Any]]:
     """One or several images, with as many prompts and masks.
 
     Args:
       images, prompts, masks: as in `EditingPipeline.edit`.
+      native: images keep transparency and 16-bit grey.
     Raises:
       UserError: counts that differ, one prompt or mask for a list of images, something of another type.
     """
@@ -65,7 +70,8 @@ def as_inputs(images: Any, prompts: Any, masks: Any) -> tuple[list[Image.Image],
         raise UserError(
             f"{len(images)} images, {len(prompts)} prompts and {len(masks)} masks: give as many of each"
         )
-    return [as_image(image) for image in images], as_prompts(prompts), masks
+    read = as_native_image if native else as_image
+    return [read(image) for image in images], as_prompts(prompts), masks
 
 
 def as_prompts(prompts: Any) -> list[Text]:
@@ -81,6 +87,61 @@ def as_prompts(prompts: Any) -> list[Text]:
                 f"prompt {number} is {prompt!r}, a {type(prompt).__name__}: give a string or TextFeatures"
             )
     return prompts
+
+
+def as_call(
+    prompt: Any, image: Any, mask_image: Any
+) -> tuple[list[Text], list[Any] | None, list[Any] | str | None]:
+    """What a call of the pipeline is told, as lists of one length.
+
+    Args:
+      prompt, image, mask_image: as in `EditingPipeline.__call__`.
+    Returns:
+      Prompts, images or None, and masks; see `EditingPipeline.edit`.
+    Raises:
+      UserError: lists of several lengths, a mask without an image, a mask's file that cannot be read.
+    """
+    prompts = as_prompts(prompt)
+    if image is None:
+        if mask_image is not None:
+            raise UserError("mask_image without an image: give the image that it belongs to")
+        return prompts, None, None
+    images = [image] if is_one_picture(image) else _as_list("image", image)
+    one = mask_image is None or isinstance(mask_image, str | Path) or is_one_picture(mask_image)
+    masks = [_call_mask(mask) for mask in ([mask_image] if one else _as_list("mask_image", mask_image))]
+    count = max(len(prompts), len(images))
+    lists = {"prompts": prompts, "images": images, "masks": masks}
+    for name, values in lists.items():
+        if len(values) not in (1, count):
+            raise UserError(f"{len(values)} {name} for {count} edits: give one for all, or as many")
+        lists[name] = values * count if len(values) == 1 else values
+    return lists["prompts"], lists["images"], lists["masks"]
+
+
+def _call_mask(mask: Any) -> Any:
+    """A mask as `edit` takes it: files are read, and a leading side of 1 is left out."""
+    if isinstance(mask, Path) or isinstance(mask, str) and mask != AUTO:
+        return load_edit_region(mask)
+    return mask[0] if getattr(mask, "ndim", 2) == 3 and len(mask) == 1 else mask
+
+
+def as_call_seeds(generator: Any, num_inputs: int, num_samples: Any) -> list[int]:
+    """A seed for each result; see `EditingPipeline.__call__`.
+
+    Args:
+      generator: None, one, or a list of one a result.
+    """
+    if isinstance(generator, list | tuple):
+        if len(generator) != num_inputs * whole("num_images_per_prompt", num_samples):
+            raise UserError(
+                f"{len(generator)} generators for {num_samples} results of each of {num_inputs} prompts: "
+                "give one a result"
+            )
+        return [as_seeds(0, 1, 1, one)[0] for one in generator]
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    return as_seeds(0, num_inputs, num_samples, generator)
 
 
 def require_told(prompts: Sequence[Text]) -> None:
@@ -105,6 +166,24 @@ def require_mask(mask: Any) -> None:
     if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor):
         shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
         raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
+
+
+def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_error: int) -> list[Any]:
+    """Masks as (H, W) bool tensors; None stays None.
+
+    Args:
+      masks: as in `EditingPipeline.edit`, but for "auto".
+      images: needed where there is a mask.
+      mask_error: pixels by which each is widened.
+    Raises:
+      UserError: a mask of another kind, range or size.
+    """
+    regions = []
+    for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
+        require_mask(mask)
+        region = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
+        regions.append(None if region is None else resize_mask(region[None], mask_error)[0])
+    return regions
 
 
 def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> list[int]:
@@ -148,7 +227,8 @@ def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:
       UserError: an unknown kind, another shape or type, or a row that is no order of the cells.
     """
     if isinstance(orders, str):
-        require_order(orders)
+        if orders not in ORDER_KINDS:
+            raise UserError(f"order {orders!r} is not known; use one of {', '.join(ORDER_KINDS)}")
         return drawing_orders(orders, seeds, torch.ones(len(seeds), num_cells, dtype=torch.bool))
     orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
     orders = orders.cpu() if hasattr(orders, "cpu") else orders

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.edit_masks import cells_to_pixels
-from dataset.records.images import as_seen, edit_region, load_image, marked
+from dataset.records.images import as_native, as_seen, edit_region, load_image, load_native, marked
 from runtime.errors import UserError
 from runtime.pictures import like
 
@@ -69,6 +69,19 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
 
 
+def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.Image:
+    """An image of any picture that keeps its transparency and its 16-bit grey, see `as_native`.
+
+    Args:
+      picture: as in `as_image`, which it becomes otherwise.
+    """
+    if isinstance(picture, str | Path):
+        return load_native(picture)
+    if isinstance(picture, Image.Image) and 0 not in picture.size:
+        return as_native(picture)
+    return as_image(picture)
+
+
 def check_mask(
     mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image, name: str = "the mask"
 ) -> Tensor | None:
@@ -122,9 +135,29 @@ def compose(source: Image.Image, decoded: Image.Image, region: Tensor) -> Image.
 
     What `kept_info` keeps of the source stays too.
     """
-    if decoded.size != source.size:
-        decoded = decoded.resize(source.size, Image.Resampling.BICUBIC)
     pixels = np.array(source.convert("RGB"))
-    chosen = region.numpy()
-    pixels[chosen] = np.asarray(decoded)[chosen]
+    put(pixels, decoded, region)
     return like(pixels, source)
+
+
+def put(pixels: np.ndarray, decoded: Image.Image, region: Tensor) -> None:
+    """Writes the pixels of `region` from `decoded`, which is resized to fit, into a picture or a part of it.
+
+    Args:
+      pixels: (H, W, 3) or (H, W, 4) uint8, or (H, W) uint16, changed in place. Opacity stays; the colours
+        under it become those that over white look as decoded. Grey gets the luminance.
+      decoded: RGB.
+      region: (H, W) bool.
+    """
+    height, width = region.shape
+    if decoded.size != (width, height):
+        decoded = decoded.resize((width, height), Image.Resampling.BICUBIC)
+    chosen = region.numpy()
+    if pixels.ndim == 2:
+        pixels[chosen] = np.asarray(decoded.convert("L"))[chosen].astype(np.uint16) * 257
+        return
+    colours = np.asarray(decoded)[chosen]
+    if pixels.shape[2] == 4:
+        opacity = np.maximum(pixels[chosen][:, 3:], 1) / 255
+        colours = (255 - (255 - colours) / opacity).round().clip(0, 255).astype(np.uint8)
+    pixels[..., :3][chosen] = colours

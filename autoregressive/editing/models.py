@@ -5,7 +5,9 @@ Letters: B batch, N cells, T text slots, C caption width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from dataset.batches import Text
 from dataset.records.images import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import stack_text_features
+from runtime.distributed import accelerator, require_device
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
@@ -52,6 +55,7 @@ class EditingModels:
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
         self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
+        self._offloads, self._moving = False, threading.RLock()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
         if transformer.config.vocab_size != tokenizer.config.codebook_size:
@@ -85,8 +89,12 @@ class EditingModels:
         Args:
           vq_model, gpt_model, image_size: for published files, which do not hold them.
           with_text_encoder: False if every text will come as features.
+          device: "cpu", "cuda", "cuda:1", "mps", …
           dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`).
+        Raises:
+          UserError: a file that is missing or of something else, a device that is not here.
         """
+        device = require_device(device)
         for name, value, known in (("vq_model", vq_model, VQ_MODELS), ("gpt_model", gpt_model, GPT_MODELS)):
             if value is not None and value not in known:  # also where the file itself says what it holds
                 raise UserError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
@@ -147,13 +155,64 @@ class EditingModels:
         return push_folder(Path(folder), repo_id, private=private, message=message, token=token)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves all models to a device, and the transformer's weights to a type; returns the pipeline."""
+        """Moves all models to a device, and the transformer's weights to a type; returns the pipeline.
+
+        Raises:
+          UserError: no such device here.
+        """
+        device = None if device is None else require_device(device)
         self.engine.move(device, dtype)
         if device is not None:
+            self._offloads = False
             self.tokenizer.to(device)
             if self.text_encoder is not None:
                 self.text_encoder.to(device)
         return self
+
+    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
+        """Keeps tokenizer and text encoder in the CPU's memory but while they work; `to` ends it.
+
+        Args:
+          device: where all work; by default where the transformer is, or a GPU where that is on the CPU.
+        Raises:
+          UserError: no such device here.
+        """
+        if device is None and self.device.type == "cpu":
+            device = accelerator()
+        self.to(self.device if device is None else device)
+        self.tokenizer.to("cpu")
+        if self.text_encoder is not None:
+            self.text_encoder.to("cpu")
+        self._offloads = True
+
+    @contextmanager
+    def _working(self, model: VQModel | T5Encoder) -> Iterator[None]:
+        """A model on the pipeline's device; alone there, where models are offloaded."""
+        if not self._offloads:
+            yield
+            return
+        with self._moving:
+            model.to(self.device)
+            try:
+                yield
+            finally:
+                model.to("cpu")
+
+    def __repr__(self) -> str:
+        config, kind = self.transformer.config, type(self).__name__
+        millions = sum(parameter.numel() for parameter in self.transformer.parameters()) / 1e6
+        does = (
+            "edits with marks"
+            if config.mask_in_context
+            else "draws"
+            if not config.any_order
+            else "draws and edits"
+        )
+        return (
+            f"{kind}({does}, {millions:.1f} M parameters, {self.image_size} px, "
+            f"{self.grid}x{self.grid} cells, {config.vocab_size} codes, {self.device}"
+            f"{', offloads' if self._offloads else ''})"
+        )
 
     @property
     def engine(self) -> Engine:
@@ -174,19 +233,27 @@ class EditingModels:
           resampling: of pictures of another size than the model's, with antialiasing. Bilinear as stage 2 and
             the published MagicBrush sampler; the published Emu Edit sampler alone is bicubic.
         """
+        tensors = [image_to_tensor(self.fit(as_image(image), resampling)) for image in images]
+        with self._working(self.tokenizer):
+            return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
+
+    def fit(
+        self, image: Image.Image, resampling: Image.Resampling = Image.Resampling.BILINEAR
+    ) -> Image.Image:
+        """An RGB image at the model's size, squashed to a square."""
         side = (self.image_size, self.image_size)
-        seen = (as_image(image) for image in images)
-        tensors = [image_to_tensor(i if i.size == side else i.resize(side, resampling)) for i in seen]
-        return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
+        return image if image.size == side else image.resize(side, resampling)
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
-        features = encode_texts(self.text_encoder, as_prompts(texts))
+        with self._working(self.text_encoder) if self.text_encoder else nullcontext():
+            features = encode_texts(self.text_encoder, as_prompts(texts))
         return stack_text_features(features, limit=self.transformer.config.cls_token_num)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """(B, N) codes → RGB images of the model's size."""
-        pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
+        with self._working(self.tokenizer):
+            pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -10,8 +10,8 @@ from typing import Any
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.choices import COMPOSITES
-from autoregressive.sequence.order_kinds import require_order, resolve_order
+from autoregressive.editing.choices import COMPOSITES, CROPS
+from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.edit_masks import RULES
 from runtime.errors import UserError
 
@@ -60,6 +60,13 @@ class EditOptions:
       composite: which pixels come from the decoder: "cells" (the edited cells), "mask" (the masked pixels),
         "none" (all), "published" (wherever the upsampled token mask is not 0).
       auto_mask: how "auto" gets its cells; the calibrated defaults if None.
+      crop: what the model sees. "none", the published way: the whole picture, squashed to a square, as 8-bit
+        RGB. "region": a square around the region, no smaller than the model's own size; around each part of
+        it where they are far from each other. "auto": the same, and the whole picture where these squares
+        would hold most of it, or where there is no mask. With both the result keeps the picture's
+        transparency and its 16-bit grey.
+      crop_padding: pixels around the region that its square has at least, where the picture has them; half of
+        the region's longer side if None.
     """
 
     sampling: Sampling | None = None
@@ -70,6 +77,8 @@ class EditOptions:
     random_order: bool = False
     composite: str = "cells"
     auto_mask: AutoMaskSettings | None = None
+    crop: str = "none"
+    crop_padding: int | None = None
 
     def __post_init__(self) -> None:
         require_kind("sampling", self.sampling, Sampling, "a Sampling")
@@ -78,10 +87,20 @@ class EditOptions:
             require_rule(self.mask_rule)
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
-        require_order(self.order)
-        object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
+        if self.order not in ORDER_KINDS:
+            raise UserError(f"order {self.order!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        if self.random_order:
+            object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
         if self.composite not in COMPOSITES:
             raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
+        if self.crop not in CROPS:
+            raise UserError(f"crop {self.crop!r} is not known; use one of {', '.join(CROPS)}")
+        if self.crop_padding is not None and whole("crop_padding", self.crop_padding) < 0:
+            raise UserError(f"crop_padding is {self.crop_padding}; give 0 or more pixels")
+        if self.crop_padding is not None and self.crop == "none":
+            raise UserError(
+                f"crop_padding {self.crop_padding} without a crop: give crop 'auto' or 'region' too"
+            )
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> EditOptions:

@@ -9,7 +9,9 @@ Letters: B batch, N cells, T text slots, C caption width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,23 +21,31 @@ from torch import Tensor
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import (
+    as_call,
+    as_call_seeds,
     as_codes,
     as_inputs,
     as_orders,
     as_prompts,
+    as_regions,
     as_seeds,
     is_auto,
     require_kind,
-    require_mask,
     require_told,
 )
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.composite import changed_region, check_mask, compose
+from autoregressive.editing.composite import as_image
+from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
-from autoregressive.editing.results import EditResult, Progress
+from autoregressive.editing.results import (
+    EditResult,
+    PipelineOutput,
+    Progress,
+    as_output,
+    require_output_type,
+)
 from dataset.batches import Text
-from dataset.edit_masks import full_mask, pool_edit_mask, resize_mask
 from runtime.errors import UserError
 from runtime.timing import timed
 
@@ -44,6 +54,70 @@ Mask = Image.Image | np.ndarray | Tensor
 
 class EditingPipeline(EditingModels):
     """Tokenizer, transformer and text encoder as one; edits, infills zero-shot and draws from text."""
+
+    def __call__(
+        self,
+        prompt: Sequence[Text] | Text,
+        image: Sequence[Picture] | Picture | None = None,
+        mask_image: Sequence[Mask | str | Path | None] | Mask | str | Path | None = None,
+        *,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        padding_mask_crop: int | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> PipelineOutput | tuple:
+        """Edits, or without an image draws, by the names that diffusers' inpainting pipelines use.
+
+        Args:
+          prompt: one for all images, or a list. A list with one image edits that in several ways.
+          image: as `images` of `edit`; also (B, 3, H, W) tensors and (B, H, W, 3) arrays. None draws.
+          mask_image: white = edit; as `masks` of `edit`, or files' paths; also (B, 1, H, W) and (1, H, W).
+            One stands for all images.
+          num_images_per_prompt: pictures of each, side by side.
+          guidance_scale: in the place of that of `sampling`.
+          generator: draws the seeds, or a list of them, each drawing one. None: new ones in each call, unless
+            `seeds` are given.
+          output_type: "pil", "np" or "pt", see `PipelineOutput`.
+          padding_mask_crop: pixels around the region that the model sees at least: `crop_padding`, with crop
+            "region".
+          callback_on_step_end: called as f(pipeline, step, step, {"codes": (B, N)}) after each step; what it
+            returns is not used.
+          return_dict: False gives a tuple of the images alone.
+          options: `seeds`, and for edits those of `edit`. Unlike there, `crop` is "auto" by default.
+        Raises:
+          UserError: as `edit` and `draw`, and for a mask without an image.
+        """
+        require_output_type(output_type)
+        require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
+        prompts, images, masks = as_call(prompt, image, mask_image)
+        seeds = options.pop("seeds", None)
+        if seeds is None:
+            seeds = as_call_seeds(generator, len(prompts), num_images_per_prompt)
+        sampling = options.pop("sampling", None) or self.defaults.sampling
+        if guidance_scale is not None:
+            sampling = dataclasses.replace(sampling, cfg_scale=guidance_scale)
+        common = {"seeds": seeds, "num_samples": num_images_per_prompt, "sampling": sampling}
+        if callback_on_step_end is not None:
+            common["progress"] = lambda drawing: callback_on_step_end(
+                self, drawing.step - 1, drawing.step - 1, {"codes": drawing.codes}
+            )
+        if images is None:
+            if padding_mask_crop is not None:
+                options["padding_mask_crop"] = padding_mask_crop
+            if options:
+                raise UserError(f"{sorted(options)[0]} is for edits: give an image, or leave it out")
+            results, pictures = (), self.draw(prompts, **common)
+        else:
+            options.setdefault("crop", "auto" if padding_mask_crop is None else "region")
+            options.setdefault("crop_padding", padding_mask_crop)
+            results = tuple(self.edit(images, prompts, masks, **common, **options))
+            pictures = [result.image for result in results]
+        output = as_output(pictures, output_type)
+        return PipelineOutput(output, results) if return_dict else (output,)
 
     @torch.inference_mode()
     def edit(
@@ -62,10 +136,10 @@ class EditingPipeline(EditingModels):
         """Regenerates the masked cells of each image.
 
         Args:
-          images: of any size; the model sees them resized to a square. PIL images (taken as viewers show
-            them: 8-bit RGB, upright, over white), files' paths, (H, W, 3) arrays or (3, H, W) tensors, or
-            (H, W) for grey, of bytes or of floats in [0, 1]. One image, with one prompt and one mask, or a
-            list of each, as many.
+          images: of any size; the model sees them resized to a square, or squares of them (`crop`). PIL
+            images (taken as viewers show them: 8-bit RGB, upright, over white), files' paths, (H, W, 3)
+            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes or of floats in [0, 1]. One image, with
+            one prompt and one mask, or a list of each, as many.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays, tensors or PIL images of the image's size, above half of their range = edit;
             None regenerates all; "auto" finds the cells from the prompt (models with marks). These two
@@ -73,19 +147,20 @@ class EditingPipeline(EditingModels):
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
-          source_codes: (B, N) codes of the images where they are known already; encoded anew if None.
-          progress: told of each code as it is drawn, see `Progress`.
+          source_codes: (B, N) codes of the images where they are known already, of `EditResult.crops` if they
+            are cropped; encoded anew if None.
+          progress: told of each code as it is drawn, see `Progress`; a row a crop.
           options: fields of `EditOptions`: sampling, mode, mask_rule, mask_error, order, random_order,
-            composite, auto_mask.
+            composite, auto_mask, crop, crop_padding.
         Raises:
           UserError: a mask that is empty or not its image's size, counts that differ, an unknown choice, a
             string of which cleaning leaves nothing (for no text, give `text_encoder.encode([""])`).
         """
-        images, prompts, masks = as_inputs(images, prompts, masks)
+        how = EditOptions.of(options).over(self.defaults)
+        images, prompts, masks = as_inputs(images, prompts, masks, native=how.crop != "none")
         require_told(prompts)
         seeds = as_seeds(seeds, len(images), num_samples, generator)
         require_kind("progress", progress, Callable, "a function")
-        how = EditOptions.of(options).over(self.defaults)
         self.token_editor.resolve_mode(how.mode)
         if source_codes is not None:
             vocab_size = self.transformer.config.vocab_size
@@ -103,24 +178,18 @@ class EditingPipeline(EditingModels):
         progress: Progress | None,
     ) -> list[EditResult]:
         """`edit` of checked arguments, at least one image."""
-        auto = torch.tensor([is_auto(mask) for mask in masks])
-        given = [None if is_auto(mask) else mask for mask in masks]
-        pixel_masks, edit_mask = self.read_masks(images, given, how)
         timings: dict[str, float] = {}
+        views, text, text_valid, source = self._look(images, prompts, masks, how, source, timings)
         with timed(timings, "encode", self.device):
-            source = self.encode(images) if source is None else source
-            text, text_valid = self.encode_texts(prompts)
-        if auto.any():
-            with timed(timings, "locate", self.device):
-                scores = self.locate(source.cpu()[auto], text[auto], text_valid[auto])
-                edit_mask[auto] = (how.auto_mask or AutoMaskSettings()).region(scores, self.grid)
+            shown = [self.fit(as_image(images[view.picture].crop(view.window))) for view in views]
+            source = self.encode(shown) if source is None else source
         with timed(timings, "generate", self.device):
             drawn = self.token_editor.edit(
                 source,
-                edit_mask,
+                torch.stack([view.cells for view in views]),
                 text,
                 text_valid,
-                seeds,
+                seeds_of_views(views, seeds),
                 how.sampling,
                 how.mode,
                 order=how.order,
@@ -128,37 +197,51 @@ class EditingPipeline(EditingModels):
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(drawn.codes)
-        results = []
-        for i, image in enumerate(decoded):
-            asked = i * len(images) // len(seeds)
-            cells, pixels = edit_mask[asked], pixel_masks[asked]
-            region = changed_region(how.composite, cells, pixels, self.grid, images[asked].size)
-            edited = compose(images[asked], image, region)
-            results.append(EditResult(edited, drawn.codes[i], cells, region, timings, drawn.num_passes[i]))
-        return results
+        return results_of(images, views, shown, decoded, drawn, how.composite, self.grid, timings)
 
-    def read_masks(
-        self, images: Sequence[Image.Image | None], masks: Sequence[Mask | None], how: EditOptions
-    ) -> tuple[list[Tensor | None], Tensor]:
-        """Masks as (H, W) bool, None where there is none, and (B, N) cells, all where there is none.
+    def _look(
+        self,
+        images: list[Image.Image],
+        prompts: list[Text],
+        masks: list[Any],
+        how: EditOptions,
+        source: Tensor | None,
+        timings: dict[str, float],
+    ) -> tuple[list[View], Tensor, Tensor, Tensor | None]:
+        """What the model is to see of the images, in their order, and to read: V views.
 
-        Args:
-          images: needed where there is a mask.
-          how: with its mask rule and error set.
+        Returns:
+          The views; text (V, T, C) and (V, T), left-padded; (V, N) source codes as far as they are known.
         """
-        pixel_masks, edit_masks = [], []
-        for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
-            require_mask(mask)
-            pixels = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
-            if pixels is not None:
-                pixels = resize_mask(pixels[None], how.mask_error)[0]
-            pixel_masks.append(pixels)
-            edit_masks.append(
-                full_mask(self.grid)
-                if pixels is None
-                else pool_edit_mask(pixels[None].float(), self.grid, how.mask_rule)
+        auto = [number for number, mask in enumerate(masks) if is_auto(mask)]
+        given = [None if is_auto(mask) else mask for mask in masks]
+        regions = as_regions(given, images, how.mask_error)
+        found: dict[int, Tensor] = {}
+        with timed(timings, "encode", self.device):
+            text, text_valid = self.encode_texts(prompts)
+            if source is None and how.crop == "none":
+                source = self.encode(images)
+        if auto:
+            with timed(timings, "locate", self.device):
+                whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
+                scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
+                found = dict(
+                    zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
+                )
+        views = [
+            view
+            for number, (image, region) in enumerate(zip(images, regions, strict=True))
+            for view in views_of(
+                number, image.size, region, found.get(number), how, self.grid, self.image_size
             )
-        return pixel_masks, torch.stack(edit_masks)
+        ]
+        if source is not None and how.crop != "none" and (auto or len(views) > len(images)):
+            raise UserError(
+                "source_codes are those of what the model sees, one crop of each image: leave them out where "
+                "a region is found, or has several parts"
+            )
+        rows = [view.picture for view in views]
+        return views, text[rows], text_valid[rows], source
 
     @torch.inference_mode()
     def draw(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from autoregressive.decoding.engine import OnPass
+from dataset.records.images import as_seen
+from runtime.errors import UserError
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+_SHOWN_SIDE = 1024  # pixels of a picture in a notebook, at most
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,105 @@ Progress = Callable[[Drawing], None]
 
 
 @dataclass(frozen=True)
+class Crop:
+    """One part of a picture that the model saw, squashed to its square.
+
+    Attributes:
+      box: (left, top, right, bottom) in pixels of the upright picture, as PIL's `crop` takes it.
+      seen: RGB, of the model's size.
+      codes: (N,) int64 raster codes after the edit.
+      edit_mask: (N,) bool raster, the cells that were generated.
+      num_passes: forwards of the transformer that these took, at most one a cell.
+    """
+
+    box: tuple[int, int, int, int]
+    seen: Image.Image
+    codes: Tensor = field(repr=False)
+    edit_mask: Tensor = field(repr=False)
+    num_passes: int
+
+
+@dataclass(frozen=True)
 class EditResult:
     """One edit.
 
     Attributes:
       image: at the source's size; outside `region` every pixel is the source's (but for composite "none").
-        Its `info` has the source's colour profile and resolution, for `runtime.pictures.save_picture`.
-      codes: (N,) int64 raster codes after the edit.
-      edit_mask: (N,) bool raster, the cells that were generated.
+        RGB, unless `EditOptions.crop` asks for more. Its `info` has the source's colour profile and
+        resolution, for `runtime.pictures.save_picture`.
       region: (H, W) bool, the pixels that were free to change.
       timings: seconds of the batch's "encode", "generate" and "decode", and "locate" if a mask was "auto".
-      num_passes: forwards of the transformer that its cells took, at most one a cell.
+      crops: what the model saw: one part, unless a cropped region has several far from each other.
     """
 
     image: Image.Image
-    codes: Tensor
-    edit_mask: Tensor
-    region: Tensor
+    region: Tensor = field(repr=False)
     timings: dict[str, float]
-    num_passes: int
+    crops: tuple[Crop, ...]
+
+    @property
+    def codes(self) -> Tensor:
+        """(N,) int64 raster codes after the edit, of the first crop."""
+        return self.crops[0].codes
+
+    @property
+    def edit_mask(self) -> Tensor:
+        """(N,) bool raster, the cells that were generated, of the first crop."""
+        return self.crops[0].edit_mask
+
+    def _repr_png_(self) -> bytes:
+        """The picture in a notebook, no larger than a page."""
+        shown, stream = as_seen(self.image), io.BytesIO()
+        shown.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+        shown.save(stream, "PNG")
+        return stream.getvalue()
+
+    @property
+    def num_tokens(self) -> int:
+        """Cells that were generated, of all crops."""
+        return sum(int(crop.edit_mask.sum()) for crop in self.crops)
+
+    @property
+    def num_passes(self) -> int:
+        """Forwards of the transformer that they took, at most as many."""
+        return sum(crop.num_passes for crop in self.crops)
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """What calling a pipeline gives.
+
+    Attributes:
+      images: PIL images; for "np" a (B, H, W, 3) float32 array in [0, 1], for "pt" a (B, 3, H, W) tensor;
+        where sizes differ a list of (H, W, 3) or (3, H, W).
+      results: the edits with all that is known of them; empty for drawn images.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
+    results: tuple[EditResult, ...] = ()
+
+
+def as_output(images: list[Image.Image], output_type: str) -> object:
+    """Pictures as `PipelineOutput.images` has them; arrays and tensors are of RGB, transparency over white.
+
+    Raises:
+      UserError: an unknown type.
+    """
+    require_output_type(output_type)
+    if output_type == "pil":
+        return images
+    arrays = [np.asarray(as_seen(image), dtype=np.float32) / 255 for image in images]
+    alike = len({array.shape for array in arrays}) == 1
+    if output_type == "np":
+        return np.stack(arrays) if alike else arrays
+    tensors = [torch.from_numpy(array).movedim(-1, 0).contiguous() for array in arrays]
+    return torch.stack(tensors) if alike else tensors
+
+
+def require_output_type(output_type: str) -> None:
+    """Raises `UserError` for a type of images that is not known."""
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"output_type {output_type!r} is not known; use one of {', '.join(OUTPUT_TYPES)}")
 
 
 def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Tensor | None = None) -> OnPass:

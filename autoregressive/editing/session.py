@@ -16,15 +16,16 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.editing.composite import as_image
+from autoregressive.editing.composite import as_image, as_native_image
 from autoregressive.editing.models import Picture
+from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.editing.results import EditResult
 from dataset.batches import Text
 from runtime.errors import UserError
 
 OPTIONS = ("sampling", "mode", "mask_rule", "order", "random_order", "auto_mask", "mask_error", "progress")
-"""Those of `EditingPipeline.edit` that a session takes too."""
+"""Those of `EditingPipeline.edit` that a turn takes too."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,34 @@ class EditTurn:
 class EditSession:
     """An image with its codes, edited turn by turn.
 
-    The image is encoded once. Each turn changes the codes and the pixels of its own cells and no other: all
-    others stay bit for bit what they were, however many turns follow.
+    The image is encoded once, or each turn the crops that it edits. Each turn changes the codes and the
+    pixels of its own cells and no other: all others stay bit for bit what they were, however many turns
+    follow.
 
     Attributes:
       history: the turns so far, oldest first.
     """
 
-    def __init__(self, pipeline: EditingPipeline, image: Picture) -> None:
+    def __init__(
+        self,
+        pipeline: EditingPipeline,
+        image: Picture,
+        *,
+        crop: str = "none",
+        crop_padding: int | None = None,
+    ) -> None:
         """
         Args:
           image: as in `EditingPipeline.edit`.
+          crop, crop_padding: what the model sees in each turn, see `EditOptions`.
         """
         self.pipeline = pipeline
+        self._how = EditOptions(crop=crop, crop_padding=crop_padding)
+        self._whole = crop == "none"
         self.history: list[EditTurn] = []
         self._proposed: dict[int, tuple[weakref.ref, Image.Image]] = {}  # with the image it would edit
-        self._first_image = as_image(image)
-        self._first_codes = pipeline.encode([self._first_image])[0].cpu()
+        self._first_image = as_image(image) if self._whole else as_native_image(image)
+        self._first_codes = pipeline.encode([self._first_image])[0].cpu() if self._whole else None
 
     @property
     def image(self) -> Image.Image:
@@ -68,7 +80,9 @@ class EditSession:
 
     @property
     def codes(self) -> Tensor:
-        """(N,) int64 raster codes after the last turn."""
+        """(N,) int64 raster codes after the last turn; of the whole image, encoded anew, if it is cropped."""
+        if not self._whole:
+            return self.pipeline.encode([self.image])[0].cpu()
         return self.history[-1].result.codes if self.history else self._first_codes
 
     def edit(
@@ -113,8 +127,10 @@ class EditSession:
             mask,
             seeds=seed,
             num_samples=num_samples,
-            source_codes=self.codes[None],
+            source_codes=self.codes[None] if self._whole else None,
             composite="cells",
+            crop=self._how.crop,
+            crop_padding=self._how.crop_padding,
             **options,
         )
         self._proposed = {key: known for key, known in self._proposed.items() if known[0]() is not None}

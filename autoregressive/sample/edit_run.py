@@ -19,7 +19,7 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.jobs import run_jobs, run_rounds
 from autoregressive.sample.loading import require_marked
 from dataset.batches import Text
-from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, marked
+from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, load_native, marked
 from language.t5 import encode_texts
 from runtime.distributed import Distributed
 from runtime.errors import UserError
@@ -89,6 +89,9 @@ class EditRun:
           seed: mixed with each edit's key, so that a subset or another number of ranks changes no result.
           resampling: of the sources, see `EditingPipeline.encode`; one of the settings.
         """
+        self.cropped = edit_options.get("crop", "none") != "none"
+        if self.cropped:  # crops are bilinear
+            resampling = Image.Resampling.BILINEAR
         settings = settings | {"source_resampling": resampling.name.lower()}
         self.pipeline, self.folders, self.settings = pipeline, folders, settings
         self.edit_options, self.seed, self.resampling = edit_options, seed, resampling
@@ -149,7 +152,8 @@ class EditRun:
 
     def _edit(self, jobs: Sequence[KeyedEdit]) -> dict[str, Entry]:
         """Edits one batch and writes it."""
-        images = [load_image(job.source) for job in jobs]
+        load = load_native if self.cropped else load_image
+        images = [load(job.source) for job in jobs]
         masks = [_load_mask(job.mask, image) for job, image in zip(jobs, images, strict=True)]
         reading: dict[str, float] = {}
         with timed(reading, "text", self.pipeline.device):
@@ -159,7 +163,7 @@ class EditRun:
             images,
             texts,
             masks,
-            source_codes=self.pipeline.encode(images, self.resampling),
+            source_codes=None if self.cropped else self.pipeline.encode(images, self.resampling),
             seeds=[zlib.crc32(f"{self.seed} {job.key}".encode()) for job in jobs],
             **self.edit_options,
         )
@@ -170,7 +174,7 @@ class EditRun:
             save_picture(region, self.folders.regions / job.key)
             entries[job.key] = {
                 "input": str(job.source),
-                "tokens": int(result.edit_mask.sum()),
+                "tokens": result.num_tokens,
                 "seconds": (reading["text"] + sum(result.timings.values())) / len(jobs),
             }
         return entries

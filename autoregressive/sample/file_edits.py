@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from autoregressive.editing.choices import AUTO
+from autoregressive.editing.pictures import enlarge, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
 from autoregressive.sample.flags import EditSampleConfig, SampleEditing
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, require_marked
-from dataset.records.images import load_edit_region, load_image
+from dataset.records.images import as_seen, load_edit_region, load_image, load_native
 from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
 from language.caption_cleaning import require_words
 from runtime.distributed import distributed
@@ -94,13 +95,17 @@ def require_usable(jobs: Sequence[FileEdit], config: SampleEditing) -> None:
     for job in jobs:
         try:
             require_saveable(job.output)
-            image = load_image(job.image)
+            image = _load(job, config)
             _region(job, image, config)
-            require_saveable(job.output, image.size)
+            require_saveable(job.output, image.size, image.mode)
             if config.comparison:
                 require_saveable(config.comparison, (3 * image.width, image.height))
         except UserError as error:
             raise UserError(f"{job.origin}: {error}" if job.origin else str(error)) from None
+
+
+def _load(job: FileEdit, config: EditSampleConfig) -> Image.Image:
+    return load_image(job.image) if config.crop == "none" else load_native(job.image)
 
 
 def _region(job: FileEdit, image: Image.Image, config: EditSampleConfig) -> np.ndarray | str | None:
@@ -117,7 +122,7 @@ def edit_files(
     pipeline: EditingPipeline, jobs: Sequence[FileEdit], config: EditSampleConfig, seeds: Sequence[int]
 ) -> list[EditResult]:
     """Edits one batch of files; results are not written."""
-    images = [load_image(job.image) for job in jobs]
+    images = [_load(job, config) for job in jobs]
     masks = [_region(job, image, config) for job, image in zip(jobs, images, strict=True)]
     return pipeline.edit(
         images,
@@ -132,8 +137,14 @@ def comparison(source: Image.Image, result: EditResult) -> Image.Image:
     """Source, source with the untouched part faded, and result in a row."""
     pixels = np.asarray(source.convert("RGB"))
     faded = np.where(result.region.numpy()[..., None], pixels, (pixels.astype(int) + 2 * 255) // 3)
-    row = np.concatenate([pixels, faded.astype(np.uint8), np.asarray(result.image)], axis=1)
+    row = np.concatenate([pixels, faded.astype(np.uint8), np.asarray(as_seen(result.image))], axis=1)
     return like(row, source)
+
+
+def seen_crops(result: EditResult, grid: int) -> Image.Image:
+    """What the model saw, each crop enlarged and with a line around its cells, in a row."""
+    crops = [outline_cells(enlarge(crop.seen, 512), crop.edit_mask, grid) for crop in result.crops]
+    return Image.fromarray(np.concatenate([np.asarray(crop) for crop in crops], axis=1))
 
 
 def edit_all(config: SampleEditing) -> None:
@@ -150,6 +161,8 @@ def edit_all(config: SampleEditing) -> None:
                 save_picture(result.image, job.output)
                 if config.comparison:
                     save_picture(comparison(load_image(job.image), result), Path(config.comparison))
+                if config.save_crop:
+                    save_picture(seen_crops(result, pipeline.grid), Path(config.save_crop))
             if len(jobs) == 1:
                 _report(jobs[0], results[0])
 
@@ -158,4 +171,5 @@ def edit_all(config: SampleEditing) -> None:
 
 def _report(job: FileEdit, result: EditResult) -> None:
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
-    log.info("%s: %d of %d cells, %s", job.output, result.edit_mask.sum(), len(result.codes), seconds)
+    cells = sum(len(crop.codes) for crop in result.crops)
+    log.info("%s: %d of %d cells, %s", job.output, result.num_tokens, cells, seconds)

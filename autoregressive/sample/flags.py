@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.choices import AUTO, COMPOSITES, MODES
+from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
@@ -36,6 +36,12 @@ NOT_SETTINGS = (
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
     *("gpt_type", "num_classes", "no_left_padding"),
 )
+
+
+def _require_crop(crop: str, padding: int | None) -> None:
+    """Raises `UserError` for a padding of no crop."""
+    if padding is not None and crop == "none":
+        raise UserError(f"--crop-padding {padding} without a crop: give --crop auto or region too")
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class EditSampleConfig(SampleConfig):
     order: str = drawing.order("in which the edited cells are drawn", ORDER_KINDS)
     random_order: bool = option(False, help="the same as --order random")
     composite: str = option("cells", help="which pixels come from the decoder", choices=COMPOSITES)
+    crop: str = shared.crop(CROPS)
+    crop_padding: int | None = shared.crop_padding()
     auto_mask: bool = option(False, help="find the cells to edit from the prompt, whatever the masks say")
     auto_mask_settings: str | None = option(
         None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
@@ -109,11 +117,14 @@ class EditSampleConfig(SampleConfig):
         self._order()  # checks that the two flags agree
         if self.mask_error and (self.full_mask or self.auto_mask):
             raise UserError("--mask-error moves the outline of masks: leave out --full-mask and --auto-mask")
+        _require_crop(self.crop, self.crop_padding)
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
         """As `SampleConfig.settings`; with the values of the file in place of its name, and one order."""
         settings = super().settings(text_encoder)
         del settings["random_order"]
+        if self.crop == "none":  # results made before there were crops stay good
+            del settings["crop"], settings["crop_padding"]
         return settings | {"order": self._order(), "auto_mask_settings": self._auto_mask().to_dict()}
 
     def _order(self) -> str:
@@ -133,6 +144,8 @@ class EditSampleConfig(SampleConfig):
             "order": self._order(),
             "composite": self.composite,
             "auto_mask": self._auto_mask(),
+            "crop": self.crop,
+            "crop_padding": self.crop_padding,
         }
 
 
@@ -174,6 +187,9 @@ class SampleEditing(EditSampleConfig):
         "edited.png", help="where the result goes; the suffix says the format: .png, .webp, .bmp (or .jpg)"
     )
     comparison: str | None = option(None, help="also write source, region and result side by side here")
+    save_crop: str | None = option(
+        None, help="also write here what the model saw, with its cells outlined; several crops side by side"
+    )
     list: str | None = option(
         None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
     )
@@ -182,13 +198,17 @@ class SampleEditing(EditSampleConfig):
         super().__post_init__()
         if self.mask == AUTO and self.full_mask:
             raise UserError("--mask auto finds the region, --full-mask takes every cell: give one of them")
-        own = ("image", "mask", "prompt", "output", "comparison")
-        given = [f"--{name}" for name in own if getattr(self, name) != getattr(SampleEditing, name)]
+        own = ("image", "mask", "prompt", "output", "comparison", "save_crop")
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in own
+            if getattr(self, name) != getattr(SampleEditing, name)
+        ]
         if self.list is not None and given:
             raise UserError(
                 f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
             )
-        for path in filter(None, (self.output, self.comparison)):
+        for path in filter(None, (self.output, self.comparison, self.save_crop)):
             require_saveable(path)
 
 
@@ -295,5 +315,11 @@ class SampleScaled(SampleConfig):
     )
     mode: str | None = drawing.mode(MODES)
     mask_rule: str = shared.mask_rule(RULES)
+    crop: str = shared.crop(CROPS)
+    crop_padding: int | None = shared.crop_padding()
     clip_model: str | None = scoring.clip_model(None, "--reward clip")
     clip_ckpt: str | None = scoring.clip_ckpt()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_crop(self.crop, self.crop_padding)

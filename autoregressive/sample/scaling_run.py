@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoregressive.editing.arguments import as_regions
+from autoregressive.editing.crop import View, paste, views_of
+from autoregressive.editing.options import EditOptions
+from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import SampleScaled
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, require_marked
@@ -14,7 +18,7 @@ from autoregressive.scaling.rewards import build_reward
 from autoregressive.scaling.search import SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
-from dataset.records.images import load_edit_region, load_image
+from dataset.records.images import load_edit_region, load_image, load_native
 from dataset.records.jsonl import JsonLine, JsonlRecords
 from language.caption_cleaning import require_words
 from runtime.config import dump_config
@@ -36,12 +40,36 @@ class _Line:
     image: Path | None = None
     mask: Path | None = None
 
-    def load(self, seed: int) -> Task:
-        image = None if self.image is None else load_image(self.image)
+    def load(self, seed: int, crop: str = "none") -> Task:
+        """Its image as `as_native` has it, if it is cropped."""
+        load = load_image if crop == "none" else load_native
+        image = None if self.image is None else load(self.image)
         mask = None
         if self.mask is not None:
             mask = require_marked(load_edit_region(self.mask, image.size).numpy(), self.mask)
         return Task(self.prompt, self.caption, image, mask, seed)
+
+
+def crop_task(task: Task, pipeline: EditingPipeline, how: EditOptions) -> tuple[Task, View | None]:
+    """The task in what the model, and the reward, see of its image; None where there is no image.
+
+    Args:
+      how: with crop, padding and mask rule.
+    Raises:
+      UserError: its region has several parts far from each other.
+    """
+    if task.image is None:
+        return task, None
+    (region,) = as_regions([task.mask], [task.image], how.mask_error)
+    views = views_of(0, task.image.size, region, None, how, pipeline.grid, pipeline.image_size)
+    if len(views) > 1:
+        raise UserError(
+            f"task {task.prompt!r}: its region has {len(views)} parts far from each other, and one crop is "
+            "improved at a time: give each part a task of its own, or take --crop none"
+        )
+    (view,) = views
+    mask = None if task.mask is None else view.window.of(task.mask)
+    return replace(task, image=task.image.crop(view.window), mask=mask), view
 
 
 def read_lines(config: SampleScaled) -> list[_Line]:
@@ -88,17 +116,23 @@ def improve_all(config: SampleScaled) -> None:
         reward = build_reward(
             config.reward, pipeline, clip_model=config.clip_model, clip_ckpt=config.clip_ckpt
         )
+        how = EditOptions(mask_rule=config.mask_rule, crop=config.crop, crop_padding=config.crop_padding)
+        how = how.over(pipeline.defaults)
         reward.check([line.prompt if line.caption is None else line.caption for line in lines])
 
         def make(numbered: Sequence[tuple[int, _Line]]) -> None:
-            tasks = [line.load(config.seed + number) for number, line in numbered]
+            whole = [line.load(config.seed + number, config.crop) for number, line in numbered]
+            tasks, views = zip(*(crop_task(task, pipeline, how) for task in whole), strict=True)
             batch = TaskBatch(
                 pipeline, tasks, config.sampling(), mode=config.mode, mask_rule=config.mask_rule
             )
             results = improve(batch, reward, settings)
-            for (number, line), caption, result in zip(numbered, batch.captions, results, strict=True):
-                name = f"{number:04d}.png"
-                save_picture(result.image, folder / name)
+            for i, ((number, line), result) in enumerate(zip(numbered, results, strict=True)):
+                name, caption, image = f"{number:04d}.png", batch.captions[i], result.image
+                if views[i] is not None:
+                    view = replace(views[i], cells=batch.free[i])
+                    image, _ = paste(whole[i].image, [view], [image], "cells", pipeline.grid)
+                save_picture(image, folder / name)
                 save_picture(strip_of(result, pipeline.grid), folder / "strips" / name)
                 traces[name] = {"prompt": line.prompt, "caption": caption, "rounds": trace_of(result)}
 

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import place
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.arguments import as_regions
 from autoregressive.editing.composite import as_image, changed_region, compose
+from autoregressive.editing.crop import cells_of
 from autoregressive.editing.models import Picture
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline, Mask
@@ -88,7 +90,8 @@ class TaskBatch:
                     "show; give the task a caption"
                 )
         images, masks = [task.image for task in self.tasks], [task.mask for task in self.tasks]
-        _, self.free = pipeline.read_masks(images, masks, how)
+        regions = as_regions(masks, images, how.mask_error)
+        self.free = torch.stack([cells_of(region, pipeline.grid, how.mask_rule) for region in regions])
         """(P, N) bool: the cells that the model decides."""
         self.source = torch.zeros(self.free.shape, dtype=torch.long)
         """(P, N) codes of the images to edit; 0 where there is none."""

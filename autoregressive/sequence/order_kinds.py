@@ -8,12 +8,6 @@ ORDER_KINDS = ("raster", "random", "reverse", "spiral", "outside_in", "columns")
 REGION_ORDERS = ("random", "raster")  # of `region_orders`, one half each
 
 
-def require_order(kind: object) -> None:
-    """Raises `UserError` unless `kind` is one of `ORDER_KINDS`."""
-    if kind not in ORDER_KINDS:
-        raise UserError(f"order {kind!r} is not known; use one of {', '.join(ORDER_KINDS)}")
-
-
 def resolve_order(kind: str, random_order: bool) -> str:
     """The order that is meant where the published switch for "random" may be given too.
 

@@ -76,6 +76,35 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     return pixels.float().div(127.5).sub(1).contiguous()
 
 
+def load_native(source: str | ImageSource) -> Image.Image:
+    """Reads one image as `as_native` has it; warns of colours of 16 bits, which Pillow reads as 8.
+
+    Raises as `load_image`.
+    """
+    native = as_native(open_image(source))
+    stream_source = Path(source) if isinstance(source, str) else source
+    with stream_source.open("rb") as stream, Image.open(stream) as file:
+        if native.mode != "I;16" and any(";16" in str(tile[3]) for tile in file.tile):
+            log.warning("%s: its colours have 16 bits, of which 8 are kept", source)
+    return native
+
+
+def as_native(image: Image.Image) -> Image.Image:
+    """The picture upright, with all that its pixels say: transparency (RGBA) and 16-bit grey (I;16).
+
+    All others are RGB: 8-bit grey and palettes in the same colours, so that an edit may bring new ones. Of
+    its `info` what still holds: see `kept_info`. `as_seen` of it is that of the picture.
+    """
+    upright = _upright(image)
+    if upright.mode.startswith("I"):
+        native = Image.fromarray(_grey16(upright).astype(np.uint16))
+    else:
+        native = upright.convert("RGBA" if _has_alpha(upright) else "RGB")
+    native.info = dict(upright.info)
+    native.info = kept_info(native)
+    return native
+
+
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
     """Reads a mask, see `edit_region`.
 
@@ -277,6 +306,11 @@ def _orientation(image: Image.Image) -> int:
         return 1  # web images often carry broken EXIF blocks around good pixels
 
 
+def _grey16(image: Image.Image) -> np.ndarray:
+    """(H, W) int64 from 0 to 65535, of any of Pillow's modes of wide whole numbers."""
+    return np.clip(np.array(image, dtype=np.int64), 0, 65535)
+
+
 def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
@@ -284,8 +318,7 @@ def _has_alpha(image: Image.Image) -> bool:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
-        grey = np.clip(np.array(image, dtype=np.int64), 0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((_grey16(image) + 128) // 257).astype(np.uint8)).convert("RGB")
     if _has_alpha(image):
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))

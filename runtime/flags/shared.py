@@ -126,6 +126,21 @@ def mask_rule(choices: Sequence[str], what: str = "pixel mask to cells") -> Any:
     return option("published", help=what, choices=choices)
 
 
+def crop(choices: Sequence[str]) -> Any:
+    """`--crop` of a program that edits."""
+    words = (
+        "what the model sees: none, the whole picture as a square (published); region, squares around the "
+    )
+    words += "region at their own resolution; auto, these, or the whole where they would hold most of it"
+    return option("none", help=words, choices=choices)
+
+
+def crop_padding() -> Any:
+    """`--crop-padding`."""
+    words = "pixels around the region in its crop; default: half the region's longer side"
+    return option(None, within=COUNT_OR_NONE, help=words)
+
+
 def mask_jitter() -> Any:
     """`--mask-jitter`."""
     words = "widen or shrink, and shift, each mask by up to this many pixels"

@@ -50,10 +50,12 @@ def draw_gap(rows: Sequence[Row], path: Path) -> None:
         _lines(nll, here, rows, "nll", lambda row: 1.96 * (row["nll_standard_error"] or 0.0))
         accuracy.set(title=DATA[name][1], ylim=(-0.02, 1.02))
         nll.set(xlabel="images seen", xscale="log", yscale="log")
+        for write in (nll.yaxis.set_major_formatter, nll.yaxis.set_minor_formatter):
+            write("{x:g}")
         ticks = _distinct(rows, "samples")
         nll.set_xticks(ticks, [f"{count / 1000:g} k" for count in ticks], minor=False)
         nll.set_xticks([], minor=True)
-    grid[0, 0].set_ylabel("zero-shot edits that are done, all else unchanged")
+    grid[0, 0].set_ylabel("edits done, all else unchanged")
     grid[1, 0].set_ylabel("NLL of a region, nats")
     lines = [Line2D([], [], color=_COLOURS[order], label=order) for order in _distinct(rows, "order")]
     for number, model in enumerate(_distinct(rows, "model")):

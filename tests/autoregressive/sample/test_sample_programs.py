@@ -106,9 +106,9 @@ def test_another_image_size_than_the_files_is_refused(models, kind):
     assert load_pipeline(kind(**models, image_size=24), torch.device("cpu")).image_size == IMAGE_SIZE
 
 
-@pytest.mark.parametrize("flag", ["image", "mask", "prompt", "output", "comparison"])
+@pytest.mark.parametrize("flag", ["image", "mask", "prompt", "output", "comparison", "save_crop"])
 def test_a_list_stands_alone(flag):
-    with pytest.raises(UserError, match=f"--list edits.jsonl says .*leave out --{flag}$"):
+    with pytest.raises(UserError, match=f"--list edits.jsonl says .*leave out --{flag.replace('_', '-')}$"):
         SampleEditing(list="edits.jsonl", **{flag: "auto"})
     SampleEditing(list="edits.jsonl", auto_mask=True, seed=3)
 
