@@ -10,6 +10,7 @@ Letters: B batch, N cells, T text slots, C caption width.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from autoregressive.editing.crop import View, results_of, seeds_of_views, views_
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.results import (
+    Drawing,
     EditResult,
     PipelineOutput,
     Progress,
@@ -84,7 +86,7 @@ class EditingPipeline(EditingModels):
           output_type: "pil", "np" or "pt", see `PipelineOutput`.
           padding_mask_crop: pixels around the region that the model sees at least: `crop_padding`, with crop
             "region".
-          callback_on_step_end: called as f(pipeline, step, step, {"codes": (B, N)}) after each step; what it
+          callback_on_step_end: called as f(pipeline, step, step, {"codes": (B, N)}) after each pass; what it
             returns is not used.
           return_dict: False gives a tuple of the images alone.
           options: `seeds`, and for edits those of `edit`. Unlike there, `crop` is "auto" by default.
@@ -102,9 +104,13 @@ class EditingPipeline(EditingModels):
             sampling = dataclasses.replace(sampling, cfg_scale=guidance_scale)
         common = {"seeds": seeds, "num_samples": num_images_per_prompt, "sampling": sampling}
         if callback_on_step_end is not None:
-            common["progress"] = lambda drawing: callback_on_step_end(
-                self, drawing.step - 1, drawing.step - 1, {"codes": drawing.codes}
-            )
+            passes = itertools.count()
+
+            def note(drawing: Drawing) -> None:
+                number = next(passes)
+                callback_on_step_end(self, number, number, {"codes": drawing.codes})
+
+            common["progress"] = note
         if images is None:
             if padding_mask_crop is not None:
                 options["padding_mask_crop"] = padding_mask_crop

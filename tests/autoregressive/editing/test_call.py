@@ -158,7 +158,7 @@ def test_the_callback_sees_each_step(pipelines):
         return values
 
     out = pipe("red", noise(), box(), seeds=3, callback_on_step_end=note)
-    assert [step for step, _, _ in steps] == list(range(out.results[0].num_tokens))
+    assert [step for step, _, _ in steps] == list(range(out.results[0].num_passes))
     assert torch.equal(steps[-1][2][0], out.results[0].codes)
     with pytest.raises(UserError, match="callback_on_step_end 3"):
         pipe("red", noise(), box(), callback_on_step_end=3)

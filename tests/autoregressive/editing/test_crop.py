@@ -10,7 +10,9 @@ import torch
 from conftest import ROOT
 from PIL import Image, ImageCms, ImageOps
 from scipy import ndimage
+from torch import Tensor
 
+from autoregressive.decoding.engine import Drawn
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.composite import put
@@ -27,6 +29,11 @@ PLAIN = {"sampling": Sampling(cfg_scale=1.0), "mask_rule": "exact"}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]
 MODEL, GRID = 24, 3  # the tiny pipeline's
+
+
+def _given(codes: Tensor, *args, **options) -> Drawn:
+    """Draws what was there."""
+    return Drawn(codes.cpu(), [1] * len(codes))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +181,7 @@ def test_known_codes_land_where_they_were(pipeline, monkeypatch):
     assert (right - left, bottom - top) == (MODEL, MODEL)
     assert (np.asarray(drawn.crops[0].seen) == source[top:bottom, left:right]).all()
     codes = pipeline.encode([source[top:bottom, left:right]])
-    monkeypatch.setattr(pipeline.token_editor, "edit", lambda codes, *args, **options: codes.cpu())
+    monkeypatch.setattr(pipeline.token_editor, "edit", _given)
     for known in (None, codes):
         same = pipeline.edit(source, "x", mask, crop="region", source_codes=known, **PLAIN)[0]
         expected, region = source.copy(), same.region.numpy()
@@ -195,7 +202,7 @@ def perfect(pipeline, monkeypatch) -> EditingPipeline:
 
     monkeypatch.setattr(pipeline, "encode", encode)
     monkeypatch.setattr(pipeline, "decode", lambda codes: [seen[number] for number in codes[:, 0]])
-    monkeypatch.setattr(pipeline.token_editor, "edit", lambda codes, *args, **options: codes)
+    monkeypatch.setattr(pipeline.token_editor, "edit", _given)
     return pipeline
 
 
@@ -249,7 +256,7 @@ def blue(pixels: np.ndarray) -> np.ndarray:
 def test_known_codes_of_the_shipped_models_land_to_the_pixel(shipped, photo, monkeypatch):
     """A star, drawn anew from its crop's own codes, 10 pixels for one of the model's."""
     mask = region_of((4000, 3000), (2171, 1263, 2571, 1663))
-    monkeypatch.setattr(shipped.token_editor, "edit", lambda codes, *args, **options: codes.cpu())
+    monkeypatch.setattr(shipped.token_editor, "edit", _given)
     result = shipped.edit(photo, "x", mask, crop="auto", crop_padding=160)[0]
     assert result.crops[0].box == (2011, 1103, 2731, 1823)
     edited, region = np.asarray(result.image), result.region.numpy()
