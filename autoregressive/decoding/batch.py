@@ -84,7 +84,7 @@ class Batch:
           cache: of as many lanes as rows may come together (twice as many with guidance), with at least W - 1
             slots more than any row's prompt and cells.
           max_cells: the largest K.
-          window: the largest W.
+          window: the largest W; rows whose sampling asks for less settle no more than that a pass.
           max_slots: lanes times W of a pass, where more lanes are to have smaller windows.
           fixed_shapes: passes have W slots and a power of two of lanes, whatever is needed.
           whole_cache: passes see all M slots through the mask, instead of a slice.
@@ -134,7 +134,7 @@ class Batch:
         if sampling.draw == "inverse":
             uniforms = seeded_uniforms(list(seeds), self.model.config.block_size)
             self._uniforms[rows, : uniforms.shape[1]] = uniforms.to(self._uniforms)
-        width = self._width(self._num_lanes + copies * num_new, num_cells)
+        width = min(self._width(self._num_lanes + copies * num_new, num_cells), sampling.window or num_cells)
         probed = guesses is None and width > 1 and sampling.guesses != "last"
         logits = self._prefill(prompt, text, orders if probed else orders[:, :1], copies)
         self._num_lanes += copies * num_new
@@ -212,7 +212,8 @@ class Batch:
         logits = self._step(layout, self._no_text[:running], self.cache)
         drawn, finite = self._draw(logits, index + 1)
         right = (drawn[:, :-1] == held[:, 1:]).cumprod(1).sum(1)  # guesses, up to the first wrong one
-        settled = torch.minimum(1 + right, self._count[:num_rows] - self._settled[:num_rows])
+        left = self._count[:num_rows] - self._settled[:num_rows]
+        settled = torch.minimum(torch.minimum(1 + right, self._limit), left)
         self._codes[:num_rows].scatter_(1, index + 1, drawn)
         self._settled[:num_rows] += settled
         beyond = torch.arange(width, device=settled.device) >= settled[:, None]
@@ -303,6 +304,7 @@ class Batch:
         self._last_guided = numbers([self.rows[index].last_guided for index in guided])[:, None, None]
         scales = [self.rows[index].sampling.cfg_scale for index in guided]
         self._scale = torch.tensor(scales).to(device, non_blocking=True)[:, None, None]
+        self._limit = numbers([row.sampling.window or self._window for row in self.rows])
         self._alike = [(sampling, numbers(rows)) for sampling, rows in alike.items()]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from autoregressive.decoding.batch import NOT_FINITE
 from autoregressive.decoding.engine import Drawn, Engine, OnPass, place
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.decoding.shared import SharedEngine
 from autoregressive.editing.auto_mask import edit_scores
 from autoregressive.editing.choices import MODES
 from autoregressive.editing.results import Progress, tell_progress
@@ -34,6 +35,8 @@ class TokenEditor:
         """
         self.transformer = transformer
         self.engine = Engine(transformer, pack=pack)
+        self.shared: SharedEngine | None = None
+        """Decodes in the engine's place while calls share passes."""
         self.num_cells = transformer.config.block_size
 
     def resolve_mode(self, wanted: str | None = None) -> str:
@@ -144,7 +147,7 @@ class TokenEditor:
         """
         weight = self.transformer.tok_embeddings.weight
         with evaluating(self.transformer):
-            drawn = self.engine.generate(
+            drawn = (self.shared or self.engine).generate(
                 prompt.to(weight.device),
                 text.to(weight),
                 orders.to(weight.device),

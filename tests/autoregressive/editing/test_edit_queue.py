@@ -1,0 +1,196 @@
+"""Requests of many callers share passes; each gets what it gets alone."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.decoding.shared import SharedEngine
+from autoregressive.editing.edit_queue import EditQueue, QueueFullError
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.sequence.builders import editing_prompt
+from runtime.errors import UserError
+
+HOW = Sampling(cfg_scale=1.0, temperature=1.5)
+
+
+@pytest.fixture(scope="module")
+def pipelines(gpt_ckpts, vq_ckpt, t5_dir):
+    return {name: EditingPipeline.load(vq_ckpt, path, t5_dir) for name, path in gpt_ckpts.items()}
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def box(width: int, height: int) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    mask[: height // 2, : width // 2] = True
+    return mask
+
+
+def _requests() -> list[tuple[tuple, dict]]:
+    """Of all sizes: masks and none, guidance, several samples, several images, crops."""
+    guided = dataclasses.replace(HOW, cfg_scale=2.0)
+    return [
+        ((noise(24, 24, 1), "red", box(24, 24)), {"seeds": 1, "sampling": HOW}),
+        ((noise(24, 24, 2), "a blue square"), {"seeds": 2, "sampling": guided}),
+        ((noise(24, 24, 3), "red", box(24, 24)), {"seeds": 3, "num_samples": 3, "sampling": HOW}),
+        (([noise(24, 24, 4)] * 2, ["red", "a"], [box(24, 24), None]), {"seeds": [4, 5], "sampling": HOW}),
+        ((noise(60, 90, 5), "red", box(60, 90)), {"seeds": 6, "crop": "region", "sampling": guided}),
+        ((noise(24, 24, 6), "red", "auto"), {"seeds": 7, "sampling": HOW, "order": "random"}),
+    ]
+
+
+def _same(results, others) -> bool:
+    return len(results) == len(others) and all(
+        torch.equal(a.codes, b.codes) and (np.asarray(a.image) == np.asarray(b.image)).all()
+        for a, b in zip(results, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("max_lanes", [2, 32])
+def test_each_request_gets_what_it_gets_alone(pipelines, max_lanes):
+    pipeline = pipelines["edit"]
+    alone = [pipeline.edit(*inputs, **options) for inputs, options in _requests()]
+    with EditQueue(pipeline, max_lanes=max_lanes) as edits:
+        futures = [edits.submit(*inputs, **options) for inputs, options in 2 * _requests()]
+        results = [future.result(60) for future in futures]
+    assert all(_same(a, b) for a, b in zip(results, 2 * alone, strict=True))
+    assert edits.num_open == 0
+    assert _same(pipeline.edit(*_requests()[0][0], **_requests()[0][1]), alone[0])  # and afterwards
+
+
+def test_drawings_come_with_their_progress(pipelines):
+    pipeline, seen = pipelines["t2i"], []
+    (alone,) = pipeline.draw("red", seeds=3, sampling=HOW)
+    with EditQueue(pipeline) as edits:
+        future = edits.submit_drawing("red", seeds=3, sampling=HOW, progress=lambda d: seen.append(d.step))
+        (drawn,) = future.result(60)
+    assert (np.asarray(drawn) == np.asarray(alone)).all()
+    assert seen == sorted(seen) and seen[-1] == 9
+
+
+def test_a_late_request_starts_within_two_passes(pipelines):
+    pipeline, late = pipelines["edit"], []
+    slow = dataclasses.replace(HOW, window=1)
+    steps: dict[str, list[int]] = {"first": [], "late": []}
+
+    def first(drawing) -> None:
+        steps["first"].append(drawing.step)
+        if drawing.step == 2:
+            arguments = noise(24, 24), "red", box(24, 24)
+            late.append(edits.submit(*arguments, seeds=1, sampling=slow, progress=second))
+            assert joined.wait(60)  # holds this thread, not the passes
+
+    def second(drawing) -> None:
+        steps["late"].append(drawing.step)
+        joined.set()
+
+    joined = threading.Event()
+    with EditQueue(pipeline) as edits:
+        assert edits.submit(noise(24, 24), "red", seeds=1, sampling=slow, progress=first).result(60)
+        assert late[0].result(60)
+    assert steps["first"] == list(range(1, 10)) and steps["late"][0] == 1
+
+
+def test_calls_join_between_the_passes_of_others(pipelines):
+    """Whatever waits joins before the next pass, and one that is done earlier leaves earlier."""
+    editor = pipelines["edit"].token_editor
+    shared, order, widths = SharedEngine(editor.engine), [], []
+    step = editor.engine.step
+
+    def counted(layout, *rest):
+        widths.append(len(layout.cells))
+        if len(widths) == 2:
+            started.set()
+            assert submitted.wait(60)
+        return step(layout, *rest)
+
+    started, submitted = threading.Event(), threading.Event()
+    text = torch.randn(1, 3, editor.transformer.config.caption_dim)
+    valid = torch.ones(1, 3, dtype=torch.bool)
+
+    def call(name: str, num_cells: int) -> None:
+        mask = (torch.arange(9) < num_cells)[None]
+        codes = torch.zeros(1, 9, dtype=torch.long)
+        orders = torch.arange(num_cells)[None]
+        prompt = editing_prompt(codes, mask, orders, valid, editor.transformer.config.vocab_size)
+        shared.generate(prompt, text, orders, [0], dataclasses.replace(HOW, window=1))
+        order.append(name)
+
+    editor.engine.step = counted
+    try:
+        threads = [threading.Thread(target=call, args=("long", 9))]
+        threads[0].start()
+        assert started.wait(60)
+        threads.append(threading.Thread(target=call, args=("short", 3)))
+        threads[1].start()
+        while not shared._waiting:
+            pass
+        submitted.set()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        del editor.engine.step
+        shared.close()
+    assert order == ["short", "long"]
+    assert widths == [1, 1, 2, 2, 1, 1, 1, 1]
+
+
+def test_one_that_fails_fails_alone(pipelines):
+    pipeline = pipelines["edit"]
+
+    def bad(drawing) -> None:
+        raise ValueError("of the caller")
+
+    with EditQueue(pipeline) as edits:
+        fine = edits.submit(noise(24, 24), "red", seeds=1, sampling=HOW)
+        broken = edits.submit(noise(24, 24), "red", seeds=1, sampling=HOW, progress=bad)
+        refused = edits.submit(noise(24, 24), "red", np.zeros((24, 24), bool))
+        with pytest.raises(ValueError, match="of the caller"):
+            broken.result(60)
+        with pytest.raises(UserError, match="marks no pixel"):
+            refused.result(60)
+        assert fine.result(60)
+        assert edits.submit(noise(24, 24), "red", seeds=1, sampling=HOW).result(60)
+
+
+def test_a_request_can_be_cancelled_while_it_is_drawn(pipelines):
+    pipeline, began, go_on = pipelines["edit"], threading.Event(), threading.Event()
+
+    def hold(drawing) -> None:
+        began.set()
+        go_on.wait(60)
+
+    with EditQueue(pipeline) as edits:
+        running = edits.submit(
+            noise(24, 24), "red", seeds=1, sampling=dataclasses.replace(HOW, window=1), progress=hold
+        )
+        assert began.wait(60) and running.cancel()
+        go_on.set()
+        with pytest.raises(concurrent.futures.CancelledError):
+            running.result(60)
+        assert edits.submit(noise(24, 24), "red", seeds=1, sampling=HOW).result(60)
+    assert edits.num_open == 0
+
+
+def test_a_full_queue_and_a_closed_one_say_so(pipelines):
+    pipeline, go_on = pipelines["edit"], threading.Event()
+    with EditQueue(pipeline, max_waiting=1) as edits:
+        one = edits.submit(noise(24, 24), "red", sampling=HOW, progress=lambda drawing: go_on.wait(60))
+        with pytest.raises(QueueFullError, match="1 requests are open"):
+            edits.submit(noise(24, 24), "red", sampling=HOW)
+        go_on.set()
+        assert one.result(60)
+    with pytest.raises(RuntimeError, match="closed"):
+        edits.submit(noise(24, 24), "red")
+    edits.close()
