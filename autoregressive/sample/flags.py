@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import DRAWS, GUESSES, Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
 from autoregressive.models.config import GPT_MODELS
@@ -17,14 +17,13 @@ from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
 from runtime.flags import drawing, models, scoring, shared
-from runtime.flags.ranges import (
-    COUNT,
-)
+from runtime.flags.ranges import COUNT, Range
 from runtime.pictures import require_saveable
 
 if TYPE_CHECKING:
     from language.t5 import T5Encoder
 
+WINDOW = Range(at_least=1, at_most=64)
 TURNS = ("both", "single", "multi")
 """Edits of a session: each alone, one after the other, or both."""
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
@@ -35,6 +34,7 @@ NOT_SETTINGS = (
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
     *("gpt_type", "num_classes", "no_left_padding"),
+    *("window", "guesses"),  # the same codes in fewer passes
 )
 
 
@@ -72,6 +72,15 @@ class SampleConfig:
     top_p: float = drawing.top_p()
     compile: bool = shared.compile("the decoding steps, on GPUs: slow to start, then faster")
     greedy: bool = option(False, help="always take the likeliest code")
+    draw: str = option(
+        DRAWS[0],
+        help="gumbel: noise of each cell's own; inverse: the seed's i-th number for the i-th cell drawn",
+        choices=DRAWS,
+    )
+    window: int | None = option(
+        None, within=WINDOW, help="cells a pass may settle, guesses checked; 1: a pass a cell (default: fast)"
+    )
+    guesses: str = option("independent", help="first guesses of a window", choices=tuple(GUESSES))
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -79,7 +88,15 @@ class SampleConfig:
 
     def sampling(self) -> Sampling:
         return Sampling(
-            self.cfg_scale, self.cfg_interval, self.temperature, self.top_k, self.top_p, not self.greedy
+            self.cfg_scale,
+            self.cfg_interval,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            not self.greedy,
+            self.draw,
+            self.window,
+            self.guesses,
         )
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
