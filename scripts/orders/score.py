@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoregressive.editing.arguments import as_regions
 from autoregressive.editing.composite import changed_region, compose
+from autoregressive.editing.crop import cells_of
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.loading import load_pipeline
@@ -84,7 +86,8 @@ def encode_edits(
     images = [load_image(turn.input_path) for turn in turns]
     how = EditOptions(mask_rule="exact", mask_error=config.mask_error).over(pipeline.defaults)
     masks = [load_magicbrush_mask(turn.mask_path).numpy() for turn in turns]
-    _, cells = pipeline.read_masks(images, masks, how)
+    regions = as_regions(masks, images, how.mask_error)
+    cells = torch.stack([cells_of(region, pipeline.grid, how.mask_rule) for region in regions])
     source = pipeline.encode(images).cpu()
     results = pipeline.encode([load_image(turn.output_path) for turn in turns]).cpu()
     text, text_valid = pipeline.encode_texts([caption for _, caption, _ in edits])
