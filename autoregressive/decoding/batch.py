@@ -25,7 +25,6 @@ from autoregressive.decoding.noise import seeded_uniforms
 from autoregressive.decoding.sampling import guide, pick
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
-from autoregressive.sequence.builders import next_slots
 from autoregressive.sequence.layout import Prompt, SequenceLayout
 
 NOT_FINITE = -1
@@ -123,6 +122,9 @@ class Batch:
         guesses: Tensor | None = None,
     ) -> list[Row]:
         """Runs prompts and draws the first code of each row; see `Engine.generate` for the arguments."""
+        if sampling.parallel > 1 and self.rows:
+            raise ValueError("rows that draw several cells at once do not join others")
+        self._num_fresh = 1  # cells of the last pass in parallel
         copies = 2 if sampling.cfg_scale > 1 else 1
         start, first_lane, (num_new, num_cells) = len(self.rows), self._num_lanes, orders.shape
         length, rows = prompt.cells.shape[1], slice(start, start + num_new)
@@ -135,7 +137,7 @@ class Batch:
             uniforms = seeded_uniforms(list(seeds), self.model.config.block_size)
             self._uniforms[rows, : uniforms.shape[1]] = uniforms.to(self._uniforms)
         width = min(self._width(self._num_lanes + copies * num_new, num_cells), sampling.window or num_cells)
-        probed = guesses is None and width > 1 and sampling.guesses != "last"
+        probed = guesses is None and width > 1 and sampling.guesses != "last" and sampling.parallel == 1
         logits = self._prefill(prompt, text, orders if probed else orders[:, :1], copies)
         self._num_lanes += copies * num_new
         lanes = torch.arange(first_lane, self._num_lanes).view(num_new, copies).tolist()
@@ -192,35 +194,92 @@ class Batch:
 
     def step(self) -> None:
         """One pass of all rows; those that are done should have left."""
+        if self.rows[0].sampling.parallel > 1:
+            self._step_in_parallel()
+            return
         num_rows = len(self.rows)
         width = self._width(self._num_lanes, max(row.count - row.num_settled for row in self.rows))
         index = self._settled[:num_rows, None] - 1 + torch.arange(width, device=self._codes.device)
-        held, cells, next_cells = (
-            values[:num_rows].gather(1, places)
-            for values, places in ((self._codes, index), (self._orders, index), (self._orders, index + 1))
-        )
-        slots = self._first_slot[:num_rows, None] + index
-        running = len(self._row_of_lane)
-        reach = max(row.first_slot + row.num_settled for row in self.rows) + width - 1
-        self.cache.lanes = slice(0, running)
-        self.cache.live = self.cache.length if self._whole_cache else reach
-        layout = next_slots(
-            *(values[self._row_of_lane] for values in (held, cells, next_cells)),
-            self._key_valid[:running, : self.cache.live],
-            slots[self._row_of_lane],
-        )
-        logits = self._step(layout, self._no_text[:running], self.cache)
+        reach = max(row.num_settled + row.first_slot for row in self.rows) + width - 1
+        logits = self._run(index, index + 1, index, reach)
         drawn, finite = self._draw(logits, index + 1)
-        right = (drawn[:, :-1] == held[:, 1:]).cumprod(1).sum(1)  # guesses, up to the first wrong one
-        left = self._count[:num_rows] - self._settled[:num_rows]
-        settled = torch.minimum(torch.minimum(1 + right, self._limit), left)
-        self._codes[:num_rows].scatter_(1, index + 1, drawn)
+        held = self._codes[:num_rows].gather(1, index[:, 1:])
+        right = (drawn[:, :-1] == held).cumprod(1).sum(1)  # guesses, up to the first wrong one
+        self._settle(index + 1, drawn, finite, torch.minimum(1 + right, self._limit), waits=width > 1)
+
+    def _step_in_parallel(self) -> None:
+        """Draws several cells of each row from one prefix, by copies of the last slot; all are settled.
+
+        What the pass before settled is run first, so that it is seen; rows have come together.
+        """
+        done, device = self.rows[0].num_settled, self._codes.device
+        longest = max(row.count for row in self.rows)
+        number = min(self.rows[0].sampling.parallel, done, longest - done)
+        fresh = torch.arange(self._num_fresh, device=device) + done - self._num_fresh
+        others = torch.arange(1, number, device=device)
+        last = torch.full_like(others, done - 1)
+        held, coming = torch.cat([fresh, last]), torch.cat([fresh + 1, done + others])
+        slots, horizon = torch.cat([fresh, last + others]), torch.cat([fresh, last - 1])
+        rows = (values.expand(len(self.rows), -1) for values in (held, coming, slots, horizon))
+        reach = max(row.first_slot for row in self.rows) + done + number - 1
+        held, coming, slots, horizon = rows
+        logits = self._run(held, coming, slots, reach, horizon, number)
+        numbers = coming[:, -number:]
+        drawn, finite = self._draw(logits, numbers)
+        self._settle(numbers, drawn, finite, torch.full_like(self._settled[: len(self.rows)], number))
+        self._num_fresh = number
+
+    def _run(
+        self,
+        held: Tensor,
+        coming: Tensor,
+        slots: Tensor,
+        reach: int,
+        horizon: Tensor | None = None,
+        num_predictions: int | None = None,
+    ) -> Tensor:
+        """A forward of (R, W) slots of the rows: (lanes, K, V) scores.
+
+        Args:
+          held, coming: the numbers, in the rows' orders, of the codes in the slots and of the cells that they
+            predict.
+          slots, horizon: as in `SequenceLayout`, from each row's first slot on.
+          reach: key slots in sight.
+          num_predictions: K; all if None.
+        """
+        num_rows, lanes = len(self.rows), self._row_of_lane
+        first = self._first_slot[:num_rows, None]
+        self.cache.lanes = slice(0, len(lanes))
+        self.cache.live = self.cache.length if self._whole_cache else reach
+        layout = SequenceLayout(
+            token_ids=self._codes[:num_rows].gather(1, held)[lanes],
+            cells=self._orders[:num_rows].gather(1, held)[lanes],
+            next_cells=self._orders[:num_rows].gather(1, coming)[lanes],
+            key_valid=self._key_valid[: len(lanes), : self.cache.live],
+            slots=(first + slots)[lanes],
+            num_predictions=num_predictions or held.shape[1],
+            horizon=None if horizon is None else (first + horizon)[lanes],
+        )
+        forward = self._step if horizon is None else self.model  # compiled steps have one shape
+        return forward(layout, self._no_text[: len(lanes)], self.cache)
+
+    def _settle(
+        self, numbers: Tensor, drawn: Tensor, finite: Tensor, settled: Tensor, waits: bool = False
+    ) -> None:
+        """Notes (R, W) drawn codes of these numbers, of which the first (R,) `settled` stay.
+
+        Args:
+          waits: whether how many only the device knows; else it is one, or as many as were drawn.
+        """
+        num_rows, width = drawn.shape
+        settled = torch.minimum(settled, self._count[:num_rows] - self._settled[:num_rows])
+        self._codes[:num_rows].scatter_(1, numbers, drawn)
         self._settled[:num_rows] += settled
         beyond = torch.arange(width, device=settled.device) >= settled[:, None]
         self._finite[:num_rows] &= (finite | beyond).all(1)
-        numbers = settled.tolist() if width > 1 else [1] * num_rows
-        for row, number in zip(self.rows, numbers, strict=True):
-            row.num_settled += number
+        known = settled.tolist() if waits else [width] * num_rows
+        for row, number in zip(self.rows, known, strict=True):
+            row.num_settled = min(row.num_settled + number, row.count)
             row.num_passes += 1
 
     def _draw(self, logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,9 @@ class Sampling:
     is a pass a cell, None the engine's default."""
     guesses: str = "independent"
     """The first guesses of a window, one of `GUESSES`; they decide the number of passes, never the codes."""
+    parallel: int = 1
+    """More than 1: so many cells of a pass are drawn without knowing each other, but no more than are drawn
+    already (Pang et al. 2024). Fewer passes than windows need, and another distribution."""
 
     def __post_init__(self) -> None:
         for name, kind, wanted in (
@@ -53,6 +56,7 @@ class Sampling:
             ("draw", str, "a string"),
             ("window", Integral | None, "a whole number, or None for the device's"),
             ("guesses", str, "a string"),
+            ("parallel", Integral, "a whole number"),
         ):
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool) and kind != bool | np.bool_:
@@ -67,6 +71,7 @@ class Sampling:
             ("draw", self.draw in DRAWS, f"one of {', '.join(DRAWS)}"),
             ("window", self.window is None or 1 <= self.window <= 64, "1, which checks no guesses, to 64"),
             ("guesses", self.guesses in GUESSES, f"one of {', '.join(GUESSES)}"),
+            ("parallel", self.parallel >= 1, "1, which draws each cell knowing all before it, or more"),
         ):
             if not fits:
                 raise UserError(f"{name} {getattr(self, name)}: give {wanted}")

@@ -64,7 +64,7 @@ class SharedEngine:
         guesses: Tensor | None = None,
         on_pass: OnPass | None = None,
     ) -> Drawn:
-        """As `Engine.generate`, to which calls go that have more rows than there are lanes.
+        """As `Engine.generate`, to which calls go that have more rows than lanes, or draw cells in parallel.
 
         An error of `on_pass` ends this call alone.
 
@@ -75,7 +75,7 @@ class SharedEngine:
         counts = [num_cells] * num_rows if counts is None else list(counts)
         num_lanes = num_rows * (2 if sampling.cfg_scale > 1 else 1)
         arguments = (prompt, text, orders, seeds, sampling, counts, guesses)
-        if num_lanes > self.max_lanes:
+        if num_lanes > self.max_lanes or sampling.parallel > 1:
             given = {"counts": counts, "guesses": guesses, "on_pass": on_pass}
             return self.engine.generate(*arguments[:5], **given)
         call = _Call(arguments, num_lanes, on_pass is not None)

@@ -81,6 +81,9 @@ class SampleConfig:
         None, within=WINDOW, help="cells a pass may settle, guesses checked; 1: a pass a cell (default: fast)"
     )
     guesses: str = option("independent", help="first guesses of a window", choices=tuple(GUESSES))
+    parallel: int = option(
+        1, within=COUNT, help="cells of a pass drawn without knowing each other: faster, and less coherent"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
@@ -97,6 +100,7 @@ class SampleConfig:
             self.draw,
             self.window,
             self.guesses,
+            self.parallel,
         )
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:

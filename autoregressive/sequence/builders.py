@@ -1,4 +1,4 @@
-"""Layouts of every use: training, prompts, decoding steps. Letters as in `autoregressive.sequence.layout`."""
+"""Layouts of training and of prompts. Letters as in `autoregressive.sequence.layout`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoregressive.sequence.layout import TEXT, Prompt, SequenceLayout, TrainingLayout
+from autoregressive.sequence.layout import TEXT, Prompt, TrainingLayout
 from autoregressive.sequence.orders import raster_edit_order
 
 
@@ -140,18 +140,6 @@ def pad_left(layout: Prompt) -> Prompt:
     )
 
 
-def next_slots(
-    codes: Tensor, cells: Tensor, next_cells: Tensor, key_valid: Tensor, slots: Tensor
-) -> SequenceLayout:
-    """A pass of decoding: `codes` (B, W) on `cells` (B, W), predicting `next_cells` (B, W).
-
-    Args:
-      key_valid: (B, M) bool; keys behind a slot are not seen by it, whatever it says of them.
-      slots: (B, W) rising in each row.
-    """
-    return SequenceLayout(codes, cells, next_cells, key_valid, slots, codes.shape[1])
-
-
 def _editing_context(
     source: Tensor, edit_mask: Tensor, vocab_size: int, marks: bool
 ) -> tuple[Tensor, Tensor]:
@@ -167,7 +155,7 @@ def _teacher_forced(
     targets: Tensor,
     weight: Tensor,
     sample_valid: Tensor | None,
-) -> SequenceLayout:
+) -> TrainingLayout:
     """A layout whose last slots predict `targets` (B, K); the last id of all is none but a target."""
     if sample_valid is not None:
         weight = weight * sample_valid[:, None].float()

@@ -10,27 +10,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from dataset.records.images import load_image, load_magicbrush_mask
-from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
+from dataset.shapes.edits import EditExample
+from dataset.testsets.magicbrush import (
+    SESSIONS_FILE,
+    Turn,
+    iterate_turns,
+    read_descriptions,
+    read_listed_sessions,
+    read_sessions,
+)
+from evaluations.editing.verification import HEADLINE, load_examples, verify_example
 from runtime.files import write_atomic
 from runtime.logging import progress
 from scripts.checks.passes_config import MeasurePasses
 
 COLUMNS = (
-    "case",
-    "window",
-    "edits",
-    "codes",
-    "different",
-    "a pass, mean",
-    "a pass, all",
-    "seconds",
-    "at window 1",
+    *("case", "edits", "codes", "different", "a pass, mean", "a pass, all", "done", "done at window 1"),
+    *("seconds", "at window 1"),
 )
 
 
@@ -63,25 +66,41 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
 
 
 @dataclass(frozen=True)
+class Edits:
+    """A test set: its edits, the captions of their results and their true scenes."""
+
+    turns: Sequence[Turn]
+    captions: Sequence[str]
+    examples: Sequence[EditExample]
+
+
+def read_edits(root: Path, num_edits: int) -> Edits:
+    """The first edits of a shapes test set."""
+    turns = list(islice(iterate_turns(read_sessions(root)), num_edits))
+    captions = read_descriptions(root, "global")
+    examples = load_examples(root / "shapes.json", read_listed_sessions(root / SESSIONS_FILE))
+    return Edits(
+        turns,
+        [captions[turn.session_id][Path(turn.output_path).name] for turn in turns],
+        [examples[turn.session_id][turn.number - 1] for turn in turns],
+    )
+
+
+@dataclass(frozen=True)
 class Run:
-    """The (E, N) codes of E edits, their passes and drawn cells, and the seconds that decoding took."""
+    """E edits: their (E, N) codes, passes and drawn cells, the share done, the seconds of decoding."""
 
     codes: Tensor
     num_passes: Tensor
     num_cells: Tensor
+    done: float
     seconds: float
 
 
-def run_edits(
-    pipeline: EditingPipeline,
-    turns: Sequence[Turn],
-    words: Sequence[str],
-    case: Case,
-    how: Sampling,
-    size: int,
-) -> Run:
+def run_edits(pipeline: EditingPipeline, edits: Edits, case: Case, how: Sampling, size: int) -> Run:
     """Makes all edits in batches of `size`; an edit's seed is its number."""
-    results, seconds = [], 0.0
+    results, seconds, turns = [], 0.0, edits.turns
+    words = edits.captions if case.model == "t2i" else [turn.instruction for turn in turns]
     for start in range(0, len(turns), size):
         batch = turns[start : start + size]
         masks = [None if case.everything else load_magicbrush_mask(turn.mask_path) for turn in batch]
@@ -94,38 +113,45 @@ def run_edits(
             order=case.order,
         )
         seconds += results[-1].timings["generate"]
+    verdicts = [verify_example(np.asarray(r.image), e) for r, e in zip(results, edits.examples, strict=True)]
     return Run(
         torch.stack([result.codes for result in results]),
         torch.tensor([result.num_passes for result in results]),
         torch.stack([result.edit_mask for result in results]).sum(1),
+        sum(verdict[HEADLINE] for verdict in verdicts) / len(verdicts),
         seconds,
     )
 
 
+def ways(case: Case, config: MeasurePasses) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The ways to make a case's edits that are held against a pass a cell, with their names."""
+    for window in config.windows:
+        for guesses in case.guesses:
+            yield f"window {window}, {guesses}", {"window": window, "guesses": guesses}
+    for parallel in config.parallel:
+        yield f"{parallel} in parallel", {"parallel": parallel}
+
+
 def measure_passes(config: MeasurePasses) -> None:
     """Makes the edits of every case in all ways and writes the table."""
-    turns = list(islice(iterate_turns(read_sessions(config.data_path)), config.num_edits))
-    described = read_descriptions(config.data_path, "global")
-    captions = [described[turn.session_id][Path(turn.output_path).name] for turn in turns]
+    edits = read_edits(Path(config.data_path), config.num_edits)
+    first = Edits(*(values[: config.batch_size] for values in (edits.turns, edits.captions, edits.examples)))
     wanted = list(cases(config.cases))
-    total = sum(1 + len(case.guesses) * len(config.windows) for case in wanted)
     rows: list[dict[str, Any]] = []
-    with progress(total=total, desc="cases", unit="run") as bar:
+    with progress(total=sum(1 + len(list(ways(case, config))) for case in wanted), unit="run") as bar:
         for case in wanted:
             pipeline = EditingPipeline.from_pretrained(config.models, case.model)
             if config.device is not None:
                 pipeline.to(config.device)
-            words = captions if case.model == "t2i" else [turn.instruction for turn in turns]
             plain = dataclasses.replace(pipeline.defaults.sampling, **case.sampling, window=1)
-            run_edits(pipeline, turns[: config.batch_size], words, case, plain, config.batch_size)  # warm
-            slow = run_edits(pipeline, turns, words, case, plain, config.batch_size)
+            run_edits(pipeline, first, case, plain, config.batch_size)  # warm
+            slow = run_edits(pipeline, edits, case, plain, config.batch_size)
             bar.update()
-            for window in config.windows:
-                for guesses in case.guesses:
-                    how = dataclasses.replace(plain, window=window, guesses=guesses)
-                    fast = run_edits(pipeline, turns, words, case, how, config.batch_size)
-                    rows.append(compare(f"{case.name}; {guesses}", window, slow, fast))
-                    bar.update()
+            for name, settings in ways(case, config):
+                how = dataclasses.replace(plain, **settings)
+                fast = run_edits(pipeline, edits, case, how, config.batch_size)
+                rows.append(compare(f"{case.name}; {name}", slow, fast))
+                bar.update()
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "passes.json", lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
@@ -134,17 +160,18 @@ def measure_passes(config: MeasurePasses) -> None:
     print(table)
 
 
-def compare(name: str, window: int, slow: Run, fast: Run) -> dict[str, Any]:
+def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:
     """A row of the table: `fast` against one cell a pass."""
     cells, passes = fast.num_cells.double(), fast.num_passes.double()
     values = (
         name,
-        window,
         len(cells),
         int(cells.sum()),
         int((fast.codes != slow.codes).sum()),
         (cells / passes).mean().item(),
         (cells.sum() / passes.sum()).item(),
+        fast.done,
+        slow.done,
         fast.seconds,
         slow.seconds,
     )
@@ -152,10 +179,10 @@ def compare(name: str, window: int, slow: Run, fast: Run) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table; of different codes the number."""
+    """The rows as a table."""
 
     def line(cells: Sequence[Any]) -> str:
-        shown = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        shown = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
         return "| " + " | ".join(shown) + " |\n"
 
     return line(COLUMNS) + line(["---"] * len(COLUMNS)) + "".join(line(list(row.values())) for row in rows)

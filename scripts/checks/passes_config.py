@@ -19,6 +19,7 @@ class MeasurePasses:
     models: str = option("pretrained_models/shapes", help="folder with an editing and a t2i model")
     cases: list[str] = option(CASES, help="what to measure", choices=CASES)
     windows: list[int] = option((8,), within=COUNT, help="cells that a pass may settle")
+    parallel: list[int] = option((), within=COUNT, help="cells drawn at once, without knowing each other")
     num_edits: int = option(1000, within=COUNT, help="the first so many edits")
     batch_size: int = option(25, within=COUNT, help="edits decoded together; 1: one by one")
     device: str | None = option(None, help="cuda, cuda:1, cpu (default: the GPU if there is one)")

@@ -13,7 +13,7 @@ from autoregressive.decoding.engine import Engine, place
 from autoregressive.decoding.noise import gumbel_noise
 from autoregressive.decoding.sampling import filtered_probabilities, pick
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_prompt
+from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_layout, t2i_prompt
 from autoregressive.sequence.orders import edit_orders, random_orders
 from runtime.errors import UserError
 
@@ -191,3 +191,34 @@ KEPT = [[1.094774311734765, 1.2081759224837971], [1.8784485209721118, 1.53272597
 def test_settings_that_do_not_exist_are_refused(name, value):
     with pytest.raises(UserError, match=f"^{name} "):
         Sampling(**{name: value})
+
+
+@pytest.mark.parametrize("settings", [{}, {"query_turn": "next_cells", "own_cell": True}])
+def test_cells_in_parallel_know_what_was_settled_and_not_each_other(inputs, settings):
+    """One, one, two, four and again four at a time, each as if it came next."""
+    model = tiny(**settings)
+    orders, text, valid = random_orders(list(range(8)), N), inputs["text"], inputs["text_valid"]
+    sampling = dataclasses.replace(HOT, parallel=4)
+    seen: list[list[int]] = []
+    drawn = Engine(model).generate(
+        t2i_prompt(orders, valid), text, orders, range(8), sampling,
+        on_pass=lambda _codes, settled: seen.append(settled[:1]),
+    )  # fmt: skip
+    assert [count for (count,) in seen] == [1, 2, 4, 8, 12, 16]
+    assert drawn.num_passes == [6] * 8
+    seeds, raster = torch.arange(8), torch.zeros_like(orders).scatter(1, orders, drawn.codes)
+    for done, until in ((1, 2), (2, 4), (4, 8), (8, 12), (12, 16)):
+        for number in range(done, until):  # the cell of this number, moved to right behind the settled ones
+            first = torch.cat([orders[:, :done], orders[:, number:], orders[:, done:number]], dim=1)
+            with torch.inference_mode():
+                logits = model(t2i_layout(raster, first, valid), text)[:, done]
+            assert torch.equal(pick(logits, sampling, seeds, orders[:, number]), drawn.codes[:, number])
+
+
+def test_edits_in_parallel_of_ragged_rows_with_guidance(inputs):
+    engine = Engine(tiny(mask_in_context=True))
+    sampling = dataclasses.replace(HOT, parallel=3, cfg_scale=2.0)
+    together, passes, counts = _edit(engine, inputs, "marks", sampling)
+    assert all(num <= 2 + -(-max(count - 2, 0) // 2) for num, count in zip(passes, counts, strict=True))
+    for i in range(8):
+        assert torch.equal(_edit(engine, inputs, "marks", sampling, slice(i, i + 1))[0][0], together[i])

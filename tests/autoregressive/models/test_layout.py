@@ -10,10 +10,10 @@ from autoregressive.sequence.builders import (
     editing_layout,
     editing_prompt,
     infill_prompt,
-    next_slots,
     t2i_layout,
     t2i_prompt,
 )
+from autoregressive.sequence.layout import SequenceLayout
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.sequence.orders import (
     drawing_orders,
@@ -132,13 +132,12 @@ def test_packed_samples_do_not_see_each_other():
     ]  # fmt: skip
 
 
-def test_next_slots_never_look_behind_themselves():
-    codes, valid = CODES[:, :1], torch.ones(2, 6, dtype=torch.bool)
-    layout = next_slots(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([[3], [1]]))
-    assert layout.attention_mask()[:, 0, 0].int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]
-    codes = CODES[:, :2]
-    layout = next_slots(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([[3, 4], [1, 2]]))
-    assert layout.attention_mask()[1, 0].int().tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+def test_slots_never_look_behind_themselves():
+    codes, valid = CODES[:, :2], torch.ones(2, 6, dtype=torch.bool)
+    layout = SequenceLayout(codes, codes * 0, codes * 0 + 1, valid, torch.tensor([[3, 4], [1, 2]]), 2)
+    assert layout.attention_mask()[:, 0].int().tolist() == [
+        [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]], [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]],
+    ]  # fmt: skip
 
 
 def test_probes_see_the_prompt_and_themselves_alone():
