@@ -5,7 +5,7 @@
 
 Every edit is made with a pass a cell and with windows, for the same seeds: the table shows how many codes
 differ (none should, but for ties at the level of rounding), how many codes a pass settles, and the time of
-both. `--parallel 2 4 8` adds what cells drawn without knowing each other cost: "done" is the share of edits
+both. `--parallels 2 4 8` adds what cells drawn without knowing each other cost: "done" is the share of edits
 that the verifier finds done with all else unchanged. Writes `passes.json` and `passes.md`.
 """
 

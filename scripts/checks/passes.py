@@ -128,7 +128,7 @@ def ways(case: Case, config: MeasurePasses) -> Iterator[tuple[str, dict[str, Any
     for window in config.windows:
         for guesses in case.guesses:
             yield f"window {window}, {guesses}", {"window": window, "guesses": guesses}
-    for parallel in config.parallel:
+    for parallel in config.parallels:
         yield f"{parallel} in parallel", {"parallel": parallel}
 
 
@@ -138,7 +138,9 @@ def measure_passes(config: MeasurePasses) -> None:
     first = Edits(*(values[: config.batch_size] for values in (edits.turns, edits.captions, edits.examples)))
     wanted = list(cases(config.cases))
     rows: list[dict[str, Any]] = []
-    with progress(total=sum(1 + len(list(ways(case, config))) for case in wanted), unit="run") as bar:
+    with progress(
+        total=sum(1 + len(list(ways(case, config))) for case in wanted), desc="cases", unit="run"
+    ) as bar:
         for case in wanted:
             pipeline = EditingPipeline.from_pretrained(config.models, case.model)
             if config.device is not None:
