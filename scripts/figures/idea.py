@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,6 +139,7 @@ def orders_figure(painter: EditingPipeline) -> Figure:
     everything = torch.ones(1, num_cells, dtype=torch.bool)
     orders = {name: drawing_orders(name, [1], everything)[0] for name in ("raster", "spiral", "random")}
     stages = [round(num_cells * share) for share in (0.2, 0.5, 0.8, 1)]
+    one_by_one = dataclasses.replace(painter.defaults.sampling, window=1)
     figure = Figure(figsize=(2.2 * (len(stages) + 1), 2.4 * len(orders)), layout="constrained")
     for line, (name, order) in zip(
         figure.subplots(len(orders), len(stages) + 1), orders.items(), strict=True
@@ -149,7 +151,7 @@ def orders_figure(painter: EditingPipeline) -> Figure:
             if drawing.step in stages:
                 partly.append(grey_cells(painter.decode(drawing.codes)[0], ~drawing.drawn[0], grid))
 
-        painter.draw([SCENE.caption()], orders=order[None], progress=note)
+        painter.draw([SCENE.caption()], orders=order[None], sampling=one_by_one, progress=note)
         for axes, picture, count in zip(line[1:], partly, stages, strict=True):
             show(axes, picture, f"{count} tokens")
     return figure
