@@ -10,7 +10,6 @@ Letters: B batch, N cells, T text slots, C caption width.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,11 @@ from autoregressive.editing.crop import View, results_of, seeds_of_views, views_
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
 from autoregressive.editing.results import (
-    Drawing,
     EditResult,
     PipelineOutput,
     Progress,
     as_output,
+    numbered,
     require_output_type,
 )
 from dataset.batches import Text
@@ -81,13 +80,11 @@ class EditingPipeline(EditingModels):
             One stands for all images.
           num_images_per_prompt: pictures of each, side by side.
           guidance_scale: in the place of that of `sampling`.
-          generator: draws the seeds, or a list of them, each drawing one. None: new ones in each call, unless
-            `seeds` are given.
+          generator: draws the seeds, or a list of them, each drawing one; by default new ones in each call.
           output_type: "pil", "np" or "pt", see `PipelineOutput`.
           padding_mask_crop: pixels around the region that the model sees at least: `crop_padding`, with crop
             "region".
-          callback_on_step_end: called as f(pipeline, step, step, {"codes": (B, N)}) after each pass; what it
-            returns is not used.
+          callback_on_step_end: f(pipeline, step, step, {"codes": (B, N)}), called after each pass.
           return_dict: False gives a tuple of the images alone.
           options: `seeds`, and for edits those of `edit`. Unlike there, `crop` is "auto" by default.
         Raises:
@@ -104,13 +101,7 @@ class EditingPipeline(EditingModels):
             sampling = dataclasses.replace(sampling, cfg_scale=guidance_scale)
         common = {"seeds": seeds, "num_samples": num_images_per_prompt, "sampling": sampling}
         if callback_on_step_end is not None:
-            passes = itertools.count()
-
-            def note(drawing: Drawing) -> None:
-                number = next(passes)
-                callback_on_step_end(self, number, number, {"codes": drawing.codes})
-
-            common["progress"] = note
+            common["progress"] = numbered(callback_on_step_end, self)
         if images is None:
             if padding_mask_crop is not None:
                 options["padding_mask_crop"] = padding_mask_crop

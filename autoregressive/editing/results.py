@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +142,17 @@ def require_output_type(output_type: str) -> None:
     """Raises `UserError` for a type of images that is not known."""
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"output_type {output_type!r} is not known; use one of {', '.join(OUTPUT_TYPES)}")
+
+
+def numbered(callback: Callable[..., Any], pipeline: object) -> Progress:
+    """Calls f(pipeline, step, step, {"codes": (B, N)}) after each pass, as diffusers' pipelines do."""
+    passes = itertools.count()
+
+    def note(drawing: Drawing) -> None:
+        number = next(passes)
+        callback(pipeline, number, number, {"codes": drawing.codes})
+
+    return note
 
 
 def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Tensor | None = None) -> OnPass:
