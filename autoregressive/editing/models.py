@@ -69,6 +69,13 @@ class EditingModels:
                 f"encoder gives {text_encoder.width}; check --t5-path"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle` and `deepcopy`: locks are not copied."""
+        return self.__dict__ | {"_moving": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _moving=threading.RLock())
+
     @classmethod
     def load(
         cls,

@@ -7,6 +7,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class TokenEditor:
         self.shared: SharedEngine | None = None
         """Decodes in the engine's place while calls share passes."""
         self.num_cells = transformer.config.block_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `pickle` and `deepcopy`: a copy shares no passes."""
+        return self.__dict__ | {"shared": None}
 
     def resolve_mode(self, wanted: str | None = None) -> str:
         """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".

@@ -10,6 +10,8 @@ from conftest import run_program
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from autoregressive.editing.options import Defaults
+
 
 def test_sequences_are_drawn():
     from scripts.figures.idea import sequence_figure
@@ -23,12 +25,14 @@ def test_three_orders_are_drawn(monkeypatch):
     drawn = []
     white = Image.new("RGB", (24, 24), "white")
 
-    def draw(prompts, orders, progress):
+    def draw(prompts, orders, sampling, progress):
+        assert sampling.window == 1
         drawn.append(orders[0].tolist())
         for step in range(1, 10):
             progress(SimpleNamespace(step=step, codes=None, drawn=torch.ones(1, 9, dtype=torch.bool)))
 
-    painter = SimpleNamespace(grid=3, decode=lambda codes: [white], draw=draw)
+    defaults = Defaults()
+    painter = SimpleNamespace(grid=3, decode=lambda codes: [white], draw=draw, defaults=defaults)
     FigureCanvasAgg(idea.orders_figure(painter)).draw()
     raster, spiral, random = drawn
     assert raster == list(range(9)) and spiral[0] == 4 and sorted(spiral) == raster

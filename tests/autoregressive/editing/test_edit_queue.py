@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import dataclasses
 import threading
 
@@ -194,3 +195,11 @@ def test_a_full_queue_and_a_closed_one_say_so(pipelines):
     with pytest.raises(RuntimeError, match="closed"):
         edits.submit(noise(24, 24), "red")
     edits.close()
+
+
+def test_a_pipeline_with_an_open_queue_can_be_copied(pipelines):
+    inputs, options = _requests()[0]
+    with EditQueue(pipelines["edit"]) as edits:
+        copied = copy.deepcopy(pipelines["edit"])
+        assert copied.token_editor.shared is None
+        assert _same(copied.edit(*inputs, **options), edits.submit(*inputs, **options).result(60))
