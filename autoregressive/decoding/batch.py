@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.decoding.cache import KVCache
-from autoregressive.decoding.noise import seeded_uniforms
+from autoregressive.decoding.noise import seeded_uniforms, signed
 from autoregressive.decoding.sampling import guide, pick
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
@@ -125,13 +125,13 @@ class Batch:
         if sampling.parallel > 1 and self.rows:
             raise ValueError("rows that draw several cells at once do not join others")
         self._num_fresh = 1  # cells of the last pass in parallel
-        copies = 2 if sampling.cfg_scale > 1 else 1
+        copies = sampling.num_lanes
         start, first_lane, (num_new, num_cells) = len(self.rows), self._num_lanes, orders.shape
         length, rows = prompt.cells.shape[1], slice(start, start + num_new)
         self._codes[rows], self._orders[rows] = 0, 0
         self._orders[rows, :num_cells] = orders
         self._settled[rows], self._first_slot[rows] = 1, length
-        self._seed[rows] = torch.tensor([_as_int64(seed) for seed in seeds]).to(self._seed)
+        self._seed[rows] = torch.tensor([signed(seed) for seed in seeds]).to(self._seed)
         self._count[rows] = torch.tensor(counts).to(self._count)
         if sampling.draw == "inverse":
             uniforms = seeded_uniforms(list(seeds), self.model.config.block_size)
@@ -220,9 +220,10 @@ class Batch:
         last = torch.full_like(others, done - 1)
         held, coming = torch.cat([fresh, last]), torch.cat([fresh + 1, done + others])
         slots, horizon = torch.cat([fresh, last + others]), torch.cat([fresh, last - 1])
-        rows = (values.expand(len(self.rows), -1) for values in (held, coming, slots, horizon))
+        held, coming, slots, horizon = (
+            values.expand(len(self.rows), -1) for values in (held, coming, slots, horizon)
+        )
         reach = max(row.first_slot for row in self.rows) + done + number - 1
-        held, coming, slots, horizon = rows
         logits = self._run(held, coming, slots, reach, horizon, number)
         numbers = coming[:, -number:]
         drawn, finite = self._draw(logits, numbers)
@@ -298,9 +299,10 @@ class Batch:
     def _pick(self, scores: Tensor, rows: slice | Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
         """(r, W) codes of these numbers from (r, W, V) scores of the rows."""
         seeds = self._seed[rows, None].expand_as(numbers)
-        cells, uniforms = (values[rows].gather(1, numbers) for values in (self._orders, self._uniforms))
-        flat = (values.flatten() for values in (seeds, cells, uniforms))
-        return pick(scores.flatten(0, 1), sampling, *flat).view_as(numbers)
+        cells = self._orders[rows].gather(1, numbers)
+        uniforms = self._uniforms[rows].gather(1, numbers).flatten() if sampling.draw == "inverse" else None
+        picked = pick(scores.flatten(0, 1), sampling, seeds.flatten(), cells.flatten(), uniforms)
+        return picked.view_as(numbers)
 
     def codes(self) -> list[tuple[Row, Tensor]]:
         """The (K,) codes of each row: settled ones, then guesses."""
@@ -384,8 +386,3 @@ def _beside_unconditional(
     twice = torch.arange(len(prompt.cells), device=prompt_of.device).repeat_interleave(2)
     prompt_of = torch.stack([2 * prompt_of, 2 * prompt_of + 1], dim=1).flatten()
     return prompt.rows(twice), text, prompt_of
-
-
-def _as_int64(seed: int) -> int:
-    """Seeds have up to 64 bits, without a sign."""
-    return seed - (1 << 64) if seed >> 63 else seed

@@ -173,8 +173,7 @@ class Engine:
         if num_rows % num_prompts:
             raise ValueError(f"{num_rows} rows cannot share {num_prompts} prompts evenly")
         counts = [num_new] * num_rows if counts is None else list(counts)
-        lanes = num_rows * (2 if sampling.cfg_scale > 1 else 1)
-        with self.batch(lanes, length, num_new, sampling.window) as batch:
+        with self.batch(num_rows * sampling.num_lanes, length, num_new, sampling.window) as batch:
             rows = batch.join(prompt, text, orders, seeds, sampling, counts, guesses)
             places = {id(row): number for number, row in enumerate(rows)}
             codes = torch.zeros_like(orders)

@@ -33,9 +33,9 @@ def seeded_uniforms(seeds: list[int], num_cells: int) -> Tensor:
 
 def _mixed(x: Tensor) -> Tensor:
     """A bijection of int64 in which neighbours share nothing: a step of SplitMix64 (Steele et al. 2014)."""
-    x = x * _signed(0x9E3779B97F4A7C15) + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x * signed(0x9E3779B97F4A7C15) + signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shifted(x, 30)) * signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shifted(x, 27)) * signed(0x94D049BB133111EB)
     return x ^ _shifted(x, 31)
 
 
@@ -44,6 +44,6 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _signed(number: int) -> int:
-    """64 bits as int64 has them."""
+def signed(number: int) -> int:
+    """64 bits, such as a seed has, as int64 has them."""
     return number - (1 << 64) if number >> 63 else number

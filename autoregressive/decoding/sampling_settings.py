@@ -45,6 +45,11 @@ class Sampling:
     """More than 1: so many cells of a pass are drawn without knowing each other, but no more than are drawn
     already (Pang et al. 2024). Fewer passes than windows need, and another distribution."""
 
+    @property
+    def num_lanes(self) -> int:
+        """Lanes of the cache that a row takes: with guidance two."""
+        return 2 if self.cfg_scale > 1 else 1
+
     def __post_init__(self) -> None:
         for name, kind, wanted in (
             ("cfg_scale", Real, "a number"),

@@ -73,7 +73,7 @@ class SharedEngine:
         """
         num_rows, num_cells = orders.shape
         counts = [num_cells] * num_rows if counts is None else list(counts)
-        num_lanes = num_rows * (2 if sampling.cfg_scale > 1 else 1)
+        num_lanes = num_rows * sampling.num_lanes
         arguments = (prompt, text, orders, seeds, sampling, counts, guesses)
         if num_lanes > self.max_lanes or sampling.parallel > 1:
             given = {"counts": counts, "guesses": guesses, "on_pass": on_pass}
