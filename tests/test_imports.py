@@ -38,7 +38,8 @@ ROOMS = {
     "autoregressive.sample": [*LOWER, "autoregressive.sequence", "autoregressive.models",
                               "autoregressive.decoding", "autoregressive.editing", "autoregressive.scaling"],
     "autoregressive.train": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
-                             "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample"],
+                             "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample",
+                             "autoregressive.scaling"],  # rewards that are trained on
     "scripts": ["autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer"],
 }  # fmt: skip
 # Programs stand at the edge and may use more.

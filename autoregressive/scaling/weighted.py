@@ -138,10 +138,15 @@ def _begin(spec: RewardSpec) -> None:
     global _rewards
     leave_signals_to_the_trainer(0)
     torch.set_num_threads(1)
+    _rewards = _built(spec)
+
+
+def _built(spec: RewardSpec) -> WeightedRewards | UserError:
+    """The rewards, or why there are none: an exception now would break the pool without a word."""
     try:
-        _rewards = spec.build()
+        return spec.build()
     except UserError as error:
-        _rewards = error  # an exception here would break the pool without a word
+        return error
 
 
 def _judge(images: list[Image.Image], cases: list[RewardCase]) -> Judgement:

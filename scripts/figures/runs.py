@@ -24,7 +24,7 @@ from scripts.figures.config import PlotRun
 log = get_logger(__name__)
 COLUMNS = 3
 LEFT_OUT = ("step", "epoch", "seconds_left", "eta_seconds")
-FIRST = ("loss", "grad_norm", "lr", "samples_per_second")
+FIRST = ("loss", "reward", "kl", "entropy", "grad_norm", "lr", "samples_per_second")
 
 
 def read_runs(folders: list[str], keys: list[str]) -> dict[str, Series]:

@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "ceiling_path": "each test set has a layout of its own",
     "generated_path": "each test set has a layout of its own",
     "gt_path": "each test set has a layout of its own",
+    "rewards": "what leads a search, or what is trained on, with weights",
     "device": "benchmark.py measures one kind of machine and guesses none",
     "vq_ckpt": "the tokenizer's own training goes on from it",
     "vq_model": "the tokenizer's own training builds it",

@@ -48,10 +48,8 @@ class RewardsConfig:
     text_field: str | None = shared.text_field(TEXT_FIELDS)
     mask_rule: str = shared.mask_rule(RULES)
     mask_error: int = shared.mask_error()
-    regions: list[str] = option(
-        ["given"],
-        help="which cells edits may change, one a prompt; one named twice comes twice as often",
-        choices=REGIONS,
+    regions: list[str] = drawing.regions(
+        ["given"], REGIONS, "which cells edits may change, one a prompt; one named twice comes twice as often"
     )
     orders: list[str] = drawing.orders(
         ["raster"], ORDER_KINDS, "of the drawn cells, one a sample; one named twice comes twice as often"
