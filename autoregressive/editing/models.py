@@ -97,7 +97,9 @@ class EditingModels:
           vq_model, gpt_model, image_size: for published files, which do not hold them.
           with_text_encoder: False if every text will come as features.
           device: "cpu", "cuda", "cuda:1", "mps", …
-          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`).
+          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`). `torch.int8` is
+            for decoding alone: linear weights of 8 bits (`int8_linear`), all else in float32 on CPUs, in
+            bfloat16 on GPUs.
         Raises:
           UserError: a file that is missing or of something else, a device that is not here.
         """
@@ -113,7 +115,12 @@ class EditingModels:
         text_encoder = None
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
-        return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
+        if dtype is not torch.int8:
+            return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
+        transformer.to(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+        pipeline = cls(tokenizer, transformer, text_encoder)
+        pipeline.engine.quantize()
+        return pipeline
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: str | None = None, **options: Any) -> Self:
