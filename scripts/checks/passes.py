@@ -149,6 +149,8 @@ def measure_passes(config: MeasurePasses) -> None:
             run_edits(pipeline, first, case, plain, config.batch_size)  # warm
             slow = run_edits(pipeline, edits, case, plain, config.batch_size)
             bar.update()
+            if config.trace_path is not None and case.name == "editor":
+                write_trace(pipeline, edits, plain, config.windows, Path(config.trace_path))
             for name, settings in ways(case, config):
                 how = dataclasses.replace(plain, **settings)
                 fast = run_edits(pipeline, edits, case, how, config.batch_size)
@@ -160,6 +162,26 @@ def measure_passes(config: MeasurePasses) -> None:
     table = markdown(rows)
     write_atomic(output / "passes.md", lambda path: path.write_text(table))
     print(table)
+
+
+def write_trace(
+    pipeline: EditingPipeline, edits: Edits, plain: Sampling, windows: Sequence[int], path: Path
+) -> None:
+    """Writes {window: codes that each pass behind the prompt's settles, edit by edit} as JSON."""
+    trace: dict[int, list[int]] = {}
+    for window in windows:
+        for number, turn in enumerate(edits.turns):
+            settled: list[int] = []
+            pipeline.edit(
+                load_image(turn.input_path),
+                turn.instruction,
+                load_magicbrush_mask(turn.mask_path),
+                seeds=number,
+                sampling=dataclasses.replace(plain, window=window),
+                progress=lambda drawing, settled=settled: settled.append(drawing.step),
+            )
+            trace.setdefault(window, []).extend(np.diff(settled).tolist())
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(trace) + "\n"))
 
 
 def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:
