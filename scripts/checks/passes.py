@@ -57,10 +57,12 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
         yield Case("editor, T 1", "editing", {"temperature": 1.0}, both)
         yield Case("editor, guidance 3", "editing", {"cfg_scale": 3.0}, both)
         yield Case("editor, random order", "editing", {}, both, order="random")
+        yield Case("editor, spread order", "editing", {}, both, order="spread")
     if "zero_shot" in names:
         yield Case("zero-shot", "t2i", {}, ("independent", "source", "last"))
         yield Case("zero-shot, T 1, top-p .9", "t2i", {"temperature": 1.0, "top_p": 0.9}, ("independent",))
         yield Case("zero-shot, random order", "t2i", {}, both, order="random")
+        yield Case("zero-shot, spread order", "t2i", {}, both, order="spread")
     if "regeneration" in names:
         yield Case("all cells anew", "editing", {}, both, everything=True)
 
