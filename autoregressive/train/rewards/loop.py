@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from autoregressive.scaling.choices import split_weight
 from autoregressive.scaling.weighted import Judgement, Judges, judgement_of
 from autoregressive.train.rewards.learner import WATCHED, Learner, Update
-from autoregressive.train.rewards.policy import group_advantages, have_spread
+from autoregressive.train.rewards.policy import deviation_of, group_advantages, have_spread
 from autoregressive.train.rewards.prompts import PromptBatches, Prompts, RewardPrompt
 from autoregressive.train.rewards.rollout import Rollouts, Rows, join_rows
 from autoregressive.train.rewards.saving import save
@@ -132,7 +132,7 @@ class Stepping:
             "equal": len(judged) - int(differ.sum()),
             "rows": judged.numel(),
             "reward": judged.sum().item(),
-            "spread": judged.std(1, correction=0).sum().item(),
+            "spread": deviation_of(judged).sum().item(),
         }
         for name in (split_weight(word)[0] for word in self.config.rewards):
             counts[f"reward_{name}"] = sum(sum(one.scores.get(name, [])) for one in judgements)

@@ -29,9 +29,13 @@ def group_advantages(rewards: Tensor) -> Tensor:
       (P, G) float; a group of equal rewards gets zeros.
     """
     differ = have_spread(rewards)[:, None]
-    centred = rewards - rewards.mean(1, keepdim=True)
-    deviation = torch.where(differ, centred.square().mean(1, keepdim=True).sqrt(), 1.0)
-    return torch.where(differ, centred / deviation, 0.0)
+    deviation = torch.where(differ, deviation_of(rewards)[:, None], 1.0)
+    return torch.where(differ, (rewards - rewards.mean(1, keepdim=True)) / deviation, 0.0)
+
+
+def deviation_of(rewards: Tensor) -> Tensor:
+    """(P,) standard deviation of each group in (P, G) rewards, of all there are: by G, not by G - 1."""
+    return (rewards - rewards.mean(1, keepdim=True)).square().mean(1).sqrt()
 
 
 def have_spread(rewards: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def test_two_ranks_train_as_one(flags, tmp_path, monkeypatch):
         torch.testing.assert_close(weight, two["model"][name], atol=1e-3 * float(moved), rtol=0)
     for a, b in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
         for name in ("reward", "reward_shapes", "reward_spread", "equal_groups", "failed_groups", "kl"):
-            assert a[name] == pytest.approx(b[name], abs=1e-6), name
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-6), name
     assert any(0 < line["failed_groups"] < 1 for line in read_metrics(tmp_path / "one"))
 
 
