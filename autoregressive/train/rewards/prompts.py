@@ -97,13 +97,13 @@ class DrawPrompts(Dataset[RewardPrompt]):
 
     def __getitem__(self, key: tuple[int, int]) -> RewardPrompt:
         index, seed = key
-        sample, problem, caption = self._dataset[key], None, ""
-        if (problem := sample.problem) is None:
+        sample, caption = self._dataset[key], ""
+        problem = sample.problem
+        if problem is None:
             caption = self._dataset.records[index].text or ""
             problem = None if caption else _wordless(sample.origin)
-        everything = full_mask(self._grid)
-        case = RewardCase(caption)
-        return RewardPrompt(sample.text, case, None, everything, False, seed, sample.origin, problem)
+        how = full_mask(self._grid), False, seed, sample.origin, problem
+        return RewardPrompt(sample.text, RewardCase(caption), None, *how)
 
 
 def _wordless(origin: str) -> str:
