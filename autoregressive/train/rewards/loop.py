@@ -90,11 +90,11 @@ class Stepping:
         """
         usable = [prompt for prompt in prompts if prompt.problem is None]
         rows, judgements = self._draw_and_judge(usable) if usable else (None, [])
-        failed = [float("nan")] * self.config.group_size
-        rewards = torch.tensor([judgement.total or failed for judgement in judgements])
-        rewards = rewards.view(-1, self.config.group_size)
+        size = self.config.group_size
+        totals = [judgement.total or [math.nan] * size for judgement in judgements]
+        rewards = torch.tensor(totals).view(len(totals), size)
         differ = have_spread(rewards)
-        chosen = differ.repeat_interleave(self.config.group_size)
+        chosen = differ.repeat_interleave(size)
         advantages = group_advantages(rewards).flatten()[chosen]
         update = self.learner.learn(None if rows is None else rows.take(chosen), advantages)
         self.state.step += 1

@@ -128,12 +128,12 @@ def test_equal_rewards_are_counted_and_change_nothing(flags, tmp_path):
 
 def test_unusable_prompts_are_named_and_too_many_end_the_run(flags, shapes, tmp_path):
     lines = (shapes / "train" / "editing.jsonl").read_text().splitlines()
-    broken = [json.loads(line) | {"file_name": "images/none.png"} for line in lines[:12]]
+    broken = [json.loads(line) | {"file_name": "images/none.png"} for line in lines[:20]]
     data = shapes / "train" / "broken.jsonl"
-    data.write_text("\n".join([*map(json.dumps, broken), *lines[12:]]))
+    data.write_text("\n".join([*map(json.dumps, broken), *lines[20:]]))
     words = flags("editing", "--rewards", "shapes_edit", "--max-steps", 3)
     words[words.index("--data-path") + 1] = str(data)
-    run([*words, "--bad-sample-budget", "1"], tmp_path / "patient")
+    run([*words, "--bad-sample-budget", "1"], tmp_path / "patient")  # with steps that have no prompt at all
     with pytest.raises(UserError, match="unusable prompts in this epoch"):
         run(words, tmp_path / "strict")
 
