@@ -9,13 +9,11 @@ from typing import Any
 
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.editing.pretrained import find_folder, read_config
+from autoregressive.editing.pretrained import read_config
+from integrations.folders import find_models
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
 from runtime.precision import PRECISIONS
-
-SHIPPED = "shapes"
-_SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "pretrained_models" / SHIPPED
 
 
 def load_pipelines(name: str, device: str = "auto", precision: str = "none") -> dict[str, EditingPipeline]:
@@ -27,7 +25,7 @@ def load_pipelines(name: str, device: str = "auto", precision: str = "none") -> 
     Raises:
       UserError: no such folder or hub model, or one that is damaged.
     """
-    folder = _SHIPPED_FOLDER if name == SHIPPED else find_folder(name)
+    folder = find_models(name)
     options = {"device": pick_device(device), "dtype": PRECISIONS[precision]}
     pipelines: dict[str, EditingPipeline] = {}
     for model in read_config(folder).models:
