@@ -21,6 +21,7 @@ from integrations.server.fields import DRAW_FIELDS, EDIT_FIELDS, Fields
 from integrations.server.pictures import SUFFIXES, Format, as_upload, read_mask, read_picture
 from integrations.server.served import Served, can_draw
 from language.caption_cleaning import require_words
+from language.t5 import T5Tokenizer
 from runtime.errors import UserError
 
 MOST_RESULTS, MOST_PARTIAL = 10, 3
@@ -133,6 +134,7 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
     except UserError as error:
         raise bad_request(str(error), "prompt", "invalid_value") from None
     model, queue = served.find(fields.text("model"), draws=draws)
+    _require_short(prompt, queue.pipeline.text_encoder.tokenizer)
     if fields.choice("response_format", ("b64_json", "url"), "b64_json") == "url":
         message = (
             "response_format 'url': nothing is kept here that an address could lead to; ask for b64_json"
@@ -157,6 +159,14 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "stream": stream,
         "partial_images": partial_images,
     }
+
+
+def _require_short(prompt: str, tokenizer: T5Tokenizer) -> None:
+    """Raises `ApiError` for a prompt whose end the model would not read."""
+    cleaned = tokenizer.clean([prompt])
+    if lengths := tokenizer.lengths_of_truncated(cleaned, tokenizer.tokenize(cleaned)):
+        message = f"prompt: it has {lengths[0]} tokens, the model reads {tokenizer.max_tokens}; shorten it"
+        raise bad_request(message, "prompt", "invalid_value")
 
 
 def _read_sampling(fields: Fields, defaults: Sampling) -> Sampling:

@@ -26,6 +26,7 @@ class Serve:
         "shapes",
         help="shapes (comes with the project), a folder of models, or a hub id; all in it are served",
     )
+    t5_path: str | None = models.t5_path("; by default that of --model")
     device: str = shared.device()
     precision: str = models.precision("the transformers' weights")
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: set a key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -76,7 +77,10 @@ class Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
+            try:
+                await asyncio.wait_for(send(message), self.limits.max_seconds)
+            except asyncio.TimeoutError:  # it reads no further, and would keep its place for ever
+                raise ClientGoneError from None
 
         try:
             try:

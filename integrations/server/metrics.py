@@ -10,6 +10,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 
@@ -41,6 +42,7 @@ class Metrics:
         self._cells = Counter("nep_cells", "Cells drawn", names, registry=self._registry)
         gauge = Gauge("nep_open_requests", "Requests that wait or run", registry=self._registry)
         gauge.set_function(num_open)
+        ProcessCollector(registry=self._registry)  # its memory and its seconds of CPU, where the system tells
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()

@@ -60,10 +60,8 @@ def serve(config: Serve) -> None:
     start = time.perf_counter()
     listening = _listen(config.host, config.port)
     with listening:
-        served = Served(
-            config.model, load_pipelines(config.model, config.device, config.precision), config.max_lanes
-        )
-        house = House()
+        pipelines = load_pipelines(config.model, config.device, config.precision, config.t5_path)
+        served, house = Served(config.model, pipelines, config.max_lanes), House()
         settings = uvicorn.Config(
             make_app(served, config, house), log_config=None, access_log=False, server_header=False
         )

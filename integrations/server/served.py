@@ -13,26 +13,31 @@ from autoregressive.editing.pretrained import read_config
 from integrations.folders import find_models
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
+from runtime.errors import UserError
 from runtime.precision import PRECISIONS
 
 
-def load_pipelines(name: str, device: str = "auto", precision: str = "none") -> dict[str, EditingPipeline]:
+def load_pipelines(
+    name: str, device: str = "auto", precision: str = "none", t5_path: str | None = None
+) -> dict[str, EditingPipeline]:
     """All transformers of a folder, which share its tokenizer and its text encoder.
 
     Args:
       name: "shapes", a folder, or a hub id.
-      device, precision: as the flags.
+      device, precision, t5_path: as the flags.
     Raises:
-      UserError: no such folder or hub model, or one that is damaged.
+      UserError: no such folder or hub model, or one that is damaged or has no text encoder.
     """
     folder = find_models(name)
-    options = {"device": pick_device(device), "dtype": PRECISIONS[precision]}
+    options = {"device": pick_device(device), "dtype": PRECISIONS[precision], "t5_path": t5_path}
     pipelines: dict[str, EditingPipeline] = {}
     for model in read_config(folder).models:
         first = next(iter(pipelines.values()), None)
         pipeline = EditingPipeline.from_pretrained(folder, model, **options, with_text_encoder=first is None)
         if first is not None:
             pipeline.tokenizer, pipeline.text_encoder = first.tokenizer, first.text_encoder
+        elif pipeline.text_encoder is None:
+            raise UserError(f"{folder} has no text encoder: give --t5-path")
         pipelines[model] = pipeline
     return pipelines
 

@@ -46,6 +46,7 @@ def post(url: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int
         ({"image": [as_file(SCENE), as_file(SCENE)]}, "image", "one picture is edited at a time"),
         ({"prompt": " "}, "prompt", "the text is empty"),
         ({"prompt": "x" * 4001}, "prompt", "4000 characters"),
+        ({"prompt": "star " * 400}, "prompt", "401 tokens, the model reads 120"),
         ({"n": 11}, "n", "from 1 to 10"),
         ({"n": 2, "stream": True}, "n", "a stream shows one result"),
         ({"partial_images": 1}, "partial_images", "with stream alone"),
