@@ -28,7 +28,7 @@ class Serve:
     )
     t5_path: str | None = models.t5_path("; by default that of --model")
     device: str = shared.device()
-    precision: str = models.precision("the transformers' weights")
+    precision: str = models.decoding_precision()
     host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: set a key")
     port: int = option(
         8000, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"

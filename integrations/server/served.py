@@ -14,7 +14,7 @@ from integrations.folders import find_models
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
 from runtime.errors import UserError
-from runtime.precision import PRECISIONS
+from runtime.precision import DECODING_PRECISIONS
 
 
 def load_pipelines(
@@ -29,7 +29,7 @@ def load_pipelines(
       UserError: no such folder or hub model, or one that is damaged or has no text encoder.
     """
     folder = find_models(name)
-    options = {"device": pick_device(device), "dtype": PRECISIONS[precision], "t5_path": t5_path}
+    options = {"device": pick_device(device), "dtype": DECODING_PRECISIONS[precision], "t5_path": t5_path}
     pipelines: dict[str, EditingPipeline] = {}
     for model in read_config(folder).models:
         first = next(iter(pipelines.values()), None)

@@ -290,3 +290,25 @@ def test_a_request_without_progress_is_cancelled_between_passes(pipelines):
     finally:
         del engine.step
     assert len(passes) <= 2  # of 8
+
+
+@pytest.mark.parametrize("crop", ["none", "region"])
+def test_edits_can_be_seen_while_they_are_drawn(pipelines, crop):
+    """The last picture is the result; those before differ from the source inside of its region alone."""
+    image, region, seen = noise(200, 90), np.zeros((90, 200), bool), []
+    region[5:20, 5:20] = region[60:80, 150:190] = True
+    (one, two) = pipelines["edit"].edit(
+        image,
+        "red",
+        region,
+        seeds=1,
+        num_samples=2,
+        crop=crop,
+        sampling=dataclasses.replace(HOW, window=1),
+        progress=lambda drawing: seen.append([np.asarray(p) for p in drawing.pictures()]),
+    )
+    assert (seen[-1][0] == np.asarray(one.image)).all() and (seen[-1][1] == np.asarray(two.image)).all()
+    changed = [(pictures[0] != np.asarray(image)).any(2) for pictures in seen]
+    assert all(not (cells & ~one.region.numpy()).any() for cells in changed)
+    numbers = [int(cells.sum()) for cells in changed]
+    assert 0 < numbers[0] < numbers[-1] and len(one.crops) == (1 if crop == "none" else 2)
