@@ -16,6 +16,10 @@ import pytest
 from conftest import ROOT
 from running_server import SCENE, WORDS, as_file
 
+from integrations.server import run
+from integrations.server.config import Serve
+from runtime.errors import UserError
+
 PROGRAM = [sys.executable, "integrations/server/serve.py"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NEP_API_KEY": "secret"}
 SLOW_DRAWING = {"prompt": "a small green square", "n": 6, "extra_body": {"temperature": 50, "seed": 1}}
@@ -63,12 +67,20 @@ def test_sigterm_while_busy_answers_what_runs(program):
     assert process.returncode == 0 and said.rstrip().endswith("stopped") and "Traceback" not in said
 
 
-def test_a_taken_port_is_told_before_the_models_are_loaded():
+def test_a_taken_port_is_told_before_the_models_are_loaded(monkeypatch):
+    monkeypatch.setattr(run, "load_pipelines", lambda *_: pytest.fail("loaded"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [*PROGRAM, "--port", port], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-        )
-    assert done.returncode == 2 and f"error: 127.0.0.1:{port} cannot be opened" in done.stderr
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"^127.0.0.1:{port} cannot be opened .*give another --host"):
+            run.serve(Serve(port=port))
+
+
+def test_a_key_is_taken_from_the_environment(monkeypatch):
+    monkeypatch.delenv("NEP_API_KEY", raising=False)
+    assert Serve().api_key is None
+    monkeypatch.setenv("NEP_API_KEY", "secret")
+    assert Serve().api_key == "secret" and Serve(api_key="other").api_key == "other"
+    with pytest.raises(UserError, match="--api-key is empty"):
+        Serve(api_key=" ")
