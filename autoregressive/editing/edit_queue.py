@@ -128,6 +128,8 @@ class EditQueue:
         try:  # the future stays "pending", so that it can be cancelled at any time
             if not dropped:
                 with self._working, self._shared.calling(future.cancelled, self._working):
+                    if future.cancelled():  # while it waited to work
+                        raise CancelledError
                     result = request.work(*request.inputs, **request.options)
                 future.set_result(result)
         except (CancelledError, InvalidStateError):
