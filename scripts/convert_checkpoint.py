@@ -46,7 +46,7 @@ def main() -> None:
     config = parse(ConvertCheckpoint)
     # PyTorch is imported once the flags are right.
     from autoregressive.decoding.sampling_settings import Sampling
-    from autoregressive.editing.options import Defaults
+    from autoregressive.editing.model_folders import Defaults
     from autoregressive.editing.pipeline import EditingPipeline
     from runtime.precision import PRECISIONS
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from evaluations.editing.registry import Metric, load_metric_networks
 from evaluations.metrics.encoders import Network, full_float32
 from evaluations.metrics.formulas import half_interval95, mean_over_pairs
 from evaluations.report.item_page import write_item_page
+from runtime.config import command_line
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
 from runtime.files import write_atomic
@@ -88,7 +87,7 @@ def evaluate(
         "num_pairs_defined": _count_defined(items),
         "num_captions_cut": len(cut_captions),
         "weights": {name: network.describe() for name, network in networks.items() if world.is_main},
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
     }
     return result, items
 

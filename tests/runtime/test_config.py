@@ -18,7 +18,7 @@ from autoregressive.train.config import EditingConfig
 from runtime.config import argument, build_parser, dump_config, legacy, option, parse
 from runtime.errors import UserError
 
-PROGRAM_FOLDERS = ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
+PROGRAM_FOLDERS = ("autoregressive", "dataset", "evaluations", "language", "nep", "scripts", "tokenizer")
 ROOT = Path(__file__).resolve().parents[2]  # this file is a program too
 FROZEN = ROOT / "tests" / "frozen_flags.json"
 COMMANDS = {
@@ -45,6 +45,8 @@ COMMANDS = {
     "prepare_coco": ("dataset.prepare_coco", "PrepareCocoConfig"),
     "sample_emu_edit": ("autoregressive.sample.flags", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.shapes.flags", "PrepareShapesConfig"),
+    "nep edit": ("nep.edit", "Edit"),
+    "nep draw": ("nep.draw", "Draw"),
 }
 
 

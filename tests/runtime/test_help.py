@@ -37,7 +37,7 @@ print(json.dumps(ends))
 
 PROGRAMS = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
+    for folder in ("autoregressive", "dataset", "evaluations", "language", "nep", "scripts", "tokenizer")
     for path in (ROOT / folder).rglob("*.py")
     if re.search(r"\bparse\(", source := path.read_text()) and '__name__ == "__main__"' in source
 )
