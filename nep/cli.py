@@ -45,7 +45,9 @@ COMMANDS = {
     "sample scaling": Command(
         "autoregressive.sample.sample_test_time_scaling", "improve pictures by a reward"
     ),
-    "prepare pairs": Command("dataset.prepare_pairs", "check your own pairs, make their list for training"),
+    "prepare pairs": Command(
+        "dataset.prepare.own_pairs", "check your own pairs, make their list for training"
+    ),
     "prepare shapes": Command("dataset.prepare_shapes", "make the embedded data set"),
     "prepare magicbrush": Command("dataset.prepare_magicbrush", "MagicBrush, as it comes from its authors"),
     "prepare emu": Command("dataset.prepare_emu_edit", "Emu Edit's parquet files"),

@@ -18,6 +18,7 @@ from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, require_marked
 from dataset.records.images import as_seen, load_edit_region, load_image, load_native
 from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
+from dataset.records.own_pairs import find_own_pairs
 from language.caption_cleaning import require_words
 from runtime.distributed import distributed
 from runtime.errors import UserError
@@ -41,6 +42,8 @@ class FileEdit:
 
 def read_jobs(config: SampleEditing) -> list[FileEdit]:
     """The edits that the flags ask for."""
+    if config.data is not None:
+        return _own_jobs(config)
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
@@ -53,6 +56,19 @@ def read_jobs(config: SampleEditing) -> list[FileEdit]:
     # The list is the user's own and says where results go: its paths may lead anywhere.
     jobs = list(JsonlRecords([path], _read_job, allow_outside_root=True))
     _require_own_outputs(jobs)
+    return jobs
+
+
+def _own_jobs(config: SampleEditing) -> list[FileEdit]:
+    """An edit of each source of own pairs; told the caption if it is what zero-shot models want."""
+    zero_shot, jobs = config.mode == "zero_shot", []
+    for pair in find_own_pairs(config.data):
+        if zero_shot and pair.caption is None:
+            raise UserError(f"{config.data}: {pair.name!r} has no caption of the result for --mode zero_shot")
+        prompt = pair.caption if zero_shot else pair.prompt
+        require_words(prompt, f"{config.data}: {pair.name}")
+        output = Path(config.output_dir) / f"{pair.name}.png"
+        jobs.append(FileEdit(pair.source, pair.mask, prompt, output, pair.name))
     return jobs
 
 

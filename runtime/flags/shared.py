@@ -128,10 +128,10 @@ def mask_rule(choices: Sequence[str], what: str = "pixel mask to cells", *, of_m
     return option("published", help=what, choices=choices)
 
 
-def data(then: str) -> Any:
+def data(then: str, default: Any = None) -> Any:
     """`--data`, a folder of own pairs; `then` says what becomes of them."""
     layouts = "source/ edited/ mask/ prompts.csv, or NAME_source.png NAME_edited.png NAME_mask.png NAME.txt"
-    return option(None, help=f"folder of your own pairs, {layouts} (docs/own_data.md): {then}")
+    return option(default, help=f"folder of your own pairs, {layouts} (docs/own_data.md): {then}")
 
 
 def mask(default: str | None) -> Any:

@@ -17,6 +17,7 @@ SHARED = [
 # One name, but another thing in each program: declared where it is used.
 EXCEPTIONS = {
     "data_path": "each program reads formats of its own",
+    "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",
     "model": "a folder to read, or a name in the folder that is written",
     "num_images": "captions to draw, or images to reconstruct",
