@@ -22,9 +22,9 @@ ROOMS = {
     "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.records.images", "dataset.testsets", "dataset.shapes.scenes",
-                    "dataset.shapes.edits", "dataset.shapes.verifier", "tokenizer.tokenizer_image.lpips",
-                    "tokenizer.tokenizer_image.lpips_files"],
+    "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",
+                    "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
+                    "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
     "autoregressive.decoding": ["runtime", "autoregressive.sequence", "autoregressive.models"],

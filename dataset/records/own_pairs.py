@@ -94,6 +94,12 @@ def find_own_pairs(folder: str | Path) -> list[OwnPair]:
     return pairs
 
 
+def holds_own_pairs(folder: Path) -> bool:
+    """Whether a folder looks like one of pairs, not like one of results."""
+    named = (_FLAT.fullmatch(file.stem) for file in _files(folder) if file.suffix.lower() in SUFFIXES)
+    return (folder / "edited").is_dir() or any(match and match["role"] == "edited" for match in named)
+
+
 def check_own_pairs(folder: str | Path, num_threads: int = 4) -> tuple[list[OwnPair], list[str]]:
     """`find_own_pairs`, and looks at every picture.
 

@@ -14,16 +14,16 @@ from runtime.flags import scoring, shared
 
 _IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
 # The tables of `evaluations.editing.registry` hold what they measure.
-MAGICBRUSH_NAMES = (*_IMAGE_NAMES, "clip-t", "region", "unchanged")
+PAIR_NAMES = (*_IMAGE_NAMES, "clip-t", "region", "unchanged")
+MAGICBRUSH_NAMES = PAIR_NAMES
 EMU_NAMES = (*_IMAGE_NAMES, "clip-t", "clip-dir-l14")
 
 
 @dataclass(frozen=True)
-class EvalConfig(WeightFlags):
-    """Flags of both editing evaluators."""
+class ScoreFlags(WeightFlags):
+    """Flags of all editing evaluators."""
 
-    generated_path: list[str] = option(help="folder of generated images; or several, one per seed")
-    save_path: str | None = scoring.save_path("the first generated_path")
+    save_path: str | None = scoring.save_path("the first folder of results")
     device: str = shared.device("where the networks run")
     num_workers: int = shared.num_workers(2, "threads that read and compare images")
     batch_size: int = shared.batch_size(32, "images, or captions, that the networks take at a time")
@@ -34,12 +34,7 @@ class EvalConfig(WeightFlags):
     @property
     def folders(self) -> list[str]:
         """The folders of generated images, one per seed."""
-        folders = as_list(self.generated_path)
-        if not folders:
-            raise UserError("--generated_path is missing: the folder of images to score")
-        if len({Path(folder).resolve() for folder in folders}) < len(folders):
-            raise UserError(f"--generated_path {' '.join(folders)}: a folder is there twice")
-        return folders
+        raise NotImplementedError
 
     @property
     def save_folder(self) -> Path:
@@ -48,6 +43,22 @@ class EvalConfig(WeightFlags):
         if not existing.is_dir():
             raise UserError(f"--save_path {folder}: {existing} is a file, not a folder")
         return folder
+
+
+@dataclass(frozen=True)
+class EvalConfig(ScoreFlags):
+    """Flags of the evaluators of test sets."""
+
+    generated_path: list[str] = option(help="folder of generated images; or several, one per seed")
+
+    @property
+    def folders(self) -> list[str]:
+        folders = as_list(self.generated_path)
+        if not folders:
+            raise UserError("--generated_path is missing: the folder of images to score")
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise UserError(f"--generated_path {' '.join(folders)}: a folder is there twice")
+        return folders
 
 
 @dataclass(frozen=True)
