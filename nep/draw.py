@@ -17,7 +17,7 @@ from runtime.pictures import require_saveable
 
 
 @dataclass(frozen=True)
-class Draw(DrawConfig):
+class DrawPicture(DrawConfig):
     """Draws a picture from words."""
 
     NEEDED: ClassVar[tuple[str, ...]] = ("output", "model", "num_samples", "seed")
@@ -49,7 +49,7 @@ class Draw(DrawConfig):
 
 
 def main() -> None:
-    config = parse(Draw)
+    config = parse(DrawPicture)
     # PyTorch is imported once the flags are right.
     from autoregressive.sample.drawing import DrawJob, draw_jobs
     from autoregressive.sample.loading import load_pipeline

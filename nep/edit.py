@@ -13,11 +13,10 @@ from autoregressive.sample.flags import PictureFlags
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags import shared
-from runtime.pictures import require_saveable
 
 
 @dataclass(frozen=True)
-class Edit(PictureFlags):
+class EditPicture(PictureFlags):
     """Edits a picture as the words say; every pixel outside the redrawn cells stays the file's own."""
 
     NEEDED: ClassVar[tuple[str, ...]] = ("mask", "output", "model", "crop", "seed")
@@ -41,8 +40,8 @@ class Edit(PictureFlags):
         if self.model is None and self.vq_ckpt is None and self.gpt_ckpt is None:
             object.__setattr__(self, "model", next(iter(SHIPPED)))
         super().__post_init__()
+        self.require_saveable(self.output)
         if self.output is not None:
-            require_saveable(self.output)
             require_new(self.output, self.overwrite)
 
 
@@ -61,7 +60,7 @@ def free_name(beside: Path) -> Path:
 
 
 def main() -> None:
-    config = parse(Edit)
+    config = parse(EditPicture)
     # PyTorch is imported once the flags are right.
     from autoregressive.sample.file_edits import FileEdit, as_mask, run_edits
     from language.caption_cleaning import require_words

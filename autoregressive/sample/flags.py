@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
-from autoregressive.sample.model_flags import ModelFlags
+from autoregressive.sample.models.flags import ModelFlags
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import RULES
@@ -165,9 +165,9 @@ class PictureFlags(EditSampleConfig):
         None, help="also write here what the model saw, with its cells outlined; several crops side by side"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for path in filter(None, (self.comparison, self.save_crop)):
+    def require_saveable(self, output: str | None) -> None:
+        """Raises `UserError` for pictures of which the suffix names no format that is written."""
+        for path in filter(None, (output, self.comparison, self.save_crop)):
             require_saveable(path)
 
 
@@ -215,7 +215,7 @@ class SampleEditing(PictureFlags):
             raise UserError(f"--list {self.list} and --data {self.data} both say what to edit: give one")
         if (self.data is None) != (self.output_dir is None):
             raise UserError("--data and --output-dir go together: the pairs, and where their results go")
-        require_saveable(self.output)
+        self.require_saveable(self.output)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,8 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         self._take_model()
+        if self.device == "mps":
+            raise UserError("--device mps: trainings use 64-bit numbers, which Apple GPUs lack; give cpu")
         check_ranges(type(self), vars(self))
         if self.packed_data:
             require_no_pixel_flags(self)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dataset.testsets.pairs import PROTOCOLS
 from evaluations.flags import WeightFlags
-from runtime.config import check_ranges, option
+from runtime.config import argument, check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import scoring, shared
 
@@ -105,6 +106,32 @@ class EmuEvalConfig(EvalConfig):
     clip_l14_ckpt: str | None = option(
         None, help="weights of CLIP ViT-L/14, for clip-dir-l14 (default: pretrained_models/ViT-L-14.pt, …)"
     )
+
+
+@dataclass(frozen=True)
+class PairsEvalConfig(ScoreFlags):
+    """Scores results beside the true results, two folders of pictures with the same names."""
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("source_path", "metric", "save_path")
+    EXAMPLES: ClassVar[str] = """
+  nep evaluate pairs results/edits my_pairs/
+  nep evaluate pairs results/edits truth/ --source-path before/ --metric l1,l2,clip-i
+"""
+
+    results: str = argument("folder of results")
+    truth: str = argument("folder of true results, or of own pairs")
+    source_path: str | None = option(None, help="folder of the pictures before; adds the row copy_source")
+    regions_path: str | None = option(
+        None, help="folder of pictures, white where an edit may change: metrics inside and outside"
+    )
+    metric: str | None = scoring.metric(
+        f"comma-separated, of {', '.join(PAIR_NAMES)}; default: all that can be measured here", None
+    )
+
+    @property
+    def folders(self) -> list[str]:
+        """The one folder of results."""
+        return [self.results]
 
 
 def as_list(value: str | Path | Sequence[str] | None) -> list[str]:

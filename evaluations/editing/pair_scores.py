@@ -10,9 +10,8 @@ from dataset.testsets.folders import name_differences, require_folder
 from dataset.testsets.listed import ListedTurn
 from dataset.testsets.pairs import ALL_TURN, GeneratedEdit, ScoredPair
 from evaluations.editing.engine import PAGE_FILE, Evaluation, evaluate, write_results
-from evaluations.editing.flags import PAIR_NAMES
+from evaluations.editing.flags import PAIR_NAMES, PairsEvalConfig
 from evaluations.editing.measure import Run
-from evaluations.editing.pairs_eval import PairsEvalConfig
 from evaluations.editing.registry import MAGICBRUSH_METRICS, Metric, measurable, select_metrics
 from evaluations.editing.tables import format_tables
 from evaluations.folders import images_by_name

@@ -11,38 +11,9 @@ here: CLIP and DINO where their weights are. Writes what `image_eval.py` writes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from evaluations.editing.flags import PAIR_NAMES, ScoreFlags
-from runtime.config import argument, option, parse
+from evaluations.editing.flags import PairsEvalConfig
+from runtime.config import parse
 from runtime.errors import run_command
-
-
-@dataclass(frozen=True)
-class PairsEvalConfig(ScoreFlags):
-    """Scores results beside the true results, two folders of pictures with the same names."""
-
-    NEEDED: ClassVar[tuple[str, ...]] = ("source_path", "metric", "save_path")
-    EXAMPLES: ClassVar[str] = """
-  nep evaluate pairs results/edits my_pairs/
-  nep evaluate pairs results/edits truth/ --source-path before/ --metric l1,l2,clip-i
-"""
-
-    results: str = argument("folder of results")
-    truth: str = argument("folder of true results, or of own pairs")
-    source_path: str | None = option(None, help="folder of the pictures before; adds the row copy_source")
-    regions_path: str | None = option(
-        None, help="folder of pictures, white where an edit may change: metrics inside and outside"
-    )
-    metric: str | None = option(
-        None, help=f"comma-separated, of {', '.join(PAIR_NAMES)}; default: all that can be measured here"
-    )
-
-    @property
-    def folders(self) -> list[str]:
-        """The one folder of results."""
-        return [self.results]
 
 
 def main() -> None:

@@ -6,39 +6,33 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import option
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, GUIDANCE, PERIOD, SHARE_ABOVE_NONE, WEIGHT, Range
-
-
-def _of_model(default: float, within: Range, words: str, of_model: bool) -> Any:
-    """A flag that the model's folder decides if it is not given, where there is one."""
-    if of_model:
-        return option(None, within=within, help=f"{words}; default: the model's own, {default} for files")
-    return option(default, within=within, help=words)
+from runtime.flags.ranges import COUNT, COUNT_OR_NONE, GUIDANCE, PERIOD, SHARE_ABOVE_NONE, WEIGHT
+from runtime.flags.unless_model import unless_model
 
 
 def cfg_scale(what: str, *, of_model: bool = False) -> Any:
     """`--cfg-scale`."""
-    return _of_model(7.5, GUIDANCE, what, of_model)
+    return unless_model(7.5, GUIDANCE, what, of_model)
 
 
 def cfg_interval(what: str, *, of_model: bool = False) -> Any:
     """`--cfg-interval`."""
-    return _of_model(-1, PERIOD, f"{what}; -1 for all", of_model)
+    return unless_model(-1, PERIOD, f"{what}; -1 for all", of_model)
 
 
 def temperature(of: str = "of the draws", *, of_model: bool = False) -> Any:
     """`--temperature`."""
-    return _of_model(1.0, WEIGHT, of, of_model)
+    return unless_model(1.0, WEIGHT, of, of_model)
 
 
 def top_k(what: str = "likeliest codes kept", *, of_model: bool = False) -> Any:
     """`--top-k`."""
-    return _of_model(1000, COUNT_OR_NONE, f"{what}; 0 for all", of_model)
+    return unless_model(1000, COUNT_OR_NONE, f"{what}; 0 for all", of_model)
 
 
 def top_p(what: str = "share of probability kept", *, of_model: bool = False) -> Any:
     """`--top-p`."""
-    return _of_model(1.0, SHARE_ABOVE_NONE, what, of_model)
+    return unless_model(1.0, SHARE_ABOVE_NONE, what, of_model)
 
 
 def mode(choices: Sequence[str]) -> Any:

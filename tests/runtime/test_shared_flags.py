@@ -23,6 +23,7 @@ EXCEPTIONS = {
     "num_images": "captions to draw, or images to reconstruct",
     "caption_path": "each test set has a layout of its own",
     "ceiling_path": "each test set has a layout of its own",
+    "regions_path": "one folder, or one for each seed",
     "generated_path": "each test set has a layout of its own",
     "gt_path": "each test set has a layout of its own",
     "device": "benchmark.py measures one kind of machine and guesses none",
