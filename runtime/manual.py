@@ -26,8 +26,9 @@ class Parser(argparse.ArgumentParser):
 
     def _with_near(self, flag: str) -> str:
         """The flag, and those that may have been meant, in the spelling with dashes."""
-        known = folded(self._option_string_actions)
-        near = difflib.get_close_matches("--" + flag.lstrip("-").replace("_", "-").lower(), known, n=2)
+        known = [name.lstrip("-") for name in folded(self._option_string_actions)]
+        meant = flag.lstrip("-").replace("_", "-").lower()
+        near = [f"--{name}" for name in difflib.get_close_matches(meant, known, n=2)]
         return f"{flag} (did you mean {' or '.join(near)}?)" if near else f"{flag} (--help lists the flags)"
 
 
