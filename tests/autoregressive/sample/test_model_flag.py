@@ -69,9 +69,7 @@ def test_the_written_config_starts_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("kind", [SampleEditing, SampleT2I, SampleScaled])
 def test_a_folder_and_files_contradict(kind):
-    with pytest.raises(
-        UserError, match="^--model shapes and --vq-ckpt v.pt and --gpt-model R-GPT-XL both say"
-    ):
+    with pytest.raises(UserError, match="^--model shapes and --vq-ckpt v.pt and --gpt-model R-GPT-XL both"):
         kind(model="shapes", vq_ckpt="v.pt", gpt_model="R-GPT-XL")
     with pytest.raises(UserError, match="--model-name t2i names a transformer of a folder: give --model too"):
         kind(vq_ckpt="v", gpt_ckpt="g", model_name="t2i")
