@@ -20,6 +20,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from transformers.utils.logging import disable_progress_bar
 
 from language.caption_cleaning import clean_caption
 from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
@@ -328,6 +329,7 @@ def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T
     _refuse_code(path)
     # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
     options = {"local_files_only": True, "trust_remote_code": False}
+    disable_progress_bar()  # of a moment, and between the lines of a program's own
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         model, report = T5EncoderModel.from_pretrained(

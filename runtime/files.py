@@ -70,7 +70,9 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """The new name outlives a power cut too."""
+    """The new name outlives a power cut too; Windows cannot open folders."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -22,8 +22,8 @@ from typing_extensions import Self
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
-from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import find_files, push_folder, save_pretrained
+from autoregressive.editing.model_folders import Defaults, find_files
+from autoregressive.editing.pretrained import push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
@@ -159,7 +159,7 @@ class EditingModels:
         """Loads a folder that `save_pretrained` made, or one from the hub.
 
         Args:
-          name: a folder, or a hub id such as "user/model".
+          name: a folder, "shapes" for the one that comes with the project, or a hub id such as "user/model".
           model: which of the folder's transformers; its first by default.
           options: `revision` (of a hub model); as in `load` `device`, `dtype`, `with_text_encoder`, and
             `t5_path` for a text encoder in the place of the folder's, or where that has none.

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.editing.pretrained import (
     TEXT_ENCODER,
     TOKENIZER,

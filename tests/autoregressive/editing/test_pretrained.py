@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from autoregressive import EditingPipeline, Sampling
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
