@@ -21,7 +21,7 @@ from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
 from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import find_files, push_folder, save_pretrained
+from autoregressive.editing.pretrained import About, find_files, push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
@@ -55,6 +55,7 @@ class EditingModels:
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
         self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
+        self.about = About()
         self._offloads, self._moving = False, threading.RLock()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
@@ -127,9 +128,9 @@ class EditingModels:
         Raises:
           UserError: no such folder or hub model, or one that is damaged.
         """
-        files, defaults = find_files(name, model, **options)
+        files, defaults, about = find_files(name, model, **options)
         pipeline = cls.load(**files)
-        pipeline.defaults = defaults
+        pipeline.defaults, pipeline.about = defaults, about
         return pipeline
 
     def save_pretrained(
