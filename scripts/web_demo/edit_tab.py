@@ -18,7 +18,7 @@ from dataset.shapes.edits import SETTINGS, random_scene
 from dataset.shapes.scenes import render
 from runtime.errors import UserError
 from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
-from scripts.web_demo.examples import INSTRUCTIONS, SCENE
+from scripts.web_demo.examples import Examples
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
@@ -50,14 +50,14 @@ class Studio:
       name: of their folder, or of their file.
       editor: edits; a text-to-image model does it zero-shot.
       painter: draws from text; None hides its tabs.
-      scenes: offer scenes of the shapes set, and examples.
+      examples: for models of the shapes set; others are shown with what visitors load.
       max_pixels: of an upload.
     """
 
     name: str
     editor: EditQueue
     painter: EditQueue | None
-    scenes: bool
+    examples: Examples | None
     max_pixels: int
 
     @property
@@ -91,7 +91,9 @@ class EditTab:
     def _place_picture(self) -> None:
         with gr.Row():
             self.upload = gr.UploadButton("Load an image", file_types=["image"], elem_id="upload")
-            self.scene = gr.Button("A random scene", visible=self.studio.scenes, elem_id="scene")
+            self.scene = gr.Button(
+                "A random scene", visible=self.studio.examples is not None, elem_id="scene"
+            )
         about = (
             "Region to edit. Paint with the pointer, or move with the arrow keys and press space on a cell."
         )
@@ -100,14 +102,15 @@ class EditTab:
         self.where = gr.Radio(ways, value=ways[0], label="Where to edit", elem_id="where")
 
     def _place_words(self) -> None:
-        self.examples = []
-        if self.studio.scenes:
+        self.examples: dict[str, gr.Button] = {}
+        placeholder = None
+        if (examples := self.studio.examples) is not None:
             gr.Markdown("Click one to try it on the scene:")
             with gr.Row(elem_id="examples"):
-                self.examples = [gr.Button(words, size="sm", variant="secondary") for words in INSTRUCTIONS]
+                self.examples = {words: gr.Button(words, size="sm") for words in examples.instructions}
+            placeholder = f"such as: {examples.instructions[0]}"
         asks = "What to do" if self.studio.finds_regions else "What the result shows"
-        example = f"such as: {INSTRUCTIONS[0]}" if self.studio.scenes else None
-        self.prompt = gr.Textbox(label=asks, placeholder=example, elem_id="prompt", max_length=2000)
+        self.prompt = gr.Textbox(label=asks, placeholder=placeholder, elem_id="prompt", max_length=2000)
         self.words_note = gr.HTML(elem_id="words_note")
         with gr.Row():
             self.go = gr.Button("Edit", variant="primary", elem_id="edit")
@@ -138,9 +141,9 @@ class EditTab:
         how = [self.count, *self.draws.fields]
         asked = [self.desk, self.canvas, self.prompt, self.where, *how]
         on_either(self.go.click, self.prompt.submit, says(self.edit, notice), asked, outputs, "edit")
-        for number, button in enumerate(self.examples):
+        for words, button in self.examples.items():
             button.click(
-                says(self._example(INSTRUCTIONS[number]), notice),
+                says(self._example(words), notice),
                 how,
                 outputs,
                 show_progress="hidden",
@@ -169,7 +172,7 @@ class EditTab:
 
     def open_first(self) -> Values:
         """What a visitor finds: a scene, where the model knows such."""
-        return self._open_scene("This is a scene to try things on") if self.studio.scenes else {}
+        return self._open_scene("This is a scene to try things on") if self.studio.examples else {}
 
     def open_image(self, image: str | Image.Image | None) -> Values:
         if image is None:
@@ -179,22 +182,23 @@ class EditTab:
         return self._shown(at, f"{width} × {height} pixels")
 
     def random_scene(self) -> Values:
-        drawn = random_scene(np.random.default_rng(), SETTINGS["hard"], held_out=True)
+        drawn = random_scene(np.random.default_rng(), SETTINGS[self.studio.examples.setting], held_out=True)
         image = Image.fromarray(render(drawn, self.pipeline.image_size))
         at = Desk.open(self.studio.editor, image, self.studio.max_pixels)
         return self._shown(at, f"The scene: {drawn.caption()}")
 
     def _open_scene(self, told: str) -> Values:
-        image = Image.fromarray(render(SCENE, self.pipeline.image_size))
+        image = Image.fromarray(render(self.studio.examples.scene, self.pipeline.image_size))
         return self._shown(Desk.open(self.studio.editor, image, self.studio.max_pixels), told)
 
     def _example(self, words: str):
-        """What a click on an example does: the scene anew, and the edit."""
+        """What a click on an example does: the scene anew, and the edit where it can find the region."""
+        where = FIND if self.studio.finds_regions else WHOLE
 
         def run(*how: float) -> Iterator[Values]:
             opened = self._open_scene("")
-            yield opened | {self.prompt: words, self.where: FIND}
-            yield from self.edit(opened[self.desk], None, words, FIND, *how)
+            yield opened | {self.prompt: words, self.where: where}
+            yield from self.edit(opened[self.desk], None, words, where, *how)
 
         return run
 

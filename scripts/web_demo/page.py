@@ -9,7 +9,6 @@ import gradio as gr
 from scripts.web_demo.advice import about_model
 from scripts.web_demo.draw_tabs import draw_tab, scaling_tab
 from scripts.web_demo.edit_tab import EditTab, Studio
-from scripts.web_demo.examples import SCENE
 from scripts.web_demo.widgets import MODEL, says
 
 
@@ -23,7 +22,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Edit", id="edit"):
                 editing = EditTab(studio)
             if studio.painter is not None:
-                example = SCENE.caption() if studio.scenes else ""
+                example = studio.examples.scene.caption() if studio.examples else ""
                 with gr.Tab("Draw", id="draw"):
                     drawn, send = draw_tab(studio.painter, example)
                 with gr.Tab("Spend more", id="spend"):

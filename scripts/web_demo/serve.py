@@ -17,7 +17,9 @@ from runtime.distributed import pick_device
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
-from scripts.web_demo.config import SHIPPED, Demo
+from scripts.web_demo.advice import vocabulary
+from scripts.web_demo.config import Demo
+from scripts.web_demo.examples import examples_for
 
 if TYPE_CHECKING:
     from scripts.web_demo.edit_tab import Studio
@@ -62,7 +64,7 @@ def make_studio(config: Demo) -> Studio:
         name=Path(named).name,
         editor=EditQueue(editors[0]) if editors else painter,
         painter=painter,
-        scenes=not config.vq_ckpt and config.model == SHIPPED,
+        examples=examples_for(vocabulary(pipelines[0])),
         max_pixels=round(config.max_megapixels * 1e6),
     )
 

@@ -275,7 +275,7 @@ def test_quick_all_from_end_to_end(tmp_path):
         assert row["reached"] is None, "a tiny network is not judged"
     targets = {name for name in load("rows").TARGETS["cpu"]}
     assert targets <= {row["what"] for row in results["rows"]}, "every target has its row"
-    pictures = {"ratios.png", "latency_64.png", "throughput_64.png", "memory.png"}
+    pictures = {"ratios.png", "headline.png", "latency_64.png", "throughput_64.png", "memory.png"}
     assert pictures <= {path.name for path in tmp_path.iterdir()}
 
 

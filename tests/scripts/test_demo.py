@@ -26,8 +26,7 @@ from PIL import Image
 
 from dataset.shapes.scenes import Background, Scene, SceneObject, render
 from dataset.shapes.verifier import verify_scene
-from scripts.web_demo.examples import INSTRUCTIONS
-from scripts.web_demo.examples import SCENE as EXAMPLE
+from scripts.web_demo.examples import HARD
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NEEDED = os.environ.get("REQUIRE_BROWSER") == "1"  # scripts/test_demo.sh
@@ -38,6 +37,7 @@ SCENE = Scene(
     ),
     Background("beige", "speckled", seed=3),
 )
+EXAMPLE, INSTRUCTIONS = HARD.scene, HARD.instructions
 TIMEOUT_MS = 60_000  # that a page may take on a busy machine
 
 
