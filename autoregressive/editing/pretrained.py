@@ -173,11 +173,15 @@ def find_files(
             options.setdefault("t5_model_type", config.text_encoder)
     else:
         options |= _find_encoder(folder, config.text_encoder)
-    return {
-        "vq_ckpt": folder / config.tokenizer,
-        "gpt_ckpt": folder / member.file,
-        **options,
-    }, member.defaults, config.about
+    return (
+        {
+            "vq_ckpt": folder / config.tokenizer,
+            "gpt_ckpt": folder / member.file,
+            **options,
+        },
+        member.defaults,
+        config.about,
+    )
 
 
 def _find_encoder(folder: Path, name: str) -> dict[str, Any]:

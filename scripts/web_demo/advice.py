@@ -70,8 +70,8 @@ def on_picture(pipeline: EditingPipeline, psnr: float) -> list[str]:
     if not is_far(pipeline, psnr):
         return []
     return [
-        f"This picture is not of the kind that the model knows: {on_reconstruction(pipeline, psnr)}. What the "
-        "model sees of it is shown here, and edited cells will look like that."
+        f"This picture is not of the kind that the model knows: {on_reconstruction(pipeline, psnr)}. What "
+        "the model sees of it is shown here, and edited cells will look like that."
     ]
 
 

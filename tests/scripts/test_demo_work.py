@@ -247,3 +247,27 @@ def test_models_of_shapes_are_shown_with_scenes_that_they_know(editor):
 
     assert examples_for(vocabulary(editor)) is HARD
     assert examples_for(EASY.words()) is EASY and examples_for({"cat"}) is None and examples_for([]) is None
+
+
+def test_what_comes_from_a_browser_is_not_trusted():
+    pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.widgets import as_url, canvas_value, notices, painted_layer, strip_value
+
+    stroke = strokes(40, (230, 0, 120), (0, 0, 8, 8))
+    url = as_url(Image.fromarray(stroke))
+    assert np.array_equal(painted_layer({"layer": url}), stroke)
+    assert painted_layer({"layer": ""}) is None and painted_layer(None) is None
+    assert painted_layer(canvas_value(Image.new("RGB", (72, 72)), 9, "")) is None, "nothing is painted yet"
+    huge = as_url(Image.new("1", (2000, 2000)))
+    for bad in ("data:image/png;base64,!", "data:text/html,<b>", url.replace("png", "bmp"), huge, 7, ["x"]):
+        with pytest.raises(UserError, match="clear it and paint again"):
+            painted_layer({"layer": bad})
+    said = '<img src=x onerror="alert(1)">'
+    for shown in (strip_value("t", [(Image.new("RGB", (8, 8)), said)], 0), notices([said], [said])):
+        assert "<img src=x" not in shown and "&lt;img" in shown
+
+
+def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 60, 3), dtype=np.uint8))
+    assert np.array_equal(np.asarray(work.fit_within(small, 192)), np.asarray(small))
+    assert work.fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)
