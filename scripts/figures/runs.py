@@ -32,7 +32,7 @@ MEANINGS = {
     "samples_per_second": ("throughput", "samples a second"),
     "useful_tflops": ("arithmetic that the batches need", "TFLOP/s, each device"),
     "mfu": ("the same as a share of the device's peak", "share, 0 to 1"),
-    "psnr": ("reconstruction error, higher is better", "PSNR, dB"),
+    "psnr": ("fidelity of reconstructions", "PSNR, dB"),
     "reconstruction": ("reconstruction loss", "absolute difference, of 2"),
     "perceptual": ("perceptual loss", "LPIPS"),
     "codebook": ("codebook loss", "no unit"),

@@ -90,7 +90,9 @@ class EditTab:
 
     def _place_picture(self) -> None:
         with gr.Row():
-            self.upload = gr.UploadButton("Load an image", file_types=["image"], elem_id="upload")
+            self.upload = gr.UploadButton(
+                "Load an image", file_types=["image"], elem_id="upload", min_width=140
+            )
             self.scene = gr.Button(
                 "A random scene", visible=self.studio.examples is not None, elem_id="scene"
             )
@@ -113,9 +115,9 @@ class EditTab:
         self.prompt = gr.Textbox(label=asks, placeholder=placeholder, elem_id="prompt", max_length=2000)
         self.words_note = gr.HTML(elem_id="words_note")
         with gr.Row():
-            self.go = gr.Button("Edit", variant="primary", elem_id="edit")
-            self.back = gr.Button("Undo", elem_id="undo")
-            self.save = gr.Button("Download (PNG)", elem_id="save")
+            self.go = gr.Button("Edit", variant="primary", elem_id="edit", min_width=70)
+            self.back = gr.Button("Undo", elem_id="undo", min_width=70)
+            self.save = gr.Button("Download", elem_id="save", min_width=70)
         self.file = gr.DownloadButton(visible="hidden", elem_id="file")
         self.notice = gr.HTML(elem_id="notice")
         self.story = gr.Markdown(elem_id="story")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,9 +122,15 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tm
         work.Desk.open(edits, tmp_path / "in.png", 7999)
     with pytest.raises(UserError, match="mask"):
         list(desk.propose("red", mask[:5]))
-    folder = desk.folder.name
-    del desk, told
-    assert edits.num_open == 0 and not Path(folder).exists()
+
+
+def test_what_was_downloaded_goes_with_the_desk(work, edits, tmp_path):
+    desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+    path = desk.save(tmp_path)
+    assert path.is_file() and path == desk.save(tmp_path)
+    del desk
+    gc.collect()
+    assert not any(tmp_path.iterdir())
 
 
 def test_who_leaves_ends_what_is_drawn_and_what_waits(work, edits):
