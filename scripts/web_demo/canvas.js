@@ -7,20 +7,20 @@ const strokes = element.querySelector(".strokes");
 const cursor = element.querySelector(".cursor");
 const size = element.querySelector("input[type=range]");
 const pen = strokes.getContext("2d", { willReadFrequently: true });
-let color = props.colors[0];
+const colors = element.querySelector(".canvas").dataset.colors.split(",");
+let color = colors[0];
 let erases = false;
 let last = null; // where the stroke is, in pixels of the layer
 let grid = 1; // cells a side
 let cell = 0; // where the keyboard is
 
-strokes.setAttribute("aria-label", props.about);
-for (const [number, one] of props.colors.entries()) {
+for (const [number, one] of colors.entries()) {
   const button = document.createElement("button");
   button.type = "button";
   button.dataset.color = one;
   button.style.setProperty("--color", one);
-  button.textContent = props.colors.length > 1 ? String(number + 1) : "Brush";
-  button.setAttribute("aria-label", props.colors.length > 1 ? `Brush, colour ${number + 1}` : "Brush");
+  button.textContent = colors.length > 1 ? String(number + 1) : "Brush";
+  button.setAttribute("aria-label", colors.length > 1 ? `Brush, colour ${number + 1}` : "Brush");
   element.querySelector(".colors").append(button);
 }
 

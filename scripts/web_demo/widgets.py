@@ -35,12 +35,12 @@ Values = dict[gr.components.Component, Any]
 
 def canvas(colors: Sequence[str], about: str, **options: Any) -> gr.HTML:
     """A picture to paint on with a mouse, a finger, or arrow keys and space; tells of it by `input`."""
+    template = (FOLDER / "canvas.html").read_text(encoding="utf-8")
+    template = template.replace("COLORS", ",".join(colors)).replace("ABOUT", html.escape(about))
     return gr.HTML(
-        html_template=(FOLDER / "canvas.html").read_text(encoding="utf-8"),
+        html_template=template,
         js_on_load=(FOLDER / "canvas.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        colors=list(colors),
-        about=about,
         **options,
     )
 

@@ -319,8 +319,9 @@ def test_a_phone_has_room(browser, address):
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.evaluate(wide) <= 0, "nothing should stand out at the side"
     screenshot(opened, "phone")
+    opened.locator("#canvas .tools").scroll_into_view_if_needed()
     box = opened.query_selector("#canvas canvas").bounding_box()
-    assert box["width"] > 300
+    assert box["width"] > 300 and box["y"] + box["height"] < 844
     opened.touchscreen.tap(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.8)
     opened.wait_for_function(f"document.querySelector('#where input:checked')?.value == {PAINT!r}")
     say(opened, "remove the small green square")
@@ -362,6 +363,7 @@ def test_several_ways_and_the_whole_image(page, scene):
     say(page, "remove the large blue star")
     page.click("text=How it is drawn")
     page.fill("#count input[type=number]", "3")
+    page.press("#count input[type=number]", "Tab")
     page.press("#prompt textarea, #prompt input", "Enter")
     wait_for_words(page, "cells edited")
     samples = pictures(page, "#samples", 3)
