@@ -77,7 +77,7 @@ def start(tmp_path: Path, *flags: str) -> Iterator[str]:
         assert not re.search(r'File "[^"]*(scripts/|autoregressive/)', log.read_text()), log.read_text()
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(TIMEOUT_MS / 1000)
     assert not list(tmp_path.glob("demo_*")), "the demo has left files behind"
 
 
