@@ -18,7 +18,9 @@ from autoregressive.train.config import EditingConfig
 from runtime.config import argument, build_parser, dump_config, legacy, option, parse
 from runtime.errors import UserError
 
-PROGRAM_FOLDERS = ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
+PROGRAM_FOLDERS = (
+    "autoregressive", "dataset", "evaluations", "integrations", "language", "scripts", "tokenizer",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # this file is a program too
 FROZEN = ROOT / "tests" / "frozen_flags.json"
 COMMANDS = {
@@ -45,6 +47,7 @@ COMMANDS = {
     "prepare_coco": ("dataset.prepare_coco", "PrepareCocoConfig"),
     "sample_emu_edit": ("autoregressive.sample.flags", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.shapes.flags", "PrepareShapesConfig"),
+    "serve": ("integrations.server.config", "Serve"),
 }
 
 

@@ -24,6 +24,8 @@ EXCEPTIONS = {
     "ceiling_path": "each test set has a layout of its own",
     "generated_path": "each test set has a layout of its own",
     "gt_path": "each test set has a layout of its own",
+    "host": "a page for people, or a server for programs: each says what it lets in",
+    "port": "the one has another than the other by custom",
     "device": "benchmark.py measures one kind of machine and guesses none",
     "vq_ckpt": "the tokenizer's own training goes on from it",
     "vq_model": "the tokenizer's own training builds it",
