@@ -59,6 +59,27 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class About:
+    """What the maker of a folder says of its models, for people who use them; nothing is said by default.
+
+    Attributes:
+      knows: what they were trained on, as a phrase such as "coloured shapes on plain backgrounds".
+      usual_psnr: decibels at which the tokenizer gives such pictures back, their mean.
+    """
+
+    knows: str = ""
+    usual_psnr: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.knows, str) or not isinstance(self.usual_psnr, (int, float, type(None))):
+            raise TypeError(f"knows must be words and usual_psnr a number, not {self}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is said."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value not in ("", None)}
+
+
+@dataclass(frozen=True)
 class Member:
     """One transformer of a folder: its file, and its defaults."""
 
@@ -74,14 +95,17 @@ class FolderConfig:
     models: dict[str, Member]
     text_encoder: str | None
     """A folder in this one, or a hub id; None for models whose texts come as features."""
+    about: About = About()
 
     def to_dict(self) -> dict[str, Any]:
+        about = self.about.to_dict()
         models = {name: {"file": m.file, "defaults": m.defaults.to_dict()} for name, m in self.models.items()}
         return {
             "format": FORMAT,
             "tokenizer": self.tokenizer,
             "models": models,
             "text_encoder": self.text_encoder,
+            **({"about": about} if about else {}),
         }
 
     def write(self, folder: Path) -> None:
@@ -106,7 +130,8 @@ def read_config(folder: Path) -> FolderConfig:
             name: Member(member["file"], Defaults.from_dict(member.get("defaults", {})))
             for name, member in content["models"].items()
         }
-        config = FolderConfig(content["tokenizer"], members, content["text_encoder"])
+        about = About(**content.get("about", {}))
+        config = FolderConfig(content["tokenizer"], members, content["text_encoder"], about)
         names = [config.tokenizer, *(member.file for member in members.values())]
         if not members or not all(isinstance(name, str) for name in names):
             raise ValueError("models and tokenizer must name files")
@@ -138,8 +163,8 @@ def find_files(
     t5_path: str | Path | None = None,
     with_text_encoder: bool = True,
     **options: Any,
-) -> tuple[dict[str, Any], Defaults]:
-    """What `EditingPipeline.load` is to be told for a folder, and its model's defaults.
+) -> tuple[dict[str, Any], Defaults, About]:
+    """What `EditingPipeline.load` is to be told for a folder, its model's defaults, and what is said of it.
 
     Args:
       name, model, revision, t5_path, with_text_encoder: as in `EditingPipeline.from_pretrained`.
@@ -159,11 +184,8 @@ def find_files(
             options.setdefault("t5_model_type", config.text_encoder)
     else:
         options |= _find_encoder(folder, config.text_encoder)
-    return {
-        "vq_ckpt": folder / config.tokenizer,
-        "gpt_ckpt": folder / member.file,
-        **options,
-    }, member.defaults
+    files = {"vq_ckpt": folder / config.tokenizer, "gpt_ckpt": folder / member.file, **options}
+    return files, member.defaults, config.about
 
 
 def _find_encoder(folder: Path, name: str) -> dict[str, Any]:

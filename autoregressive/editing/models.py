@@ -22,7 +22,7 @@ from typing_extensions import Self
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
-from autoregressive.editing.model_folders import Defaults, find_files
+from autoregressive.editing.model_folders import About, Defaults, find_files
 from autoregressive.editing.pretrained import push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
@@ -86,6 +86,7 @@ class EditingModels:
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
         self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
+        self.about = About()
         self._offloads, self._moving = False, threading.RLock()
         self._features, self._codes = _Recent(), _Recent()
         self.grid = transformer.config.grid
@@ -166,9 +167,9 @@ class EditingModels:
         Raises:
           UserError: no such folder or hub model, or one that is damaged.
         """
-        files, defaults = find_files(name, model, **options)
+        files, defaults, about = find_files(name, model, **options)
         pipeline = cls.load(**files)
-        pipeline.defaults = defaults
+        pipeline.defaults, pipeline.about = defaults, about
         return pipeline
 
     def save_pretrained(

@@ -12,9 +12,15 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from autoregressive.editing.model_folders import CONFIG_FILE, Defaults, FolderConfig, Member, first_line
-from autoregressive.editing.model_folders import find_folder as find_folder  # its old address
-from autoregressive.editing.model_folders import read_config as read_config
+from autoregressive.editing.model_folders import (
+    CONFIG_FILE,
+    About,
+    Defaults,
+    FolderConfig,
+    Member,
+    first_line,
+    read_config,
+)
 from autoregressive.models.arithmetic import MARKER, marked, unpublished_arithmetic
 from autoregressive.models.gpt import ModelConfig, Transformer
 from autoregressive.models.weights import model_args
@@ -34,6 +40,7 @@ class Models(Protocol):
     transformer: Transformer
     text_encoder: T5Encoder | None
     defaults: Defaults
+    about: About
 
 
 def save_pretrained(
@@ -68,7 +75,8 @@ def save_pretrained(
     elif pipeline.text_encoder is not None:
         text_encoder = pipeline.text_encoder.hub_id
     models = config.models | {model: Member(file, pipeline.defaults)}
-    FolderConfig(TOKENIZER, models, text_encoder).write(folder)
+    about = pipeline.about if pipeline.about.to_dict() else config.about
+    FolderConfig(TOKENIZER, models, text_encoder, about).write(folder)
     if not (folder / "README.md").exists():
         card = _card(pipeline, models)
         write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))

@@ -131,7 +131,7 @@ class ModelFlags:
         config = read_config(folder)
         name = self.model_name or choose_model(folder, config, draws=self.wants_drawing)
         encoder = {} if self.t5_model_type is None else {"t5_model_type": self.t5_model_type}
-        files, defaults = find_files(folder, name, t5_path=self.t5_path, **encoder)
+        files, defaults, _ = find_files(folder, name, t5_path=self.t5_path, **encoder)
         files.pop("with_text_encoder", None)  # a program that needs one looks for the published one
         files.setdefault("t5_model_type", DEFAULT_T5)
         texts = {key: str(value) for key, value in files.items()}

@@ -22,7 +22,7 @@ def flags_of_model(name: str, model_name: str | None, *, draws: bool) -> dict[st
     folder = find_folder(name)
     config = read_config(folder)
     model_name = model_name or choose_model(folder, config, draws=draws)
-    files, defaults = find_files(folder, model_name)
+    files, defaults, _ = find_files(folder, model_name)
     args = read_args(Path(files["gpt_ckpt"]))
     known, tokenizer = args.get("model_config", {}), read_args(Path(files["vq_ckpt"])).get("vq_config", {})
     if not known or not tokenizer:
