@@ -30,14 +30,15 @@ def share(network: SupervisedLoss, config: TrainConfig, ranks: Distributed) -> n
 
     The state of a training is made afterwards: sharded weights are other tensors than those before.
     """
-    model = network.model
-    parts = Parts(
-        embeddings=[model.tok_embeddings, model.cls_embedding],
-        blocks=model.layers,
-        head=[model.norm, network.head],
-    )
     sharding = sharding_of(config.parallel, config.shard_size, config.mixed_precision, ranks)
-    return parallel(network, ranks, sharding, parts, compiled=config.compile)
+    return parallel(network, ranks, sharding, parts_of(network), compiled=config.compile)
+
+
+def parts_of(network: SupervisedLoss) -> Parts:
+    """What is gathered at a time; the tables of positions and marks are small and stay for the step."""
+    model = network.model
+    embeddings, head = [model.tok_embeddings, model.cls_embedding], [model.norm, network.head]
+    return Parts(embeddings, list(model.layers), head)
 
 
 def warm_up(

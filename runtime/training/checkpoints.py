@@ -38,7 +38,7 @@ def due(every: int, step: int) -> bool:
 
 
 def checkpoint_kind(checkpoint: str, parallel: str, ranks: Distributed) -> str:
-    """What `--checkpoint` asks for: "file", or "dcp", a folder; auto is a folder where weights are sharded."""
+    """What `--checkpoint` asks for: "file", or "dcp", a folder; auto: this where weights are sharded."""
     if checkpoint != "auto":
         return checkpoint
     return "dcp" if shards(parallel, ranks) else "file"
@@ -182,7 +182,8 @@ def require_finite(content: dict[str, Any], path: str | Path) -> None:
     """
     for part in ("model", "ema", "discriminator"):
         for name, weight in (content.get(part) or {}).items():
-            if weight.is_floating_point() and not own_part(weight).isfinite().all():
+            weight = own_part(weight)
+            if weight.is_floating_point() and not weight.isfinite().all():
                 raise UserError(
                     f"{path} is not written: the {part}'s {name} holds NaN or infinity. Lower the "
                     "learning rate, and go on from the newest checkpoint"
