@@ -115,6 +115,8 @@ class TrainConfig(DataConfig):
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
     )
+    parallel: str = training.parallel()
+    shard_size: int | None = training.shard_size()
     ema_decay: float = training.ema_decay(0.0, "keep an average of the weights with this decay; 0 for none")
 
     peak_tflops: float | None = option(
@@ -124,6 +126,7 @@ class TrainConfig(DataConfig):
     )
     log_every: int = training.log_every()
     ckpt_every: int = training.ckpt_every("checkpoints")
+    checkpoint: str = training.checkpoint()
     max_checkpoints: int = training.max_checkpoints(0)
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
     preview_every: int = option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
@@ -175,6 +178,7 @@ class TrainConfig(DataConfig):
             )
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
+        training.require_parallel(self.parallel, self.shard_size)
         self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")

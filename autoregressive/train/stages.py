@@ -15,6 +15,7 @@ from autoregressive.train.components import (
     load_dataset,
     load_encoders,
     load_packed,
+    shown_model,
 )
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.dry_run import dry_run
@@ -33,14 +34,15 @@ def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
     config = find_resume_point(config, ranks)
     encoders = load_encoders(config, ranks.device, tokenizer_precision=config.tokenizer_precision)
     dataset = load_images(config, encoders, ranks)
-    model = build_model(config, encoders, ranks.device, mask_in_context=False)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    model = build_model(config, encoders, ranks, mask_in_context=False)
+    shown = shown_model(model, config, ranks)
+    pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
     preview = t2i_preview(pipeline, dataset, config)
     inputs = t2i_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview)
+        fit(model, dataset, inputs, config, ranks, preview, shown=shown)
 
 
 def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
@@ -68,15 +70,16 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
         tokenizer_precision=config.tokenizer_precision,
     )
     dataset = load_pairs(config, encoders, ranks)
-    model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    model = build_model(config, encoders, ranks, mask_in_context=config.mask_in_context)
+    shown = shown_model(model, config, ranks)
+    pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
     inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview, validate)
+        fit(model, dataset, inputs, config, ranks, preview, validate, shown=shown)
 
 
 def list_own_pairs(config: EditingConfig, ranks: Distributed) -> EditingConfig:
