@@ -21,9 +21,13 @@ from runtime.files import write_atomic
 PAIR_KINDS = ("tone", "gender", "hair", "color", "clock", "moon")
 """How two sprites can be one change apart."""
 _HELD_OUT_NAMES, _HELD_OUT_SPRITES, _HELD_OUT_PAIRS = 0.04, 0.08, 0.1
-_HAIR = re.compile(r"(?:(bald) )?(man|woman|person)(?: with (red hair|curly hair|white hair|blond hair|beard))?")
+_HAIR = re.compile(
+    r"(?:(bald) )?(man|woman|person)(?: with (red hair|curly hair|white hair|blond hair|beard))?"
+)
 _COLORS = "red orange yellow green blue purple brown black white grey pink"
-_COLORED = re.compile(rf"((?:light )?(?:{_COLORS.replace(' ', '|')})) (heart|circle|square|book|apple|diamond)")
+_COLORED = re.compile(
+    rf"((?:light )?(?:{_COLORS.replace(' ', '|')})) (heart|circle|square|book|apple|diamond)"
+)
 _MOON = re.compile(r"((?:new|full|(?:waxing|waning) (?:crescent|gibbous)|(?:first|last) quarter) moon)")
 _CLOCK = re.compile(r"clock at (.*)")
 
@@ -46,7 +50,7 @@ class Sprite:
 
     @property
     def name(self) -> str:
-        """"man farmer with dark skin"; yellow skin goes without saying."""
+        """ "man farmer with dark skin"; yellow skin goes without saying."""
         if self.tone in ("", NO_TONE):
             return self.base
         return f"{self.base}{' and' if ' with ' in self.base else ' with'} {self.tone} skin"
@@ -90,10 +94,13 @@ class Catalogue:
         if wanted == found:
             return "right"
         mine, its = self.sprites[wanted].groups, self.sprites[found].groups
-        return next((kind for kind in PAIR_KINDS if kind in mine and mine[kind][0] == its.get(kind, ("",))[0]), "other")
+        return next(
+            (kind for kind in PAIR_KINDS if kind in mine and mine[kind][0] == its.get(kind, ("",))[0]),
+            "other",
+        )
 
     def is_held_out_name(self, number: int) -> bool:
-        """Whether no training picture shows any sprite of this base; never one that has a twin to tell it by."""
+        """Whether no training picture shows any sprite of this base; one with twins stays with them."""
         sprite = self.sprites[number]
         return not sprite.groups.keys() - {"tone"} and _share(f"name {sprite.base}") < _HELD_OUT_NAMES
 
@@ -101,7 +108,9 @@ class Catalogue:
         """Whether no training picture shows this toned sprite, though it shows its base in other tones."""
         sprite = self.sprites[number]
         toned = sprite.tone not in ("", NO_TONE)
-        return toned and not self.is_held_out_name(number) and _share(f"tone {sprite.code}") < _HELD_OUT_SPRITES
+        return (
+            toned and not self.is_held_out_name(number) and _share(f"tone {sprite.code}") < _HELD_OUT_SPRITES
+        )
 
     def is_held_out_pair(self, pair: SpritePair) -> bool:
         """Whether training never makes this change; of tones: because it never shows the result."""
@@ -124,7 +133,9 @@ class Catalogue:
     def pairs_of(self, held_out: bool) -> list[SpritePair]:
         """The pairs of one side of the split; of both, training shows the first sprite."""
         seen = set(self.seen)
-        sides = [pair for pair in self.pairs if pair.source in seen and self.is_held_out_pair(pair) == held_out]
+        sides = [
+            pair for pair in self.pairs if pair.source in seen and self.is_held_out_pair(pair) == held_out
+        ]
         return [pair for pair in sides if held_out and pair.kind == "tone" or pair.target in seen]
 
     def save(self, path: Path) -> None:
@@ -178,14 +189,17 @@ def build_catalogue(package: EmojiPackage) -> Catalogue:
 
 
 def _named_sprites(package: EmojiPackage) -> Iterator[tuple[Sprite, str]]:
-    """Each sprite and the picture it is of; the shortest names first, which decides between equal pictures."""
+    """Each sprite and its picture; the shortest names first, which decides between equal pictures."""
     named = [(entry, name) for entry in package.entries if (name := clean_name(entry))]
     named = _with_neutral_names(named)
     for entry, base in sorted(named, key=lambda pair: len(pair[1])):
         variations = entry.get("skin_variations") or {}
         groups = _groups(entry, base)
         tone = NO_TONE if variations else ""
-        yield _member(Sprite(entry["image"].removesuffix(".png"), base, tone, groups), bool(variations)), entry["image"]
+        yield (
+            _member(Sprite(entry["image"].removesuffix(".png"), base, tone, groups), bool(variations)),
+            entry["image"],
+        )
         for modifiers, variation in variations.items():
             words = [TONES[code] for code in modifiers.upper().split("-") if code in TONES]
             tone = " and ".join(dict.fromkeys(words)) if words else ""

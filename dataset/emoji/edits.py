@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset.emoji.catalogue import PAIR_KINDS, Catalogue, SpritePair
 from dataset.emoji.names import with_article
-from dataset.emoji.scenes import PORTRAIT, SIDE, SIZES, EmojiScene, Sticker, render
+from dataset.emoji.scenes import PORTRAIT, SIDE, EmojiScene, Sticker, render
 from dataset.shapes.scenes import BACKGROUND_KINDS, BACKGROUNDS, Background
 from runtime.errors import UserError
 
@@ -114,7 +114,9 @@ class EmojiExample:
     def from_dict(cls, values: dict[str, Any]) -> EmojiExample:
         edit = EmojiEdit(**values["edit"] | {"boxes": tuple(map(tuple, values["edit"]["boxes"]))})
         wanted = None if values["wanted"] is None else Sticker(**values["wanted"])
-        return cls(EmojiScene.from_dict(values["before"]), EmojiScene.from_dict(values["after"]), edit, wanted)
+        return cls(
+            EmojiScene.from_dict(values["before"]), EmojiScene.from_dict(values["after"]), edit, wanted
+        )
 
 
 def _pick(rng: np.random.Generator, choices: Any) -> Any:
@@ -135,7 +137,7 @@ def portrait(name: str, background: Background) -> EmojiScene:
 
 
 def _without_color(base: str, pair: SpritePair) -> str:
-    """"heart" of "red heart", for an instruction that names the new colour."""
+    """ "heart" of "red heart", for an instruction that names the new colour."""
     return base.removeprefix(f"{pair.old_value} ") if pair.kind == "color" else base
 
 
@@ -167,7 +169,11 @@ class EmojiEdits:
         background = random_background(rng, self.config)
         old, new = (self.catalogue.sprites[number] for number in (pair.source, pair.target))
         before, after = portrait(old.name, background), portrait(new.name, background)
-        words = {"it": f"the {_without_color(old.base, pair)}", "new": with_article(new.base), "value": pair.value}
+        words = {
+            "it": f"the {_without_color(old.base, pair)}",
+            "new": with_article(new.base),
+            "value": pair.value,
+        }
         (wanted,) = after.stickers
         edit = self._say(rng, pair.kind, words, (self._differing_box(before, after),), after, wanted)
         return EmojiExample(before, after, edit, wanted)
@@ -192,7 +198,9 @@ class EmojiEdits:
                 return session
 
     def _by_kind(self, pairs: list[SpritePair]) -> dict[str, list[SpritePair]]:
-        return {kind: found for kind in PAIR_KINDS if (found := [pair for pair in pairs if pair.kind == kind])}
+        return {
+            kind: found for kind in PAIR_KINDS if (found := [pair for pair in pairs if pair.kind == kind])
+        }
 
     def _sprite(self, rng: np.random.Generator, names: list[int] | None = None) -> str:
         """A name: all bases alike, whatever the number of their tones."""
@@ -248,10 +256,14 @@ class EmojiEdits:
     def _change(
         self, rng: np.random.Generator, scene: EmojiScene, kind: str, names: list[int] | None
     ) -> tuple[EmojiScene, Sticker | None, Sticker | None] | None:
-        """Draws (scene after the edit, the sticker that was, the sticker that is); None if it cannot be done."""
+        """Draws (scene after the edit, the sticker that was, the one that is); None if it cannot be done."""
         if kind == "background":
             behind = random_background(rng, self.config)
-            return None if behind.name == scene.background.name else (replace(scene, background=behind), None, None)
+            return (
+                None
+                if behind.name == scene.background.name
+                else (replace(scene, background=behind), None, None)
+            )
         if kind == "add":
             if len(scene.stickers) == self.config.max_stickers:
                 return None

@@ -39,8 +39,8 @@ def write_licences(package: EmojiPackage, folder: Path) -> None:
         "The pictures in this folder are made of emoji, scaled and laid over drawn backgrounds.",
         "",
         f"Pictures: {_PICTURES[package.vendor]}",
-        f"Names and index: emoji-datasource-{package.vendor} {package.version}, (c) Cal Henderson, under the MIT "
-        "licence (LICENSE-index.txt); https://github.com/iamcal/emoji-data",
+        f"Names and index: emoji-datasource-{package.vendor} {package.version}, (c) Cal Henderson, under "
+        "the MIT licence (LICENSE-index.txt); https://github.com/iamcal/emoji-data",
         "",
         "Keep this notice and the licences with copies of the pictures, and with models that draw them.",
     ]

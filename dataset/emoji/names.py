@@ -149,9 +149,14 @@ _RULES = (
     (r"keycap (.*)", r"keycap \1"),
     (r"(?:black|white) (\w+) (?:large )?suit", r"\1 suit"),
     (r"black (spade|club|heart|diamond) suit", r"\1 suit"),
-    (r"(black|white) (large|medium|medium small|small) square", r"\2 \1 square"),
+    # Sizes are for stickers: what is drawn small or large in its frame is told apart in other words.
+    (r"(black|white) large square", r"\1 square"),
+    (r"(black|white) medium square", r"middling \1 square"),
+    (r"(black|white) medium small square", r"little \1 square"),
+    (r"(black|white) small square", r"tiny \1 square"),
+    (r"small airplane", "light airplane"),
     (r"(?:large|medium) (\w+ (?:circle|square|diamond))", r"\1"),
-    (r"small (\w+ diamond)", r"small \1"),
+    (r"small (\w+ diamond)", r"tiny \1"),
     (r"heavy (.*)", r"\1"),
     (r"(?:black|white) (telephone|scissors|nib|smiling face|universal recycling symbol)", r"\1"),
     (r"(\w+) pointing backhand index", r"backhand pointing \1"),
@@ -199,7 +204,7 @@ def clean_name(entry: dict[str, Any]) -> str | None:
 
 
 def gender_of(unified: str) -> tuple[str | None, str]:
-    """"man", "woman" or "person" of what one person is or does, and the key that the three share.
+    """ "man", "woman" or "person" of what one person is or does, and the key that the three share.
 
     A sequence that begins with a man, or ends with the sign of one, has a twin that does so with a woman and
     one that does so with a person of no said gender.
@@ -227,8 +232,8 @@ def neutral_name(mans_name: str, own: str) -> str:
 
 # Said without an article, as plurals are.
 _BARE = frozenset(
-    "bread popcorn bacon butter salt spaghetti sushi oden camping bowling billiards luggage infinity ice wood coral "
-    "fog broccoli garlic tofu cooking zzz".split()
+    "bread popcorn bacon butter salt spaghetti sushi oden camping bowling billiards luggage infinity ice "
+    "wood coral fog broccoli garlic tofu cooking zzz".split()
 ) | {"cooked rice", "curry and rice", "yin yang", "dvd", "people", "men", "women"}
 _HEAD = re.compile(r"(.*?)(?: (?:with|of|in|on|at|and|facing|holding|wrestling|hugging|kissing) .*|$)")
 _NAMED = ("santa claus", "mrs. claus", "mx claus", "keycap ")
@@ -236,13 +241,18 @@ _ONE_OF_A_KIND = ("flag of ", "milky way", "earth globe ")
 
 
 def with_article(name: str) -> str:
-    """"a red heart", "an owl", "the flag of france", "grapes"."""
+    """ "a red heart", "an owl", "the flag of france", "grapes"."""
     if name == "sun" or name.startswith(_ONE_OF_A_KIND):
         return f"the {name}"
     head = _HEAD.fullmatch(name)[1].split()[-1]
     is_plural = head.endswith("s") and not head.endswith(("ss", "us", "is", "os"))
     is_plural &= not name.startswith(("man ", "woman ", "person "))
-    if is_plural or name in _BARE or name.startswith(_NAMED) or name.split()[0] in ("people", "men", "women", "two"):
+    if (
+        is_plural
+        or name in _BARE
+        or name.startswith(_NAMED)
+        or name.split()[0] in ("people", "men", "women", "two")
+    ):
         return name
     vowel = name[0] in "aeio" or name.startswith(("umb", "unam", "ups", "up ", "up-", "hour", "x-ray", "u-"))
     return f"an {name}" if vowel and not name.startswith(("one-", "euro")) else f"a {name}"

@@ -51,14 +51,18 @@ class EmojiPackage:
           UserError: it is not there, or no picture of that size.
         """
         if image not in self.pictures:
-            raise UserError(f"the package names {image} in {INDEX}, but brings no such picture; download it again")
+            raise UserError(
+                f"the package names {image} in {INDEX}, but brings no such picture; download it again"
+            )
         try:
             with Image.open(io.BytesIO(self.pictures[image]), formats=["PNG"]) as picture:
                 if picture.size != (SPRITE_SIZE, SPRITE_SIZE):
                     raise UserError(f"{image} is {picture.size[0]}x{picture.size[1]}, expected 64x64")
                 return np.array(picture.convert("RGBA"))
         except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{image} is no readable PNG file ({error}); download the package again") from None
+            raise UserError(
+                f"{image} is no readable PNG file ({error}); download the package again"
+            ) from None
 
 
 def read_package(path: str | Path) -> EmojiPackage:
@@ -80,7 +84,7 @@ def read_package(path: str | Path) -> EmojiPackage:
             pictures.setdefault(match[1], {})[match[2]] = content
     if len(pictures) != 1:
         raise UserError(
-            f"{path}: pictures of one vendor are expected under img/<vendor>/64, found {sorted(pictures) or 'none'}"
+            f"{path}: expected pictures of one vendor in img/<vendor>/64, found {sorted(pictures) or 'none'}"
         )
     (vendor,) = pictures
     return EmojiPackage(
@@ -112,7 +116,9 @@ def _files_of_archive(path: Path) -> dict[str, bytes]:
                 name = member.name.removeprefix("./").removeprefix("package/")
                 if member.isfile() and _is_wanted(name):
                     if member.size > _MOST_BYTES:
-                        raise UserError(f"{path}: {member.name} has {member.size} bytes, which no such file needs")
+                        raise UserError(
+                            f"{path}: {member.name} has {member.size} bytes, which no such file needs"
+                        )
                     files[name] = archive.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{path} is no readable archive ({error}); download it again") from None
@@ -121,7 +127,8 @@ def _files_of_archive(path: Path) -> dict[str, bytes]:
 
 def _read_index(content: bytes, path: Path) -> list[dict[str, Any]]:
     needed: dict[str, Callable[[Any], bool]] = {
-        key: lambda value: isinstance(value, str) for key in ("name", "short_name", "unified", "image", "category")
+        key: lambda value: isinstance(value, str)
+        for key in ("name", "short_name", "unified", "image", "category")
     }
     try:
         entries = json.loads(content)

@@ -17,6 +17,7 @@ from dataset.emoji.flags import PrepareEmojiConfig
 from dataset.emoji.licence import require_free, write_licences
 from dataset.emoji.package import read_package
 from dataset.emoji.scenes import EmojiScene, render
+from dataset.emoji.verifier import SPRITES
 from dataset.prepare.drawn_set import DrawnSet, log
 from dataset.shapes.writers import (
     contact_sheet,
@@ -28,7 +29,7 @@ from dataset.shapes.writers import (
 )
 from runtime.pictures import save_picture
 
-SPRITES, EXAMPLES, SCENES = "sprites.npz", "emoji", "scenes.json"
+EXAMPLES, SCENES = "emoji", "scenes.json"
 DRAWING_GROUPS = ("seen", "new_tone", "new_name")
 _SIDES, _PAIRS, _STICKERS, _TESTS, _NAMES, _PORTRAITS, _DRAWINGS = range(7)  # streams of random numbers
 _TRIES = 50
@@ -101,7 +102,9 @@ def _draw(catalogue: Catalogue, scene: EmojiScene, image_size: int) -> np.ndarra
     return render(scene, image_size, catalogue)
 
 
-def _write_portrait(config: PrepareEmojiConfig, folder: Path, edits: EmojiEdits, index: int) -> dict[str, Any]:
+def _write_portrait(
+    config: PrepareEmojiConfig, folder: Path, edits: EmojiEdits, index: int
+) -> dict[str, Any]:
     """Each emoji alone, round by round, on another background each time."""
     seen = edits.catalogue.seen
     name = edits.catalogue.sprites[seen[index % len(seen)]].name
@@ -137,7 +140,10 @@ def _write_tests(config: PrepareEmojiConfig, catalogue: Catalogue) -> None:
         folder / "test_emu", emu, config.image_size, EmojiScene.caption, draw=draw, examples_name=EXAMPLES
     )
     _write_drawings(config, folder / "drawings", edits)
-    shown = [*examples[:12], *[example for example in examples if example.edit.kind in "add remove move".split()]]
+    shown = [
+        *examples[:12],
+        *[example for example in examples if example.edit.kind in "add remove move".split()],
+    ]
     save_picture(
         contact_sheet(shown[:24], draw_scene=draw, image_size=config.image_size), folder / "preview.png"
     )
@@ -168,7 +174,7 @@ def _name_sessions(edits: EmojiEdits, seed: int, num_edits: int) -> dict[str, li
 
 
 def _distinct(draw: Callable[[int], list[EmojiExample]], num_edits: int) -> list[list[EmojiExample]]:
-    """Sessions that `draw` makes of numbers, until they hold that many turns, none twice; fewer if it runs dry."""
+    """Sessions that `draw` makes of numbers, of that many turns in all, none twice; fewer if it runs dry."""
     sessions: list[list[EmojiExample]] = []
     seen: set[tuple[str, str]] = set()
     for number in range(_TRIES * num_edits):

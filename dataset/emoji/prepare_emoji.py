@@ -1,4 +1,4 @@
-"""Makes a data set of edits out of an npm package of emoji, in every format that training and evaluation read.
+"""Makes a data set of edits out of an npm package of emoji, in all formats that training and evaluation read.
 
     npm pack emoji-datasource-google
     python dataset/emoji/prepare_emoji.py --package emoji-datasource-google-16.0.0.tgz --output-dir data/emoji
@@ -9,12 +9,12 @@ test/                                MagicBrush test set: pairs and scenes that 
 test_names/                          the same, with emoji of which training shows no picture and no word
 test_emu/                            Emu Edit test set, a part of the edits of test/
 drawings/                            captions to draw: names seen, seen in other tones, never seen
-sprites.npz                          the pictures and their names, for the verifier, which reads emoji.json too
+sprites.npz                          the pictures and their names, for the verifier, with emoji.json
 LICENSE*, NOTICE.txt                 of the pictures and of the index; keep them with whatever you pass on
 preview.png                          what it looks like
 
-Natural edits change a tone of skin, a gender, hair, a colour, a clock's time or the moon's phase: both pictures
-are the artist's. Stickers are added, removed, replaced, moved, resized, or get another background.
+Natural edits change a tone of skin, a gender, hair, a colour, a clock's time or the moon's phase: both
+pictures are the artist's. Stickers are added, removed, replaced, moved, resized, or get another background.
 """
 
 from __future__ import annotations

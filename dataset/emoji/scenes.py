@@ -44,12 +44,12 @@ class Sticker:
 
     @property
     def sized_name(self) -> str:
-        """"small red heart"; of a portrait, and of a middle size, the name alone."""
+        """ "small red heart"; of a portrait, and of a middle size, the name alone."""
         return f"{SIZES.get(self.size, '')} {self.name}".strip()
 
     @property
     def phrase(self) -> str:
-        """"a small red heart", "the small flag of france"."""
+        """ "a small red heart", "the small flag of france"."""
         size, named = SIZES.get(self.size, ""), with_article(self.name)
         if not size:
             return named
@@ -60,7 +60,9 @@ class Sticker:
     def box(self, image_size: int) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in pixels, ends excluded."""
         side = max(round(self.size * image_size / SIDE), 1)
-        left, top = (min(round(start * image_size / SIDE), image_size - side) for start in (self.left, self.top))
+        left, top = (
+            min(round(start * image_size / SIDE), image_size - side) for start in (self.left, self.top)
+        )
         return left, top, left + side, top + side
 
     def overlaps(self, other: Sticker) -> bool:
@@ -94,7 +96,7 @@ class EmojiScene:
         return ", ".join([*parts, self.background.name])
 
     def held_out(self) -> bool:
-        """True for the fixed fifth of scenes with several places that training never shows, by their caption."""
+        """True for the fixed fifth of scenes of stickers that training never shows, by their caption."""
         digest = hashlib.blake2b(self.caption().encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64 < _HELD_OUT_SHARE
 
@@ -133,7 +135,7 @@ def _resized(pixels: bytes, side: int) -> np.ndarray:
 
 
 def sprite_at(catalogue: Catalogue, number: int, side: int) -> np.ndarray:
-    """(side, side, 4) float32 of a sprite: colours times alpha, and alpha, in [0, 1]; do not write into it."""
+    """(side, side, 4) float32 of a sprite: colours times alpha, alpha, in [0, 1]; do not write into it."""
     return _resized(catalogue.pixels[number].tobytes(), side)
 
 

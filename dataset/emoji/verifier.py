@@ -1,16 +1,17 @@
 """Says from pixels alone which emoji stands at a place, and whether an edit of emoji was done.
 
-A sticker's box is compared with every sprite of the package, each laid over the scene's own background, and with
-the background alone; the smallest mean squared difference, over small shifts, says what is there. All of the box
-counts, so that a small sprite cannot win by covering little.
+A sticker's box is compared with every sprite of the package, each laid over the scene's own background, and
+with the background alone; the smallest mean squared difference, over small shifts, says what is there. All of
+the box counts, so that a small sprite cannot win by covering little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from dataset.emoji.scenes import SIDE, EmojiScene, Sticker, background_pixels, r
 from runtime.errors import UserError
 
 NOTHING = "nothing"
+SPRITES = "sprites.npz"
 _SHIFT = 1  # of 72 pixels: so far a sticker may stand from its place
 _FINE, _COARSE = 32, 24  # pixels at which large and small stickers are compared
 _SHORTLIST = 8  # sprites whose distances are computed anew, without rounding
@@ -36,7 +38,7 @@ class EmojiVerdict:
       passed: the wanted sprite (or background) is there, and what gave way is gone.
       others_unchanged: every other sticker is still itself, and the background is what it should be.
       sprite: of all sprites the wanted one is nearest.
-      look_alike: the nearest is the wanted one, or one change away from it (a tone, a clock's time, a colour).
+      look_alike: the nearest is the wanted one, or one change away from it: a tone, a time, a colour.
       removed: nothing stands at the place any more.
       wanted, found: names.
       relation: of what was found to what was wanted, see `Catalogue.relation`; "nothing" is one too.
@@ -63,9 +65,19 @@ class EmojiVerifier:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    @cached_property
-    def _tables(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        return {}
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = Lock()  # evaluators measure pairs in threads
+
+    def require(self, examples: Iterable[EmojiExample], origin: str | Path) -> None:
+        """Checks that the catalogue holds all that the examples show.
+
+        Raises:
+          UserError: naming a sprite that it lacks.
+        """
+        scenes = (scene for example in examples for scene in (example.before, example.after))
+        names = {sticker.name for scene in scenes for sticker in scene.stickers}
+        if missing := sorted(names - self.catalogue.by_name.keys()):
+            raise UserError(f"{origin}: the sprites beside it lack {missing[0]!r}; they are of another set")
 
     def nearest(self, image: np.ndarray, sticker: Sticker, scene: EmojiScene) -> tuple[str, float]:
         """What stands in a sticker's box, whatever its name.
@@ -124,7 +136,7 @@ class EmojiVerifier:
         )
 
     def verify_scene(self, image: np.ndarray, scene: EmojiScene) -> dict[str, object]:
-        """How a drawing agrees with its scene: {"passed", "sprites": [...], "relations": [...], "background"}."""
+        """How a drawing agrees with its scene: {"passed", "sprites": [], "relations": [], "background"}."""
         size = _side(image)
         found = [self.nearest(image, sticker, scene)[0] for sticker in scene.stickers]
         empty = np.ones((size, size), bool)
@@ -135,7 +147,9 @@ class EmojiVerifier:
         return {
             "passed": all(right) and behind,
             "sprites": right,
-            "relations": [self._relation(s.name, name) for s, name in zip(scene.stickers, found, strict=True)],
+            "relations": [
+                self._relation(s.name, name) for s, name in zip(scene.stickers, found, strict=True)
+            ],
             "background": behind,
         }
 
@@ -167,8 +181,9 @@ class EmojiVerifier:
         A sprite of colours P (times alpha) and transparency Q, over a background B, differs from I by
         |P + QB - I|² = |P|² + 2 QP·B + Q²·|B|² - 2 P·I - 2 Q·(B·I) + |I|², summed over pixels.
         """
-        if side not in self._tables:
-            self._tables[side] = self._table(side)
+        with self._lock:
+            if side not in self._tables:
+                self._tables[side] = self._table(side)
         table, constant = self._tables[side]
         shifts = len(images)
         behind = np.square(backgrounds).sum(axis=3), (backgrounds * images).sum(axis=3)
@@ -197,6 +212,19 @@ class EmojiVerifier:
             constant[number] = np.square(color).sum()
         table[count, 3 * pixels : 4 * pixels] = table[count, 7 * pixels :] = 1
         return table, constant
+
+
+def find_catalogue(path: str | Path) -> Catalogue:
+    """The sprites of the set that a file belongs to: beside it, or one folder up.
+
+    Raises:
+      UserError: there are none.
+    """
+    folder = Path(path).resolve().parent
+    for place in (folder, folder.parent):
+        if (place / SPRITES).is_file():
+            return Catalogue.load(place / SPRITES)
+    raise UserError(f"{path}: no {SPRITES} beside it or one folder up; keep the set together")
 
 
 def _side(image: np.ndarray) -> int:
@@ -251,7 +279,9 @@ def _covered(example: EmojiExample, size: int) -> np.ndarray:
     return covered
 
 
-def _is_nearer(image: np.ndarray, before: np.ndarray, after: np.ndarray, box: tuple[int, int, int, int]) -> bool:
+def _is_nearer(
+    image: np.ndarray, before: np.ndarray, after: np.ndarray, box: tuple[int, int, int, int]
+) -> bool:
     """Whether a box looks more like the scene to reach than like the one that was edited."""
     left, top, right, bottom = box
     wrong, right_one = (

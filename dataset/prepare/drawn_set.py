@@ -111,7 +111,7 @@ class DrawnSet:
             )
 
     def _write_train(self, num_workers: int) -> None:
-        """Writes chunks in parallel; a chunk's rows are stored once its images are, so a rerun goes on there."""
+        """Writes chunks in parallel; a chunk's rows are stored once its images are: a rerun goes on there."""
         folder = self.folder / "train"
         for name in ("images", "masks"):
             (folder / name).mkdir(parents=True, exist_ok=True)

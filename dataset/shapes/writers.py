@@ -62,7 +62,12 @@ def write_train_chunk(folder: Path, config: ShapesConfig, seed: int, indices: ra
     """
     return [
         write_pair(
-            folder, index, *random_session([seed, TRAIN_STREAM, index], config), config.image_size, render, config.caption
+            folder,
+            index,
+            *random_session([seed, TRAIN_STREAM, index], config),
+            config.image_size,
+            render,
+            config.caption,
         )
         for index in indices
     ]

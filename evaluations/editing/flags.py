@@ -74,6 +74,7 @@ class ImageEvalConfig(EvalConfig):
     shapes_json: str | None = option(
         None, help="shapes.json of the embedded data set: adds the verifier's rates"
     )
+    emoji_json: str | None = option(None, help="emoji.json of the emoji set: adds its verifier's rates")
     ceiling_path: str | None = option(
         None, help="folder with <id>/<id>-outputK.png passed through the tokenizer"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Run:
       regions_path: folder with <id>/<file>.png, named after the generated images; None = no region metrics.
       edit_inputs: "<id>/<file>.png" -> the image that was edited; None = what the file names imply.
       ceiling_path: folder of ground truth passed through the tokenizer; None = no such row.
-      examples: session id -> shapes examples per turn; None = no verdicts.
+      verify: judges an image as the outcome of a pair; None = no verdicts.
       seed: number of the run among the seeds. Rows to compare with do not depend on the seed: only the first
         run measures them.
     """
@@ -41,7 +42,7 @@ class Run:
     regions_path: Path | None = None
     edit_inputs: dict[str, Path] | None = None
     ceiling_path: Path | None = None
-    examples: dict[str, list] | None = None
+    verify: Callable[[np.ndarray, ScoredPair], dict[str, Any]] | None = None
     seed: int = 0
 
     def row_images(self, pair: ScoredPair) -> dict[str, Path]:
@@ -88,7 +89,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
 
     Returns:
       One item per row: {"row", "protocol", "session", "turn", "seed", "instruction", "caption", "generated",
-      "target", "source", "metrics": {name: number or None}} and, with shapes examples, "verdict".
+      "target", "source", "metrics": {name: number or None}} and, with a verifier, "verdict".
     """
     target, source = load_rgb(pair.target), load_rgb(pair.source)
     regions = _load_regions(pair, run)
@@ -126,11 +127,8 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
             "source": str(pair.source),
             "metrics": values,
         }
-        if run.examples:
-            # Only the embedded data set has a verifier; other data must not need its renderer.
-            from evaluations.editing.verification import verify_pair
-
-            item["verdict"] = verify_pair(image, pair, run.examples)
+        if run.verify:
+            item["verdict"] = run.verify(image, pair)
         items.append(item)
     return items
 

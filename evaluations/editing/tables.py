@@ -39,6 +39,15 @@ def format_tables(result: dict[str, Any]) -> str:
         protocol = ALL_TURN if ALL_TURN in verifier[GENERATED] else next(iter(verifier[GENERATED]))
         kinds = verifier[GENERATED][protocol]["by_kind"]
         parts.append(_align({f"{kind} ({protocol})": _rates(table) for kind, table in kinds.items()}))
+        confusions = {
+            f"{row} {protocol}: found": {
+                relation: str(count) for relation, count in table["confusion"].items()
+            }
+            for row, by_protocol in verifier.items()
+            for protocol, table in by_protocol.items()
+            if "confusion" in table
+        }
+        parts += [_align(confusions)] if confusions else []
     return "\n\n".join(parts)
 
 
@@ -66,7 +75,7 @@ def _notes(result: dict[str, Any], info: dict[str, Any]) -> list[str]:
 
 
 def _rates(table: dict[str, Any]) -> dict[str, str]:
-    rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind")}
+    rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind", "confusion")}
     return {
         key: _format_number(value) for key, value in ({"edits": table["counts"]["passed"]} | rates).items()
     }
