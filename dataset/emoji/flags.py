@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.emoji.edits import EmojiConfig
-from runtime.config import REQUIRED, check_ranges, option
+from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT_OR_NONE, SHARE, THREADS
@@ -19,9 +19,7 @@ _FORMAT_VERSION = 1
 class PrepareEmojiConfig:
     """Makes a data set of edits out of an emoji package."""
 
-    package: str = option(
-        REQUIRED, help="the .tgz that `npm pack emoji-datasource-google` brings, or the folder it unpacks to"
-    )
+    package: str = shared.package()
     output_dir: str = shared.output_dir(
         what="folder to write; a finished set of the same settings is left alone"
     )
@@ -30,9 +28,7 @@ class PrepareEmojiConfig:
         2, within=COUNT_OR_NONE, help="training pictures of each emoji alone, beside the pairs"
     )
     num_test: int = shared.num_test(600, " (turns of all sessions together)")
-    num_emu: int = option(
-        100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format"
-    )
+    num_emu: int = shared.num_emu()
     natural_share: float = option(
         0.5, within=SHARE, help="of the edits, that lead to what an artist drew: a tone, a time, hair, ..."
     )
