@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dataset.testsets.pairs import GeneratedEdit, ScoredPair
 from evaluations.editing.embedding import Features
 from evaluations.editing.registry import Metric, PairImages, measure_pair
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
-from evaluations.metrics.encoders import LpipsNetwork
+from evaluations.metrics.encoders import LpipsNetwork, Network
 from evaluations.metrics.formulas import EditStep, to_tensor
 from runtime.errors import UserError
 from runtime.texts import read_json
@@ -31,6 +31,7 @@ class Run:
     Attributes:
       pairs: what to compare.
       regions_path: folder with <id>/<file>.png, named after the generated images; None = no region metrics.
+      regions: session id -> (H, W) bool, for a set that fixes them; in place of `regions_path`.
       edit_inputs: "<id>/<file>.png" -> the image that was edited; None = what the file names imply.
       ceiling_path: folder of ground truth passed through the tokenizer; None = no such row.
       verify: judges an image as the outcome of a pair; None = no verdicts.
@@ -40,6 +41,7 @@ class Run:
 
     pairs: list[ScoredPair]
     regions_path: Path | None = None
+    regions: Mapping[str, np.ndarray] | None = None
     edit_inputs: dict[str, Path] | None = None
     ceiling_path: Path | None = None
     verify: Callable[[np.ndarray, ScoredPair], dict[str, Any]] | None = None
@@ -62,6 +64,7 @@ class Tools:
     metrics: list[Metric]
     features: Features
     lpips: LpipsNetwork | None = None
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
 
 def load_edit_inputs(path: str | Path) -> dict[str, Path]:
@@ -92,7 +95,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
       "target", "source", "metrics": {name: number or None}} and, with a verifier, "verdict".
     """
     target, source = load_rgb(pair.target), load_rgb(pair.source)
-    regions = _load_regions(pair, run)
+    regions = [run.regions[pair.session]] if run.regions else _load_regions(pair, run)
     height, width = target.shape[:2]
     region = _union(regions, height, width) if regions else None
     items = []
@@ -101,7 +104,8 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
         steps = ()
         if regions:
             one_step = EditStep(image, source, _union(regions, *image.shape[:2]))
-            steps = _edit_steps(pair, regions, run) if row == GENERATED else (one_step,)
+            given = row == GENERATED and run.regions is None
+            steps = _edit_steps(pair, regions, run) if given else (one_step,)
         values = measure_pair(
             tools.metrics,
             PairImages(
@@ -111,6 +115,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
                 steps=steps,
                 features=tools.features.of_pair(path, pair.target, pair.source, pair.turn),
                 lpips=tools.lpips,
+                networks=tools.networks,
             ),
             f"{row}, {pair.name} ({path} against {pair.target})",
         )

@@ -152,7 +152,7 @@ def _tables(verifier: dict[str, Any], drawings: dict[str, Any]) -> list[TableSec
             "Held-out edits",
             ["", *(TITLES[key] for key in ASKED)],
             [[said[row], *(rates.get(key) for key in ASKED)] for row, rates in verifier.items()],
-            note="An edit is done if what was asked for is there and all else is unchanged: the first column. "
+            note="An edit is done if what was asked for is there and all else is unchanged: the first. "
             "Edits of new names ask for emoji whose name and picture no training showed. Masked edits are "
             f"drawn at temperature {MASKED_TEMPERATURE}; the ceiling is the true result passed through the "
             "tokenizer.",
