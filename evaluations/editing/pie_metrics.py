@@ -12,7 +12,8 @@ from torch import Tensor
 from evaluations.editing.registry import Metric, PairImages, Values
 from evaluations.metrics.formulas import cosine, l2, psnr, ssim_map
 
-_SSIM_BORDER = 5  # pixels at each side whose windows would reach beyond the image are left out
+# Pixels at each side whose windows would reach beyond the image are left out, as torchmetrics did to 1.4.1.
+_SSIM_BORDER = 5
 
 
 def _unedited(images: PairImages) -> tuple[Tensor, Tensor] | None:
