@@ -106,7 +106,7 @@ def add_result(tables: Sequence[PaperTable], text: str) -> None:
     """
     match = re.fullmatch(r"(?:(\w+):)?([^=]+)=(.+)", text)
     if match is None:
-        raise UserError(f"--scores {text!r}: write [TABLE:]NAME=FILE, such as ours=evaluation_metrics.json")
+        raise UserError(f"--scores {text!r}: write [TABLE:]NAME=FILE, as ours=evaluation_metrics.json")
     number, name, path = match[1], match[2].strip(), Path(match[3])
     result = read_json(path, dict)
     data_set = _data_set(result, path)
@@ -134,7 +134,7 @@ def _data_set(result: dict[str, Any], path: Path) -> str:
     if "num_items" in info:
         return "emu"
     raise UserError(
-        f"{path}: not what the evaluators of MagicBrush, Emu Edit or COCO write; no table of the paper takes it"
+        f"{path}: not from an evaluator of MagicBrush, Emu Edit or COCO; no table of the paper takes it"
     )
 
 
