@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.choices import INT8, PRECISION_NAMES
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -14,6 +14,7 @@ log = get_logger(__name__)
 PRECISIONS = dict(
     zip(PRECISION_NAMES, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True)
 )
+DECODING_PRECISIONS = PRECISIONS | {INT8: torch.int8}
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

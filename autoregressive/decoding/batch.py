@@ -203,9 +203,12 @@ class Batch:
         reach = max(row.num_settled + row.first_slot for row in self.rows) + width - 1
         logits = self._run(index, index + 1, index, reach)
         drawn, finite = self._draw(logits, index + 1)
-        held = self._codes[:num_rows].gather(1, index[:, 1:])
-        right = (drawn[:, :-1] == held).cumprod(1).sum(1)  # guesses, up to the first wrong one
+        right = self._num_right(drawn, self._codes[:num_rows].gather(1, index[:, 1:]))
         self._settle(index + 1, drawn, finite, torch.minimum(1 + right, self._limit), waits=width > 1)
+
+    def _num_right(self, drawn: Tensor, guesses: Tensor) -> Tensor:
+        """(R,) how many of the (R, W - 1) guesses are what was drawn, up to the first wrong one."""
+        return (drawn[:, :-1] == guesses).cumprod(1).sum(1)
 
     def _step_in_parallel(self) -> None:
         """Draws several cells of each row from one prefix, by copies of the last slot; all are settled.

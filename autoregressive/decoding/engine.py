@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.cache import CachePool, KVCache
+from autoregressive.decoding.int8_linear import quantize_linears
 from autoregressive.decoding.packed_linear import pack_linears, unpack_linears
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
@@ -73,6 +74,15 @@ class Engine:
         self.release()
         if not self.compiled:
             pack_linears(self.model)
+
+    def quantize(self) -> None:
+        """Gives the model's linear layers weights of 8 bits, for good; see `int8_linear`.
+
+        Raises:
+          UserError: what it needs is not here.
+        """
+        unpack_linears(self.model)
+        quantize_linears(self.model, self.model.device)
 
     def borrow_cache(self, num_lanes: int, length: int) -> AbstractContextManager[KVCache]:
         """A cache of `length` key slots for each lane, for the time of a `with` block."""

@@ -6,6 +6,9 @@ of many; packed, it is two (bfloat16) to four times (float32) as fast, and large
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -88,17 +91,20 @@ def pack_linears(module: nn.Module) -> None:
     def wanted(layer: nn.Module) -> bool:
         return isinstance(layer, nn.Linear) and layer.bias is None and can_pack(layer.weight)
 
-    _replace(module, wanted, PackedLinear)
+    replace_layers(module, wanted, PackedLinear)
 
 
 def unpack_linears(module: nn.Module) -> None:
     """Takes `pack_linears` back, bit for bit."""
-    _replace(module, lambda m: isinstance(m, PackedLinear), PackedLinear.unpacked)
+    replace_layers(module, lambda m: isinstance(m, PackedLinear), PackedLinear.unpacked)
 
 
-def _replace(module: nn.Module, wanted, make) -> None:
+def replace_layers(
+    module: nn.Module, wanted: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]
+) -> None:
+    """Puts others in the place of wanted layers inside `module`, one by one: each old one is freed."""
     for name, child in list(module.named_children()):
         if wanted(child):
             setattr(module, name, make(child))
         else:
-            _replace(child, wanted, make)
+            replace_layers(child, wanted, make)

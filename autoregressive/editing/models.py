@@ -6,8 +6,10 @@ Letters: B batch, N cells, T text slots, C caption width.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,41 @@ from autoregressive.models.weights import load_transformer
 from dataset.batches import Text
 from dataset.records.images import image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
-from language.text_features import stack_text_features
+from language.text_features import TextFeatures, stack_text_features
 from runtime.distributed import accelerator, require_device
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
+RECENT = 64
+"""Texts and pictures whose features and codes are kept, to be used again."""
+
+
+class _Recent:
+    """The values of the keys that were asked for last; threads may share it."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get_all(self, keys: Sequence[Hashable], make: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
+        """The value of each key; `make` gets the positions of those that are not known, and gives theirs."""
+        with self._lock:
+            found = {key: self._values[key] for key in keys if key in self._values}
+        missing = {key: index for index, key in enumerate(keys) if key not in found}
+        if missing:
+            found |= dict(zip(missing, make(list(missing.values())), strict=True))
+        with self._lock:
+            for key in dict.fromkeys(keys):
+                self._values[key] = found[key]
+                self._values.move_to_end(key)
+            while len(self._values) > RECENT:
+                self._values.popitem(last=False)
+        return [found[key] for key in keys]
+
+    def __reduce__(self) -> tuple:
+        """Copies begin empty: locks are not copied."""
+        return _Recent, ()
 
 
 class EditingModels:
@@ -56,6 +87,7 @@ class EditingModels:
         self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
         self._offloads, self._moving = False, threading.RLock()
+        self._features, self._codes = _Recent(), _Recent()
         self.grid = transformer.config.grid
         self.image_size = self.grid * tokenizer.config.downsampling
         if transformer.config.vocab_size != tokenizer.config.codebook_size:
@@ -97,7 +129,9 @@ class EditingModels:
           vq_model, gpt_model, image_size: for published files, which do not hold them.
           with_text_encoder: False if every text will come as features.
           device: "cpu", "cuda", "cuda:1", "mps", …
-          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`).
+          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`). `torch.int8` is
+            for decoding alone: linear weights of 8 bits (`int8_linear`), all else in float32 on CPUs, in
+            bfloat16 on GPUs.
         Raises:
           UserError: a file that is missing or of something else, a device that is not here.
         """
@@ -113,7 +147,12 @@ class EditingModels:
         text_encoder = None
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
-        return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
+        if dtype is not torch.int8:
+            return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
+        transformer.to(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+        pipeline = cls(tokenizer, transformer, text_encoder)
+        pipeline.engine.quantize()
+        return pipeline
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: str | None = None, **options: Any) -> Self:
@@ -241,8 +280,15 @@ class EditingModels:
             the published MagicBrush sampler; the published Emu Edit sampler alone is bicubic.
         """
         tensors = [image_to_tensor(self.fit(as_image(image), resampling)) for image in images]
-        with self._working(self.tokenizer):
-            return self.tokenizer.encode_ids(torch.stack(tensors).to(self.device))
+
+        def encoded(missing: list[int]) -> Tensor:
+            with self._working(self.tokenizer):
+                pixels = torch.stack([tensors[index] for index in missing])
+                return self.tokenizer.encode_ids(pixels.to(self.device))
+
+        about = id(self.tokenizer), str(self.device)
+        keys = [(*about, sha256(tensor.numpy()).digest()) for tensor in tensors]
+        return torch.stack(self._codes.get_all(keys, encoded))
 
     def fit(
         self, image: Image.Image, resampling: Image.Resampling = Image.Resampling.BILINEAR
@@ -253,8 +299,16 @@ class EditingModels:
 
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
-        with self._working(self.text_encoder) if self.text_encoder else nullcontext():
-            features = encode_texts(self.text_encoder, as_prompts(texts))
+        prompts = as_prompts(texts)
+
+        def encoded(missing: list[int]) -> list[TextFeatures]:
+            with self._working(self.text_encoder) if self.text_encoder else nullcontext():
+                return encode_texts(self.text_encoder, [prompts[index] for index in missing])
+
+        # Features, which are given, have keys that are never asked for again.
+        about = id(self.text_encoder), getattr(self.text_encoder, "max_tokens", 0)
+        keys = [(*about, prompt) if isinstance(prompt, str) else object() for prompt in prompts]
+        features = self._features.get_all(keys, encoded)
         return stack_text_features(features, limit=self.transformer.config.cls_token_num)
 
     @torch.inference_mode()

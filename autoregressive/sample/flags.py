@@ -62,7 +62,7 @@ class SampleConfig:
     gpt_model: str | None = models.gpt_model(None, sorted(GPT_MODELS))
     image_size: int | None = models.image_size(None, "the model's images, for files that do not hold it")
     device: str = shared.device()
-    precision: str = models.precision("the transformer's weights")
+    precision: str = models.decoding_precision()
     seed: int = shared.seed("of the draws", aliases=["global_seed"])
     batch_size: int = shared.batch_size(32, "images at a time", aliases=["per_proc_batch_size"])
     cfg_scale: float = drawing.cfg_scale("guidance; 1 for none (small models want 1 to 1.5)")
@@ -297,7 +297,7 @@ class SampleT2IDDP(DrawConfig):
     prompt_csv: str = option(REQUIRED, help="tab-separated file with the column Prompt")
     sample_dir: str = option("samples_parti", help="gets a folder for this model, list and settings")
     num_fid_samples: int = option(30000, within=COUNT, help="most captions to draw, from the first")
-    precision: str = models.precision("the transformer's weights", "bf16")
+    precision: str = models.decoding_precision("bf16")
 
 
 @dataclass(frozen=True)

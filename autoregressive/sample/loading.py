@@ -13,7 +13,7 @@ from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import marked
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import PRECISIONS
+from runtime.precision import DECODING_PRECISIONS
 from tokenizer.tokenizer_image.vq_model import require_config
 
 log = get_logger(__name__)
@@ -37,7 +37,7 @@ def load_pipeline(
         image_size=config.image_size,
         with_text_encoder=with_text_encoder,
         device=device,
-        dtype=PRECISIONS[config.precision],
+        dtype=DECODING_PRECISIONS[config.precision],
     )
     if config.compile and device.type == "cuda":
         pipeline.engine.compile_steps()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.errors import UserError
 
-ORDER_KINDS = ("raster", "random", "reverse", "spiral", "outside_in", "columns")
+ORDER_KINDS = ("raster", "random", "reverse", "spiral", "outside_in", "columns", "spread")
 REGION_ORDERS = ("random", "raster")  # of `region_orders`, one half each
 
 

@@ -42,7 +42,8 @@ def order_region(cells: Tensor, grid: int, kind: str, generator: torch.Generator
       cells: (n,) raster numbers, rising.
       grid: cells per side of the image.
       kind: one of `ORDER_KINDS`; "spiral" goes ring by ring from the middle of the region outwards,
-        "outside_in" the same way back, "columns" down one column after the other.
+        "outside_in" the same way back, "columns" down one column after the other, "spread" always to the cell
+        farthest from all before it.
       generator: of "random".
     """
     if kind == "random":
@@ -54,11 +55,24 @@ def order_region(cells: Tensor, grid: int, kind: str, generator: torch.Generator
         return cells[(columns * grid + rows).argsort()]
     if kind == "raster" or not len(cells):
         return cells
+    if kind == "spread":
+        return cells[_farthest_first(torch.stack([rows, columns], dim=1))]
     # Of each direction, the middle between the region's two ends.
     rows, columns = (places - (places.min() + places.max()) / 2 for places in (rows, columns))
     ring, turn = torch.maximum(rows.abs(), columns.abs()), torch.atan2(rows, columns)
     by_turn = turn.argsort(stable=True)
     return cells[by_turn[ring[by_turn].argsort(stable=True)]]
+
+
+def _farthest_first(places: Tensor) -> Tensor:
+    """(n, 2) rows and columns → (n,) their numbers: the first, then always the farthest from all before."""
+    order, number = [], 0
+    distance = torch.full((len(places),), torch.iinfo(torch.long).max)
+    for _ in places:
+        order.append(number)
+        distance = torch.minimum(distance, (places - places[number]).square().sum(1))
+        number = int(distance.argmax())  # of equal ones the first; 0 for those that are drawn
+    return torch.tensor(order)
 
 
 def drawing_orders(kind: str, seeds: list[int], edit_mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import REQUIRED, legacy, option
-from runtime.flags.choices import PRECISION_NAMES
+from runtime.flags.choices import INT8, PRECISION_NAMES
 from runtime.flags.ranges import COUNT, SIZE
 
 # The tokenizer
@@ -65,6 +65,12 @@ def cls_token_num(default: int | None, what: str) -> Any:
 def precision(of: str, default: str = "none") -> Any:
     """`--precision`."""
     return option(default, help=f"type of {of}", choices=sorted(PRECISION_NAMES))
+
+
+def decoding_precision(default: str = "none") -> Any:
+    """`--precision` of a program that decodes."""
+    words = "type of the transformer's weights; int8: of 8 bits, to decode faster"
+    return option(default, help=words, choices=sorted([*PRECISION_NAMES, INT8]))
 
 
 def gpt_type() -> Any:

@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT, THREADS
 
-GROUPS = ("loader", "prefill", "decode", "edit", "train")
+GROUPS = ("loader", "prefill", "decode", "edit", "windows", "train")
 # The slow twin turns queries and keys as published.
 MODELS = sorted(n for n, config in GPT_MODELS.items() if config.any_order and config.query_turn == "cells")
 LEAST_REPEATS = 5  # fewer make no median worth quoting

@@ -23,6 +23,7 @@ from scripts.benchmarking.loader import loader_rows
 from scripts.benchmarking.pictures import draw_pictures
 from scripts.benchmarking.rows import Bench, markdown, table
 from scripts.benchmarking.training import training_rows
+from scripts.benchmarking.windows import window_rows
 
 log = get_logger("benchmark")
 
@@ -69,6 +70,7 @@ def measure(config: Benchmark) -> Bench:
         "loader": lambda: loader_rows(bench),
         "prefill": lambda: generation_rows(bench, config.groups & {"prefill", "decode"}),
         "edit": lambda: edit_rows(bench),
+        "windows": lambda: window_rows(bench),
         "train": lambda: training_rows(bench),
     }
     for name, stage in stages.items():

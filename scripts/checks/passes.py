@@ -57,10 +57,12 @@ def cases(names: Sequence[str]) -> Iterator[Case]:
         yield Case("editor, T 1", "editing", {"temperature": 1.0}, both)
         yield Case("editor, guidance 3", "editing", {"cfg_scale": 3.0}, both)
         yield Case("editor, random order", "editing", {}, both, order="random")
+        yield Case("editor, spread order", "editing", {}, both, order="spread")
     if "zero_shot" in names:
         yield Case("zero-shot", "t2i", {}, ("independent", "source", "last"))
         yield Case("zero-shot, T 1, top-p .9", "t2i", {"temperature": 1.0, "top_p": 0.9}, ("independent",))
         yield Case("zero-shot, random order", "t2i", {}, both, order="random")
+        yield Case("zero-shot, spread order", "t2i", {}, both, order="spread")
     if "regeneration" in names:
         yield Case("all cells anew", "editing", {}, both, everything=True)
 
@@ -149,6 +151,8 @@ def measure_passes(config: MeasurePasses) -> None:
             run_edits(pipeline, first, case, plain, config.batch_size)  # warm
             slow = run_edits(pipeline, edits, case, plain, config.batch_size)
             bar.update()
+            if config.trace_path is not None and case.name == "editor":
+                write_trace(pipeline, edits, plain, config.windows, Path(config.trace_path))
             for name, settings in ways(case, config):
                 how = dataclasses.replace(plain, **settings)
                 fast = run_edits(pipeline, edits, case, how, config.batch_size)
@@ -160,6 +164,26 @@ def measure_passes(config: MeasurePasses) -> None:
     table = markdown(rows)
     write_atomic(output / "passes.md", lambda path: path.write_text(table))
     print(table)
+
+
+def write_trace(
+    pipeline: EditingPipeline, edits: Edits, plain: Sampling, windows: Sequence[int], path: Path
+) -> None:
+    """Writes {window: codes that each pass behind the prompt's settles, edit by edit} as JSON."""
+    trace: dict[int, list[int]] = {}
+    for window in windows:
+        for number, turn in enumerate(edits.turns):
+            settled: list[int] = []
+            pipeline.edit(
+                load_image(turn.input_path),
+                turn.instruction,
+                load_magicbrush_mask(turn.mask_path),
+                seeds=number,
+                sampling=dataclasses.replace(plain, window=window),
+                progress=lambda drawing, settled=settled: settled.append(drawing.step),
+            )
+            trace.setdefault(window, []).extend(np.diff(settled).tolist())
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(trace) + "\n"))
 
 
 def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:

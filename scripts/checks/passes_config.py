@@ -23,6 +23,9 @@ class MeasurePasses:
     parallels: list[int] = option((), within=COUNT, help="cells drawn at once, without knowing each other")
     num_edits: int = shared.num_edits(1000, "the first so many edits")
     batch_size: int = shared.batch_size(25, "edits decoded together; 1: one by one")
+    trace_path: str | None = option(
+        None, help="gets the codes that each pass of the editor settles, by window, for scripts/benchmark.py"
+    )
     device: str | None = option(None, help="cuda, cuda:1, cpu (default: the GPU if there is one)")
 
     def __post_init__(self) -> None:

@@ -23,7 +23,11 @@ COLUMNS = (
     *(HEADLINE, "passed", "others_unchanged", "cells_fit", "one_offset", "nll", "nll_standard_error"),
 )
 _COLOURS = dict(
-    zip(ORDER_KINDS, ("#1f6fb4", "#b4531f", "#2a8f4f", "#8a4fb0", "#8c8c8c", "#c9a227"), strict=True)
+    zip(
+        ORDER_KINDS,
+        ("#1f6fb4", "#b4531f", "#2a8f4f", "#8a4fb0", "#8c8c8c", "#c9a227", "#b43b6e"),
+        strict=True,
+    )
 )
 _STYLES = (":", "--", "-", "-.")
 _MARKERS = "osD^"

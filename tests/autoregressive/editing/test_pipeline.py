@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -299,3 +300,20 @@ def test_other_weights_or_another_test_set_are_other_settings(
     mask = next(folder.glob("images/*/*-mask1.png"))
     Image.open(mask).transpose(Image.Transpose.ROTATE_180).save(mask)
     assert settings_hash() != before
+
+
+def test_what_comes_again_is_encoded_once_and_gives_the_same(gpt_ckpts, vq_ckpt, t5_dir, monkeypatch):
+    pipeline, mask = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir), box(24, 24)
+    image, other = noise(24, 24), noise(24, 24, seed=1)
+    pictures, words = [], []
+    encode_ids, encode = pipeline.tokenizer.encode_ids, pipeline.text_encoder.encode
+    monkeypatch.setattr(pipeline.tokenizer, "encode_ids", lambda x: pictures.append(len(x)) or encode_ids(x))
+    monkeypatch.setattr(pipeline.text_encoder, "encode", lambda x: words.extend(x) or encode(x))
+    first = pipeline.edit(image, "a red star", mask, seeds=3, sampling=PLAIN)[0]
+    again = pipeline.edit(
+        [other, image, image], ["a star", "a red star", "a star"], [mask] * 3, seeds=[1, 3, 3], sampling=PLAIN
+    )
+    assert (pictures, words) == ([1, 1], ["a red star", "a star"])
+    assert torch.equal(again[1].codes, first.codes)
+    copied = copy.deepcopy(pipeline).edit(image, "a red star", mask, seeds=3, sampling=PLAIN)[0]
+    assert torch.equal(copied.codes, first.codes)
