@@ -45,6 +45,10 @@ COMMANDS = {
     "prepare_coco": ("dataset.prepare_coco", "PrepareCocoConfig"),
     "sample_emu_edit": ("autoregressive.sample.flags", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.shapes.flags", "PrepareShapesConfig"),
+    "prepare_emoji": ("dataset.emoji.flags", "PrepareEmojiConfig"),
+    "prepare_pie_bench": ("dataset.testsets.prepare_pie_bench", "PreparePieBenchConfig"),
+    "pie_eval": ("evaluations.editing.pie_eval", "PieEvalConfig"),
+    "leaderboard": ("evaluations.report.leaderboard", "LeaderboardConfig"),
 }
 
 
