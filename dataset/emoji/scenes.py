@@ -15,8 +15,8 @@ from PIL import Image
 
 from dataset.emoji.catalogue import Catalogue
 from dataset.emoji.names import with_article
-from dataset.shapes import scenes as shapes
-from dataset.shapes.scenes import PLACES, Background
+from dataset.shapes.scenes import PLACES, Background, Scene
+from dataset.shapes.scenes import render as render_shapes
 
 SIDE = 9
 """Of a picture, in the unit of lengths."""
@@ -142,7 +142,7 @@ def sprite_at(catalogue: Catalogue, number: int, side: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def background_pixels(background: Background, image_size: int) -> np.ndarray:
     """(image_size, image_size, 3) uint8 of what lies behind; do not write into it."""
-    drawn = shapes.render(shapes.Scene((), background), image_size)
+    drawn = render_shapes(Scene((), background), image_size)
     drawn.setflags(write=False)
     return drawn
 
