@@ -69,7 +69,9 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Makes the content of a file, or the names in a folder, outlive a power cut."""
+    """Makes a file, or the names in a folder, outlive a power cut; Windows opens no folders."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -48,7 +48,8 @@ class Run:
         """Row -> its image of the pair."""
         rows = {GENERATED: pair.generated}
         if self.seed == 0:
-            rows[COPY_SOURCE] = pair.source
+            if pair.source is not None:
+                rows[COPY_SOURCE] = pair.source
             if self.ceiling_path:
                 rows[TOKENIZER_CEILING] = self.ceiling_path / pair.ceiling
         return rows
@@ -90,7 +91,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
       One item per row: {"row", "protocol", "session", "turn", "seed", "instruction", "caption", "generated",
       "target", "source", "metrics": {name: number or None}} and, with shapes examples, "verdict".
     """
-    target, source = load_rgb(pair.target), load_rgb(pair.source)
+    target, source = load_rgb(pair.target), None if pair.source is None else load_rgb(pair.source)
     regions = _load_regions(pair, run)
     height, width = target.shape[:2]
     region = _union(regions, height, width) if regions else None
@@ -123,7 +124,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
             "caption": pair.turn.caption,
             "generated": str(path),
             "target": str(pair.target),
-            "source": str(pair.source),
+            "source": None if pair.source is None else str(pair.source),
             "metrics": values,
         }
         if run.examples:

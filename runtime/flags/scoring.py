@@ -7,9 +7,9 @@ from typing import Any
 from runtime.config import option
 
 
-def metric(what: str) -> Any:
+def metric(what: str, default: str | None = "l1,l2,clip-i,dino,clip-t") -> Any:
     """`--metric`; `what` names those that there are."""
-    return option("l1,l2,clip-i,dino,clip-t", help=what)
+    return option(default, help=what)
 
 
 def save_path(beside: str) -> Any:
