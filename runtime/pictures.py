@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -64,8 +65,26 @@ def save_picture(image: Image.Image, path: str | Path, *, optimize: bool = False
       UserError: as `require_saveable`, and if the disk fails.
     """
     name = require_saveable(path, image.size, image.mode)
-    options = _ENCODING.get(name, {}) | kept_info(image) | ({"optimize": True} if optimize else {})
+    options = _options(image, name) | ({"optimize": True} if optimize else {})
     write_atomic(path, lambda temporary: image.save(temporary, format=name, **options))
+
+
+def encode_picture(image: Image.Image, suffix: str, quality: int | None = None) -> bytes:
+    """What `save_picture` would write to a file with that suffix.
+
+    Args:
+      quality: 0 to 100, of a WebP or JPEG file that loses some; None for what `save_picture` writes.
+    Raises:
+      UserError: as `require_saveable`.
+    """
+    name, stream = require_saveable(f"picture{suffix}", image.size, image.mode), io.BytesIO()
+    options = _options(image, name) | ({} if quality is None else {"quality": quality, "lossless": False})
+    image.save(stream, format=name, **options)
+    return stream.getvalue()
+
+
+def _options(image: Image.Image, name: str) -> dict[str, Any]:
+    return _ENCODING.get(name, {}) | kept_info(image)
 
 
 def kept_info(image: Image.Image) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer", "scripts")
+PACKAGES = (
+    "autoregressive", "dataset", "evaluations", "integrations", "language", "runtime", "tokenizer", "scripts",
+    "nep",
+)  # fmt: skip
 LOWER = ["runtime", "language", "dataset", "tokenizer"]
 # A module may import its own room (the longest prefix of its name), the rooms named there, no other of ours.
 ROOMS = {
@@ -19,12 +22,15 @@ ROOMS = {
     "dataset": ["runtime", "language.published", "language.text_features"],
     "dataset.records": ["runtime", "dataset.choices"],
     "dataset.shapes": ["runtime", "dataset.records", "dataset.prepare"],
+    # Backgrounds and formats are those of the shapes set.
+    "dataset.emoji": ["runtime", "dataset.prepare", "dataset.shapes.scenes", "dataset.shapes.writers"],
     "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.records.images", "dataset.testsets", "dataset.shapes.scenes",
-                    "dataset.shapes.edits", "dataset.shapes.verifier", "tokenizer.tokenizer_image.lpips",
-                    "tokenizer.tokenizer_image.lpips_files"],
+    "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",
+                    "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
+                    "dataset.emoji.edits", "dataset.emoji.scenes", "dataset.emoji.verifier",
+                    "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
     "autoregressive.decoding": ["runtime", "autoregressive.sequence", "autoregressive.models"],
@@ -40,7 +46,15 @@ ROOMS = {
     "autoregressive.train": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
                              "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample",
                              "autoregressive.scaling"],  # rewards that are trained on
+    # What others speak: OpenAI's image API, ComfyUI's nodes. Nothing imports them but the `nep` command.
+    "integrations": ["autoregressive.editing"],
+    "integrations.server": ["runtime", "dataset.records.images", "language", "autoregressive.editing",
+                            "autoregressive.decoding.sampling_settings"],
+    "integrations.comfyui": ["runtime", "dataset.records.images", "autoregressive.decoding.sampling_settings",
+                             "autoregressive.editing"],
     "scripts": ["autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer"],
+    # The one command; what it starts it names in a table, so that `--help` imports nothing else.
+    "nep": ["runtime", "language.caption_cleaning", "autoregressive.editing", "autoregressive.sample"],
 }  # fmt: skip
 # Programs stand at the edge and may use more.
 PROGRAMS = {
@@ -106,10 +120,11 @@ def test_rooms_are_small():
     assert {str(room.relative_to(ROOT)): n for room, n in counts.items() if n > MOST_FILES} == {}
 
 
-def test_nothing_imports_scripts():
+@pytest.mark.parametrize("edge", ["scripts", "integrations"])
+def test_nothing_imports_what_stands_at_the_edge(edge):
     for module, names in IMPORTS.items():
-        if not within(module, "scripts"):
-            assert not any(within(name, "scripts") for name in names), module
+        if not within(module, edge):
+            assert not any(within(name, edge) for name in names), module
 
 
 def test_the_classes_of_test_sets_have_names_of_their_own():

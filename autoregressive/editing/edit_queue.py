@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from autoregressive.decoding.shared import MAX_LANES, SharedEngine
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
 
 
@@ -17,8 +17,19 @@ class QueueFullError(UserError):
     """As many requests wait as may; try again later."""
 
 
-class _Cancelled(Exception):
-    """Ends the work on a request whose future was cancelled."""
+WORKING = 2
+"""Requests that encode, find their region or decode at a time; each of them uses all cores, or the GPU."""
+
+
+@dataclass(eq=False)
+class _Request:
+    """What is to be called, and who waits for it."""
+
+    future: Future
+    work: Callable[..., Any] | None
+    inputs: tuple
+    options: dict[str, Any]
+    begun: bool = False
 
 
 class EditQueue:
@@ -43,6 +54,7 @@ class EditQueue:
         self._max_waiting = max_waiting
         self._shared = SharedEngine(pipeline.engine, max_lanes)
         self._threads = ThreadPoolExecutor(max_lanes, thread_name_prefix="edit")
+        self._working = threading.Semaphore(WORKING)
         self._lock = threading.Lock()
         self._num_open = 0
         self._closed = False
@@ -51,8 +63,8 @@ class EditQueue:
     def submit(self, *inputs: Any, **options: Any) -> Future:
         """`EditingPipeline.edit` as a future; requests begin in the order in which they come.
 
-        The future's `cancel` works while the request waits and, up to the next pass, while it is drawn.
-        `progress` is called in a thread of the queue.
+        The future's `cancel` works while the request waits and, up to the next pass, while it is drawn; what
+        a cancelled request was given is let go at once. `progress` is called in a thread of the queue.
 
         Raises:
           QueueFullError: `max_waiting` requests are open.
@@ -87,7 +99,7 @@ class EditQueue:
         self.close()
 
     def _start(self, work: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> Future:
-        future: Future = Future()
+        request = _Request(Future(), work, inputs, options)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the queue is closed: no new requests are taken")
@@ -96,29 +108,38 @@ class EditQueue:
                     f"{self._num_open} requests are open, as many as may be: try again later"
                 )
             self._num_open += 1
-            self._threads.submit(self._run, future, work, inputs, options)
-        return future
+            self._threads.submit(self._run, request)
+        request.future.add_done_callback(lambda _: self._drop(request))
+        return request.future
 
-    def _run(self, future: Future, work: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> None:
-        asked = options.get("progress")
+    def _drop(self, request: _Request) -> None:
+        """Lets go of what a request was given that is cancelled before it begins: images are large."""
+        with self._lock:
+            if request.begun:
+                return
+            request.begun = True
+            request.work, request.inputs, request.options = None, (), {}
+            self._num_open -= 1
 
-        def progress(drawing: Drawing) -> None:
-            if future.cancelled():
-                raise _Cancelled
-            if asked is not None:
-                asked(drawing)
-
+    def _run(self, request: _Request) -> None:
+        with self._lock:
+            dropped, request.begun = request.begun, True
+        future = request.future
         try:  # the future stays "pending", so that it can be cancelled at any time
-            if not future.cancelled():
-                result = work(*inputs, **options | {"progress": progress})
+            if not dropped:
+                with self._working, self._shared.calling(future.cancelled, self._working):
+                    if future.cancelled():  # while it waited to work
+                        raise CancelledError
+                    result = request.work(*request.inputs, **request.options)
                 future.set_result(result)
-        except (_Cancelled, InvalidStateError):
+        except (CancelledError, InvalidStateError):
             pass
         except BaseException as error:
             if not future.cancelled():
                 future.set_exception(error)
         finally:
-            with self._lock:
-                self._num_open -= 1
+            if not dropped:
+                with self._lock:
+                    self._num_open -= 1
             if future.cancelled():
                 future.set_running_or_notify_cancel()  # tells those who wait

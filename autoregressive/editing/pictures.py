@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from autoregressive.editing.crop import View, paste
+from autoregressive.editing.results import Drawing, Progress
 from dataset.edit_masks import cells_to_pixels
 from dataset.records.images import MAX_PIXELS
 
@@ -61,3 +65,40 @@ def outline_cells(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:
             if not inner:  # only the outline of the region
                 draw.line(side, fill=OUTLINE, width=2)
     return picture
+
+
+Decode = Callable[[Tensor], list[Image.Image]]
+
+
+def showing_edits(
+    progress: Progress, images: Sequence[Image.Image], views: Sequence[View], decode: Decode, grid: int
+) -> Progress:
+    """`progress`, told of drawings that can be seen: `Drawing.pictures`.
+
+    Args:
+      images, views: as in `results_of`.
+      decode: codes to pictures of the model's size.
+      grid: cells per side.
+    """
+
+    def pictures(drawing: Drawing) -> list[Image.Image]:
+        decoded, num_samples = decode(drawing.codes), len(drawing.codes) // len(views)
+        so_far = []
+        for number, image in enumerate(images):
+            own = [i for i, view in enumerate(views) if view.picture == number]
+            for rows in ([i * num_samples + sample for i in own] for sample in range(num_samples)):
+                seen = [replace(views[i], cells=drawing.drawn[row]) for i, row in zip(own, rows, strict=True)]
+                so_far.append(paste(image, seen, [decoded[row] for row in rows], "cells", grid)[0])
+        return so_far
+
+    return lambda drawing: progress(replace(drawing, pictures=lambda: pictures(drawing)))
+
+
+def showing_drawings(progress: Progress, decode: Decode, grid: int) -> Progress:
+    """As `showing_edits`, of pictures that are drawn from text."""
+
+    def pictures(drawing: Drawing) -> list[Image.Image]:
+        decoded = decode(drawing.codes)
+        return [grey_cells(one, ~drawn, grid) for one, drawn in zip(decoded, drawing.drawn, strict=True)]
+
+    return lambda drawing: progress(replace(drawing, pictures=lambda: pictures(drawing)))

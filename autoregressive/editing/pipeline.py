@@ -38,6 +38,7 @@ from autoregressive.editing.composite import as_image
 from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.options import EditOptions
+from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
     EditResult,
     PipelineOutput,
@@ -180,6 +181,8 @@ class EditingPipeline(EditingModels):
         with timed(timings, "encode", self.device):
             shown = [self.fit(as_image(images[view.picture].crop(view.window))) for view in views]
             source = self.encode(shown) if source is None else source
+        if progress is not None:
+            progress = showing_edits(progress, images, views, self.decode, self.grid)
         with timed(timings, "generate", self.device):
             drawn = self.token_editor.edit(
                 source,
@@ -275,6 +278,8 @@ class EditingPipeline(EditingModels):
             return []
         text, text_valid = self.encode_texts(prompts)
         orders = as_orders("raster" if orders is None else orders, seeds, self.grid**2)
+        if progress is not None:
+            progress = showing_drawings(progress, self.decode, self.grid)
         return self.decode(
             self.token_editor.draw(orders, text, text_valid, seeds, how.sampling, progress=progress)
         )

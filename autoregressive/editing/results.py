@@ -29,6 +29,8 @@ class Drawing:
       step, num_steps: codes drawn so far, of the result that has most, and those of the largest region.
       codes: the source's where nothing is drawn, 0 where there is no source.
       drawn, to_draw: bool cells.
+      pictures: makes the results as they are now, in the thread that is told: drawn cells in their images,
+        at their size; of drawings from text, with the other cells grey. It runs the decoder.
     """
 
     step: int
@@ -36,6 +38,7 @@ class Drawing:
     codes: Tensor
     drawn: Tensor
     to_draw: Tensor
+    pictures: Callable[[], list[Image.Image]] | None = None
 
 
 Progress = Callable[[Drawing], None]

@@ -9,6 +9,7 @@ session.image.save("edited.png")
 
 from __future__ import annotations
 
+import copy
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -162,3 +163,9 @@ class EditSession:
         if not self.history:
             raise UserError("nothing to undo: the session has no edit yet")
         return self.history.pop()
+
+    def branch(self) -> EditSession:
+        """A session with the same turns so far; what comes next changes neither the other."""
+        other = copy.copy(self)
+        other.history, other._proposed = list(self.history), {}
+        return other

@@ -13,6 +13,7 @@ from conftest import ROOT
 
 HEAVY = (
     "torch", "torchvision", "transformers", "pyarrow", "matplotlib", "open_clip", "timm", "gradio",
+    "fastapi", "uvicorn",
 )  # fmt: skip
 
 # Runs each program named after the words, and says how it ended and what was imported by then.
@@ -37,7 +38,16 @@ print(json.dumps(ends))
 
 PROGRAMS = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("autoregressive", "dataset", "evaluations", "language", "scripts", "tokenizer")
+    for folder in (
+        "autoregressive",
+        "dataset",
+        "evaluations",
+        "integrations",
+        "language",
+        "nep",
+        "scripts",
+        "tokenizer",
+    )
     for path in (ROOT / folder).rglob("*.py")
     if re.search(r"\bparse\(", source := path.read_text()) and '__name__ == "__main__"' in source
 )

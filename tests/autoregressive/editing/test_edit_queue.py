@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import dataclasses
+import sys
 import threading
 
 import numpy as np
@@ -203,3 +204,111 @@ def test_a_pipeline_with_an_open_queue_can_be_copied(pipelines):
         copied = copy.deepcopy(pipelines["edit"])
         assert copied.token_editor.shared is None
         assert _same(copied.edit(*inputs, **options), edits.submit(*inputs, **options).result(60))
+
+
+def test_more_rows_than_lanes_take_turns(pipelines):
+    """No call has a cache of its own: `max_lanes` bounds the memory, whatever is asked for."""
+    pipeline = pipelines["edit"]
+    guided = dataclasses.replace(HOW, cfg_scale=2.0)
+    many = (noise(24, 24, 3), "red", box(24, 24)), {"seeds": 3, "num_samples": 5, "sampling": guided}
+    several = [noise(24, 24, i) for i in range(3)], ["red", "a", "red"], [box(24, 24)] * 3
+    pairs = several, {"seeds": 9, "num_samples": 2, "sampling": HOW}
+    alone = [pipeline.edit(*inputs, **options) for inputs, options in (many, pairs)]
+    engine, lanes, seen = pipeline.engine, [], []
+    make = engine.batch
+    engine.batch = lambda max_lanes, *rest: lanes.append(max_lanes) or make(max_lanes, *rest)
+    try:
+        with EditQueue(pipeline, max_lanes=4) as edits:
+            futures = [edits.submit(*many[0], **many[1]), edits.submit(*pairs[0], **pairs[1])]
+            assert all(_same(f.result(60), a) for f, a in zip(futures, alone, strict=True))
+            told = edits.submit(*many[0], **many[1], progress=lambda d: seen.append(int(d.drawn.sum())))
+            assert _same(told.result(60), alone[0])
+    finally:
+        del engine.batch
+    assert set(lanes) == {4} and seen == sorted(seen) and seen[-1] == alone[0][0].num_tokens * 5
+    with EditQueue(pipeline, max_lanes=1) as edits, pytest.raises(UserError, match="max_lanes 2"):
+        edits.submit(*many[0], **many[1]).result(60)
+
+
+def test_no_memory_for_a_batch_is_told_to_the_one_that_waits(pipelines):
+    pipeline, tries = pipelines["edit"], []
+    make = pipeline.engine.batch
+
+    def scarce(*rest):
+        tries.append(1)
+        if len(tries) == 1:
+            raise MemoryError("no room")
+        return make(*rest)
+
+    pipeline.engine.batch = scarce
+    try:
+        with EditQueue(pipeline) as edits:
+            with pytest.raises(MemoryError, match="no room"):
+                edits.submit(noise(24, 24), "red", sampling=HOW).result(60)
+            assert edits.submit(noise(24, 24), "red", sampling=HOW).result(60)
+    finally:
+        del pipeline.engine.batch
+    assert len(tries) == 2
+
+
+def test_what_is_cancelled_before_its_turn_is_let_go_at_once(pipelines):
+    pipeline, began, go_on = pipelines["edit"], threading.Event(), threading.Event()
+
+    def hold(drawing) -> None:
+        began.set()
+        go_on.wait(60)
+
+    image = noise(24, 24)
+    with EditQueue(pipeline, max_lanes=1, max_waiting=2) as edits:
+        first = edits.submit(noise(24, 24), "red", sampling=HOW, progress=hold)
+        assert began.wait(60)
+        second, uses = edits.submit(image, "red", sampling=HOW), sys.getrefcount(image)
+        assert second.cancel() and edits.num_open == 1 and sys.getrefcount(image) < uses
+        third = edits.submit(noise(24, 24), "red", sampling=HOW)  # its place is free
+        go_on.set()
+        assert first.result(60) and third.result(60)
+    assert edits.num_open == 0
+
+
+def test_a_request_without_progress_is_cancelled_between_passes(pipelines):
+    engine, began, go_on, passes = pipelines["edit"].engine, threading.Event(), threading.Event(), []
+    step = engine.step
+
+    def counted(*arguments):
+        passes.append(1)
+        began.set()
+        assert go_on.wait(60)
+        return step(*arguments)
+
+    engine.step = counted
+    try:
+        with EditQueue(pipelines["edit"]) as edits:
+            slow = dataclasses.replace(HOW, window=1)
+            running = edits.submit(noise(24, 24), "red", sampling=slow)
+            assert began.wait(60) and running.cancel()
+            go_on.set()
+    finally:
+        del engine.step
+    assert len(passes) <= 2  # of 8
+
+
+@pytest.mark.parametrize("crop", ["none", "region"])
+def test_edits_can_be_seen_while_they_are_drawn(pipelines, crop):
+    """The last picture is the result; those before differ from the source inside of its region alone."""
+    image, region, seen = noise(200, 90), np.zeros((90, 200), bool), []
+    region[5:20, 5:20] = region[60:80, 150:190] = True
+    (one, two) = pipelines["edit"].edit(
+        image,
+        "red",
+        region,
+        seeds=1,
+        num_samples=2,
+        crop=crop,
+        sampling=dataclasses.replace(HOW, window=1),
+        progress=lambda drawing: seen.append([np.asarray(p) for p in drawing.pictures()]),
+    )
+    assert (seen[-1][0] == np.asarray(one.image)).all() and (seen[-1][1] == np.asarray(two.image)).all()
+    changed = [(pictures[0] != np.asarray(image)).any(2) for pictures in seen]
+    assert all(not (cells & ~one.region.numpy()).any() for cells in changed)
+    numbers = [int(cells.sum()) for cells in changed]
+    assert 0 < numbers[0] < numbers[-1] and len(one.crops) == (1 if crop == "none" else 2)

@@ -1,0 +1,56 @@
+"""The flags of serve.py."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from runtime.config import option
+from runtime.errors import UserError
+from runtime.flags import models, shared
+from runtime.flags.ranges import COUNT, POSITIVE, Range
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Edits and draws behind OpenAI's image API: /v1/images/edits, /v1/images/generations, /v1/models."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the address", "max_bytes": "limits"}
+    EXAMPLES: ClassVar[str] = """
+  python integrations/server/serve.py
+  NEP_API_KEY=secret python integrations/server/serve.py --model FOLDER --host 0.0.0.0
+"""
+
+    model: str = option(
+        "shapes",
+        help="shapes (comes with the project), a folder of models, or a hub id; all in it are served",
+    )
+    t5_path: str | None = models.t5_path("; by default that of --model")
+    device: str = shared.device()
+    precision: str = models.decoding_precision()
+    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: set a key")
+    port: int = option(
+        8000, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
+    )
+    api_key: str | None = option(
+        None,
+        help="clients must send it; better in the environment, as NEP_API_KEY, which processes do not show",
+    )
+    max_bytes: int = option(25_000_000, within=COUNT, help="bytes that a request may have")
+    max_pixels: int = option(
+        32_000_000, within=COUNT, help="pixels that a picture may have, times the number of results asked for"
+    )
+    max_waiting: int = option(
+        64, within=COUNT, help="requests that may wait or run; the next one is told to come back"
+    )
+    max_seconds: float = option(120.0, within=POSITIVE, help="seconds that a request may take")
+    max_lanes: int = option(
+        32, within=Range(at_least=2), help="rows decoded together; a result is a row, two with guidance"
+    )
+
+    def __post_init__(self) -> None:
+        if self.api_key is None:
+            object.__setattr__(self, "api_key", os.environ.get("NEP_API_KEY") or None)
+        elif not self.api_key.strip():
+            raise UserError("--api-key is empty: leave it out for a server without a key")

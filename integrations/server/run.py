@@ -1,0 +1,89 @@
+"""Loads the models, listens, and stops without dropping anybody."""
+
+from __future__ import annotations
+
+import socket
+import time
+from types import FrameType
+
+try:
+    import fastapi  # noqa: F401
+    import multipart  # noqa: F401
+    import prometheus_client  # noqa: F401
+    import uvicorn
+except ModuleNotFoundError as error:
+    from runtime.errors import UserError
+
+    raise UserError(f"{error.name} is not installed: pip install -e '.[server]'") from error
+
+from integrations.server.app import make_app
+from integrations.server.config import Serve
+from integrations.server.door import House
+from integrations.server.served import Served, load_pipelines
+from runtime.errors import UserError
+from runtime.logging import get_logger
+
+log = get_logger("server")
+LOCAL = ("127.0.0.1", "::1", "localhost")
+_LEAST_QUIET = 0.2  # seconds without an open request before it ends, so that late clients are told
+
+
+class Server(uvicorn.Server):
+    """Ends on SIGTERM or Ctrl-C once the open requests are answered; new ones are refused meanwhile.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house, self._quiet_since = house, 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._house.stopping:
+            super().handle_exit(sig, frame)
+            self.force_exit = True
+            return
+        self._house.stopping = True
+        self._quiet_since = time.monotonic()
+        log.info("stopping: %d open requests are answered, new ones refused", self._house.num_open)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._house.num_open:
+            self._quiet_since = time.monotonic()
+        if self._house.stopping and time.monotonic() - self._quiet_since > _LEAST_QUIET:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def serve(config: Serve) -> None:
+    """Loads the models and answers until the program is told to stop."""
+    start = time.perf_counter()
+    listening = _listen(config.host, config.port)
+    with listening:
+        pipelines = load_pipelines(config.model, config.device, config.precision, config.t5_path)
+        served, house = Served(config.model, pipelines, config.max_lanes), House()
+        settings = uvicorn.Config(
+            make_app(served, config, house), log_config=None, access_log=False, server_header=False
+        )
+        host, port = listening.getsockname()[:2]
+        if config.api_key is None and config.host not in LOCAL:
+            log.warning("anybody who reaches %s may use the models: set NEP_API_KEY", host)
+        seconds = time.perf_counter() - start
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        log.info("%s at %s (ready after %.1f s; Ctrl-C ends it)", ", ".join(served.names()), address, seconds)
+        Server(settings, house).run(sockets=[listening])
+    log.info("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """An open port, before the models are loaded: a taken one is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        message = f"{host}:{port} cannot be opened ({error.strerror}); give another --host or --port"
+        raise UserError(message) from None
+    return listening
