@@ -120,5 +120,9 @@ def _tabbed(row: Iterable[Any]) -> str:
     return stream.getvalue()
 
 
+def main() -> None:
+    prepare_coco(parse(PrepareCocoConfig))
+
+
 if __name__ == "__main__":
-    run_command(lambda: prepare_coco(parse(PrepareCocoConfig)))
+    run_command(main)

@@ -32,6 +32,16 @@ def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) ->
     return sorted(paths, key=lambda path: (natural_key(str(path)), str(path)))
 
 
+def images_by_name(folder: str | Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in list_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            raise UserError(f"{files[name]} and {path} share a name; keep one of them")
+        files[name] = path
+    return files
+
+
 def natural_key(text: str) -> list[int | str]:
     """A sort key that compares runs of digits as numbers and letters without case."""
     return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", text)]

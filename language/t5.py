@@ -20,6 +20,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from transformers.utils.logging import disable_progress_bar
 
 from language.caption_cleaning import clean_caption
 from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
@@ -129,6 +130,23 @@ class T5Tokenizer:
             )
         mask = tokens["attention_mask"]
         return TokenizedTexts(tokens["input_ids"], mask, mask.flatten().nonzero().flatten())
+
+    def vocabulary(self) -> list[str] | None:
+        """All words that it knows, sorted, where it knows whole words; None where it knows parts of words."""
+        model = getattr(getattr(self.words, "backend_tokenizer", None), "model", None)
+        if type(model).__name__ != "WordLevel":
+            return None
+        words = set(self.words.get_vocab()) - set(self.words.all_special_tokens)
+        return sorted(word for word in words if any(map(str.isalnum, word)))
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The parts of a text that it reads as the unknown token, each once, in their order."""
+        cleaned = clean_caption(text)
+        with _TOKENIZING:
+            read = self.words(cleaned, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        parts = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        unknown = [cleaned[start:end] for token, (start, end) in parts if token == self.words.unk_token_id]
+        return list(dict.fromkeys(unknown))
 
     def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
         """How long the texts are that lost their end."""
@@ -328,6 +346,7 @@ def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T
     _refuse_code(path)
     # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
     options = {"local_files_only": True, "trust_remote_code": False}
+    disable_progress_bar()  # of a moment, and between the lines of a program's own
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         model, report = T5EncoderModel.from_pretrained(

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read without executing anything, refused where they differ.
 
-Beside a checkpoint stands its manifest, `<name>.sha256`, as `sha256sum` writes and checks it. Neither torch
-nor safetensors would notice a flipped bit.
+Beside a checkpoint stands its manifest, `<name>.sha256`, as `sha256sum` writes and checks it; one that is a
+folder (`runtime.sharding.folder`) holds its own. Neither torch nor safetensors would notice a flipped bit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -22,6 +23,8 @@ from torch import nn
 from runtime.containers import unwrap
 from runtime.errors import UserError
 from runtime.files import file_sha256, require_regular, write_atomic
+from runtime.sharding import folder
+from runtime.sharding.tensors import sharded_like
 
 _Settings = TypeVar("_Settings")
 
@@ -59,14 +62,18 @@ def _write_with_manifest(path: Path, write: Callable[[Path], None]) -> None:
         write_atomic(manifest, lambda beside: beside.write_text(lines[0]))
 
 
-def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
+def require_whole(path: str | Path, *, needs_manifest: bool = False, small_files_alone: bool = False) -> None:
     """Compares a checkpoint with its manifest.
 
     Args:
       needs_manifest: a file without one is refused too; published files have none.
+      small_files_alone: of a folder; its other files have been looked into.
     Raises:
       UserError: it is not what was written.
     """
+    if folder.is_folder(path):
+        _require_whole_folder(Path(path), small_files_alone)
+        return
     manifest = manifest_path(path)
     require_regular(manifest, "a manifest")
     try:
@@ -88,21 +95,33 @@ def require_whole(path: str | Path, *, needs_manifest: bool = False) -> None:
         )
 
 
+def _require_whole_folder(path: Path, small_files_alone: bool) -> None:
+    try:
+        problems = folder.differing_files(path, small_ones_alone=small_files_alone)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{path / folder.MANIFEST} cannot be read: {error}; use another checkpoint") from None
+    if problems:
+        raise UserError(f"{path} is damaged: {problems[0]}; use another checkpoint")
+
+
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Writes a `.pt` checkpoint of tensors and plain Python values, and its manifest."""
+    _write_with_manifest(Path(path), partial(write_pt, content))
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            try:
-                torch.save(content, file)
-            except (
-                RuntimeError
-            ) as error:  # closing its zip, torch complains of what a full disk has cut short
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
 
-    _write_with_manifest(Path(path), write)
+def write_pt(content: dict[str, Any], path: Path) -> None:
+    """Writes a `.pt` file.
+
+    Raises:
+      OSError: the disk is full, or gone.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # closing its zip, torch complains of what a full disk has cut short
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def save_safetensors(path: str | Path, state: dict[str, torch.Tensor], args: dict[str, Any]) -> None:
@@ -131,35 +150,53 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a `.pt` or `.safetensors` checkpoint onto the CPU.
+def _load_pt(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            require_stored(path)
+        # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
+        # PyTorch maps by name, which must be UTF-8 for it; a file of another name is read whole.
+        mapped = is_zip and _is_utf8(path)
+        with path.open("rb") as file:
+            return torch.load(path if mapped else file, "cpu", weights_only=True, mmap=mapped)
+
+
+def _load_folder(path: Path, like: folder.Like | None) -> Any:
+    outline = _load_pt(path / folder.STATE)
+    return folder.filled(outline, path, like or (lambda place, tensor: None))
+
+
+def load_checkpoint(path: str | Path, like: folder.Like | None = None) -> dict[str, Any]:
+    """Reads a `.pt` or `.safetensors` checkpoint, or a folder, onto the CPU.
 
     `.pt` files are read with `weights_only=True`; `argparse.Namespace`, which LlamaGen and NEP store as
     `args`, is the only class allowed besides torch's own. However a file wraps its weights, they come back
     as "model", and averages of them as "ema" (`unwrap`).
 
+    Args:
+      like: of a place and what stands there: a sharded tensor, as which it is wanted, or None for all of it.
+        Given, it says too that the large files of a folder have been compared with its manifest.
     Raises:
       UserError: no such file, not what its manifest says, not a checkpoint, or one without weights.
     """
     path = Path(path)
-    require_regular(path, "a checkpoint")
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; check the path")
-    require_whole(path)
-    _require_no_stand_in(path)
+    is_folder = folder.is_folder(path)
+    if not is_folder:
+        require_regular(path, "a checkpoint")
+        if not path.is_file():
+            raise UserError(f"checkpoint {path} does not exist; check the path")
+    require_whole(path, small_files_alone=like is not None)
     try:
-        if path.suffix == ".safetensors":
-            content = _load_safetensors(path)
+        if is_folder:
+            content = _load_folder(path, like)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                is_zip = zipfile.is_zipfile(path)
-                if is_zip:
-                    require_stored(path)
-                # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
-                # PyTorch maps by name, which must be UTF-8 for it; a file of another name is read whole.
-                mapped = is_zip and _is_utf8(path)
-                with path.open("rb") as file:
-                    content = torch.load(path if mapped else file, "cpu", weights_only=True, mmap=mapped)
+            _require_no_stand_in(path)
+            content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pt(path)
+            if like is not None:
+                content = folder.replaced(content, lambda place, t: sharded_like(like(place, t), t))
+    except UserError:
+        raise
     except Exception as error:  # torch and safetensors raise many kinds for a damaged or foreign file
         reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise UserError(

@@ -1,8 +1,9 @@
 """One dataclass per command: its fields are the flags, its annotations the types, its helps the manual.
 
-Two optional class attributes order the manual: `TOPICS` {field: title} names the field that begins a topic,
-`EXAMPLES` are commands to start from. Every command takes `--config FILE`, YAML of {field: value}, as
-`dump_config` writes it; flags given beside it win.
+Optional class attributes: `NEEDED` names fields that one gives mostly, beside those that are required: the
+manual begins with them; `TOPICS` {field: title} names the field that begins a topic; `EXAMPLES` are commands
+to start from; `ONE_OF` are groups of fields, one of which a command line must give whole. Every command takes
+`--config FILE`, YAML of {field: value}, as `dump_config` writes it; flags given beside it win.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.flags.ranges import Range
 from runtime.flags.settings_file import Entry, dump_settings, read_entries
+from runtime.manual import EXAMPLES_TITLE, Help, Parser
 
 REQUIRED = object()
+_MOST_SHOWN = 6  # choices in the place of a flag's value
 Config = TypeVar("Config")
 
 
@@ -95,6 +98,7 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
     default = field.default_factory() if field.default is dataclasses.MISSING else field.default
     kind, is_list = _base_type(annotation)
     flags = _spellings(field.name, meta["aliases"])
+    choices = meta["choices"]
     shared = {"dest": field.name, "default": default, "required": meta["required"]}
     if kind is bool:
         parser.add_argument(*flags, action="store_true", help=f"{help_text} (default: {default})", **shared)
@@ -102,7 +106,10 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
             negative = [f"--no{sep}{f[2:]}" for f in flags for sep in "-_"]
             parser.add_argument(*negative, dest=field.name, action="store_false", help=argparse.SUPPRESS)
         return
-    notes = [] if meta["within"] is None else [str(meta["within"])]
+    notes = ["required"] if meta["required"] else []
+    notes += [] if meta["within"] is None else [str(meta["within"])]
+    if choices and len(choices) > _MOST_SHOWN:  # in braces they would be longer than a line
+        notes.append(f"one of {', '.join(map(str, choices))}")
     if not meta["required"] and default is not None:
         notes.append(f"default: {default}")
     suffix = f" ({'; '.join(notes)})" if notes else ""
@@ -110,27 +117,11 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
         *flags,
         type=kind,
         nargs="+" if is_list else None,
-        choices=meta["choices"],
-        metavar=None if meta["choices"] else field.name.upper(),
+        choices=choices,
+        metavar=None if choices and len(choices) <= _MOST_SHOWN else field.name.upper(),
         help=help_text + suffix,
         **shared,
     )
-
-
-class _Help(argparse.HelpFormatter):
-    """Names a flag's value once, after all its spellings; leaves the lines of examples as they are."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        value = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {value}"
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith(_EXAMPLES_TITLE) else super()._fill_text(text, width, indent)
-
-
-_EXAMPLES_TITLE = "examples:\n"
 
 
 def build_parser(config_class: type) -> argparse.ArgumentParser:
@@ -138,27 +129,55 @@ def build_parser(config_class: type) -> argparse.ArgumentParser:
     examples = getattr(config_class, "EXAMPLES", "").strip("\n")
     fields = dataclasses.fields(config_class)
     required = [_spellings(f.name)[0] + " …" for f in fields if f.metadata.get("required")]
-    words = [f.name for f in fields if "positional" in f.metadata]
-    parser = argparse.ArgumentParser(
+    if ways := getattr(config_class, "ONE_OF", ()):
+        required.append(f"({' | '.join(' '.join(f'{_spellings(n)[0]} …' for n in way) for way in ways)})")
+    words = [f"{f.name}{_more(f)}" for f in fields if "positional" in f.metadata]
+    parser = Parser(
+        prog=Path(sys.argv[0]).name,
         usage=" ".join(["%(prog)s", *words, *required, "[further flags]"]),
         description=(config_class.__doc__ or "").strip().split("\n")[0],
-        epilog=f"{_EXAMPLES_TITLE}{examples}" if examples else None,
+        epilog=f"{EXAMPLES_TITLE}{examples}" if examples else None,
         allow_abbrev=False,
-        formatter_class=_Help,
+        add_help=False,
+        formatter_class=Help,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML of further settings; flags beside it win")
     annotations = typing.get_type_hints(config_class)
-    topics = {k: v for c in reversed(config_class.__mro__) for k, v in vars(c).get("TOPICS", {}).items()}
-    group: argparse._ActionsContainer = parser
-    for field in (field for field in fields if "legacy" not in field.metadata):
-        if field.name in topics:
-            group = parser.add_argument_group(topics[field.name])
-        _add_field(group, field, annotations[field.name])
-    if legacy_fields := [field for field in fields if "legacy" in field.metadata]:
-        group = parser.add_argument_group("published flags that have no effect here")
-        for field in legacy_fields:
+    for title, members in _topics(config_class):
+        group = parser.add_argument_group(title)
+        for field in members:
             _add_field(group, field, annotations[field.name])
+    group = parser.add_argument_group("help and settings")
+    group.add_argument("-h", "--help", action="help", help="show this manual and end")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML of settings, as runs write it; flags beside it win; names may have _ in the place of -",
+    )
     return parser
+
+
+def _topics(config_class: type) -> list[tuple[str, list[dataclasses.Field]]]:
+    """The groups of the manual: what one gives, then topic by topic, then flags without effect.
+
+    First come positional words, what is required and what the class's `NEEDED` names, in its order.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    needed = [name for name, f in fields.items() if {"positional"} & f.metadata.keys()]
+    needed += [name for name, f in fields.items() if f.metadata.get("required")]
+    needed = dict.fromkeys([*needed, *getattr(config_class, "NEEDED", ())])
+    titles = {k: v for c in reversed(config_class.__mro__) for k, v in vars(c).get("TOPICS", {}).items()}
+    topics = [("what it needs", [fields[name] for name in needed]), ("further flags", [])]
+    for name, field in fields.items():
+        if name in titles:
+            topics.append((titles[name], []))
+        if name not in needed and "legacy" not in field.metadata:
+            topics[-1][1].append(field)
+    without_effect = [field for field in fields.values() if "legacy" in field.metadata]
+    return [*topics, ("published flags that have no effect here", without_effect)]
+
+
+def _more(field: dataclasses.Field) -> str:
+    return " …" if str(field.type).startswith("list") else ""
 
 
 def read_settings(config_class: type, file: str) -> dict[str, Any]:
@@ -228,7 +247,15 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None) -> Conf
             flag = _spellings(field.name)[0]
             print(f"note: {flag} has no effect: {field.metadata['legacy']}", file=sys.stderr)
     check_ranges(config_class, values)
+    ways = getattr(config_class, "ONE_OF", ())
+    if ways and not any(all(values[name] for name in way) for way in ways):
+        parser.error(f"the following arguments are required: {_or(ways)}")
     return config_class(**values)
+
+
+def _or(ways: Sequence[Sequence[str]]) -> str:
+    """Groups of flags, one of which is to be given."""
+    return ", or ".join(" and ".join(_spellings(name)[0] for name in way) for way in ways)
 
 
 def _take_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, Any]) -> None:
@@ -246,5 +273,12 @@ def dump_config(config: Any, folder: str | Path) -> None:
         for field in dataclasses.fields(config)
         if not {"legacy", "positional"} & field.metadata.keys()
     }
-    text = dump_settings(values, comment=shlex.join(sys.argv))
+    text = dump_settings(values, comment=command_line())
     write_atomic(Path(folder) / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def command_line() -> str:
+    """The words that started this program, as a shell takes them; a command of `nep` is several words."""
+    program, *words = sys.argv
+    program = program if program.startswith("nep ") else shlex.quote(program)
+    return " ".join([program, *map(shlex.quote, words)])

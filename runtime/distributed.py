@@ -64,17 +64,21 @@ def restart_count() -> int:
 
 
 def pick_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device of a `--device` flag: "auto" (a GPU where there is one), "cpu" or "cuda".
+    """The device of a `--device` flag: "auto" (an NVIDIA or AMD GPU, else the CPU), "cpu", "cuda" or "mps".
 
     Raises:
-      UserError: "cuda" without a usable GPU, more ranks than GPUs on this machine, or another word.
+      UserError: a GPU that is not here, more ranks than GPUs on this machine, or another word.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
+    if device == "mps":
+        if local_rank:
+            raise UserError("--device mps: an Apple GPU serves one process; lower --nproc_per_node to 1")
+        return require_device(device)
     if device != "cuda":
-        raise UserError(f"--device {device!r} is not known; use auto, cpu or cuda")
+        raise UserError(f"--device {device!r} is not known; use auto, cpu, cuda or mps")
     if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"local rank {local_rank} wants GPU {local_rank}, but torch sees {torch.cuda.device_count()} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from runtime.optim import Optimizers
 
 log = get_logger(__name__)
 GB = 1e9
+_PROC = Path("/proc/self")  # on Linux
 STEPS = 2  # the first one makes the optimizer's averages, the second is measured
 
 
@@ -91,21 +93,34 @@ def measure(step: Callable[[], object], ranks: Distributed, smaller: str) -> Cos
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
+    elif _PROC.exists():
+        (_PROC / "clear_refs").write_text("5")
 
 
 def _peak(device: torch.device) -> int:
-    """The most the process has held since `_forget_peak`: of the GPU's memory, or of the machine's."""
+    """The most the process has held since `_forget_peak`: of the GPU's memory, or of the machine's.
+
+    An Apple GPU says what it holds now, and macOS the most since the process began.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _kilobytes("/proc/self/status", "VmHWM") * 1024
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if _PROC.exists():
+        return _kilobytes("/proc/self/status", "VmHWM") * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
 
 
 def _available(device: torch.device) -> int:
     """Bytes that a rank can have, what it holds now included."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    if not _PROC.exists():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (_kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")) * 1024
 
 

@@ -61,17 +61,18 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            flush(temporary)
             os.replace(temporary, path)
-            _flush_folder(path.parent)
+            flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """The new name outlives a power cut too."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Makes a file, or the names in a folder, outlive a power cut; Windows opens no folders."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from runtime.precision import multiplies_bfloat16
+from runtime.sharding.tensors import is_sharded, sharded_like, whole_tensor
 
 MUON_MOMENTUM = 0.95
 # What the flags say of a group; the rest of an optimizer's state is what training has made.
@@ -58,7 +60,8 @@ class Optimizers:
         """Undoes the loss scale and clips the gradient of `module`; 0 clips nothing. Returns its norm."""
         for member in self.members:
             scaler.unscale_(member)
-        return nn.utils.clip_grad_norm_(module.parameters(), max_norm if max_norm > 0 else math.inf)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm if max_norm > 0 else math.inf)
+        return whole_tensor(norm)
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
@@ -66,6 +69,14 @@ class Optimizers:
             member.zero_grad(set_to_none=True)
         for parameter in self._matrix_views:
             parameter.grad = None
+
+    def places(self) -> dict[tuple[Any, ...], nn.Parameter]:
+        """The parameters, by the keys that lead to what is kept of each in `state_dict`."""
+        return {
+            (*(("members", m) if len(self.members) > 1 else ()), "state", number): parameter
+            for m, member in enumerate(self.members)
+            for number, parameter in enumerate(p for group in member.param_groups for p in group["params"])
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """One optimizer's own state (the published layout), or {"members": [...]} for several."""
@@ -120,7 +131,10 @@ def build_optimizer(
     views: dict[nn.Parameter, nn.Parameter] = {}
     if matrices:
         device = next(iter(matrices.values())).device
-        muon = torch.optim.Muon if multiplies_bfloat16(device) else Float32Muon
+        sharded = any(is_sharded(p) for p in matrices.values())
+        dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+        plain = dtype is torch.bfloat16 and not sharded
+        muon = torch.optim.Muon if plain else partial(WholeMatrixMuon, dtype=dtype)
         # torch's Muon takes matrices only; a view shares the kernel's storage: stepping it steps the kernel.
         views = {p: nn.Parameter(_as_matrix(p.detach(), like=p)) for p in matrices.values() if p.dim() > 2}
         members.append(
@@ -134,8 +148,13 @@ def build_optimizer(
     return Optimizers(members, views)
 
 
-class Float32Muon(torch.optim.Muon):
-    """torch's Muon with its products in float32, for devices that have none in bfloat16."""
+class WholeMatrixMuon(torch.optim.Muon):
+    """torch's Muon with its products in `dtype`: for devices that have none in bfloat16, and for matrices of
+    which every rank keeps a part. Of these the update is gathered, one matrix after the other."""
+
+    def __init__(self, params: list[nn.Parameter], dtype: torch.dtype = torch.float32, **settings) -> None:
+        super().__init__(params, **settings)
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -157,7 +176,9 @@ class Float32Muon(torch.optim.Muon):
         update = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
         rate = group["lr"] * math.sqrt(max(1.0, len(parameter) / parameter.shape[1]))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(orthogonalized(update, group["ns_coefficients"], group["ns_steps"]), alpha=rate)
+        matrix = whole_tensor(update).to(self._dtype)
+        change = orthogonalized(matrix, group["ns_coefficients"], group["ns_steps"]).to(parameter.dtype)
+        parameter.sub_(sharded_like(parameter, change), alpha=rate)
 
 
 def orthogonalized(

@@ -32,11 +32,17 @@ def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
 
     So does "bf16" where the device has no products in bfloat16: it is asked for to be fast.
     """
+    dtype = computing_type(device, mixed_precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def computing_type(device: torch.device, mixed_precision: str) -> torch.dtype:
+    """The type of the products under such an autocast."""
     dtype = PRECISIONS[mixed_precision]
     if dtype is torch.bfloat16 and not multiplies_bfloat16(device):
         _say_float32_instead()
-        dtype = torch.float32
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+        return torch.float32
+    return dtype
 
 
 @cache

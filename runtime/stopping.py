@@ -71,6 +71,8 @@ def leave_signals_to_the_trainer(worker: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "SIGALRM"):  # Windows has no such signals
+        return
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
 
@@ -92,14 +94,14 @@ class Loading:
 
 
 class LateReading:
-    """Reads a number of each step: at once on a CPU, on a GPU that of the step before, without waiting."""
+    """Reads a number of each step: at once, but on a CUDA GPU that of the step before, without waiting."""
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
     def read(self, number: Tensor) -> int:
         """The value of `number`, a single integer, or of the one handed in before it; 0 before the first."""
-        if number.device.type == "cpu":
+        if number.device.type != "cuda":
             return int(number)
         copy = torch.empty(number.shape, dtype=number.dtype, pin_memory=True)
         copy.copy_(number, non_blocking=True)

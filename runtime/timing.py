@@ -20,4 +20,6 @@ def timed(seconds: dict[str, float], name: str, device: torch.device) -> Iterato
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

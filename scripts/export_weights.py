@@ -3,8 +3,8 @@
     python scripts/export_weights.py --ckpt results/shapes/stage2/checkpoints/0003500.pt \\
         --output editing.safetensors
 
-Takes the averaged weights where a checkpoint has them. The file holds its configuration and loads wherever
-the checkpoint does.
+A folder (`.dcp`) of a sharded training becomes one file too. Takes the averaged weights where a checkpoint
+has them. The file holds its configuration and loads wherever the checkpoint does.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _WANTED = ("vq_model", "vq_config", "gpt_model", "model_config")
 class ExportWeights:
     """Makes a small file for others from a training's checkpoint."""
 
-    ckpt: str = option(REQUIRED, help="checkpoint of a tokenizer or transformer training")
-    output: str = option(REQUIRED, help="the file to write, *.safetensors")
+    ckpt: str = option(REQUIRED, help="checkpoint of a tokenizer or transformer training, file or folder")
+    output: str = option(REQUIRED, help="the file to write, *.safetensors or *.pt")
     precision: str = models.precision("the weights", "fp16")
 
     def __post_init__(self) -> None:
-        if Path(self.output).suffix != ".safetensors":
-            raise UserError(f"--output {self.output}: name a *.safetensors file")
+        if Path(self.output).suffix not in (".safetensors", ".pt"):
+            raise UserError(f"--output {self.output}: name a *.safetensors or a *.pt file")
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     # PyTorch is imported once the flags are right.
     from autoregressive.models.arithmetic import marked_like
     from autoregressive.models.weights import transformer_state
-    from runtime.checkpoint import checkpoint_args, load_checkpoint, save_safetensors
+    from runtime.checkpoint import checkpoint_args, load_checkpoint, save_checkpoint, save_safetensors
     from runtime.precision import PRECISIONS
 
     content = load_checkpoint(config.ckpt)
@@ -49,7 +49,11 @@ def main() -> None:
             raise UserError(
                 f"{config.ckpt}: {name} does not fit into {config.precision}; take --precision bf16"
             )
-    save_safetensors(config.output, marked_like(state, content, config.ckpt), args)
+    weights = marked_like(state, content, config.ckpt)
+    if Path(config.output).suffix == ".pt":
+        save_checkpoint(config.output, {"model": weights, "args": args})
+    else:
+        save_safetensors(config.output, weights, args)
     print(f"{config.output}: {Path(config.output).stat().st_size / 1e6:.1f} MB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.flops import PEAKS, training_flops
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("pretrained_models/**/*.md")])
 RUN = sorted(ROOT.glob("docs/*.md"))
@@ -71,10 +75,29 @@ def test_commands_run(kind, code, tmp_path):
     for entry in ROOT.iterdir():
         if not entry.name.startswith(".") and entry.name not in ("results", "data"):
             (tmp_path / entry.name).symlink_to(entry)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nep").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m nep "$@"\n')  # this tree's
+    (tmp_path / "bin" / "nep").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(ROOT)}
     words = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[kind]
     done = subprocess.run(
         [*words, "\n".join(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def test_what_own_data_computes():
+    """The page's table follows from the arithmetic that dry runs and logs use."""
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    config = dataclasses.replace(GPT_MODELS["R-GPT-XL"], mask_in_context=True)
+    flops = training_flops(config, 40 + 256 + 256 + 80, 80, 40)
+    assert f"costs {flops / 1e12:.1f} TFLOP" in page
+    rows = re.findall(r"^\| ([\w ]+) \| (\d+) TFLOP/s \| ([\d.]+) s \| (\d+) minutes \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for name, rate, seconds, minutes in rows:
+        assert float(rate) * 1e12 == PEAKS[name]
+        exact = 4 / 3 * flops / (0.3 * PEAKS[name])
+        assert float(seconds) == pytest.approx(exact, rel=0.02) and float(minutes) == round(
+            exact * 10_000 / 60
+        )

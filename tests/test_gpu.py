@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from test_training import read_metrics, run_stage, stage_flags
 from tiny_gpt import pack_batch
+from torch.distributed.device_mesh import init_device_mesh
 
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling_settings import Sampling
@@ -17,6 +19,11 @@ from autoregressive.sequence.builders import editing_layout, editing_prompt, t2i
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train import loop
 from autoregressive.train.inputs import Inputs
+from autoregressive.train.steps import parts_of
+from runtime.distributed import ONE_RANK
+from runtime.optim import build_optimizer
+from runtime.precision import autocast, computing_type
+from runtime.training.parallel import Sharding, parallel
 
 pytestmark = pytest.mark.gpu
 V, N = 32, 16
@@ -155,3 +162,46 @@ def test_packed_rows_on_the_gpu_give_the_gradients_of_the_cpu(model):
         )
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def train_packed(device: torch.device, *, sharded: bool, compiled: bool, num_steps: int = 4) -> list[float]:
+    """Losses of steps on packed rows, with bfloat16 products; sharded over the ranks there are, or plain."""
+    torch.manual_seed(0)
+    model = build_gpt("R-GPT-tiny", vocab_size=V, block_size=N, caption_dim=8, mask_in_context=True).to(
+        device
+    )
+    network = SupervisedLoss(model)
+    if sharded:
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        sharding = Sharding(mesh, computing_type(device, "bf16"))
+        network = parallel(network, ONE_RANK, sharding, parts_of(network), compiled=compiled)
+    settings = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    optimizers = build_optimizer(model, "muon", **settings)
+    off = torch.amp.GradScaler(device.type, enabled=False)
+    losses = []
+    for step in range(num_steps):
+        torch.manual_seed(step)
+        counts = torch.randint(1, N, (4, 1))  # rows of many lengths
+        codes, text = torch.randint(V, (4, N)), torch.randn(4, 6, 8)
+        mask, valid = torch.arange(N) < counts, torch.ones(4, 6, dtype=torch.bool)
+        layout, text = pack_batch(editing_layout(codes, codes, mask, valid, V), text)
+        with autocast(device, "bf16"):
+            loss = network(layout.to(device), text.to(device)) / len(layout.supervised)
+        loss.backward()
+        optimizers.clip(model, 1.0, off)
+        optimizers.step(off)
+        optimizers.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sharded_compiled_blocks_train_on_packed_rows(compiled, tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+    try:
+        sharded = train_packed(torch.device("cuda"), sharded=True, compiled=compiled)
+    finally:
+        dist.destroy_process_group()
+    plain = train_packed(torch.device("cuda"), sharded=False, compiled=False)
+    assert sharded == pytest.approx(plain, rel=0.02)

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "autoregressive", "dataset", "evaluations", "integrations", "language", "runtime", "tokenizer", "scripts",
+    "nep",
 )  # fmt: skip
 LOWER = ["runtime", "language", "dataset", "tokenizer"]
 # A module may import its own room (the longest prefix of its name), the rooms named there, no other of ours.
@@ -21,12 +22,15 @@ ROOMS = {
     "dataset": ["runtime", "language.published", "language.text_features"],
     "dataset.records": ["runtime", "dataset.choices"],
     "dataset.shapes": ["runtime", "dataset.records", "dataset.prepare"],
+    # Backgrounds and formats are those of the shapes set.
+    "dataset.emoji": ["runtime", "dataset.prepare", "dataset.shapes.scenes", "dataset.shapes.writers"],
     "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.records.images", "dataset.testsets", "dataset.shapes.scenes",
-                    "dataset.shapes.edits", "dataset.shapes.verifier", "tokenizer.tokenizer_image.lpips",
-                    "tokenizer.tokenizer_image.lpips_files"],
+    "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",
+                    "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
+                    "dataset.emoji.edits", "dataset.emoji.scenes", "dataset.emoji.verifier",
+                    "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
     "autoregressive.decoding": ["runtime", "autoregressive.sequence", "autoregressive.models"],
@@ -44,10 +48,12 @@ ROOMS = {
     # What others speak: OpenAI's image API, ComfyUI's nodes. Nothing imports them but the `nep` command.
     "integrations": ["autoregressive.editing"],
     "integrations.server": ["runtime", "dataset.records.images", "language", "autoregressive.editing",
-                            "autoregressive.decoding.sampling_settings", "integrations.folders"],
+                            "autoregressive.decoding.sampling_settings"],
     "integrations.comfyui": ["runtime", "dataset.records.images", "autoregressive.decoding.sampling_settings",
-                             "autoregressive.editing", "integrations.folders"],
+                             "autoregressive.editing"],
     "scripts": ["autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer"],
+    # The one command; what it starts it names in a table, so that `--help` imports nothing else.
+    "nep": ["runtime", "language.caption_cleaning", "autoregressive.editing", "autoregressive.sample"],
 }  # fmt: skip
 # Programs stand at the edge and may use more.
 PROGRAMS = {

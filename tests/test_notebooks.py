@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, TINY_VQ
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer

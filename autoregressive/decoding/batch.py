@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.decoding.cache import KVCache
-from autoregressive.decoding.noise import seeded_uniforms, signed
+from autoregressive.decoding.noise import seeded_uniforms, signed, widest_float
 from autoregressive.decoding.sampling import guide, pick
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
@@ -103,7 +103,7 @@ class Batch:
         self._orders = torch.zeros(most, max_cells + window, **integers)
         self._settled, self._first_slot, self._count, self._seed = torch.zeros(4, most, **integers)
         self._finite = torch.ones(most, dtype=torch.bool, device=device)
-        self._uniforms = torch.zeros(most, num_uniforms, dtype=torch.float64, device=device)
+        self._uniforms = torch.zeros(most, num_uniforms, dtype=widest_float(device), device=device)
         self._of_row = (self._codes, self._orders, self._settled, self._first_slot, self._count, self._seed)
         self._of_row += (self._finite, self._uniforms)
 

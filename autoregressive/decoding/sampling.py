@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoregressive.decoding.noise import gumbel_noise
+from autoregressive.decoding.noise import gumbel_noise, widest_float
 from autoregressive.decoding.sampling_settings import Sampling
 
 
@@ -72,6 +72,9 @@ def pick(
     """
     if not sampling.sample_logits:
         return logits.argmax(-1)
+    if widest_float(logits.device) is not torch.float64:  # the noise needs all of it: drawn on the CPU
+        given = [None if t is None else t.cpu() for t in (logits, seeds, cells, uniforms)]
+        return pick(given[0], sampling, *given[1:]).to(logits.device)
     truncation = sampling.temperature, sampling.top_k, sampling.top_p
     if sampling.draw == "inverse":
         return draw(filtered_probabilities(logits, *truncation), uniforms)

@@ -22,8 +22,8 @@ from typing_extensions import Self
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
-from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import find_files, push_folder, save_pretrained
+from autoregressive.editing.model_folders import About, Defaults, find_files
+from autoregressive.editing.pretrained import push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
@@ -86,6 +86,7 @@ class EditingModels:
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
         self.token_editor = TokenEditor(transformer, pack=pack)
         self.defaults = Defaults()
+        self.about = About()
         self._offloads, self._moving = False, threading.RLock()
         self._features, self._codes = _Recent(), _Recent()
         self.grid = transformer.config.grid
@@ -159,16 +160,16 @@ class EditingModels:
         """Loads a folder that `save_pretrained` made, or one from the hub.
 
         Args:
-          name: a folder, or a hub id such as "user/model".
+          name: a folder, "shapes" for the one that comes with the project, or a hub id such as "user/model".
           model: which of the folder's transformers; its first by default.
           options: `revision` (of a hub model); as in `load` `device`, `dtype`, `with_text_encoder`, and
             `t5_path` for a text encoder in the place of the folder's, or where that has none.
         Raises:
           UserError: no such folder or hub model, or one that is damaged.
         """
-        files, defaults = find_files(name, model, **options)
+        files, defaults, about = find_files(name, model, **options)
         pipeline = cls.load(**files)
-        pipeline.defaults = defaults
+        pipeline.defaults, pipeline.about = defaults, about
         return pipeline
 
     def save_pretrained(

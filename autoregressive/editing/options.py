@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES, CROPS
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
-from dataset.edit_masks import RULES
+from dataset.choices import RULES
 from runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a model is used unless a call says otherwise; saved with it.
-
-    Attributes:
-      sampling: guidance and truncation of the draws.
-      mask_rule: pixel mask to cells, see `pool_edit_mask`.
-      mask_error: widens each mask by this many pixels first.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    mask_rule: str = "published"
-    mask_error: int = 0
-
-    def __post_init__(self) -> None:
-        require_rule(self.mask_rule)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
-        """Raises `TypeError` for names that it does not know."""
-        return cls(**{**values, "sampling": Sampling(**values.get("sampling", {}))})
 
 
 @dataclass(frozen=True)
@@ -83,8 +58,8 @@ class EditOptions:
     def __post_init__(self) -> None:
         require_kind("sampling", self.sampling, Sampling, "a Sampling")
         require_kind("auto_mask", self.auto_mask, AutoMaskSettings, "AutoMaskSettings")
-        if self.mask_rule is not None:
-            require_rule(self.mask_rule)
+        if self.mask_rule not in (None, *RULES):
+            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
         if self.order not in ORDER_KINDS:
@@ -118,9 +93,3 @@ class EditOptions:
             mask_rule=self.mask_rule or defaults.mask_rule,
             mask_error=defaults.mask_error if self.mask_error is None else self.mask_error,
         )
-
-
-def require_rule(rule: str) -> None:
-    """Raises `UserError` for a mask rule that is not known."""
-    if rule not in RULES:
-        raise UserError(f"mask rule {rule!r} is not known; use one of {', '.join(RULES)}")

@@ -1,41 +1,35 @@
-"""A whole pipeline in one folder, here or on the Hugging Face hub.
-
-    config.json             what is what, see `read_config`
-    tokenizer.safetensors   the VQ tokenizer
-    transformer.safetensors one transformer, or several under names of their own
-    text_encoder/           the text encoder as transformers saves it, or only its hub id in config.json
-    README.md               a model card
-
-Weights carry their own configuration in their headers, so that each file also loads by itself.
-"""
+"""Saving a whole pipeline as a folder, see `model_folders`, and pushing it to the Hugging Face hub."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import (
+    CONFIG_FILE,
+    About,
+    Defaults,
+    FolderConfig,
+    Member,
+    first_line,
+    read_config,
+)
 from autoregressive.models.arithmetic import MARKER, marked, unpublished_arithmetic
 from autoregressive.models.gpt import ModelConfig, Transformer
 from autoregressive.models.weights import model_args
 from language.t5 import T5Encoder
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
-from runtime.files import require_regular, write_atomic, writing
+from runtime.files import write_atomic, writing
 from tokenizer.tokenizer_image.vq_model import VQModel
 
-CONFIG_FILE = "config.json"
-FORMAT = 1
 TOKENIZER, TRANSFORMER, TEXT_ENCODER = "tokenizer.safetensors", "transformer.safetensors", "text_encoder"
 
 
@@ -46,127 +40,7 @@ class Models(Protocol):
     transformer: Transformer
     text_encoder: T5Encoder | None
     defaults: Defaults
-
-
-@dataclass(frozen=True)
-class Member:
-    """One transformer of a folder: its file, and its defaults."""
-
-    file: str
-    defaults: Defaults
-
-
-@dataclass(frozen=True)
-class FolderConfig:
-    """What `config.json` says; the first of `models` is the one that is meant where none is named."""
-
-    tokenizer: str
-    models: dict[str, Member]
-    text_encoder: str | None
-    """A folder in this one, or a hub id; None for models whose texts come as features."""
-
-    def to_dict(self) -> dict[str, Any]:
-        models = {name: {"file": m.file, "defaults": m.defaults.to_dict()} for name, m in self.models.items()}
-        return {
-            "format": FORMAT,
-            "tokenizer": self.tokenizer,
-            "models": models,
-            "text_encoder": self.text_encoder,
-        }
-
-    def write(self, folder: Path) -> None:
-        """Writes `config.json` whole or not at all."""
-        text = json.dumps(self.to_dict(), indent=1) + "\n"
-        write_atomic(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text))
-
-
-def read_config(folder: Path) -> FolderConfig:
-    """Reads and checks `config.json`.
-
-    Raises:
-      UserError: it is missing, damaged, of a newer format, or names files outside the folder.
-    """
-    path = folder / CONFIG_FILE
-    require_regular(path, "a config")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(f"{path}: format {content['format']!r}; this version reads {FORMAT}")
-        members = {
-            name: Member(member["file"], Defaults.from_dict(member.get("defaults", {})))
-            for name, member in content["models"].items()
-        }
-        config = FolderConfig(content["tokenizer"], members, content["text_encoder"])
-        names = [config.tokenizer, *(member.file for member in members.values())]
-        if not members or not all(isinstance(name, str) for name in names):
-            raise ValueError("models and tokenizer must name files")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); a folder made by save_pretrained has one"
-        ) from None
-    except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not the config of an editing pipeline ({error!r})") from None
-    for name in names:
-        _inside(folder, name)
-    return config
-
-
-def find_folder(name: str | Path, revision: str | None = None) -> Path:
-    """A folder as it is; else the hub's model of that id, pulled into the cache."""
-    return Path(name) if Path(name).is_dir() else _pull(str(name), revision)
-
-
-def find_files(
-    name: str | Path,
-    model: str | None,
-    *,
-    revision: str | None = None,
-    t5_path: str | Path | None = None,
-    with_text_encoder: bool = True,
-    **options: Any,
-) -> tuple[dict[str, Any], Defaults]:
-    """What `EditingPipeline.load` is to be told for a folder, and its model's defaults.
-
-    Args:
-      name, model, revision, t5_path, with_text_encoder: as in `EditingPipeline.from_pretrained`.
-      options: passed on.
-    """
-    folder = find_folder(name, revision)
-    config = read_config(folder)
-    model = next(iter(config.models)) if model is None else model
-    if model not in config.models:
-        raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
-    member = config.models[model]
-    if not with_text_encoder or t5_path is None and config.text_encoder is None:
-        options["with_text_encoder"] = False
-    elif t5_path is not None:
-        options["t5_path"] = t5_path
-        if config.text_encoder is not None and not (folder / config.text_encoder).is_dir():
-            options.setdefault("t5_model_type", config.text_encoder)
-    else:
-        options |= _find_encoder(folder, config.text_encoder)
-    return {
-        "vq_ckpt": folder / config.tokenizer,
-        "gpt_ckpt": folder / member.file,
-        **options,
-    }, member.defaults
-
-
-def _find_encoder(folder: Path, name: str) -> dict[str, Any]:
-    """What `EditingPipeline.load` is to be told of the text encoder that the config names."""
-    remedy = "give from_pretrained the text encoder's folder as t5_path"
-    path = _inside(folder, name, f"; {remedy}")
-    if path.is_dir():
-        return {"t5_path": path}
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise UserError(
-            f"{folder / CONFIG_FILE}: text_encoder {name!r} is neither a folder there nor a hub id; {remedy}"
-        ) from None
-    return {"t5_model_type": name}
+    about: About
 
 
 def save_pretrained(
@@ -201,7 +75,8 @@ def save_pretrained(
     elif pipeline.text_encoder is not None:
         text_encoder = pipeline.text_encoder.hub_id
     models = config.models | {model: Member(file, pipeline.defaults)}
-    FolderConfig(TOKENIZER, models, text_encoder).write(folder)
+    about = pipeline.about if pipeline.about.to_dict() else config.about
+    FolderConfig(TOKENIZER, models, text_encoder, about).write(folder)
     if not (folder / "README.md").exists():
         card = _card(pipeline, models)
         write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
@@ -240,29 +115,8 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, message: str, toke
         return str(api.upload_folder(folder_path=folder, repo_id=repo_id, commit_message=message))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"{repo_id}: cannot push ({_first_line(error)}); `hf auth login` gives access"
+            f"{repo_id}: cannot push ({first_line(error)}); `hf auth login` gives access"
         ) from error
-
-
-def _pull(repo_id: str, revision: str | None) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{repo_id}: no folder here, and no model that can be had from the hub ({_first_line(error)})"
-        ) from error
-
-
-def _inside(folder: Path, name: str, remedy: str = "") -> Path:
-    """`folder`/`name`, refused where that leads out of the folder: a config may come from anywhere."""
-    path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"{folder / CONFIG_FILE}: {name!r} leads outside the folder{remedy}")
-    return path
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def front_matter(*, edits: bool) -> list[str]:

@@ -11,7 +11,7 @@ from autoregressive.sequence.layout import TEXT, TrainingLayout
 Number = float | Tensor
 
 # Dense half-precision matrix rates of the vendors' data sheets, operations a second; first match counts.
-_PEAKS = {
+PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -78,4 +78,4 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+    return next((peak for key, peak in PEAKS.items() if key in name), None)

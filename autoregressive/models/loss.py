@@ -33,6 +33,7 @@ class SupervisedLoss(nn.Module):
     def __init__(self, model: Transformer) -> None:
         super().__init__()
         self.model = model
+        self.head = _ScoringInChunks(model.output)
 
     def forward(self, layout: TrainingLayout, text: Tensor) -> Tensor:
         """Sum of the cross-entropies over the supervised slots, in float32.
@@ -41,15 +42,24 @@ class SupervisedLoss(nn.Module):
           text: (B, T, C) caption features.
         """
         hidden = self.model.hidden(layout, text).flatten(0, 1)[layout.supervised]
-        return self._in_chunks(hidden, layout.targets.flatten()[layout.supervised])
+        return self.head(hidden, layout.targets.flatten()[layout.supervised])
+
+
+class _ScoringInChunks(nn.Module):
+    """The output head and the loss, a module that runs once a forward, as sharded weights want it."""
+
+    def __init__(self, output: nn.Module) -> None:
+        super().__init__()
+        self.output = output
 
     @torch.compiler.disable(recursive=False)
-    def _in_chunks(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The loop is no part of a compiled graph: each number of chunks would be another one."""
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Sum over (n, D) slots; the loop is no part of a compiled graph: each number of chunks would be
+        another one."""
         chunks = list(zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True))
         if len(chunks) == 1:
             return self._sum(*chunks[0])
         return sum(checkpoint(self._sum, *chunk, use_reentrant=False) for chunk in chunks)
 
     def _sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.model.output(hidden).float(), targets, reduction="sum")
+        return F.cross_entropy(self.output(hidden).float(), targets, reduction="sum")

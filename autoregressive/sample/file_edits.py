@@ -13,11 +13,12 @@ from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pictures import enlarge, outline_cells
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
-from autoregressive.sample.flags import EditSampleConfig, SampleEditing
+from autoregressive.sample.flags import PictureFlags, SampleEditing
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, require_marked
 from dataset.records.images import as_seen, load_edit_region, load_image, load_native
 from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
+from dataset.records.own_pairs import find_own_pairs
 from language.caption_cleaning import require_words
 from runtime.distributed import distributed
 from runtime.errors import UserError
@@ -41,11 +42,13 @@ class FileEdit:
 
 def read_jobs(config: SampleEditing) -> list[FileEdit]:
     """The edits that the flags ask for."""
+    if config.data is not None:
+        return _own_jobs(config)
     if config.list is None:
         if config.image is None or config.prompt is None:
             raise UserError("give --image and --prompt for one edit, or --list for many")
         require_words(config.prompt, "--prompt")
-        return [FileEdit(Path(config.image), _mask(config.mask), config.prompt, Path(config.output))]
+        return [FileEdit(Path(config.image), as_mask(config.mask), config.prompt, Path(config.output))]
     path = Path(config.list)
     require_regular(path, "a list")
     if not path.is_file():
@@ -53,6 +56,19 @@ def read_jobs(config: SampleEditing) -> list[FileEdit]:
     # The list is the user's own and says where results go: its paths may lead anywhere.
     jobs = list(JsonlRecords([path], _read_job, allow_outside_root=True))
     _require_own_outputs(jobs)
+    return jobs
+
+
+def _own_jobs(config: SampleEditing) -> list[FileEdit]:
+    """An edit of each source of own pairs; told the caption if it is what zero-shot models want."""
+    zero_shot, jobs = config.mode == "zero_shot", []
+    for pair in find_own_pairs(config.data):
+        if zero_shot and pair.caption is None:
+            raise UserError(f"{config.data}: {pair.name!r} has no caption of the result for --mode zero_shot")
+        prompt = pair.caption if zero_shot else pair.prompt
+        require_words(prompt, f"{config.data}: {pair.name}")
+        output = Path(config.output_dir) / f"{pair.name}.png"
+        jobs.append(FileEdit(pair.source, pair.mask, prompt, output, pair.name))
     return jobs
 
 
@@ -84,13 +100,14 @@ def _require_own_outputs(jobs: Sequence[FileEdit]) -> None:
         written[file] = job.origin
 
 
-def _mask(value: str | None) -> Path | str | None:
+def as_mask(value: str | None) -> Path | str | None:
+    """What `--mask` names: a file, "auto", or None for all of the picture."""
     if value is None or value == "none" or value.endswith(NO_MASK):
         return None
     return value if value == AUTO else Path(value)
 
 
-def require_usable(jobs: Sequence[FileEdit], config: SampleEditing) -> None:
+def require_usable(jobs: Sequence[FileEdit], config: PictureFlags) -> None:
     """Looks at every image, mask and output once, so that a bad one is found before the first edit."""
     for job in jobs:
         try:
@@ -104,11 +121,11 @@ def require_usable(jobs: Sequence[FileEdit], config: SampleEditing) -> None:
             raise UserError(f"{job.origin}: {error}" if job.origin else str(error)) from None
 
 
-def _load(job: FileEdit, config: EditSampleConfig) -> Image.Image:
+def _load(job: FileEdit, config: PictureFlags) -> Image.Image:
     return load_image(job.image) if config.crop == "none" else load_native(job.image)
 
 
-def _region(job: FileEdit, image: Image.Image, config: EditSampleConfig) -> np.ndarray | str | None:
+def _region(job: FileEdit, image: Image.Image, config: PictureFlags) -> np.ndarray | str | None:
     if config.full_mask:
         return None
     if config.auto_mask or job.mask == AUTO:
@@ -119,7 +136,7 @@ def _region(job: FileEdit, image: Image.Image, config: EditSampleConfig) -> np.n
 
 
 def edit_files(
-    pipeline: EditingPipeline, jobs: Sequence[FileEdit], config: EditSampleConfig, seeds: Sequence[int]
+    pipeline: EditingPipeline, jobs: Sequence[FileEdit], config: PictureFlags, seeds: Sequence[int]
 ) -> list[EditResult]:
     """Edits one batch of files; results are not written."""
     images = [_load(job, config) for job in jobs]
@@ -148,8 +165,18 @@ def seen_crops(result: EditResult, grid: int) -> Image.Image:
 
 
 def edit_all(config: SampleEditing) -> None:
-    """Makes the edits that the flags ask for; each is written as soon as its batch is done."""
-    jobs = read_jobs(config)
+    """Makes the edits that the flags ask for."""
+    run_edits(read_jobs(config), config)
+
+
+def run_edits(jobs: Sequence[FileEdit], config: PictureFlags) -> None:
+    """Makes edits; each is written as soon as its batch is done.
+
+    Args:
+      config: how; with pictures beside the result, it is a single edit.
+    Raises:
+      UserError: models, pictures or masks that cannot be used; names them, before the first edit.
+    """
     require_usable(jobs, config)
     with distributed(config.device) as ranks:
         pipeline = load_pipeline(config, ranks.device)
@@ -170,6 +197,8 @@ def edit_all(config: SampleEditing) -> None:
 
 
 def _report(job: FileEdit, result: EditResult) -> None:
-    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.timings.items())
-    cells = sum(len(crop.codes) for crop in result.crops)
-    log.info("%s: %d of %d cells, %s", job.output, result.num_tokens, cells, seconds)
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in result.timings.items())
+    cells, seconds = sum(len(crop.codes) for crop in result.crops), sum(result.timings.values())
+    log.info(
+        "%s: %d of %d cells redrawn in %.2f s (%s)", job.output, result.num_tokens, cells, seconds, parts
+    )

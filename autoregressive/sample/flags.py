@@ -5,31 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autoregressive.decoding.sampling_settings import DRAWS, GUESSES, Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
-from autoregressive.models.config import GPT_MODELS
+from autoregressive.sample.models.flags import ModelFlags
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import RULES
-from language.published import DEFAULT_T5
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256
 from runtime.flags import drawing, models, scoring, shared
-from runtime.flags.ranges import COUNT, Range
+from runtime.flags.ranges import COUNT
 from runtime.pictures import require_saveable
 
 if TYPE_CHECKING:
     from language.t5 import T5Encoder
 
-WINDOW = Range(at_least=1, at_most=64)
 TURNS = ("both", "single", "multi")
 """Edits of a session: each alone, one after the other, or both."""
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
 # to make and where, what must be as the models are, and what has no effect.
 NOT_SETTINGS = (
-    *("vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
+    *("model", "model_name", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
     *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
@@ -45,63 +42,21 @@ def _require_crop(crop: str, padding: int | None) -> None:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(ModelFlags):
     """Flags of every sampling program."""
 
-    TOPICS: ClassVar[dict[str, str]] = {
-        "vq_ckpt": "models",
-        "device": "running",
-        "cfg_scale": "how codes are drawn",
-    }
+    TOPICS: ClassVar[dict[str, str]] = {"device": "running"}
 
-    vq_ckpt: str = models.vq_ckpt(REQUIRED)
-    gpt_ckpt: str = models.gpt_ckpt()
-    t5_path: str | None = models.t5_path()
-    t5_model_type: str = models.t5_model_type(DEFAULT_T5)
-    vq_model: str = models.vq_model()
-    gpt_model: str | None = models.gpt_model(None, sorted(GPT_MODELS))
-    image_size: int | None = models.image_size(None, "the model's images, for files that do not hold it")
     device: str = shared.device()
     precision: str = models.decoding_precision()
     seed: int = shared.seed("of the draws", aliases=["global_seed"])
     batch_size: int = shared.batch_size(32, "images at a time", aliases=["per_proc_batch_size"])
-    cfg_scale: float = drawing.cfg_scale("guidance; 1 for none (small models want 1 to 1.5)")
-    cfg_interval: int = drawing.cfg_interval("k: guidance in the first k+1 decoding steps only")
-    temperature: float = drawing.temperature()
-    top_k: int = drawing.top_k()
-    top_p: float = drawing.top_p()
     compile: bool = shared.compile("the decoding steps, on GPUs: slow to start, then faster")
-    greedy: bool = option(False, help="always take the likeliest code")
-    draw: str = option(
-        DRAWS[0],
-        help="gumbel: noise of each cell's own; inverse: the seed's i-th number for the i-th cell drawn",
-        choices=DRAWS,
-    )
-    window: int | None = option(
-        None, within=WINDOW, help="cells a pass may settle, guesses checked; 1: a pass a cell (default: fast)"
-    )
-    guesses: str = option("independent", help="first guesses of a window", choices=tuple(GUESSES))
-    parallel: int = option(
-        1, within=COUNT, help="cells of a pass drawn without knowing each other: faster, and less coherent"
-    )
 
     def __post_init__(self) -> None:
+        self.take_model()
         check_ranges(type(self), vars(self))
         self.sampling()  # checks its values
-
-    def sampling(self) -> Sampling:
-        return Sampling(
-            self.cfg_scale,
-            self.cfg_interval,
-            self.temperature,
-            self.top_k,
-            self.top_p,
-            not self.greedy,
-            self.draw,
-            self.window,
-            self.guesses,
-            self.parallel,
-        )
 
     def settings(self, text_encoder: T5Encoder | None) -> dict[str, Any]:
         """What the results depend on: the flags, with hashes of the weights and of the text encoder."""
@@ -119,7 +74,7 @@ class EditSampleConfig(SampleConfig):
 
     mode: str | None = drawing.mode(MODES)
     full_mask: bool = option(False, help="regenerate every cell", aliases=["enforce_fake_masking"])
-    mask_rule: str = shared.mask_rule(RULES)
+    mask_rule: str = shared.mask_rule(RULES, of_model=True)
     mask_error: int = shared.mask_error()
     order: str = drawing.order("in which the edited cells are drawn", ORDER_KINDS)
     random_order: bool = option(False, help="the same as --order random")
@@ -131,7 +86,13 @@ class EditSampleConfig(SampleConfig):
         None, help="how to find them: the .json of scripts/calibrate_auto_mask.py; else the defaults"
     )
 
+    @property
+    def wants_drawing(self) -> bool:
+        return self.mode == "zero_shot"
+
     def __post_init__(self) -> None:
+        if self.mask_error is None and (self.full_mask or self.auto_mask):
+            object.__setattr__(self, "mask_error", 0)  # there are no masks: a model's own widens nothing
         super().__post_init__()
         if self.auto_mask and self.full_mask:
             raise UserError("--auto-mask finds the region, --full-mask takes every cell: give one of them")
@@ -174,6 +135,10 @@ class EditSampleConfig(SampleConfig):
 class DrawConfig(SampleConfig):
     """Flags of the programs that draw from texts, LlamaGen's among them."""
 
+    @property
+    def wants_drawing(self) -> bool:
+        return True
+
     order: str = drawing.order("in which cells are drawn; all but raster need an R-GPT model", ORDER_KINDS)
     t5_feature_max_len: int | None = models.t5_feature_max_len(
         "most text tokens; default: as many as the model reads"
@@ -190,30 +155,46 @@ class DrawConfig(SampleConfig):
 
 
 @dataclass(frozen=True)
-class SampleEditing(EditSampleConfig):
-    """Edits one image (--image --mask --prompt --output), or a list of them (--list)."""
+class PictureFlags(EditSampleConfig):
+    """Flags of the programs that edit single pictures."""
 
-    TOPICS: ClassVar[dict[str, str]] = {"image": "what to edit"}
+    TOPICS: ClassVar[dict[str, str]] = {"comparison": "pictures beside the result"}
+
+    comparison: str | None = option(None, help="also write source, region and result side by side here")
+    save_crop: str | None = option(
+        None, help="also write here what the model saw, with its cells outlined; several crops side by side"
+    )
+
+    def require_saveable(self, output: str | None) -> None:
+        """Raises `UserError` for pictures of which the suffix names no format that is written."""
+        for path in filter(None, (output, self.comparison, self.save_crop)):
+            require_saveable(path)
+
+
+@dataclass(frozen=True)
+class SampleEditing(PictureFlags):
+    """Edits one image (--image --mask --prompt --output), a list of them (--list), or own pairs (--data)."""
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("model", "image", "mask", "prompt", "output")
+    TOPICS: ClassVar[dict[str, str]] = {"image": "many edits"}
     EXAMPLES: ClassVar[str] = """
+  nep sample editing --model shapes --image photo.png --mask region.png \\
+      --prompt "make the circle blue" --output edited.png
   python autoregressive/sample/sample_editing.py --vq-ckpt VQ.pt --gpt-ckpt NEP.pt --t5-path T5_FOLDER \\
       --image photo.png --mask region.png --prompt "a red hat on the cat" --output edited.png
 """
 
     image: str | None = option(None, help="image to edit")
-    mask: str | None = option(
-        None, help="region, white = edit; auto finds it; none regenerates the whole image"
-    )
+    mask: str | None = shared.mask(None)
     prompt: str | None = option(None, help="what to do (zero-shot: what the result shows)")
     output: str = option(
         "edited.png", help="where the result goes; the suffix says the format: .png, .webp, .bmp (or .jpg)"
     )
-    comparison: str | None = option(None, help="also write source, region and result side by side here")
-    save_crop: str | None = option(
-        None, help="also write here what the model saw, with its cells outlined; several crops side by side"
-    )
     list: str | None = option(
         None, help="a .jsonl of edits with the keys image, mask, prompt, output (paths relative to it)"
     )
+    data: str | None = shared.data("their sources are edited, to be compared with the edited ones")
+    output_dir: str | None = shared.output_dir(None, "of --data: gets a picture for each pair, by its name")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,12 +206,16 @@ class SampleEditing(EditSampleConfig):
             for name in own
             if getattr(self, name) != getattr(SampleEditing, name)
         ]
-        if self.list is not None and given:
-            raise UserError(
-                f"--list {self.list} says itself what to edit, with which masks: leave out {', '.join(given)}"
-            )
-        for path in filter(None, (self.output, self.comparison, self.save_crop)):
-            require_saveable(path)
+        for flag, value in (("--list", self.list), ("--data", self.data)):
+            if value is not None and given:
+                raise UserError(
+                    f"{flag} {value} says itself what to edit, with which masks: leave out {', '.join(given)}"
+                )
+        if self.list is not None and self.data is not None:
+            raise UserError(f"--list {self.list} and --data {self.data} both say what to edit: give one")
+        if (self.data is None) != (self.output_dir is None):
+            raise UserError("--data and --output-dir go together: the pairs, and where their results go")
+        self.require_saveable(self.output)
 
 
 @dataclass(frozen=True)
@@ -335,11 +320,15 @@ class SampleScaled(SampleConfig):
         None, within=COUNT, help="codes that one image may cost in all, the first included"
     )
     mode: str | None = drawing.mode(MODES)
-    mask_rule: str = shared.mask_rule(RULES)
+    mask_rule: str = shared.mask_rule(RULES, of_model=True)
     crop: str = shared.crop(CROPS)
     crop_padding: int | None = shared.crop_padding()
     clip_model: str | None = scoring.clip_model(None, "--reward clip")
     clip_ckpt: str | None = scoring.clip_ckpt()
+
+    @property
+    def wants_drawing(self) -> bool:
+        return self.mode in (None, "zero_shot")  # such a model draws, and edits what a list names
 
     def __post_init__(self) -> None:
         super().__post_init__()

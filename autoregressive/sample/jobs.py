@@ -56,7 +56,8 @@ def run_rounds(
     missing = [[job for job in jobs if is_done is None or not is_done(job)] for jobs in rounds]
     total = sum(map(len, rounds))
     num_done = total - sum(map(len, missing))
-    with progress(total=total, initial=num_done, desc=desc, unit=unit, disable=not ranks.is_main) as bar:
+    silent = not ranks.is_main or total < 2
+    with progress(total=total, initial=num_done, desc=desc, unit=unit, disable=silent) as bar:
         for jobs in missing:
             for start in range(0, len(jobs), batch_size):
                 batch = jobs[start : start + batch_size]

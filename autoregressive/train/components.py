@@ -31,6 +31,7 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.precision import PRECISIONS
+from runtime.training.parallel import hollow_copy, shards
 from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config
 
@@ -99,9 +100,12 @@ def load_encoders(
 
 
 def build_model(
-    config: TrainConfig, encoders: Encoders, device: torch.device, *, mask_in_context: bool
+    config: TrainConfig, encoders: Encoders, ranks: Distributed, *, mask_in_context: bool
 ) -> Transformer:
-    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given."""
+    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given.
+
+    It is on the rank's device, or on the CPU if it is to be sharded: it need not fit into a GPU's memory.
+    """
     grid = config.image_size // encoders.tokenizer.config.downsampling
     torch.manual_seed(config.global_seed)  # the same weights and buffers on every rank
     model = Transformer(
@@ -133,7 +137,12 @@ def build_model(
     )
     if config.activation_checkpointing:
         model.run_block = recompute_block
-    return model.to(device)
+    return model if shards(config.parallel, ranks) else model.to(ranks.device)
+
+
+def shown_model(model: Transformer, config: TrainConfig, ranks: Distributed) -> Transformer | None:
+    """What draws in the place of a model that is about to be sharded; None where it need not."""
+    return hollow_copy(model, ranks.device) if shards(config.parallel, ranks) else None
 
 
 def load_packed(

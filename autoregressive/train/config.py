@@ -9,6 +9,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.flags.data import DataConfig
+from autoregressive.train.flags.start import flags_of_model
 from autoregressive.train.flags.validation import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
 from dataset.packed.flags import require_no_pixel_flags
@@ -25,14 +26,18 @@ from runtime.flags.ranges import (
     SHARE_ABOVE_NONE,
 )
 
+# What `--model` decides; the rest a training may change.
+_OF_FILES = ("vq_ckpt", "init_gpt_ckpt", "gpt_model", "cls_token_num")
+
 
 @dataclass(frozen=True)
 class TrainConfig(DataConfig):
     """Flags that the two stages share."""
 
+    NEEDED: ClassVar[tuple[str, ...]] = ("data_path", "model", "vq_ckpt", "results_dir", "dry_run")
     TOPICS: ClassVar[dict[str, str]] = {
         "results_dir": "results and packed data",
-        "gpt_model": "the model and what it starts from",
+        "model_name": "the model and what it starts from",
         "dropout_p": "dropout",
         "epochs": "length and batches",
         "optimizer": "optimizer and schedule",
@@ -48,6 +53,8 @@ class TrainConfig(DataConfig):
     packed_weights: list[float] | None = option(
         None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
     )
+    model: str | None = models.model("; the training goes on from it")
+    model_name: str | None = models.model_name("the first that this stage trains")
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(GPT_MODELS))
     gpt_ckpt: str | None = models.gpt_ckpt(None, "checkpoint of this very run, to go on exactly")
     auto_resume: bool = training.auto_resume()
@@ -108,6 +115,8 @@ class TrainConfig(DataConfig):
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
     )
+    parallel: str = training.parallel()
+    shard_size: int | None = training.shard_size()
     ema_decay: float = training.ema_decay(0.0, "keep an average of the weights with this decay; 0 for none")
 
     peak_tflops: float | None = option(
@@ -117,6 +126,7 @@ class TrainConfig(DataConfig):
     )
     log_every: int = training.log_every()
     ckpt_every: int = training.ckpt_every("checkpoints")
+    checkpoint: str = training.checkpoint()
     max_checkpoints: int = training.max_checkpoints(0)
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
     preview_every: int = option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
@@ -143,16 +153,22 @@ class TrainConfig(DataConfig):
         "features are made by language/extract_t5_feature.py, or on the fly with --t5-path", takes_value=False
     )
 
+    stage_draws: ClassVar[bool] = True
+    """Whether the stage trains models without marks."""
+
     def __post_init__(self) -> None:
+        self._take_model()
+        if self.device == "mps":
+            raise UserError("--device mps: trainings use 64-bit numbers, which Apple GPUs lack; give cpu")
         check_ranges(type(self), vars(self))
         if self.packed_data:
             require_no_pixel_flags(self)
         elif self.packed_weights:
             raise UserError("--packed-weights goes with --packed-data")
-        elif not self.data_path:
+        elif not self.has_lists:
             raise UserError("--data-path is missing: give a .jsonl list (or several), or --packed-data")
         if not self.vq_ckpt:
-            raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint")
+            raise UserError("--vq-ckpt is missing: give the tokenizer's checkpoint, or --model")
         if self.codebook_init and self.init_gpt_ckpt:
             raise UserError("--codebook-init is for fresh weights; --init-gpt-ckpt brings its own")
         if self.max_text_tokens > self.cls_token_num:
@@ -162,9 +178,37 @@ class TrainConfig(DataConfig):
             )
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
+        training.require_parallel(self.parallel, self.shard_size)
         self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+
+    def _take_model(self) -> None:
+        """Puts the flags of `--model` in its place.
+
+        Raises:
+          UserError: a flag that says another thing, or a folder that cannot be used.
+        """
+        if self.model is None:
+            return
+        for name, value in flags_of_model(self.model, self.model_name, draws=self.stage_draws).items():
+            if not hasattr(self, name):
+                continue
+            given, default = getattr(self, name), getattr(type(self), name)
+            if given not in (default, value) and name in _OF_FILES:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {given} contradicts --model {self.model} ({value}): "
+                    "leave one of them out"
+                )
+            if given == default:
+                object.__setattr__(self, name, value)
+        object.__setattr__(self, "model", None)
+        object.__setattr__(self, "model_name", None)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are pictures to read."""
+        return bool(self.data_path)
 
     @property
     def max_text_tokens(self) -> int:
@@ -228,13 +272,16 @@ class EditingConfig(TrainConfig, ValidationConfig):
     """Stage 2: fine-tunes for editing."""
 
     TOPICS: ClassVar[dict[str, str]] = {"dataset": "stage 2"}
+    NEEDED: ClassVar[tuple[str, ...]] = ("data", *TrainConfig.NEEDED)
     EXAMPLES: ClassVar[str] = """
+  nep train editing --data my_pairs/ --model shapes --results-dir results/mine --dry-run
   torchrun --nproc_per_node=4 autoregressive/train/train_editing.py --vq-ckpt vq_ds16_t2i.pt \\
       --data-path ultraedit.jsonl --init-gpt-ckpt RLlamaGen.pt --gpt-model R-GPT-XL --image-size 256 \\
       --mask_in_context --global-batch-size 16 --lr 1e-4 --results-dir results/stage2
   python autoregressive/train/train_editing.py --config results/stage2/config.yaml --auto-resume
 """
 
+    data: str | None = shared.data("they are checked, and their list goes to --results-dir")
     dataset: str = shared.dataset(["editing_ultraedit"])
     mask_in_context: bool = option(False, help="give the model the row of edit/keep marks")
     supervise_marks: bool = option(
@@ -258,7 +305,16 @@ class EditingConfig(TrainConfig, ValidationConfig):
     short_t5_feat_path: str = legacy("an editing list has one text a line")
     fake_masking: bool = legacy("a mask of NONE trains full regeneration already", takes_value=False)
 
+    stage_draws: ClassVar[bool] = False
+
+    @property
+    def has_lists(self) -> bool:
+        return bool(self.data_path or self.data)
+
     def __post_init__(self) -> None:
+        if self.data and (self.data_path or self.packed_data):
+            other = "--data-path" if self.data_path else "--packed-data"
+            raise UserError(f"--data {self.data} and {other} both say what to train on: give one")
         TrainConfig.__post_init__(self)
         ValidationConfig.__post_init__(self)
         if not GPT_MODELS[self.gpt_model].any_order:

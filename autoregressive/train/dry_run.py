@@ -18,7 +18,7 @@ from autoregressive.train.inputs import Inputs
 from autoregressive.train.loop import count_steps, make_sampler
 from autoregressive.train.preview import save_rows, show_batch
 from autoregressive.train.state import new_state
-from autoregressive.train.steps import backward, parallel, update
+from autoregressive.train.steps import backward, share, update
 from dataset.batches import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
@@ -49,12 +49,12 @@ def dry_run(
       UserError: a step does not fit into the GPU's memory, or no sample of the first batch can be used.
     """
     sampler = make_sampler(dataset, config, ranks)
+    network = share(SupervisedLoss(model), config, ranks)
     state = new_state(model, sampler, config, ranks)
     first = islice(sampler, config.gradient_accumulation_steps)
     batches = [collate_samples([dataset[key] for key in keys]) for keys in first]
     _require_usable(batches, ranks)
     picture = _picture(pipeline, batches[0], config) if ranks.is_main else None
-    network = parallel(SupervisedLoss(model), ranks)
     model.train()
     steps, tokens = count_steps(config, sampler), 0
 

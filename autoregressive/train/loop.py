@@ -21,7 +21,7 @@ from autoregressive.train.steps import (
     backward,
     check_steps,
     name_bad,
-    parallel,
+    share,
     update,
     warm_up,
 )
@@ -54,25 +54,26 @@ def fit(
     ranks: Distributed,
     preview: Preview | None = None,
     validate: Validate | None = None,
+    *,
+    shown: Transformer | None = None,
 ) -> TrainState:
     """Trains `model` to the last step; saves at the intervals asked for and at the end.
 
     Args:
-      model: on the rank's device.
+      model: on the rank's device, or, to be sharded, on the CPU.
       dataset: map-style, keyed by (index, seed).
       inputs: turns samples into what the model reads; all that differs between the stages.
       preview: draws a picture of the model's work at a step and returns its path.
       validate: scores the model's work at a step.
+      shown: a `hollow_copy` that these two look at, where `model` is sharded.
     """
     torch.manual_seed(config.global_seed + ranks.rank)  # of the dropouts
     sampler = make_sampler(dataset, config, ranks)
-    state = new_state(model, sampler, config, ranks)
+    network = share(SupervisedLoss(model), config, ranks)
+    state = new_state(model, sampler, config, ranks, shown)
     total_steps = count_steps(config, sampler)
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
-    network = parallel(SupervisedLoss(model), ranks)
-    if config.compile:
-        network.compile(dynamic=True)  # batches have as many slots as they need
     model.train()
     warm_up(network, dataset, inputs, state, config, ranks)
     loader = _loader(PreparedBatches(dataset, inputs.preparation()), state, config, ranks)
@@ -80,6 +81,7 @@ def fit(
         StopSignals() as signals,
         Meter(state, total_steps, config, ranks) as meter,
         Loading(loader) as batches,
+        state.checkpoints,
     ):
         between = BetweenSteps(preview, validate, state, config, ranks, meter)
         between.validate_what_was_missed()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 from torch.utils.data import Dataset
 
 from autoregressive.editing.pipeline import EditingPipeline
@@ -11,6 +15,7 @@ from autoregressive.train.components import (
     load_dataset,
     load_encoders,
     load_packed,
+    shown_model,
 )
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.dry_run import dry_run
@@ -18,7 +23,10 @@ from autoregressive.train.inputs import Encoders, editing_inputs, t2i_inputs
 from autoregressive.train.loop import fit
 from autoregressive.train.preview import editing_preview, t2i_preview
 from autoregressive.train.validation import Validation, read_test_sets
+from dataset.records.own_pairs import check_own_pairs, list_line, tell
 from runtime.distributed import Distributed
+from runtime.errors import UserError
+from runtime.files import write_atomic
 
 
 def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
@@ -26,14 +34,15 @@ def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
     config = find_resume_point(config, ranks)
     encoders = load_encoders(config, ranks.device, tokenizer_precision=config.tokenizer_precision)
     dataset = load_images(config, encoders, ranks)
-    model = build_model(config, encoders, ranks.device, mask_in_context=False)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    model = build_model(config, encoders, ranks, mask_in_context=False)
+    shown = shown_model(model, config, ranks)
+    pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
     preview = t2i_preview(pipeline, dataset, config)
     inputs = t2i_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview)
+        fit(model, dataset, inputs, config, ranks, preview, shown=shown)
 
 
 def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
@@ -51,7 +60,7 @@ def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Da
 
 def train_editing(config: EditingConfig, ranks: Distributed) -> None:
     """Stage 2, editing, with validation on whole test sets where it is asked for."""
-    config = find_resume_point(config, ranks)
+    config = list_own_pairs(find_resume_point(config, ranks), ranks)
     test_sets = read_test_sets(config)
     needs_text_encoder = any(test_set.needs_text_encoder for test_set in test_sets)
     encoders = load_encoders(
@@ -61,15 +70,39 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
         tokenizer_precision=config.tokenizer_precision,
     )
     dataset = load_pairs(config, encoders, ranks)
-    model = build_model(config, encoders, ranks.device, mask_in_context=config.mask_in_context)
-    pipeline = EditingPipeline(encoders.tokenizer, model, encoders.text_encoder)
+    model = build_model(config, encoders, ranks, mask_in_context=config.mask_in_context)
+    shown = shown_model(model, config, ranks)
+    pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
     inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview, validate)
+        fit(model, dataset, inputs, config, ranks, preview, validate, shown=shown)
+
+
+def list_own_pairs(config: EditingConfig, ranks: Distributed) -> EditingConfig:
+    """With `--data`: the settings with the list of its pairs, which the first rank checks and writes.
+
+    Raises:
+      UserError: on every rank, with all that is to be mended in the folder.
+    """
+    if config.data is None:
+        return config
+    path, problem = Path(config.results_dir) / "pairs.jsonl", None
+    if ranks.is_main:
+        try:
+            pairs, notes = check_own_pairs(config.data)
+            tell(config.data, pairs, notes)
+            lines = "".join(json.dumps(list_line(pair), ensure_ascii=False) + "\n" for pair in pairs)
+            write_atomic(path, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+        except UserError as error:
+            problem = str(error)
+    problem = ranks.gather_objects(problem)[0]  # the others wait here
+    if problem is not None:
+        raise UserError(problem)
+    return replace(config, data=None, data_path=[str(path)], absolute_paths=True)
 
 
 def load_pairs(config: EditingConfig, encoders: Encoders, ranks: Distributed) -> Dataset:

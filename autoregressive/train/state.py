@@ -19,7 +19,7 @@ from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import build_optimizer
 from runtime.precision import loss_scaler
-from runtime.training.checkpoints import Checkpoints
+from runtime.training.checkpoints import Checkpoints, checkpoint_kind
 from runtime.training.ema import AveragedWeights
 from runtime.training.resume import ResumeFile
 from runtime.training.state import RunState
@@ -33,6 +33,7 @@ class TrainState(RunState):
 
     model: Transformer
     sampler: ResumableBatchSampler
+    checkpoints: Checkpoints
     num_bad: int = 0
     """Unusable samples met in this epoch, over all ranks."""
     bad_samples: list[str] = field(default_factory=list)
@@ -40,9 +41,18 @@ class TrainState(RunState):
 
 
 def new_state(
-    model: Transformer, sampler: ResumableBatchSampler, config: TrainConfig, ranks: Distributed
+    model: Transformer,
+    sampler: ResumableBatchSampler,
+    config: TrainConfig,
+    ranks: Distributed,
+    shown: Transformer | None = None,
 ) -> TrainState:
-    """The state of a run at step 0, or at the step of `--gpt-ckpt`."""
+    """The state of a run at step 0, or at the step of `--gpt-ckpt`.
+
+    Args:
+      model: as it trains, sharded if it will be.
+      shown: see `RunState`.
+    """
     optimizers = build_optimizer(
         model,
         config.optimizer,
@@ -54,7 +64,10 @@ def new_state(
     ema = None
     if config.ema_decay > 0:
         ema = AveragedWeights(model, config.ema_decay, counts_initial=False)
-    state = TrainState(model, optimizers, loss_scaler(ranks.device, config.mixed_precision), ema, sampler)
+    scaler = loss_scaler(ranks.device, config.mixed_precision)
+    kind = checkpoint_kind(config.checkpoint, config.parallel, ranks)
+    checkpoints = Checkpoints(config.results_dir, config.max_checkpoints, ranks, kind)
+    state = TrainState(model, optimizers, scaler, ema, sampler, checkpoints, shown=shown)
     if config.gpt_ckpt:
         resume(state, config.gpt_ckpt, config, ranks)
     return state
@@ -83,11 +96,8 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
 
 
 def save(state: TrainState, config: TrainConfig, ranks: Distributed) -> None:
-    """Writes `checkpoints/<step>.pt` on the main rank, then deletes old ones beyond the limit."""
-    content = checkpoint_content(state, config, ranks)
-    if ranks.is_main:
-        checkpoints = Checkpoints(config.results_dir, config.max_checkpoints)
-        log.info("saved %s", checkpoints.save(state.step, content))
+    """Writes `checkpoints/<step>.pt`, or `.dcp`, then deletes old ones beyond the limit."""
+    state.checkpoints.save(state.step, checkpoint_content(state, config, ranks))
     ranks.barrier()
 
 
@@ -100,7 +110,7 @@ def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed
       UserError: weights only, another model, seed, kind of optimizer, size of the data or of a batch, or
         averaged weights in one of them only.
     """
-    file = ResumeFile(path, "start a new run from its weights with --init-gpt-ckpt")
+    file = ResumeFile(path, "start a new run from its weights with --init-gpt-ckpt", state.pattern())
     content = file.content
     file.require_parts(("optimizer", "sampler", "rng", "steps"))
     begins = ("gpt_ckpt", "init_gpt_ckpt", "codebook_init")

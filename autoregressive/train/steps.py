@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, Prepared
 from autoregressive.train.state import TrainState
@@ -21,20 +20,25 @@ from runtime.logging import get_logger
 from runtime.optim import lr_factor
 from runtime.precision import autocast
 from runtime.training.checks import require_few_bad, require_few_skipped
+from runtime.training.parallel import Parts, exchanging, parallel, sharding_of
 
 log = get_logger(__name__)
 
 
-def parallel(module: nn.Module, ranks: Distributed) -> nn.Module:
-    """`module` as all ranks train it: with DDP where there are several."""
-    if ranks.world_size == 1:
-        return module
-    device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    with (
-        warnings.catch_warnings()
-    ):  # torch 2.15 gives broadcast_buffers another name, which 2.10 does not know
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+def share(network: SupervisedLoss, config: TrainConfig, ranks: Distributed) -> nn.Module:
+    """`network` as all ranks train it: with DDP, or with a part of the weights on each (`--parallel`).
+
+    The state of a training is made afterwards: sharded weights are other tensors than those before.
+    """
+    sharding = sharding_of(config.parallel, config.shard_size, config.mixed_precision, ranks)
+    return parallel(network, ranks, sharding, parts_of(network), compiled=config.compile)
+
+
+def parts_of(network: SupervisedLoss) -> Parts:
+    """What is gathered at a time; the tables of positions and marks are small and stay for the step."""
+    model = network.model
+    embeddings, head = [model.tok_embeddings, model.cls_embedding], [model.norm, network.head]
+    return Parts(embeddings, list(model.layers), head)
 
 
 def warm_up(
@@ -50,7 +54,7 @@ def warm_up(
     The order decides how gradients add up on three ranks and more; all steps must have the same, the first
     one after a resume too.
     """
-    if ranks.world_size == 1:
+    if not isinstance(network, DistributedDataParallel):
         return
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
         samples = [dataset[0, 0]] * state.sampler.micro_batch_size
@@ -79,13 +83,12 @@ def backward(
     counts = ranks.all_reduce_sum(counts)
     loss_sum = torch.zeros((), device=ranks.device)
     for i, (layout, text) in enumerate(inputs):
-        several_ranks_wait = i < len(inputs) - 1 and ranks.world_size > 1
-        with network.no_sync() if several_ranks_wait else contextlib.nullcontext():
+        with exchanging(network, last=i == len(inputs) - 1):
             with autocast(ranks.device, config.mixed_precision):
                 loss = network(layout, text) / counts[0].clamp(min=1)
             # An infinite loss can have a finite gradient; times not-a-number it has none.
             loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-            # DDP averages over the ranks; a sum is wanted.
+            # DDP and FSDP average over the ranks; a sum is wanted.
             state.scaler.scale(loss * ranks.world_size).backward()
         loss_sum += loss.detach()
     return loss_sum, *counts[1:]

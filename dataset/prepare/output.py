@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -23,6 +22,11 @@ from runtime.config import check_ranges
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: no second run is kept out there
+    fcntl = None
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -228,6 +232,8 @@ def _locked(records: Path) -> Iterator[None]:
         raise UserError(f"cannot write into {records}: {error.strerror or error}") from None
     with file:
         try:
+            if fcntl is None:
+                raise OSError("no locks")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another run is writing into {records.parent} now; wait for it to end") from None

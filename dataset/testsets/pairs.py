@@ -23,14 +23,20 @@ PROTOCOLS = (FINAL_TURN, ALL_TURN)
 
 @dataclass(frozen=True)
 class GeneratedEdit:
-    """One generated image and the image that was edited to make it."""
+    """One generated image and the image that was edited to make it, if that is known.
+
+    `key` is its name where the test set has no sessions.
+    """
 
     generated: Path
-    input: Path
+    input: Path | None
+    key: str | None = None
 
     @property
     def name(self) -> str:
-        """`<id>/<file>`: the key of this edit in samples.json and in the regions folder."""
+        """`<id>/<file>`, or its key: that of this edit in samples.json and in the regions folder."""
+        if self.key is not None:
+            return self.key
         return f"{self.generated.parent.name}/{self.generated.name}"
 
 
@@ -39,8 +45,9 @@ class ScoredPair:
     """A generated image, the ground truth it is compared with, and how it came about.
 
     `edits` are the edits between `source` and `generated`: one in the single-turn protocol, all the turns of
-    the session in the multi-turn protocol. `source` is the image that "copy the source" would hand in, and
-    `ceiling` is where, in a folder of images passed through the tokenizer, the target's twin stands.
+    the session in the multi-turn protocol. `source` is the image that "copy the source" would hand in, if it
+    is known, and `ceiling` is where, in a folder of images passed through the tokenizer, the target's twin
+    stands.
     """
 
     protocol: str
@@ -48,7 +55,7 @@ class ScoredPair:
     turn: ListedTurn
     generated: Path
     target: Path
-    source: Path
+    source: Path | None
     edits: tuple[GeneratedEdit, ...]
     ceiling: str
 

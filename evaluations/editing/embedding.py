@@ -26,14 +26,14 @@ class Features:
     cut_captions: frozenset[str] = frozenset()
 
     def of_pair(
-        self, generated: Path, target: Path, source: Path, turn: ListedTurn
+        self, generated: Path, target: Path, source: Path | None, turn: ListedTurn
     ) -> dict[str, PairFeatures]:
         """By encoder, what a pair's metrics look at."""
         return {
             name: PairFeatures(
                 images[generated],
                 images[target],
-                images[source],
+                None if source is None else images[source],
                 self._caption(name, turn.caption),
                 self._caption(name, turn.input_caption),
             )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +12,13 @@ from typing import Any
 
 from dataset.testsets.pairs import ScoredPair
 from evaluations.editing.embedding import embed
-from evaluations.editing.flags import EvalConfig
+from evaluations.editing.flags import EvalConfig, ScoreFlags
 from evaluations.editing.measure import GENERATED, Run, Tools, measure_rows
 from evaluations.editing.registry import Metric, load_metric_networks
 from evaluations.metrics.encoders import Network, full_float32
 from evaluations.metrics.formulas import half_interval95, mean_over_pairs
 from evaluations.report.item_page import write_item_page
+from runtime.config import command_line
 from runtime.distributed import Distributed, pick_device
 from runtime.errors import UserError
 from runtime.files import write_atomic
@@ -64,7 +63,7 @@ def per_seed(flag: str, values: Sequence[str], config: EvalConfig) -> list[str |
 
 
 def evaluate(
-    config: EvalConfig, evaluation: Evaluation, world: Distributed | None
+    config: ScoreFlags, evaluation: Evaluation, world: Distributed | None
 ) -> tuple[dict[str, Any], list[Item]]:
     """Measures all pairs of all seeds; every rank must call it, and gets the same.
 
@@ -88,7 +87,7 @@ def evaluate(
         "num_pairs_defined": _count_defined(items),
         "num_captions_cut": len(cut_captions),
         "weights": {name: network.describe() for name, network in networks.items() if world.is_main},
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
     }
     return result, items
 
@@ -108,7 +107,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _measure_all(
-    config: EvalConfig,
+    config: ScoreFlags,
     evaluation: Evaluation,
     networks: Mapping[str, Network],
     world: Distributed,
@@ -125,7 +124,7 @@ def _measure_all(
         pool,
         quiet=not world.is_main,
     )
-    tools = Tools(evaluation.metrics, features, networks.get("lpips"))
+    tools = Tools(evaluation.metrics, features, networks.get("lpips"), networks)
     rows = pool.map(lambda job: measure_rows(job[1][1], job[1][0], tools), mine)
     rows = progress(rows, total=len(mine), desc="measure", unit="pair", disable=not world.is_main)
     share = [(number, items) for (number, _), items in zip(mine, rows, strict=True)]
@@ -146,7 +145,8 @@ def _share(
 
 
 def _images_of(run: Run, pair: ScoredPair) -> list[Path]:
-    return [*run.row_images(pair).values(), pair.target, pair.source]
+    source = [] if pair.source is None else [pair.source]
+    return [*run.row_images(pair).values(), pair.target, *source]
 
 
 def _summarise(items: list[Item], folders: list[str]) -> dict[str, Any]:

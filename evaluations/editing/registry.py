@@ -38,11 +38,11 @@ _NEEDED_FILES = {
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """One encoder's features of a pair, (C,) each and not normalised; a caption may be missing."""
+    """One encoder's features of a pair, (C,) each and not normalised; source and captions may be missing."""
 
     generated: Tensor
     target: Tensor
-    source: Tensor
+    source: Tensor | None
     caption: Tensor | None = None
     input_caption: Tensor | None = None
 
@@ -53,7 +53,8 @@ class PairImages:
 
     `generated` (resized to the target's size) and `target` are (3, H, W) float32 in [0, 1]; `region` is
     (H, W) bool, True where the edits were allowed to change something; `steps` are the edits that led to
-    `generated`. Region and steps are empty when no regions were given. `features` is by encoder.
+    `generated`. Region and steps are empty when no regions were given. `features` is by encoder;
+    `networks` are those that the metrics need, for what is no feature of a whole image.
     """
 
     generated: Tensor
@@ -62,6 +63,7 @@ class PairImages:
     steps: tuple[EditStep, ...] = ()
     features: Mapping[str, PairFeatures] = field(default_factory=dict)
     lpips: LpipsNetwork | None = None
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
 
 Values = dict[str, float | None]
@@ -127,6 +129,20 @@ def load_metric_networks(
         advice = f"metrics that run without: {', '.join(others)}"
         raise UserError("\n".join([*map(str, problems.values()), advice]))
     return networks
+
+
+def measurable(
+    names: Sequence[str], table: Mapping[str, Metric], provided: Collection[str], flags: WeightFlags
+) -> tuple[list[str], dict[str, str]]:
+    """Which of some metrics can be measured here, and why the others cannot: {name: reason}."""
+    can, cannot = [], {}
+    for name in names:
+        try:
+            load_metric_networks(select_metrics(name, table, provided), table, flags)
+            can.append(name)
+        except UserError as error:
+            cannot[name] = str(error).split("\n")[0]
+    return can, cannot
 
 
 def measure_pair(metrics: Sequence[Metric], images: PairImages, pair_name: str) -> Values:

@@ -20,7 +20,9 @@ from evaluations.report.edit_grid import EditItem, ImageLike, edit_grid, to_imag
 from evaluations.report.pages import write_page
 
 __all__ = [
+    "CommandSection",
     "CurveSection",
+    "DetailsSection",
     "EditGridSection",
     "EditItem",
     "ImagePairsSection",
@@ -40,6 +42,14 @@ class TextSection:
 
     title: str
     text: str
+
+
+@dataclass(frozen=True)
+class CommandSection:
+    """Commands to copy, each after a sentence that says what it does."""
+
+    title: str
+    commands: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,23 @@ class ImagePairsSection:
     note: str = ""
 
 
-Section = TextSection | TableSection | CurveSection | EditGridSection | ImagePairsSection
+@dataclass(frozen=True)
+class DetailsSection:
+    """Sections that are folded away behind their title until a reader opens them."""
+
+    title: str
+    sections: Sequence[Section]
+
+
+Section = (
+    TextSection
+    | CommandSection
+    | TableSection
+    | CurveSection
+    | EditGridSection
+    | ImagePairsSection
+    | DetailsSection
+)
 
 
 def build_report(path: str | Path, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
@@ -106,6 +132,10 @@ def _render_data(section: Section) -> dict[str, Any]:
     data = {"kind": type(section).__name__, "title": section.title, "note": getattr(section, "note", "")}
     if isinstance(section, TextSection):
         data["paragraphs"] = [part.strip() for part in section.text.split("\n\n") if part.strip()]
+    elif isinstance(section, CommandSection):
+        data["commands"] = section.commands
+    elif isinstance(section, DetailsSection):
+        data["sections"] = [_render_data(inner) for inner in section.sections]
     elif isinstance(section, TableSection):
         data["columns"] = section.columns
         data["rows"] = [

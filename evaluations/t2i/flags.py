@@ -37,7 +37,7 @@ class T2IEvalConfig:
     fid_cache: str = option("results/fid_statistics", help="folder for the references' statistics")
     clip_ckpt: str | None = scoring.clip_ckpt()
     inception_ckpt: str | None = scoring.inception_ckpt()
-    device: str = shared.device("where the networks run", choices=("auto", "cpu", "cuda"))
+    device: str = shared.device("where the networks run", choices=("auto", "cpu", "cuda", "mps"))
 
     def check(self) -> None:
         """Raises UserError for settings that cannot work together."""

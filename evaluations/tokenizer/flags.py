@@ -29,4 +29,4 @@ class TokenizerEvalConfig(JudgeFlags):
     save_path: str | None = scoring.save_path("generated_path")
     batch_size: int = shared.batch_size(16, "pairs at once")
     num_workers: int = shared.num_workers(2, "threads that read and compare images", within=THREADS)
-    device: str = shared.device("where LPIPS and Inception run", choices=("auto", "cpu", "cuda"))
+    device: str = shared.device("where LPIPS and Inception run", choices=("auto", "cpu", "cuda", "mps"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluations.editing.measure import GENERATED
-from evaluations.folders import list_images, load_batches
+from evaluations.folders import images_by_name, load_batches
 from evaluations.images import load_rgb
 from evaluations.report.item_page import write_item_page
 from evaluations.tokenizer.flags import TokenizerEvalConfig
@@ -38,7 +38,7 @@ def find_image_pairs(generated_path: str | Path, gt_path: str | Path) -> list[Im
     Raises:
       UserError: names images that lack a partner, and two that share a name.
     """
-    reconstructions, originals = _by_name(generated_path), _by_name(gt_path)
+    reconstructions, originals = images_by_name(generated_path), images_by_name(gt_path)
     for folder, lacking in (
         (generated_path, originals.keys() - reconstructions.keys()),
         (gt_path, reconstructions.keys() - originals.keys()),
@@ -84,16 +84,6 @@ def run(config: TokenizerEvalConfig) -> None:
         if world.is_main:
             numbers = "  ".join(f"{name} {value:.4f}" for name, value in result.items() if name != "info")
             print(f"{result['info']['num_images']} images: {numbers}")
-
-
-def _by_name(folder: str | Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in list_images(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UserError(f"{files[name]} and {path} share a name; keep one of them")
-        files[name] = path
-    return files
 
 
 def _load(pair: ImagePair) -> tuple[str, np.ndarray, np.ndarray]:

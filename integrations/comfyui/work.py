@@ -21,7 +21,6 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
 from dataset.records.images import as_seen
-from integrations.folders import find_models
 from runtime.distributed import pick_device
 from runtime.errors import UserError
 
@@ -38,7 +37,7 @@ def load(folder: str, model: str, device: str) -> EditingPipeline:
     Raises:
       UserError: no such folder, hub model, model in it, or device.
     """
-    return EditingPipeline.from_pretrained(find_models(folder), model or None, device=pick_device(device))
+    return EditingPipeline.from_pretrained(folder, model or None, device=pick_device(device))
 
 
 def edit(

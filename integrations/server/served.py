@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.editing.edit_queue import EditQueue
+from autoregressive.editing.model_folders import find_folder, read_config
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.editing.pretrained import read_config
-from integrations.folders import find_models
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
 from runtime.errors import UserError
@@ -28,7 +27,7 @@ def load_pipelines(
     Raises:
       UserError: no such folder or hub model, or one that is damaged or has no text encoder.
     """
-    folder = find_models(name)
+    folder = find_folder(name)
     options = {"device": pick_device(device), "dtype": DECODING_PRECISIONS[precision], "t5_path": t5_path}
     pipelines: dict[str, EditingPipeline] = {}
     for model in read_config(folder).models:

@@ -7,31 +7,32 @@ from typing import Any
 
 from runtime.config import option
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE, GUIDANCE, PERIOD, SHARE_ABOVE_NONE, WEIGHT
+from runtime.flags.unless_model import unless_model
 
 
-def cfg_scale(what: str) -> Any:
+def cfg_scale(what: str, *, of_model: bool = False) -> Any:
     """`--cfg-scale`."""
-    return option(7.5, within=GUIDANCE, help=what)
+    return unless_model(7.5, GUIDANCE, what, of_model)
 
 
-def cfg_interval(what: str) -> Any:
+def cfg_interval(what: str, *, of_model: bool = False) -> Any:
     """`--cfg-interval`."""
-    return option(-1, within=PERIOD, help=f"{what}; -1 for all")
+    return unless_model(-1, PERIOD, f"{what}; -1 for all", of_model)
 
 
-def temperature(of: str = "of the draws") -> Any:
+def temperature(of: str = "of the draws", *, of_model: bool = False) -> Any:
     """`--temperature`."""
-    return option(1.0, within=WEIGHT, help=of)
+    return unless_model(1.0, WEIGHT, of, of_model)
 
 
-def top_k(what: str = "likeliest codes kept") -> Any:
+def top_k(what: str = "likeliest codes kept", *, of_model: bool = False) -> Any:
     """`--top-k`."""
-    return option(1000, within=COUNT_OR_NONE, help=f"{what}; 0 for all")
+    return unless_model(1000, COUNT_OR_NONE, f"{what}; 0 for all", of_model)
 
 
-def top_p(what: str = "share of probability kept") -> Any:
+def top_p(what: str = "share of probability kept", *, of_model: bool = False) -> Any:
     """`--top-p`."""
-    return option(1.0, within=SHARE_ABOVE_NONE, help=what)
+    return unless_model(1.0, SHARE_ABOVE_NONE, what, of_model)
 
 
 def mode(choices: Sequence[str]) -> Any:

@@ -9,6 +9,20 @@ from runtime.config import REQUIRED, legacy, option
 from runtime.flags.choices import INT8, PRECISION_NAMES
 from runtime.flags.ranges import COUNT, SIZE
 
+# All of them
+
+
+def model(more: str = "") -> Any:
+    """`--model` of a program that takes the files one by one, too."""
+    words = "shapes (comes with the project), a folder of models, or a hub id: all that a program needs, "
+    return option(None, help=f"{words}with how they are used{more}")
+
+
+def model_name(what: str) -> Any:
+    """`--model-name`, of a folder with several."""
+    return option(None, help=f"which transformer of --model; default: {what}")
+
+
 # The tokenizer
 
 

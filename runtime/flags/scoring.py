@@ -7,9 +7,9 @@ from typing import Any
 from runtime.config import option
 
 
-def metric(what: str) -> Any:
+def metric(what: str, default: str | None = "l1,l2,clip-i,dino,clip-t") -> Any:
     """`--metric`; `what` names those that there are."""
-    return option("l1,l2,clip-i,dino,clip-t", help=what)
+    return option(default, help=what)
 
 
 def save_path(beside: str) -> Any:
@@ -31,6 +31,13 @@ def clip_ckpt(file: str = "") -> Any:
     """`--clip-ckpt`; `file` is its name in pretrained_models."""
     where = f"pretrained_models{file and f'/{file}'}, then the user's caches"
     return option(None, help=f"CLIP's weights (default: {where})")
+
+
+def clip_l14_ckpt(of: str) -> Any:
+    """`--clip-l14-ckpt`."""
+    return option(
+        None, help=f"weights of CLIP ViT-L/14, for {of} (default: pretrained_models/ViT-L-14.pt, …)"
+    )
 
 
 def dino_ckpt(file: str) -> Any:

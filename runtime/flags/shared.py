@@ -20,7 +20,7 @@ from runtime.flags.ranges import COUNT, COUNT_OR_NONE, PIXELS, SEED, SHARE, WORK
 
 def device(what: str = "", *, choices: Sequence[str] | None = None) -> Any:
     """`--device`; `what` says what runs there."""
-    return option("auto", help=f"{what and f'{what}: '}auto, cpu or cuda", choices=choices)
+    return option("auto", help=f"{what and f'{what}: '}auto, cpu, cuda or mps (Apple)", choices=choices)
 
 
 def batch_size(default: int, what: str, *, aliases: Sequence[str] = ()) -> Any:
@@ -121,18 +121,32 @@ def t5_feat_path(more: str = "") -> Any:
     return option(None, help=f"features of a LlamaGen folder{more}")
 
 
-def mask_rule(choices: Sequence[str], what: str = "pixel mask to cells") -> Any:
-    """`--mask-rule`."""
+def mask_rule(choices: Sequence[str], what: str = "pixel mask to cells", *, of_model: bool = False) -> Any:
+    """`--mask-rule`; `of_model`: the model's folder decides if it is not given, where there is one."""
+    if of_model:
+        return option(None, help=f"{what}; default: the model's own, published for files", choices=choices)
     return option("published", help=what, choices=choices)
 
 
-def crop(choices: Sequence[str]) -> Any:
+def data(then: str, default: Any = None) -> Any:
+    """`--data`, a folder of own pairs; `then` says what becomes of them."""
+    layouts = "source/ edited/ mask/ prompts.csv, or NAME_source.png NAME_edited.png NAME_mask.png NAME.txt"
+    return option(default, help=f"folder of your own pairs, {layouts} (docs/own_data.md): {then}")
+
+
+def mask(default: str | None) -> Any:
+    """`--mask` of a program that edits one picture."""
+    words = "region, white = edit; auto finds it; none regenerates the whole image"
+    return option(default, help=words)
+
+
+def crop(choices: Sequence[str], default: str = "none") -> Any:
     """`--crop` of a program that edits."""
     words = (
         "what the model sees: none, the whole picture as a square (published); region, squares around the "
     )
     words += "region at their own resolution; auto, these, or the whole where they would hold most of it"
-    return option("none", help=words, choices=choices)
+    return option(default, help=words, choices=choices)
 
 
 def crop_padding() -> Any:
@@ -147,9 +161,10 @@ def mask_jitter() -> Any:
     return option(0, within=COUNT_OR_NONE, help=words)
 
 
-def mask_error(what: str = "widen each mask by this many of its pixels first; below 0: shrink it") -> Any:
+def mask_error() -> Any:
     """`--mask-error` of a program that edits."""
-    return option(0, within=PIXELS, help=what)
+    words = "widen each mask by this many of its pixels first; below 0: shrink it; default: the model's own, "
+    return option(None, within=PIXELS, help=f"{words}0 for files")
 
 
 def num_edits(default: int, what: str, within: Range = COUNT) -> Any:
@@ -175,6 +190,22 @@ def num_train(default: int, of: str = "edits") -> Any:
     return option(default, within=COUNT, help=f"training {of}")
 
 
+def num_emu() -> Any:
+    """`--num-emu`."""
+    return option(100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format")
+
+
+def package() -> Any:
+    """`--package`."""
+    words = "the .tgz that `npm pack emoji-datasource-google` brings, or the folder it unpacks to"
+    return option(REQUIRED, help=words)
+
+
+def until(parts: Sequence[str]) -> Any:
+    """`--until`, the last of `parts` by default."""
+    return option(parts[-1], help="stop after this step", choices=parts)
+
+
 def num_test(default: int, more: str = "") -> Any:
     """`--num-test` of a program that makes a shapes set."""
     return option(default, within=COUNT, help=f"held-out edits{more}")
@@ -190,6 +221,11 @@ def output_dir(
 def results_dir(default: str, what: str = "everything goes here") -> Any:
     """`--results-dir` of a training, or of a program that starts trainings."""
     return option(default, help=what)
+
+
+def overwrite() -> Any:
+    """`--overwrite` of a program that writes the file that --output names."""
+    return option(False, help="let --output replace a file")
 
 
 def write_ceiling(of: str) -> Any:

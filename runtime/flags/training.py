@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import legacy, option
+from runtime.errors import UserError
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RATE, SCALE, SEED, SHARE, WEIGHT
 
 # Length and batches
@@ -136,7 +137,39 @@ def ema_decay(default: float, what: str) -> Any:
     return option(default, within=RATE, help=what)
 
 
+# Ranks
+
+
+def parallel() -> Any:
+    """`--parallel`."""
+    words = "weights, gradients and optimizer on every rank: whole (ddp), in parts over all ranks (fsdp), or "
+    words += "in parts over groups of ranks that hold the same (hsdp)"
+    return option("ddp", help=words, choices=["ddp", "fsdp", "hsdp"])
+
+
+def shard_size() -> Any:
+    """`--shard-size`."""
+    words = "hsdp: ranks that share one copy of the weights (default: those of a machine)"
+    return option(None, within=COUNT, help=words)
+
+
 # Logs and checkpoints
+
+
+def checkpoint() -> Any:
+    """`--checkpoint`."""
+    words = "one file, or a folder that all ranks write while training goes on (dcp); auto: dcp where "
+    words += "--parallel shards"
+    return option("auto", help=words, choices=["auto", "file", "dcp"])
+
+
+def require_parallel(parallel: str, shard_size: int | None) -> None:
+    """
+    Raises:
+      UserError: these two flags do not go together.
+    """
+    if shard_size is not None and parallel != "hsdp":
+        raise UserError(f"--shard-size goes with --parallel hsdp, not {parallel}")
 
 
 def auto_resume() -> Any:

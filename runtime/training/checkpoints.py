@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import manifest_path, require_whole, save_checkpoint
+import torch
+from torch import Tensor
+
+from runtime.checkpoint import manifest_path, require_whole, save_checkpoint, write_pt
+from runtime.distributed import ONE_RANK, Distributed
 from runtime.errors import UserError
+from runtime.files import writing
 from runtime.logging import get_logger
+from runtime.sharding.folder import (
+    STATE,
+    SUFFIX,
+    finish_folder,
+    large_tensors,
+    manifest_lines,
+    outline,
+    replaced,
+)
+from runtime.sharding.tensors import is_sharded, own_part, whole_tensor
+from runtime.training.parallel import shards
 
 log = get_logger(__name__)
 
@@ -19,25 +37,141 @@ def due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """The checkpoints `<results_dir>/checkpoints/<step>.pt` of one run."""
+def checkpoint_kind(checkpoint: str, parallel: str, ranks: Distributed) -> str:
+    """What `--checkpoint` asks for: "file", or "dcp", a folder; auto: this where weights are sharded."""
+    if checkpoint != "auto":
+        return checkpoint
+    return "dcp" if shards(parallel, ranks) else "file"
 
-    results_dir: str
-    keep: int
-    """The newest so many; ≤ 0 keeps all."""
+
+class Checkpoints:
+    """The checkpoints `<results_dir>/checkpoints/<step>.pt`, or `.dcp` for folders, of one run.
+
+    Folders are written while training goes on, one at a time; leaving the context waits for the last one.
+    """
+
+    def __init__(
+        self, results_dir: str, keep: int, ranks: Distributed = ONE_RANK, kind: str = "file"
+    ) -> None:
+        """
+        Args:
+          keep: the newest so many; ≤ 0 keeps all.
+          kind: "file" or "dcp". All ranks write a folder, so they must see the same disk.
+        """
+        self.folder, self.keep, self.ranks, self.kind = Path(results_dir) / "checkpoints", keep, ranks, kind
+        self._group = None
+        if kind == "dcp" and ranks.world_size > 1:
+            # Of its own, for CPUs: it is used while training exchanges gradients.
+            self._group = torch.distributed.new_group(backend="gloo")
+        self._threads = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.wait()
 
     def save(self, step: int, content: dict[str, Any]) -> Path:
-        """Writes the checkpoint of a step and deletes the oldest beyond the limit; for the main rank.
+        """Writes the checkpoint of a step and deletes the oldest beyond the limit; all ranks must call it.
 
         Raises:
-          UserError: a weight is NaN or infinity; all files stay as they were.
+          UserError: a weight is NaN or infinity, and all files stay as they were; or the disk is full or
+            gone, which of a folder is said when the next one is due.
         """
-        path = Path(self.results_dir) / "checkpoints" / f"{step:07d}.pt"
-        require_finite(content, path)
-        save_checkpoint(path, content)
-        prune_checkpoints(path, self.keep)
+        self.wait()
+        if self.kind == "dcp":
+            return self._begin_folder(self.folder / f"{step:07d}{SUFFIX}", content)
+        path = self.folder / f"{step:07d}.pt"
+        content = replaced(content, self._whole_on_main)
+        if self.ranks.is_main:
+            require_finite(content, path)
+            save_checkpoint(path, content)
+            prune_checkpoints(path, self.keep)
+            log.info("saved %s", path)
         return path
+
+    def _whole_on_main(self, place: tuple, tensor: Tensor) -> Tensor:
+        """All of a sharded tensor, in the main rank's CPU memory; of the others nothing."""
+        if not is_sharded(tensor):
+            return tensor
+        whole = whole_tensor(tensor.detach())
+        return whole.cpu() if self.ranks.is_main else whole[:0]
+
+    def wait(self) -> None:
+        """Waits until the folder that is being written is whole.
+
+        Raises:
+          UserError: it will not be, on all ranks.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _begin_folder(self, path: Path, content: dict[str, Any]) -> Path:
+        from runtime.sharding.parts import write_parts  # most of a second
+
+        temporary = path.with_name(f".{path.name}.tmp")
+
+        def prepare() -> None:
+            require_finite(content, path)
+            if self.ranks.is_main:
+                with writing(path):
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    temporary.mkdir(parents=True)
+                    write_pt(outline(content), temporary / STATE)
+
+        _together(prepare, self.ranks.gather_objects)
+        parts = write_parts(temporary, large_tensors(content), self._group)
+        self._pending = self._threads.submit(self._finish_folder, path, temporary, parts)
+        return path
+
+    def _finish_folder(self, path: Path, temporary: Path, parts: Future) -> None:
+        """In a thread, on each rank: what has been written gets its manifest and its name, or goes."""
+        from runtime.sharding.parts import wait_for
+
+        lines: list[str] = []
+
+        def describe() -> None:
+            with writing(path):
+                wait_for(parts)
+                lines.extend(manifest_lines(temporary, f"__{self.ranks.rank}_*"))
+
+        def settle() -> None:
+            if self.ranks.is_main:
+                with writing(path):
+                    finish_folder(temporary, path, "".join(line for part in all_lines for line in part))
+                prune_checkpoints(path, self.keep)
+                log.info("saved %s", path)
+
+        try:
+            _together(describe, self._gather)
+            all_lines = self._gather(lines)
+            _together(settle, self._gather)
+        except UserError:
+            if self.ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _gather(self, value: Any) -> list[Any]:
+        """Every rank's value, beside what the training exchanges."""
+        if self._group is None:
+            return [value]
+        values = [None] * self.ranks.world_size
+        torch.distributed.all_gather_object(values, value, self._group)
+        return values
+
+
+def _together(work: Callable[[], None], gather: Callable[[Any], list[Any]]) -> None:
+    """Does something on each rank; where one fails, all raise its `UserError`."""
+    problem = None
+    try:
+        work()
+    except UserError as error:
+        problem = error
+    for found in gather(problem):
+        if found is not None:
+            raise found
 
 
 def require_finite(content: dict[str, Any], path: str | Path) -> None:
@@ -48,6 +182,7 @@ def require_finite(content: dict[str, Any], path: str | Path) -> None:
     """
     for part in ("model", "ema", "discriminator"):
         for name, weight in (content.get(part) or {}).items():
+            weight = own_part(weight)
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise UserError(
                     f"{path} is not written: the {part}'s {name} holds NaN or infinity. Lower the "
@@ -56,8 +191,9 @@ def require_finite(content: dict[str, Any], path: str | Path) -> None:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The step checkpoints (`0000100.pt`) in `folder`, oldest first."""
-    return sorted(p for p in Path(folder).glob("*.pt") if re.fullmatch(r"\d+", p.stem))
+    """The step checkpoints (`0000100.pt`, `0000100.dcp`) in `folder`, oldest first."""
+    found = [path for suffix in (".pt", SUFFIX) for path in Path(folder).glob(f"*{suffix}")]
+    return sorted((path for path in found if re.fullmatch(r"\d+", path.stem)), key=lambda p: int(p.stem))
 
 
 def newest_whole_checkpoint(folder: str | Path, below: Path | None = None) -> Path | None:
@@ -88,9 +224,18 @@ def prune_checkpoints(latest: Path, keep: int) -> None:
     folder = latest.parent
     orphans = [path for path in folder.glob("*.pt.sha256") if not path.with_suffix("").exists()]
     for leftover in [*folder.glob(".*.tmp"), *orphans]:
-        leftover.unlink(missing_ok=True)
+        _delete(leftover)
     if keep > 0:
         mine = [path for path in list_checkpoints(folder) if int(path.stem) <= int(latest.stem)]
         for path in mine[:-keep]:
-            path.unlink()
+            _delete(path)
             manifest_path(path).unlink(missing_ok=True)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        # Under another name first: what is half deleted is no checkpoint.
+        hidden = path if path.name.startswith(".") else path.rename(path.with_name(f".{path.name}.tmp"))
+        shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

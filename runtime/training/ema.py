@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from runtime.sharding.tensors import is_sharded, own_part
+
 
 class AveragedWeights(AveragedModel):
     """torch's average of weights, `module`, that never waits for the device and wants no gradients.
@@ -22,14 +24,14 @@ class AveragedWeights(AveragedModel):
           decay: what an update leaves of the average.
           counts_initial: the weights of now are part of the average; else the first update replaces them.
         """
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(_plain(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.requires_grad_(False)
         self.n_averaged.fill_(int(counts_initial))
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Moves the average towards the weights, without a wait for the device to hand `n_averaged` over."""
-        averages, weights = list(self.module.parameters()), list(model.parameters())
+        averages, weights = ([own_part(p) for p in m.parameters()] for m in (self.module, model))
         if self.n_averaged == 0:
             torch._foreach_copy_(averages, weights)
         else:
@@ -49,3 +51,18 @@ class AveragedWeights(AveragedModel):
             yield
         finally:
             swap()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """What can be copied: the model itself, or, where its weights are sharded and its hooks in the way, these
+    and the buffers by the same names."""
+    if not any(is_sharded(weight) for weight in model.parameters()):
+        return model
+    plain = nn.Module()
+    for name, weight in model.named_parameters(recurse=False):
+        plain.register_parameter(name, nn.Parameter(weight.detach()))
+    for name, buffer in model.named_buffers(recurse=False):
+        plain.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
+    for name, child in model.named_children():
+        plain.add_module(name, _plain(child))
+    return plain

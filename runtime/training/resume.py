@@ -17,6 +17,7 @@ from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
 from runtime.optim import Optimizers
+from runtime.sharding.folder import Like, is_folder
 from runtime.training.checkpoints import list_checkpoints, newest_whole_checkpoint
 from runtime.training.state import RunState
 
@@ -84,7 +85,7 @@ def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | 
     if own is not None:
         log.info("going on from the newest whole checkpoint, %s", own)
         return str(own)
-    if wanted is None or not Path(wanted).is_file():
+    if wanted is None or not (Path(wanted).is_file() or is_folder(wanted)):
         return wanted  # what it is not, its reader says
     path = Path(wanted)
     try:
@@ -92,7 +93,7 @@ def _resume_point(wanted: str | None, results_dir: Path, newest: bool) -> str | 
     except UserError as problem:
         steps = path in list_checkpoints(path.parent)
         other = newest_whole_checkpoint(path.parent, below=path) if steps else None
-        if other is None and manifest_path(path).exists():
+        if other is None and (path.is_dir() or manifest_path(path).exists()):
             raise
         if other is None:
             log.warning("%s; it is taken as it is", problem)
@@ -118,13 +119,14 @@ class ResumeFile:
     What both say must agree.
     """
 
-    def __init__(self, path: str | Path, instead: str) -> None:
+    def __init__(self, path: str | Path, instead: str, like: Like) -> None:
         """
         Args:
           instead: the way to begin with its weights alone, for errors.
+          like: which of its tensors this run has sharded, `RunState.pattern`.
         """
         self.path, self.instead = path, instead
-        self.content = load_checkpoint(path)
+        self.content = load_checkpoint(path, like)
 
     def require_parts(self, names: Sequence[str]) -> None:
         """

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from runtime.optim import Optimizers
+from runtime.sharding.folder import Like, Place
+from runtime.sharding.tensors import is_sharded
 from runtime.training.ema import AveragedWeights
+from runtime.training.parallel import gathered
 
 
 @dataclass(eq=False)
@@ -21,6 +24,8 @@ class RunState:
     optimizers: Optimizers
     scaler: torch.amp.GradScaler
     ema: AveragedWeights | None
+    shown: nn.Module | None = field(default=None, kw_only=True)
+    """What previews and validation draw with where the model is sharded: a `hollow_copy`."""
     step: int = field(default=0, kw_only=True)
     """Finished ones."""
     num_skipped: int = field(default=0, kw_only=True)
@@ -32,8 +37,27 @@ class RunState:
             self.ema.update_parameters(self.model)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Puts the averaged weights, if the run keeps them, into the model for a while."""
+        """Puts the averaged weights, if the run keeps them, into what is drawn from, for a while.
+
+        That is the model, or, if it is sharded, `shown`, and then all ranks must enter this.
+        """
+        if self.shown is not None:
+            return gathered(self.model if self.ema is None else self.ema.module, self.shown)
         return nullcontext() if self.ema is None else self.ema.put_into(self.model)
+
+    def pattern(self) -> Like:
+        """Which tensors of a checkpoint are sharded in this run, and how."""
+        own: dict[Place, Tensor] = {("optimizer", *place): p for place, p in self.optimizers.places().items()}
+        own |= {("model", name): weight for name, weight in self.model.named_parameters()}
+        if self.ema is not None:
+            own |= {("ema", name): weight for name, weight in self.ema.module.named_parameters()}
+
+        def like(place: Place, value: Tensor) -> Tensor | None:
+            found = own.get(place, own.get(place[:-1]))  # an optimizer's averages are sharded as their weight
+            fits = found is not None and is_sharded(found) and found.shape == value.shape
+            return found.detach() if fits else None
+
+        return like
 
     def content(self, args: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint's parts under the published keys.

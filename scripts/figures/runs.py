@@ -25,6 +25,27 @@ log = get_logger(__name__)
 COLUMNS = 3
 LEFT_OUT = ("step", "epoch", "seconds_left", "eta_seconds")
 FIRST = ("loss", "grad_norm", "lr", "samples_per_second")
+MEANINGS = {
+    "loss": ("loss", "nats a code; of a tokenizer: no unit"),
+    "grad_norm": ("norm of the gradient, before clipping", "no unit"),
+    "lr": ("learning rate", "a step"),
+    "samples_per_second": ("throughput", "samples a second"),
+    "useful_tflops": ("arithmetic that the batches need", "TFLOP/s, each device"),
+    "mfu": ("the same as a share of the device's peak", "share, 0 to 1"),
+    "psnr": ("fidelity of reconstructions", "PSNR, dB"),
+    "reconstruction": ("reconstruction loss", "absolute difference, of 2"),
+    "perceptual": ("perceptual loss", "LPIPS"),
+    "codebook": ("codebook loss", "no unit"),
+    "commitment": ("commitment loss", "no unit"),
+    "entropy": ("entropy loss", "nats"),
+    "adversarial": ("adversarial loss of the tokenizer", "no unit"),
+    "discriminator": ("loss of the discriminator", "no unit"),
+    "codebook_usage": ("codes that were used", "share, 0 to 1"),
+    "unchanged_pixel_share": ("pixels outside that are unchanged", "share, 0 to 1"),
+    "l1": ("distance to the true result", "L1, of 1"),
+    "l2": ("squared distance to the true result", "L2, of 1"),
+}
+"""Title and unit of what trainings log; what is before a slash, as in "val/loss", goes before the title."""
 
 
 def read_runs(folders: list[str], keys: list[str]) -> dict[str, Series]:
@@ -80,26 +101,37 @@ def draw(runs: Mapping[str, Series], previews: Mapping[str, Path]) -> bytes:
         for number, (name, series) in enumerate(runs.items()):
             if key in series:
                 _line(axes, series[key], name, colors[number % len(colors)])
-        axes.set(title=key, xlabel="step")
+        title, unit = words_for(key)
+        axes.set(xlabel="optimizer step", ylabel=unit)
+        axes.set_title(title, fontsize="medium", loc="left")
         axes.grid(alpha=0.3)
-        if len(runs) > 1:
-            axes.legend(fontsize="small")
+        axes.legend(fontsize="small")
     for row, (name, picture) in enumerate(pictures.items(), start=rows):
         axes = figure.add_subplot(grid[row, :])
         axes.imshow(picture)
-        axes.set_title(f"{name}: {previews[name].name}")
+        step = previews[name].stem.lstrip("0") or "0"
+        axes.set_title(f"{name}: drawn at step {step}", fontsize="medium", loc="left")
         axes.axis("off")
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
+def words_for(key: str) -> tuple[str, str]:
+    """The title of a logged number's panel, and its unit; the name itself for one that is not known."""
+    group, _, name = key.rpartition("/")
+    title, unit = MEANINGS.get(name, (name.replace("_", " "), ""))
+    return f"{group}: {title}" if group else title, unit
+
+
 def _line(axes: Axes, points: list[tuple[int, float]], name: str, color: str) -> None:
+    """Faint as it was logged; over it, where there is enough of it, its moving average."""
     steps, values = zip(*points, strict=True)
+    if len(steps) < 3:
+        axes.plot(steps, values, color=color, linestyle="none", marker="o", label=name)
+        return
     axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
-    axes.plot(
-        steps, smooth(values), color=color, linewidth=1.5, label=name, marker="." if len(steps) < 3 else ""
-    )
+    axes.plot(steps, smooth(values), color=color, linewidth=1.5, label=f"{name}, moving average")
 
 
 def plot(config: PlotRun) -> None:

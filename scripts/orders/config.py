@@ -35,6 +35,10 @@ class ScoreOrders(SampleConfig):
     mask_error: int = shared.mask_error()
     num_edits: int = shared.num_edits(500, "the first so many edits with a region")
 
+    @property
+    def wants_drawing(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class OrderGap:

@@ -33,7 +33,7 @@ def draw_figures(results: Results, root: Path, seed: int, groups: Sequence[str])
     """Draws what was measured into `figures`; pictures of edits are those of one seed.
 
     Returns:
-      The files, in the order in which a reader wants them.
+      The files; `report.CAPTIONS` says what they show and where they stand.
     """
     folder, files = root / "figures", []
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def _mask_error(results: Results, path: Path) -> Path:
     for colour, (model, words) in zip(_COLOURS, MASK_ERROR_MODELS.items(), strict=True):
         _line(axes, MASK_ERRORS, results.mask_error[model], colour, f"trained with {words}")
     axes.set_xticks(MASK_ERRORS)
-    axes.set(xlabel="mask widened by (pixels of 72)", ylabel="edits that are done")
+    axes.set(xlabel="mask widened by, in pixels of 72", ylabel="share of edits that are done", ylim=(0, 1.02))
     return _finish(figure, [axes], path)
 
 
@@ -81,25 +81,25 @@ def _scaling(results: Results, path: Path) -> Path:
             for colour, (method, words) in zip(_COLOURS, METHODS.items(), strict=True):
                 budget = [point.mean for point in methods[method]["budget"]]
                 _line(axes, budget, methods[method][column], colour, words)
-            axes.set_xlabel("token budget, in whole images")
+            axes.set_xlabel("tokens that may be drawn, in whole images")
         reward.set(ylabel=f"reward: {led_by}")
-        accuracy.set(ylabel="images that the verifier passes")
+        accuracy.set(ylabel="share that the verifier passes", ylim=(None, 1.01))
     return _finish(figure, list(grid.flat), path)
 
 
 def _line(axes: Axes, x: Sequence[float], points: Sequence[Statistic], colour: str, label: str) -> None:
-    """Means over seeds with their 95 % intervals."""
+    """Means over seeds, and the seeds as points."""
     means = [float("nan") if point.mean is None else point.mean for point in points]
-    halves = [point.half_interval or 0.0 for point in points]
-    axes.plot(x, means, color=colour, marker="o", markersize=4, label=label)
-    low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
-    axes.fill_between(x, low, high, color=colour, alpha=0.15)
+    axes.plot(x, means, color=colour, linewidth=1.8, label=label)
+    for place, point in zip(x, points, strict=True):
+        seeds = [value for value in point.values if value is not None]
+        axes.plot([place] * len(seeds), seeds, "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:
     for axes in panels:
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, title="mean; a point is a seed", title_fontsize=8)
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110)
     return path

@@ -61,6 +61,43 @@ NOTES = {
     "compare.",
 }
 
+REGION, ZERO_SHOT = "Editing in a region (table 1)", "Zero-shot editing (table 5)"
+ABLATIONS, FOUND = "Ablations (table 3)", "Masks found by the model"
+MASK_ERROR = "Masks too small or too large: edits that are done"
+SCALING = "Test-time scaling (table 7)"
+_JUDGED = "A tick: the edit is done and nothing else has changed"
+_STRIP = (
+    "The first task of seed {seed} whose image a search improved: {task}, led by {reward}. Each accepted "
+    "round with its reward and the tokens spent so far; outlined: the cells that were drawn again"
+)
+CAPTIONS: dict[str, dict[str, str]] = {
+    REGION: {"edits_nep": f"NEP's first eight edits of seed {{seed}}. {_JUDGED}"},
+    ABLATIONS: {
+        "edits_ntp": "The same edits by the model trained on all cells: what no one asked for changes too. "
+        f"{_JUDGED}"
+    },
+    ZERO_SHOT: {
+        "edits_zero_shot": f"The same edits by filling in, regions widened by half a cell. {_JUDGED}"
+    },
+    FOUND: {"edits_auto_mask": f"The same edits in regions that the model found. {_JUDGED}"},
+    MASK_ERROR: {
+        "mask_error": "Edits that are done against the error of their masks. Lines: means over seeds; "
+        "points: the seeds"
+    },
+    SCALING: {
+        "scaling": "Reward by rounds (left), reward and accuracy by tokens (middle, right). Lines: means "
+        "over seeds; points: the seeds",
+        **{
+            f"scaling_{scaling_name(task, reward)}": _STRIP.replace("{task}", words).replace(
+                "{reward}", reward
+            )
+            for task, words in SCALED.items()
+            for reward in SCALING_REWARDS
+        },
+    },
+}
+"""Heading of a section -> figure -> what it shows."""
+
 
 def write_report(
     path: Path, results: Results, claims: Sequence[Claim], about: dict[str, Any], figures: Sequence[Path]
@@ -71,14 +108,30 @@ def write_report(
       about: "command", "machine", "date", "commit", "seeds", "num_test", "num_scaled", "num_train", "steps",
         "minutes".
     """
+    shown = {file.stem: f"figures/{file.name}" for file in figures}
     parts = [_head(about), _claims(claims), *_tables(results)]
     if results.mask_error:
         parts.append(_mask_error(results))
     if results.scaling:
         parts.append(_scaling(results, about["num_scaled"]))
-    pictures = "\n\n".join(f"![{file.stem.replace('_', ' ')}](figures/{file.name})" for file in figures)
-    parts.append(f"## Figures\n\nPictures of edits are those of seed {about['seeds'][0]}.\n\n{pictures}")
+    parts = [with_figures(part, shown, about["seeds"][0]) for part in parts]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def with_figures(part: str, shown: dict[str, str], seed: int) -> str:
+    """A section with the figures that its heading has in `CAPTIONS`, each over its caption.
+
+    Args:
+      shown: figure -> where its file is.
+    """
+    heading = part.partition("\n")[0].removeprefix("## ")
+    captions = {name: words.replace("{seed}", str(seed)) for name, words in CAPTIONS.get(heading, {}).items()}
+    figures = [
+        f"![{name.replace('_', ' ')}]({shown[name]})\n*{captions[name]}.*"
+        for name in captions
+        if name in shown
+    ]
+    return "\n\n".join([part, *figures])
 
 
 def show(statistic: Statistic | None, digits: int) -> str:
@@ -143,11 +196,11 @@ def _claims(claims: Sequence[Claim]) -> str:
 def _tables(results: Results) -> list[str]:
     everything = [*BASELINES, *ROWS]
     tables = [
-        ("Editing in a region (table 1)", ["copy_source", "nep", "full_mask", "tokenizer_ceiling"], _BOTH),
-        ("Ablations (table 3)", ["nep", "nep_supervised", "no_marks", "ntp"], _BOTH),
+        (REGION, ["copy_source", "nep", "full_mask", "tokenizer_ceiling"], _BOTH),
+        (ABLATIONS, ["nep", "nep_supervised", "no_marks", "ntp"], _BOTH),
         (FITTING, ["fitting_marks", "fitting_no_marks"], _FITTING),
         ("Cost of an edit (table 4), amortised over batches of 64", list(ROWS), _COST),
-        ("Zero-shot editing (table 5)", ["copy_source", "zero_shot_tight", "zero_shot", "nep"], _BOTH),
+        (ZERO_SHOT, ["copy_source", "zero_shot_tight", "zero_shot", "nep"], _BOTH),
         (
             "In-mask order (table 6)",
             ["zero_shot", "zero_shot_random_order", "nep", "nep_random_order"],
@@ -158,7 +211,7 @@ def _tables(results: Results) -> list[str]:
             ["no_offsets_copy_source", "no_offsets_zero_shot", "no_offsets_zero_shot_random_order"],
             _BOTH,
         ),
-        ("Masks found by the model", ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),
+        (FOUND, ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),
         (ASKED, everything, _QUESTIONS),
         (INSIDE, everything, _REGION),
     ]
@@ -181,13 +234,13 @@ def _mask_error(results: Results) -> str:
     lines = _row(["mask widened by (pixels)", *map(str, MASK_ERRORS)], True)
     for model, words in MASK_ERROR_MODELS.items():
         lines += _row([f"trained with {words}", *(show(p, 3) for p in results.mask_error[model])])
-    return "## Masks too small or too large: edits that are done\n\n" + "\n".join(lines)
+    return f"## {MASK_ERROR}\n\n" + "\n".join(lines)
 
 
 def _scaling(results: Results, num_scaled: int) -> str:
     """Columns are rounds; the last one is best-of-n at the end."""
     parts = [
-        f"## Test-time scaling (table 7)\n\nThe first {num_scaled} tasks, drawn at temperature 1 without "
+        f"## {SCALING}\n\nThe first {num_scaled} tasks, drawn at temperature 1 without "
         "guidance: candidates must differ. The budget is what rounds may draw, in whole images; a task whose "
         "reward cannot rise draws no more. Best of n may draw as much as all rounds, rounded up to whole "
         "images. A search accepts higher rewards only, so that its reward cannot fall."

@@ -26,3 +26,7 @@ class ReproduceScaling(SampleConfig):
     num_tasks: int = option(256, within=COUNT, help="the first so many edits of the set")
     rounds: int = drawing.rounds()
     candidates: int = drawing.candidates()
+
+    @property
+    def wants_drawing(self) -> bool:
+        return True

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.model_folders import About
+from autoregressive.editing.options import Defaults
+from autoregressive.editing.pipeline import EditingPipeline
 from dataset.testsets.magicbrush import SESSIONS_FILE, read_listed_sessions, single_turn_name
 from evaluations.editing.verification import HEADLINE, TITLES
 from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import (
+    CommandSection,
     CurveSection,
+    DetailsSection,
     EditGridSection,
     ImagePairsSection,
     Section,
@@ -22,14 +29,16 @@ from runtime.files import write_atomic
 from scripts.shapes.config import Quickstart
 from scripts.shapes.recipe import make_data, train_stage1, train_stage2, train_tokenizer
 from scripts.shapes.scores import MASKED_TEMPERATURE, edit_and_score
-from scripts.shapes.step_runner import StepRunner
+from scripts.shapes.step_runner import ROOT, StepRunner
 
 MODES = {
     "masked": ["--text", "instruction", "--write-ceiling", "--temperature", str(MASKED_TEMPERATURE)],
     "zero_shot": ["--text", "global", "--turns", "single"],
     "full_regeneration": ["--text", "instruction", "--full-mask", "--turns", "single"],
 }
-NUM_SHOWN = 12
+FOLDER = "model"
+KNOWS = "one to three coloured shapes in the middle of their places, on plain backgrounds"
+NUM_SHOWN, NUM_FIRST, NUM_FAILED = 12, 4, 2
 ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "remove", "one_offset")
 
 
@@ -99,6 +108,33 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
     seconds = [[name, spent] for name, spent in runner.seconds.items()]
     pairs = sorted((root / "edits" / "masked" / "ceiling").glob("*/*.png"))[:12]
     originals = [root / "data" / "test" / "images" / p.parent.name / p.name for p in pairs]
+    details = [
+        EditGridSection("More edits in the masked region", masked[NUM_FIRST:NUM_SHOWN]),
+        EditGridSection("More masked edits that failed", failed[NUM_FAILED:NUM_SHOWN]),
+        EditGridSection(
+            "Zero-shot, by the text-to-image model of stage 1",
+            edit_items(root, "zero_shot")[:NUM_SHOWN],
+            note="It is told what the result shows, not the instruction.",
+        ),
+        EditGridSection(
+            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
+        ),
+        ImagePairsSection(
+            f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",
+            [(original, path, "") for original, path in zip(originals, pairs, strict=True)],
+        ),
+        CurveSection(
+            "Tokenizer loss",
+            {"tokenizer": root / "tokenizer" / "metrics.jsonl"},
+            note="Absolute and quantization error of pictures in [-1, 1], by optimizer step.",
+        ),
+        CurveSection(
+            "Transformer loss",
+            {stage: root / stage / "metrics.jsonl" for stage in ("stage1", "stage2")},
+            note="Cross-entropy, nats a predicted token, by optimizer step.",
+        ),
+        TableSection("Where the time went", ["step", "seconds"], seconds, digits=1),
+    ]
     return [
         TextSection(
             "What this is",
@@ -116,32 +152,41 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
             f"{MASKED_TEMPERATURE}, the others at 0.5; the ceiling is the true result passed through the "
             "tokenizer.",
         ),
-        EditGridSection("Edits in the masked region", masked[:NUM_SHOWN]),
+        EditGridSection("Edits in the masked region", masked[:NUM_FIRST]),
         EditGridSection(
             "Masked edits that failed",
-            failed[:NUM_SHOWN],
+            failed[:NUM_FAILED],
             note=f"{len(failed)} of {len(masked)} did not pass the verifier, or damaged something else.",
         ),
-        EditGridSection(
-            "Zero-shot, by the text-to-image model of stage 1",
-            edit_items(root, "zero_shot")[:NUM_SHOWN],
-            note="It is told what the result shows, not the instruction.",
-        ),
-        EditGridSection(
-            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
-        ),
-        ImagePairsSection(
-            f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",
-            [(original, path, "") for original, path in zip(originals, pairs, strict=True)],
-        ),
-        CurveSection("Tokenizer loss", {"tokenizer": root / "tokenizer" / "metrics.jsonl"}),
-        CurveSection(
-            "Transformer loss",
-            {stage: root / stage / "metrics.jsonl" for stage in ("stage1", "stage2")},
-            note="Cross-entropy per predicted token.",
-        ),
-        TableSection("Where the time went", ["step", "seconds"], seconds, digits=1),
+        DetailsSection("Details: more edits, other ways to edit, the tokenizer, losses, times", details),
+        CommandSection("Try your model now", commands(root)),
     ]
+
+
+def commands(root: Path) -> list[tuple[str, str]]:
+    """What to do with the folder that `save_folder` has made: sentences, and commands for the checkout."""
+    folder = root.relative_to(ROOT) if root.is_relative_to(ROOT) else root
+    return [
+        (
+            "A page on which to say what to change, and where (once: pip install -e '.[demo]'):",
+            f"python scripts/demo.py --model {shlex.quote(str(folder / FOLDER))}",
+        ),
+        (
+            "The same in Python:",
+            "from autoregressive import EditingPipeline\n"
+            f"pipeline = EditingPipeline.from_pretrained({str(folder / FOLDER)!r})\n"
+            'pipeline.edit("picture.png", "make the red circle purple", "auto")[0].image.save("edited.png")',
+        ),
+    ]
+
+
+def save_folder(root: Path, vq_ckpt: str, stage1: str, stage2: str, psnr: float) -> None:
+    """Both models as one folder for `from_pretrained`, used by default as they are scored."""
+    for name, ckpt, temperature in (("editing", stage2, MASKED_TEMPERATURE), ("t2i", stage1, 0.5)):
+        pipeline = EditingPipeline.load(vq_ckpt, ckpt, root / "t5")
+        pipeline.defaults = Defaults(Sampling(1.0, temperature=temperature), "exact")
+        pipeline.about = About(KNOWS, round(psnr, 1))
+        pipeline.save_pretrained(root / FOLDER, name)
 
 
 def run(config: Quickstart) -> None:
@@ -158,6 +203,7 @@ def run(config: Quickstart) -> None:
         edit_and_score(runner, mode, vq_ckpt, gpt_ckpt, flags, seed=config.seed, ceiling=ceiling)
     start = time.monotonic()
     summary = summarise(config, runner)
+    save_folder(root, vq_ckpt, stage1, stage2, summary["tokenizer_psnr"])
     build_report(
         root / "report.html",
         "Quickstart: image editing by next editing token prediction",

@@ -15,15 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.options import Defaults
-from autoregressive.editing.pretrained import (
-    TEXT_ENCODER,
-    TOKENIZER,
-    FolderConfig,
-    Member,
-    arithmetic_note,
-    front_matter,
-)
+from autoregressive.editing.model_folders import About, Defaults, FolderConfig, Member
+from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, arithmetic_note, front_matter
 from autoregressive.models.arithmetic import configuration
 from evaluations.editing.verification import HEADLINE, TITLES
 from evaluations.report.curves import read_metrics
@@ -56,6 +49,7 @@ DEFAULTS = {
     "t2i": Defaults(Sampling(1.0, temperature=0.5), "exact", ZERO_SHOT_WIDENING),
 }
 """How the models are used by default: as they are scored. The first is the one that edits."""
+KNOWS = "one to three coloured shapes on a light background, 72 × 72 pixels"
 ASKED = (HEADLINE, "passed", "others_unchanged", "color", "shape", "one_offset")
 WEAK = 0.95
 KINDS = ("recolor", "reshape", "resize", "replace", "add", "remove", "background")
@@ -80,7 +74,8 @@ def ship(config: ShipShapes) -> None:
         )
     shutil.copytree(root / "t5", output / TEXT_ENCODER, copy_function=shutil.copyfile, dirs_exist_ok=True)
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
-    FolderConfig(TOKENIZER, members, TEXT_ENCODER).write(output)
+    psnr = _read(root / "reconstructions" / "reconstruction.json")["psnr"]
+    FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(psnr, 1))).write(output)
     draw_curves(root, output / "curves.png")
     editing = output / "editing.safetensors"
     note = arithmetic_note(configuration(load_checkpoint(editing), editing))

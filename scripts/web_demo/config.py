@@ -32,7 +32,7 @@ class Demo:
     vq_model: str = models.vq_model()
     gpt_model: str | None = models.gpt_model(None)
     device: str = shared.device()
-    precision: str = models.precision("the transformer's weights")
+    precision: str = models.decoding_precision()
     host: str = option(
         "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
     )

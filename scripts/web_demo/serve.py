@@ -6,26 +6,30 @@ import os
 import signal
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoregressive.editing.edit_queue import EditQueue
+from autoregressive.editing.model_folders import find_folder, read_config
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.editing.pretrained import find_folder, read_config
 from language.published import DEFAULT_T5
 from runtime.distributed import pick_device
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import PRECISIONS
-from scripts.web_demo.config import SHIPPED, Demo
+from runtime.precision import DECODING_PRECISIONS
+from scripts.web_demo.advice import vocabulary
+from scripts.web_demo.config import Demo
+from scripts.web_demo.examples import examples_for
 
 if TYPE_CHECKING:
-    from scripts.web_demo.page import Studio
+    from scripts.web_demo.edit_tab import Studio
 
 log = get_logger("demo")
 
 
 def load_pipelines(config: Demo) -> list[EditingPipeline]:
     """All transformers that the flags name."""
-    options = {"device": pick_device(config.device), "dtype": PRECISIONS[config.precision]}
+    options = {"device": pick_device(config.device), "dtype": DECODING_PRECISIONS[config.precision]}
     if not config.vq_ckpt:
         folder = find_folder(config.model)
         names = read_config(folder).models
@@ -48,15 +52,19 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
 
 
 def make_studio(config: Demo) -> Studio:
-    from scripts.web_demo.page import Studio
+    """The models with a queue each, which stay open until the program ends."""
+    from scripts.web_demo.edit_tab import Studio
 
     pipelines = load_pipelines(config)
     editors = [one for one in pipelines if one.transformer.config.mask_in_context]
     painters = [one for one in pipelines if not one.transformer.config.mask_in_context]
+    painter = EditQueue(painters[0]) if painters else None
+    named = config.gpt_ckpt[0] if config.vq_ckpt else config.model
     return Studio(
-        editor=(editors or painters)[0],
-        painter=painters[0] if painters else None,
-        scenes=not config.vq_ckpt and config.model == SHIPPED,
+        name=Path(named).name,
+        editor=EditQueue(editors[0]) if editors else painter,
+        painter=painter,
+        examples=examples_for(vocabulary(pipelines[0])),
         max_pixels=round(config.max_megapixels * 1e6),
     )
 
@@ -70,7 +78,8 @@ def serve(config: Demo) -> None:
         try:
             import gradio as gr
 
-            from scripts.web_demo.page import CSS, build_page
+            from scripts.web_demo.page import build_page
+            from scripts.web_demo.widgets import CSS
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is not installed: pip install -e .[demo]") from error
         page = build_page(make_studio(config)).queue(max_size=config.max_queue)

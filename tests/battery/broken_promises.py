@@ -63,6 +63,10 @@ BREAKS = (
         2, "one in the place of another",
     ),
     Break(
+        2, "runtime/sharding/folder.py", "file_sha256(folder / name)) != digest:", "file_sha256(folder / name)) != found:",
+        "tests/runtime/test_checkpoint_folder.py", "test_a_damaged_folder_is_noticed_and_named",
+    ),
+    Break(
         3, "autoregressive/train/loop.py", "        if saves or stopped:\n", "        if saves:\n",
         3, "step, to agent, 1 time(s)",
     ),

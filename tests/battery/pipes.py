@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoregressive.editing.pretrained import read_config
+from autoregressive.editing.model_folders import read_config
 from autoregressive.sample.drawing import read_prompts
 from autoregressive.sample.drawing_captions import read_captions
 from autoregressive.sample.file_edits import read_jobs

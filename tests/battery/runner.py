@@ -1,6 +1,6 @@
 """Runs the reliability battery and prints a table; the exit status says whether every case passed.
 
-    python -m tests.battery                     # all 691 cases, going on where the last run was stopped
+    python -m tests.battery                     # all 721 cases, going on where the last run was stopped
     python -m tests.battery --only 3 --cases 2  # the first two cases of test 3
     python -m tests.battery --fresh             # from the start
 
@@ -36,6 +36,7 @@ from tests.battery import (
     disk,
     evaluators,
     hostile,
+    killed_folders,
     killed_saves,
     nonfinite,
     paths,
@@ -66,6 +67,7 @@ TESTS = (
     ("data", data),
     ("no files", pipes),
     ("calls from Python", calls),
+    ("SIGKILL in a folder's save", killed_folders),
 )
 
 
@@ -74,7 +76,7 @@ class Battery:
     """Runs the reliability battery."""
 
     results_dir: str = option("results/battery", help="outcomes, and the folders of cases that failed")
-    only: int | None = option(None, within=Range(at_least=1, at_most=17), help="run this test alone, 1 to 17")
+    only: int | None = option(None, within=Range(at_least=1, at_most=18), help="run this test alone, 1 to 18")
     cases: int = option(0, within=COUNT_OR_NONE, help="run the first so many cases of each test; 0 for all")
     case: list[int] | None = option(
         None, within=COUNT_OR_NONE, help="run these cases of --only alone, counted from 0"

@@ -19,7 +19,7 @@ from runtime.config import argument, build_parser, dump_config, legacy, option, 
 from runtime.errors import UserError
 
 PROGRAM_FOLDERS = (
-    "autoregressive", "dataset", "evaluations", "integrations", "language", "scripts", "tokenizer",
+    "autoregressive", "dataset", "evaluations", "integrations", "language", "nep", "scripts", "tokenizer",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # this file is a program too
 FROZEN = ROOT / "tests" / "frozen_flags.json"
@@ -48,6 +48,12 @@ COMMANDS = {
     "sample_emu_edit": ("autoregressive.sample.flags", "SampleEmuEdit"),
     "prepare_shapes": ("dataset.shapes.flags", "PrepareShapesConfig"),
     "serve": ("integrations.server.config", "Serve"),
+    "nep edit": ("nep.edit", "EditPicture"),
+    "nep draw": ("nep.draw", "DrawPicture"),
+    "prepare_emoji": ("dataset.emoji.flags", "PrepareEmojiConfig"),
+    "prepare_pie_bench": ("dataset.testsets.prepare_pie_bench", "PreparePieBenchConfig"),
+    "pie_eval": ("evaluations.editing.pie_eval", "PieEvalConfig"),
+    "leaderboard": ("evaluations.report.leaderboard", "LeaderboardConfig"),
 }
 
 
@@ -237,8 +243,8 @@ def test_names_keep_their_bytes_in_every_locale(name, tmp_path):
 
 def test_help_is_grouped_by_topic_and_ends_with_examples():
     text = build_parser(EditingConfig).format_help()
-    titles = ["validation:", "data:", "results and packed data:", "optimizer and schedule:", "stage 2:"]
-    titles.append("examples:")
+    titles = ["what it needs:", "validation:", "tokenizer:", "results and packed data:"]
+    titles += ["optimizer and schedule:", "stage 2:", "examples:"]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
     assert text.index("\nstage 2:") < text.index("--mask-in-context") < text.index("\nexamples:")

@@ -44,6 +44,7 @@ PROGRAMS = sorted(
         "evaluations",
         "integrations",
         "language",
+        "nep",
         "scripts",
         "tokenizer",
     )

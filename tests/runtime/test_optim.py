@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime import precision
-from runtime.optim import Float32Muon, build_optimizer, lr_factor, orthogonalized
+from runtime.optim import WholeMatrixMuon, build_optimizer, lr_factor, orthogonalized
 from runtime.training.ema import AveragedWeights
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -135,7 +135,7 @@ def test_muon_in_float32_is_torchs_but_for_rounding(shape):
     start = torch.randn(shape)
     gradients = torch.randn(3, *shape)
     ends = []
-    for kind in (torch.optim.Muon, Float32Muon):
+    for kind in (torch.optim.Muon, WholeMatrixMuon):
         weight = torch.nn.Parameter(start.clone())
         optimizer = kind([weight], lr=0.02, weight_decay=0.1, momentum=0.95)
         for gradient in gradients:
@@ -160,11 +160,11 @@ def test_a_cpu_without_bfloat16_products_computes_in_float32(monkeypatch):
     with precision.autocast(cpu, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     kinds = {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
-    assert Float32Muon in kinds
+    assert WholeMatrixMuon in kinds
     monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: True)
     with precision.autocast(cpu, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    assert Float32Muon not in {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
+    assert WholeMatrixMuon not in {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
 
 
 def _muon(module):

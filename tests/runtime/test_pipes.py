@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.pretrained import read_config
+from autoregressive.editing.model_folders import read_config
 from autoregressive.sample.drawing import read_prompts
 from autoregressive.sample.drawing_captions import read_captions
 from autoregressive.sample.file_edits import read_jobs

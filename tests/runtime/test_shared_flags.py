@@ -17,11 +17,13 @@ SHARED = [
 # One name, but another thing in each program: declared where it is used.
 EXCEPTIONS = {
     "data_path": "each program reads formats of its own",
+    "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",
     "model": "a folder to read, or a name in the folder that is written",
     "num_images": "captions to draw, or images to reconstruct",
     "caption_path": "each test set has a layout of its own",
     "ceiling_path": "each test set has a layout of its own",
+    "regions_path": "one folder, or one for each seed",
     "generated_path": "each test set has a layout of its own",
     "gt_path": "each test set has a layout of its own",
     "host": "a page for people, or a server for programs: each says what it lets in",

@@ -244,6 +244,24 @@ def test_ratios_are_of_pairs_and_targets_are_judged():
     assert not reached(ratio=3.0, seconds=0.9) and reached(share=0.5) and not reached(share=0.51)
 
 
+def test_the_slide_has_rows_of_one_size_that_have_a_baseline():
+    measure, rows, pictures = load("measure"), load("rows"), load("pictures")
+    compared = measure.Comparison.of([1.0, 1.0], [2.0, 3.0])
+
+    def row(what: str, setting: str, comparison=compared):
+        return rows.Row("g", what, setting, "s", comparison)
+
+    alone = measure.Comparison.of([1.0], None)
+    made = [
+        row("decode step fp32", "256 px, batch 1"),
+        row("decode step fp32", "512 px, batch 1"),
+        row("training step, stage 2", "256 px, fp32", alone),
+        row("edit, memory", "256 px, bf16"),
+        row("cache set-up", "256 px"),
+    ]
+    assert pictures.headline_rows(made) == [made[3], made[0]]
+
+
 def test_sides_run_in_turn_and_the_first_run_is_not_counted():
     measure, order = load("measure"), []
 
@@ -275,7 +293,7 @@ def test_quick_all_from_end_to_end(tmp_path):
         assert row["reached"] is None, "a tiny network is not judged"
     targets = {name for name in load("rows").TARGETS["cpu"]}
     assert targets <= {row["what"] for row in results["rows"]}, "every target has its row"
-    pictures = {"ratios.png", "latency_64.png", "throughput_64.png", "memory.png"}
+    pictures = {"ratios.png", "headline.png", "latency_64.png", "throughput_64.png", "memory.png"}
     assert pictures <= {path.name for path in tmp_path.iterdir()}
 
 

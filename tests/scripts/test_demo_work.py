@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +14,11 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pictures import GREY
 from autoregressive.editing.pipeline import EditingPipeline
+from dataset.shapes.scenes import Scene, SceneObject, render
+from dataset.shapes.verifier import verify_scene
 from runtime.errors import UserError
 
 SHAPES = ROOT / "pretrained_models" / "shapes"
@@ -27,6 +34,12 @@ def editor():
     return EditingPipeline.from_pretrained(SHAPES)
 
 
+@pytest.fixture
+def edits(editor):
+    with EditQueue(editor) as waiting:
+        yield waiting
+
+
 def strokes(side: int, color: tuple[int, int, int], *boxes: tuple[int, int, int, int]) -> np.ndarray:
     """An RGBA layer with filled boxes (left, top, right, bottom)."""
     layer = np.zeros((side, side, 4), np.uint8)
@@ -37,15 +50,13 @@ def strokes(side: int, color: tuple[int, int, int], *boxes: tuple[int, int, int,
 
 def test_strokes_become_masks_of_the_images_size(work):
     layer = strokes(512, (230, 0, 120), (0, 0, 8, 3))  # a thin stroke still counts
-    mask = work.painted_mask([layer], (64, 64))
+    mask = work.painted_mask(layer, (64, 64))
     assert mask.shape == (64, 64) and mask.sum() == 1 and mask[0, 0]
-    large = work.painted_mask([layer], (1024, 512))
+    large = work.painted_mask(layer, (1024, 512))
     assert large.shape == (512, 1024) and large[:3, :16].all() and large.sum() == 3 * 16
-    both = work.painted_mask([layer, strokes(512, (0, 0, 0), (504, 504, 512, 512))], (64, 64))
-    assert both[0, 0] and both[63, 63]
-    for layers in ([], [np.zeros((512, 512, 4), np.uint8)]):
+    for nothing in (None, np.zeros((512, 512, 4), np.uint8)):
         with pytest.raises(UserError, match="paint the region"):
-            work.painted_mask(layers, (64, 64))
+            work.painted_mask(nothing, (64, 64))
 
 
 def test_orders(work):
@@ -53,8 +64,8 @@ def test_orders(work):
         assert sorted(work.cell_order(name, 4, 1).tolist()) == list(range(16))
     assert work.cell_order("spiral", 4, 0)[:4].sort().values.tolist() == [5, 6, 9, 10]
     first, second = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in work.BRUSHES[:2])
-    layers = [strokes(512, second, (0, 0, 128, 128)) + strokes(512, first, (384, 384, 512, 512))]
-    assert work.cell_order("painted", 4, 0, layers).tolist() == [15, 0, *range(1, 15)]
+    layer = strokes(512, second, (0, 0, 128, 128)) + strokes(512, first, (384, 384, 512, 512))
+    assert work.cell_order("painted", 4, 0, layer).tolist() == [15, 0, *range(1, 15)]
 
 
 def test_words_and_sizes(work):
@@ -71,27 +82,28 @@ def test_words_and_sizes(work):
     assert work.fit_page(Image.new("RGB", (20000, 1))).size == (1024, 1)
 
 
-def test_following_shows_every_cell_and_passes_errors_on(work, editor, tmp_path):
+def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tmp_path):
     image = Image.fromarray(np.full((100, 80, 3), 200, np.uint8))
     image.save(tmp_path / "in.png")
-    desk = work.Desk.open(editor, tmp_path / "in.png", 8000)
+    desk = work.Desk.open(edits, tmp_path / "in.png", 8000)
     mask = np.zeros((100, 80), bool)
     mask[:40, :40] = True
-    told = work.follow(lambda progress: desk.session.propose("red", mask, num_samples=2, progress=progress))
+    told = desk.propose("red", mask, num_samples=2)
     seen = []
     with pytest.raises(StopIteration) as end:
         while True:
-            seen.append(next(told))
+            if (drawing := next(told)) is not None:
+                seen.append(drawing)
     samples = end.value.value
     last = seen[-1]
     assert last.step == last.num_steps == samples[0].edit_mask.sum()
     assert torch.equal(last.codes[1], samples[1].codes) and torch.equal(last.drawn, last.to_draw)
     assert len({drawing.step for drawing in seen}) == len(seen)
-    begun = (
-        next(drawing for drawing in seen if not torch.equal(drawing.drawn, drawing.to_draw))
-        if len(seen) > 1
-        else None
-    )
+    alone = editor.edit(image, "red", mask, num_samples=2)
+    assert [torch.equal(one.codes, other.codes) for one, other in zip(samples, alone, strict=True)] == [
+        True
+    ] * 2
+    begun = next((drawing for drawing in seen if not torch.equal(drawing.drawn, drawing.to_draw)), None)
     if begun is not None:
         picture = np.asarray(work.show_partly(image, editor, begun))
         assert (picture == GREY).all(-1).any() and (picture[-1, -1] == 200).all()
@@ -100,10 +112,168 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, tmp_path)
     desk.take_turn("red", desk.session.image, samples)
     desk.choose(1)
     assert torch.equal(desk.session.codes, samples[1].codes) and len(desk.session.history) == 1
+    saved = Image.open(desk.save(tmp_path))
+    assert np.array_equal(np.asarray(saved), np.asarray(desk.session.image)), "bit for bit"
+    with pytest.raises(UserError, match="no sample 2"):
+        desk.choose(2)
     desk.undo()
     assert np.array_equal(np.asarray(desk.session.image), np.asarray(image)) and desk.samples == []
     with pytest.raises(UserError, match=r"^in.png: 80x100 is above the limit"):
-        work.Desk.open(editor, tmp_path / "in.png", 7999)
+        work.Desk.open(edits, tmp_path / "in.png", 7999)
     with pytest.raises(UserError, match="mask"):
-        list(work.follow(lambda progress: desk.session.propose("red", mask[:5], progress=progress)))
-    assert not work.BUSY.locked()
+        list(desk.propose("red", mask[:5]))
+
+
+def test_what_was_downloaded_goes_with_the_desk(work, edits, tmp_path):
+    desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+    path = desk.save(tmp_path)
+    assert path.is_file() and path == desk.save(tmp_path)
+    del desk
+    gc.collect()
+    assert not any(tmp_path.iterdir())
+
+
+def test_who_leaves_ends_what_is_drawn_and_what_waits(work, edits):
+    """Also an edit that waits for its turn, and one of which nothing was told yet."""
+    held = threading.Event()
+    entered = threading.Event()
+    plain, edit = edits.pipeline.edit, edits.pipeline.edit
+
+    def slow(*inputs, progress, **options):
+        def told(drawing):
+            entered.set()
+            progress(drawing)
+            held.wait(20)
+            progress(drawing)  # raises once its visitor has left
+            finished.append(inputs)
+
+        return edit(*inputs, progress=told, **options)
+
+    finished = []
+    edits.pipeline.edit = slow
+    try:
+        desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        running = desk.propose("red", None)
+        assert next(running) is None or entered.is_set()
+        assert entered.wait(20)
+        running.close()
+        held.set()
+        for _ in range(200):
+            if edits.num_open == 0:
+                break
+            time.sleep(0.05)
+        assert edits.num_open == 0 and not finished
+    finally:
+        edits.pipeline.edit = plain
+    assert len(list_all(desk.propose("red", "auto"))) == 1  # and the desk goes on
+
+
+def list_all(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def test_visitors_share_the_model_and_each_gets_their_own(work, editor, edits):
+    scenes = [Image.new("RGB", (72, 72), color) for color in ("white", "beige", "gray", "pink")]
+    desks = [work.Desk.open(edits, scene, 8000) for scene in scenes]
+    words = "add a small red star at the center"
+    alone = [editor.edit(scene, words, "auto", seeds=i)[0].codes for i, scene in enumerate(scenes)]
+    results = {}
+    threads = [
+        threading.Thread(
+            target=lambda i, desk: results.update({i: list_all(desk.propose(words, "auto", seed=i))}),
+            args=one,
+        )
+        for one in enumerate(desks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(torch.equal(results[i][0].codes, codes) for i, codes in enumerate(alone))
+
+
+def test_what_is_told_of_a_model_is_what_its_folder_says(editor):
+    from autoregressive.editing.model_folders import About
+    from scripts.web_demo import advice
+
+    told = " ".join(advice.about_model("shapes", editor))
+    assert "coloured shapes" in told and f"{len(advice.vocabulary(editor))} words: a, add, at," in told
+    assert advice.on_words(editor, "make the furry cat red, quickly") == [
+        "The model does not know “furry”, “cat”, “quickly”: it is told nothing there, and will guess."
+    ]
+    assert advice.on_words(editor, "turn the large Red circle into a star") == []
+    assert advice.on_region(0.61, True) and not advice.on_region(0.6, True) and not advice.on_region(1, False)
+    about, editor.about = editor.about, About()
+    try:
+        assert "seen" not in " ".join(advice.about_model("other", editor))
+        assert not advice.is_far(editor, 3) and advice.on_reconstruction(editor, 3).endswith("at 3.0 dB")
+    finally:
+        editor.about = about
+
+
+def test_pictures_that_the_tokenizer_cannot_reproduce_are_far(work, edits, editor):
+    from scripts.web_demo import advice
+    from scripts.web_demo.examples import HARD
+
+    near = work.Desk.open(edits, Image.fromarray(render(HARD.scene, 72)), 8000)
+    noise = np.random.default_rng(0).integers(0, 256, (72, 72, 3), dtype=np.uint8)
+    far = work.Desk.open(edits, Image.fromarray(noise), 8000)
+    seen, back = np.asarray(near.session.image, float), np.asarray(near.reconstruction, float)
+    assert near.psnr() == pytest.approx(-10 * np.log10(((seen - back) ** 2).mean() / 255**2))
+    assert not advice.on_picture(editor, near.psnr())
+    assert "usual is 47 dB" in advice.on_picture(editor, far.psnr())[0]
+
+
+def test_the_examples_are_done_rightly(editor):
+    """By the verifier, with nothing else changed: what the page offers first must not disappoint."""
+    from scripts.web_demo.examples import HARD
+
+    circle, star, square = (HARD.scene.at(place) for place in ("top left", "center", "bottom right"))
+    wanted = (
+        (replace(circle, color="purple"), star, square),
+        (circle, replace(star, shape="triangle"), square),
+        (circle, star),
+        (circle, star, square, SceneObject("diamond", "yellow", "small", "top right")),
+        (circle, star, replace(square, size="large")),
+    )
+    source = Image.fromarray(render(HARD.scene, 72))
+    for words, objects in zip(HARD.instructions, wanted, strict=True):
+        result = editor.edit(source, words, "auto")[0]
+        assert verify_scene(np.asarray(result.image), Scene(objects, HARD.scene.background)).passed, words
+        assert np.array_equal(np.asarray(result.image)[~result.region], np.asarray(source)[~result.region])
+
+
+def test_models_of_shapes_are_shown_with_scenes_that_they_know(editor):
+    from scripts.web_demo.advice import vocabulary
+    from scripts.web_demo.examples import EASY, HARD, examples_for
+
+    assert examples_for(vocabulary(editor)) is HARD
+    assert examples_for(EASY.words()) is EASY and examples_for({"cat"}) is None and examples_for([]) is None
+
+
+def test_what_comes_from_a_browser_is_not_trusted():
+    pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.widgets import as_url, canvas_value, notices, painted_layer, strip_value
+
+    stroke = strokes(40, (230, 0, 120), (0, 0, 8, 8))
+    url = as_url(Image.fromarray(stroke))
+    assert np.array_equal(painted_layer({"layer": url}), stroke)
+    assert painted_layer({"layer": ""}) is None and painted_layer(None) is None
+    assert painted_layer(canvas_value(Image.new("RGB", (72, 72)), 9, "")) is None, "nothing is painted yet"
+    huge = as_url(Image.new("1", (2000, 2000)))
+    for bad in ("data:image/png;base64,!", "data:text/html,<b>", url.replace("png", "bmp"), huge, 7, ["x"]):
+        with pytest.raises(UserError, match="clear it and paint again"):
+            painted_layer({"layer": bad})
+    said = '<img src=x onerror="alert(1)">'
+    for shown in (strip_value("t", [(Image.new("RGB", (8, 8)), said)], 0), notices([said], [said])):
+        assert "<img src=x" not in shown and "&lt;img" in shown
+
+
+def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 60, 3), dtype=np.uint8))
+    assert np.array_equal(np.asarray(work.fit_within(small, 192)), np.asarray(small))
+    assert work.fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)

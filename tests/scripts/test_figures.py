@@ -10,7 +10,7 @@ from conftest import run_program
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import Defaults
 
 
 def test_sequences_are_drawn():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.errors import UserError
 from scripts import plot_run
-from scripts.figures.runs import read_runs
+from scripts.figures.runs import read_runs, words_for
 
 
 def write_run(folder, values: dict[str, float], steps: int = 5) -> str:
@@ -41,6 +41,12 @@ def test_several_runs_in_one_picture(tmp_path, monkeypatch):
     )
     plot_run.main()
     assert Image.open(tmp_path / "c.png").height < both.height
+
+
+def test_panels_have_words_and_units():
+    assert words_for("samples_per_second") == ("throughput", "samples a second")
+    assert words_for("val/psnr") == ("val: fidelity of reconstructions", "PSNR, dB")
+    assert words_for("some_thing") == ("some thing", "")
 
 
 def test_what_is_no_training_is_told(tmp_path):

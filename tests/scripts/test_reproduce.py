@@ -75,6 +75,21 @@ def test_a_claim_that_nothing_is_lost_has_a_margin(values, verdict):
     assert Check("", statistic(*values), loss=LOSS).verdict == verdict
 
 
+def test_figures_stand_with_their_section_over_a_caption():
+    from scripts.reproduce.report import FOUND, with_figures
+
+    shown = {"edits_auto_mask": "figures/edits_auto_mask.png", "scaling": "figures/scaling.png"}
+    part = with_figures(f"## {FOUND}\n\n| a |", shown, seed=3)
+    assert part.startswith(
+        f"## {FOUND}\n\n| a |\n\n![edits auto mask](figures/edits_auto_mask.png)\n*The same"
+    )
+    assert "scaling" not in part and with_figures("## Other\n\nwords", shown, 3) == "## Other\n\nwords"
+    strip = with_figures(
+        "## Test-time scaling (table 7)", {"scaling_draw_shapes": "figures/scaling_draw_shapes.png"}, 3
+    )
+    assert "first task of seed 3" in strip and "text to image, led by shapes" in strip
+
+
 def test_what_stands_beside_a_claim_decides_nothing():
     from scripts.reproduce.claims import Check, Claim
 

@@ -54,5 +54,5 @@ def test_trained_models_are_exported_scored_and_shipped(tmp_path):
 def test_what_is_missing_or_misnamed_is_said(tmp_path):
     done = run_program("scripts/ship_shapes.py", "--results-dir", tmp_path, check=False)
     assert done.returncode == 2 and "tokenizer.safetensors does not exist; let" in done.stderr
-    done = run_program("scripts/export_weights.py", "--ckpt", "a.pt", "--output", "b.pt", check=False)
+    done = run_program("scripts/export_weights.py", "--ckpt", "a.pt", "--output", "b.bin", check=False)
     assert done.returncode == 2 and "*.safetensors" in done.stderr

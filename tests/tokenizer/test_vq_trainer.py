@@ -35,7 +35,7 @@ def new_trainer(tmp_path, monkeypatch):
 
     def make(**changes) -> Trainer:
         config = VQTrainConfig(**{**settings, **changes})
-        return Trainer(config, VQTrainState(config, ONE_RANK.device), ONE_RANK)
+        return Trainer(config, VQTrainState(config, ONE_RANK), ONE_RANK)
 
     return make
 

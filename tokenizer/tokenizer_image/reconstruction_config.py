@@ -23,4 +23,4 @@ class ReconstructionConfig(JudgeFlags):
     num_images: int | None = option(None, within=COUNT, help="evaluate only the first so many images")
     batch_size: int = shared.batch_size(32, "images at once")
     num_workers: int = shared.num_workers(2, "threads that compare images", within=THREADS)
-    device: str = shared.device(choices=("auto", "cpu", "cuda"))
+    device: str = shared.device(choices=("auto", "cpu", "cuda", "mps"))

@@ -73,6 +73,8 @@ class VQTrainConfig:
     warmup_steps: int = training.warmup_steps()
     mixed_precision: str = training.mixed_precision()
     compile: bool = shared.compile("the networks: minutes at the start, then faster steps")
+    parallel: str = training.parallel()
+    shard_size: int | None = training.shard_size()
     ema: bool = option(False, help="keep an average of the weights; it is what gets used afterwards")
     ema_decay: float = training.ema_decay(0.9999, "decay of that average")
 
@@ -111,6 +113,7 @@ class VQTrainConfig:
     finetune: bool = option(False, help="take only the weights from --vq-ckpt and start at step 0")
     log_every: int = training.log_every()
     ckpt_every: int = training.ckpt_every("checkpoints and previews")
+    checkpoint: str = training.checkpoint()
     max_checkpoints: int = training.max_checkpoints(3)
     dry_run: bool = training.dry_run()
     bad_sample_budget: float = shared.bad_sample_budget(0.01, of="images")
@@ -134,6 +137,7 @@ class VQTrainConfig:
             raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+        training.require_parallel(self.parallel, self.shard_size)
         if self.finetune and not self.vq_ckpt:
             raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")
 

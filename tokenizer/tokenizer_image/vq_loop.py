@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from runtime.distributed import Distributed
 from runtime.dry_run import Plan, measure, report
 from runtime.logging import get_logger, progress
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
-from runtime.training.checkpoints import Checkpoints, due
+from runtime.training.checkpoints import due
 from runtime.training.checks import require_few_bad, require_few_skipped
 from runtime.training.meter import TrainingMeter
 from runtime.training.resume import resume_point
@@ -115,7 +116,7 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
     if config.dry_run:  # measures a step in which everything takes part
         config = replace(config, quantize_after=0, disc_start=0)
-    state = VQTrainState(config, dist.device)
+    state = VQTrainState(config, dist)
     batches = Batches(config, paths, dist)
     begin(config, state, batches, dist)
     settle({}, batches, state, dist)  # --cache-images has met every image by now
@@ -132,6 +133,7 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
         StopSignals() as signals,
         TrainingMeter(config.results_dir, state.step, config.steps, dist, desc="tokenizer") as meter,
         Loading(batches) as stream,
+        state.checkpoints,
     ):
         stepping = Stepping(trainer, batches, meter, signals)
         while state.step < config.steps:
@@ -181,8 +183,8 @@ class Stepping:
             settle(self._norms, self.batches, state, self.dist)
         if logs:
             self._log()
-        if saves and self.dist.is_main:
-            save(config, state, self.batches)
+        if saves:
+            save(config, state, self.batches, self.dist)
         if stopped and not last:
             self.dist.barrier()
             self.signals.end_run(state.step)
@@ -222,8 +224,7 @@ def dry_run(trainer: Trainer, batches: Batches) -> None:
         for images in islice(batches, config.gradient_accumulation_steps)
     ]
     picture = Path(config.results_dir) / "first_batch.png"
-    if dist.is_main:
-        draw_pairs(picture, micro_batches[0][:PREVIEW_IMAGES], state)
+    draw_pairs(picture, lambda: micro_batches[0][:PREVIEW_IMAGES], state, dist)
 
     def step() -> None:
         norms = trainer.train_step(micro_batches)
@@ -281,18 +282,24 @@ def name_skipped(norms: Norms, batches: Batches) -> int:
     return num_skipped
 
 
-def save(config: VQTrainConfig, state: VQTrainState, batches: Batches) -> None:
-    """Writes the checkpoint of this step and a picture of original | reconstruction pairs."""
-    checkpoints = Checkpoints(config.results_dir, config.max_checkpoints)
-    path = checkpoints.save(state.step, state.checkpoint(batches.sampler.state_dict()))
+def save(config: VQTrainConfig, state: VQTrainState, batches: Batches, dist: Distributed) -> None:
+    """Writes the checkpoint of this step and a picture of original | reconstruction pairs; all ranks must
+    call it."""
+    state.checkpoints.save(state.step, state.checkpoint(batches.sampler.state_dict()))
     picture = Path(config.results_dir) / "previews" / f"{state.step:07d}.png"
-    draw_pairs(picture, batches.first(PREVIEW_IMAGES), state)
-    log.info("wrote %s", path)
+    draw_pairs(picture, partial(batches.first, PREVIEW_IMAGES), state, dist)
 
 
-def draw_pairs(path: Path, images: Tensor, state: VQTrainState) -> None:
-    """Writes a picture of (B, 3, S, S) images beside what the weights make of them."""
-    model = state.final_model.eval()
-    reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()
-    model.train()
+def draw_pairs(path: Path, first: Callable[[], Tensor], state: VQTrainState, dist: Distributed) -> None:
+    """Writes a picture of `first()`, (B, 3, S, S) images, beside what the weights make of them.
+
+    The main rank does, with the weights of all.
+    """
+    with state.final_model() as model:
+        if not dist.is_main:
+            return
+        images = first()
+        model.eval()
+        reconstructed = model.decode_ids(model.encode_ids(images.to(state.device))).cpu()
+        model.train()
     save_pairs(path, images.cpu(), reconstructed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import torch
 
 from runtime.checkpoint import load_checkpoint, load_weights
 from runtime.containers import unwrap
+from runtime.distributed import Distributed
 from runtime.optim import build_optimizer
 from runtime.precision import loss_scaler
+from runtime.training.checkpoints import Checkpoints, checkpoint_kind
 from runtime.training.ema import AveragedWeights
+from runtime.training.parallel import Parts, gathered, hollow_copy, parallel, sharding_of
 from runtime.training.resume import ResumeFile
 from runtime.training.state import RunState
 from tokenizer.tokenizer_image.codebook import CodeCounts
@@ -30,11 +35,20 @@ class VQTrainState(RunState):
 
     model: VQModel
 
-    def __init__(self, config: VQTrainConfig, device: torch.device) -> None:
+    def __init__(self, config: VQTrainConfig, ranks: Distributed) -> None:
         torch.manual_seed(config.global_seed)
+        device = ranks.device
         self.config = config
         self.device = device
         model = _new_model(config, device)
+        sharding = sharding_of(config.parallel, config.shard_size, config.mixed_precision, ranks)
+        shown = None
+        if sharding is not None:
+            model.to(memory_format=torch.contiguous_format)  # the only one that can be sharded
+            shown = hollow_copy(model, device)
+            parallel(model, ranks, sharding, _parts(model), compiled=config.compile)
+        elif config.compile:
+            model.compile()
         self.discriminator = PatchDiscriminator().to(device) if config.disc_weight else None
         settings = {
             "lr": config.lr,
@@ -46,15 +60,31 @@ class VQTrainState(RunState):
             build_optimizer(model, config.optimizer, muon_lr=config.muon_lr, **settings),
             loss_scaler(device, config.mixed_precision),
             AveragedWeights(model, config.ema_decay, counts_initial=True) if config.ema else None,
+            shown=shown,
         )
+        kind = checkpoint_kind(config.checkpoint, config.parallel, ranks)
+        self.checkpoints = Checkpoints(config.results_dir, config.max_checkpoints, ranks, kind)
         self.disc_optimizers = self.discriminator and build_optimizer(self.discriminator, "adamw", **settings)
         self.unused_counts = CodeCounts(model.config.codebook_size, device)
         self.bad_images: list[str] = []
 
-    @property
-    def final_model(self) -> VQModel:
-        """The weights to use after training."""
-        return self.model if self.ema is None else self.ema.module
+    @contextmanager
+    def final_model(self) -> Iterator[VQModel]:
+        """The weights to use after training, for a while; if they are sharded, all ranks must enter this."""
+        if self.shown is not None:
+            with self.averaged_weights():
+                yield self.shown
+        else:
+            yield self.model if self.ema is None else self.ema.module
+
+    @contextmanager
+    def whole_model(self) -> Iterator[VQModel]:
+        """The weights of now, for a while; if they are sharded, all ranks must enter this."""
+        if self.shown is None:
+            yield self.model
+            return
+        with gathered(self.model, self.shown):
+            yield self.shown
 
     def checkpoint(self, data: dict[str, int]) -> dict[str, Any]:
         """A checkpoint with the published keys; `args` also holds what `load_vq_model` rebuilds from.
@@ -75,7 +105,7 @@ class VQTrainState(RunState):
 
     def load_weights(self, path: str | Path) -> None:
         """Starts from the weights of any tokenizer checkpoint of this size."""
-        self._take_weights(load_checkpoint(path), path)
+        self._take_weights(load_checkpoint(path, self.pattern()), path)
 
     def _take_weights(self, checkpoint: dict[str, Any], path: str | Path) -> None:
         require_same_arithmetic(self.model.config, checkpoint, path)
@@ -99,7 +129,7 @@ class VQTrainState(RunState):
           UserError: weights only, another model, seed or kind of optimizer, or averages or a discriminator in
             one of them only.
         """
-        file = ResumeFile(path, "add --finetune to start from it")
+        file = ResumeFile(path, "add --finetune to start from it", self.pattern())
         wanted = {"data", "code_counts", "optimizer"}
         wanted |= {"ema"} if self.ema is not None else set()
         wanted |= {"discriminator", "optimizer_disc"} if self.discriminator is not None else set()
@@ -115,6 +145,13 @@ class VQTrainState(RunState):
         self.unused_counts.counts.copy_(file.content["code_counts"])
         self.bad_images = file.content.get("bad_images", [])  # older checkpoints lack them
         return data
+
+
+def _parts(model: VQModel) -> Parts:
+    """What is gathered at a time: a level, or a block in the middle."""
+    encoder, decoder = model.encoder, model.decoder
+    levels = [*encoder.conv_blocks, *encoder.mid, *decoder.mid, *decoder.conv_blocks]
+    return Parts([], [level for level in levels if any(True for _ in level.parameters())])
 
 
 def _new_model(config: VQTrainConfig, device: torch.device) -> VQModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,12 +9,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from runtime.distributed import Distributed
 from runtime.optim import Optimizers, lr_factor
 from runtime.precision import autocast
+from runtime.sharding.tensors import sharded_like, whole_tensor
 from runtime.training.meter import Means
+from runtime.training.parallel import exchanging, parallel
 from tokenizer.tokenizer_image.codebook import entropy_loss, reseed_unused, spherical_kmeans
 from tokenizer.tokenizer_image.losses import DISCRIMINATOR_LOSSES, GENERATOR_LOSSES, gradient_l1, psnr
 from tokenizer.tokenizer_image.lpips import LPIPS
@@ -53,20 +53,17 @@ class Trainer:
 
     def __init__(self, config: VQTrainConfig, state: VQTrainState, dist: Distributed) -> None:
         self.config, self.state, self.dist = config, state, dist
-        if config.compile:
-            state.model.compile()
-        self.model = self._parallel(state.model)
-        self.both_sides = state.discriminator and self._parallel(_BothSides(state.discriminator))
+        sharded = state.shown is not None
+        self.model = state.model if sharded else parallel(state.model, dist, broadcast_buffers=True)
+        # Small, and called in both networks' steps: every rank has all of it.
+        self.both_sides = state.discriminator and parallel(
+            _BothSides(state.discriminator), dist, broadcast_buffers=True
+        )
         self.lpips = None
         if config.perceptual_weight:
             self.lpips = LPIPS(*config.lpips_weights()).to(dist.device)
         self.means = Means(dist, torch.float32, parts=False)
         self.seen = torch.zeros_like(state.unused_counts.counts)
-
-    def _parallel(self, module: nn.Module) -> nn.Module:
-        if self.dist.world_size == 1:
-            return module
-        return DistributedDataParallel(module, find_unused_parameters=False)
 
     def warm_up(self, images: Tensor) -> None:
         """A step that is thrown away: DDP arranges its buckets anew after the first one, and then adds up so.
@@ -104,12 +101,12 @@ class Trainer:
         adversarial = self.both_sides is not None and state.step >= config.disc_start
         passes = []
         for i, images in enumerate(micro_batches):
-            with self._sync(self.model, i == len(micro_batches) - 1):
+            with exchanging(self.model, last=i == len(micro_batches) - 1):
                 passes.append(self._tokenizer_pass(images, len(micro_batches), adversarial))
         norms = {"tokenizer": self._step(state.model, state.optimizers, factor)}
         if adversarial:
             for i, (images, done) in enumerate(zip(micro_batches, passes, strict=True)):
-                with self._sync(self.both_sides, i == len(micro_batches) - 1):
+                with exchanging(self.both_sides, last=i == len(micro_batches) - 1):
                     loss = self._discriminator_pass(images, done.reconstruction, len(micro_batches))
                 done.numbers["discriminator"] = loss
             norms["discriminator"] = self._step(state.discriminator, state.disc_optimizers, factor)
@@ -121,11 +118,6 @@ class Trainer:
         self._count_codes(ids, latents, norms["tokenizer"])
         state.step += 1
         return norms
-
-    def _sync(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-        """Ranks exchange gradients in the last backward pass of a step only."""
-        wait = self.dist.world_size > 1 and not last
-        return module.no_sync() if wait else contextlib.nullcontext()
 
     def _tokenizer_pass(self, images: Tensor, num_passes: int, adversarial: bool) -> _Pass:
         """Forward and backward through the tokenizer, for 1 / `num_passes` of a step."""
@@ -214,8 +206,8 @@ class Trainer:
     @torch.no_grad()
     def start_codes(self, images: Tensor) -> None:
         """Puts the codes where k-means finds the latents of (n, 3, S, S) images."""
-        model = self.state.model
-        unit = torch.cat([self._latents(model, batch) for batch in images.split(32)])
+        with self.state.whole_model() as model:
+            unit = torch.cat([self._latents(model, batch) for batch in images.split(32)])
         self._replace_codebook(
             lambda codebook, generator: codebook.copy_(spherical_kmeans(unit, len(codebook), generator))
         )
@@ -227,7 +219,8 @@ class Trainer:
 
     def _replace_codebook(self, change: Callable[[Tensor, torch.Generator], object]) -> None:
         """Calls `change(codebook, generator)` on rank 0 and copies the result to all ranks."""
-        codebook = self.state.model.quantize.embedding.weight.data
+        weight = self.state.model.quantize.embedding.weight.data
+        codebook = whole_tensor(weight)
         # Drawn from the step alone, so that a resumed run draws the same.
         generator = torch.Generator().manual_seed(self.config.global_seed * 1_000_003 + self.state.step)
         if self.dist.is_main:
@@ -235,8 +228,9 @@ class Trainer:
         else:
             codebook.zero_()
         self.dist.all_reduce_sum(codebook)
+        weight.copy_(sharded_like(weight, codebook))
         if self.state.ema is not None:
-            self.state.ema.module.quantize.embedding.weight.copy_(codebook)
+            self.state.ema.module.quantize.embedding.weight.copy_(weight)
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, and the share of the codebook used since then."""

@@ -17,7 +17,8 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.composite import put
 from autoregressive.editing.crop import MOST_CROPS, Window, crop_windows, views_of
-from autoregressive.editing.options import Defaults, EditOptions
+from autoregressive.editing.model_folders import Defaults
+from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from dataset.edit_masks import EmptyMaskError

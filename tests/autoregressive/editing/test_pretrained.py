@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from autoregressive import EditingPipeline, Sampling
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import About, Defaults, read_config
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
@@ -46,6 +46,23 @@ def pipeline(vq_ckpt, gpt_ckpts, t5_dir) -> EditingPipeline:
 
 def codes_of(pipeline: EditingPipeline, image: Image.Image) -> list[int]:
     return pipeline.edit(image, "make the circle blue", MASK, seeds=3)[0].codes.tolist()
+
+
+def test_what_a_folder_says_of_its_models_comes_back(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    assert "about" not in json.loads((tmp_path / "config.json").read_text()), "nothing is claimed"
+    pipeline.about = About("noise of 24 × 24 pixels", 12.5)
+    pipeline.save_pretrained(tmp_path)
+    loaded = EditingPipeline.from_pretrained(tmp_path)
+    assert loaded.about == pipeline.about
+    loaded.about = About()
+    loaded.save_pretrained(tmp_path)  # who says nothing leaves what is said
+    assert read_config(tmp_path).about == pipeline.about
+    content = json.loads((tmp_path / "config.json").read_text())
+    for bad in ({"knows": 3}, {"usual_psnr": "high"}, {"sees": "cats"}, ["cats"]):
+        (tmp_path / "config.json").write_text(json.dumps(content | {"about": bad}))
+        with pytest.raises(UserError, match="not the config of an editing pipeline"):
+            read_config(tmp_path)
 
 
 def test_a_saved_copy_draws_the_same_tokens(pipeline, image, gpt_ckpts, vq_ckpt, t5_dir, tmp_path):

@@ -12,7 +12,7 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.sample import sample_test_time_scaling

@@ -1,0 +1,282 @@
+"""The tab of the demo's page on which images are edited."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from autoregressive.editing.choices import AUTO
+from autoregressive.editing.edit_queue import EditQueue
+from autoregressive.editing.results import Drawing
+from dataset.shapes.edits import SETTINGS, random_scene
+from dataset.shapes.scenes import render
+from runtime.errors import UserError
+from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
+from scripts.web_demo.examples import Examples
+from scripts.web_demo.widgets import (
+    KEEP_DESK_S,
+    MODEL,
+    Draws,
+    Values,
+    canvas,
+    canvas_value,
+    each,
+    notices,
+    on_either,
+    painted_layer,
+    says,
+    strip,
+    strip_value,
+)
+from scripts.web_demo.work import Desk, check_words, fit_page, painted_mask, show_partly, show_result
+
+MOST_SAMPLES = 8
+REGION_COLOR = "#e60078"
+FIND, PAINT, WHOLE = "Find the region from the words", "Where I paint", "The whole image"
+_SAVE = "() => setTimeout(() => document.querySelector('#file')?.click(), 300)"
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The models that a page is for.
+
+    Attributes:
+      name: of their folder, or of their file.
+      editor: edits; a text-to-image model does it zero-shot.
+      painter: draws from text; None hides its tabs.
+      examples: for models of the shapes set; others are shown with what visitors load.
+      max_pixels: of an upload.
+    """
+
+    name: str
+    editor: EditQueue
+    painter: EditQueue | None
+    examples: Examples | None
+    max_pixels: int
+
+    @property
+    def finds_regions(self) -> bool:
+        return self.editor.pipeline.transformer.config.mask_in_context
+
+
+class EditTab:
+    """Where images are edited.
+
+    Attributes:
+      outputs: all that shows a desk; what the methods below return or yield goes there.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        """Places everything and says what happens on clicks."""
+        self.studio, self.pipeline = studio, studio.editor.pipeline
+        self.desk = gr.State(time_to_live=KEEP_DESK_S)
+        with gr.Row():
+            with gr.Column():
+                self._place_picture()
+            with gr.Column():
+                self._place_words()
+        self.samples, self.history = strip("samples"), strip("history")
+        self.outputs = [
+            *(self.desk, self.canvas, self.where, self.prompt, self.words_note, self.notice),
+            *(self.view, self.story, self.samples, self.history),
+        ]
+        self._connect()
+
+    def _place_picture(self) -> None:
+        with gr.Row():
+            self.upload = gr.UploadButton(
+                "Load an image", file_types=["image"], elem_id="upload", min_width=140
+            )
+            self.scene = gr.Button(
+                "A random scene", visible=self.studio.examples is not None, elem_id="scene"
+            )
+        about = (
+            "Region to edit. Paint with the pointer, or move with the arrow keys and press space on a cell."
+        )
+        self.canvas = canvas([REGION_COLOR], about, elem_id="canvas")
+        ways = [FIND, PAINT, WHOLE] if self.studio.finds_regions else [PAINT, WHOLE]
+        self.where = gr.Radio(ways, value=ways[0], label="Where to edit", elem_id="where")
+
+    def _place_words(self) -> None:
+        self.examples: dict[str, gr.Button] = {}
+        placeholder = None
+        if (examples := self.studio.examples) is not None:
+            gr.Markdown("Click one to try it on the scene:")
+            with gr.Row(elem_id="examples"):
+                self.examples = {words: gr.Button(words, size="sm") for words in examples.instructions}
+            placeholder = f"such as: {examples.instructions[0]}"
+        asks = "What to do" if self.studio.finds_regions else "What the result shows"
+        self.prompt = gr.Textbox(label=asks, placeholder=placeholder, elem_id="prompt", max_length=2000)
+        self.words_note = gr.HTML(elem_id="words_note")
+        with gr.Row():
+            self.go = gr.Button("Edit", variant="primary", elem_id="edit", min_width=70)
+            self.back = gr.Button("Undo", elem_id="undo", min_width=70)
+            self.save = gr.Button("Download", elem_id="save", min_width=70)
+        self.file = gr.DownloadButton(visible="hidden", elem_id="file")
+        self.notice = gr.HTML(elem_id="notice")
+        self.story = gr.Markdown(elem_id="story")
+        self.view = gr.Image(
+            label="The edit, its cells outlined", format="png", elem_id="view", buttons=["fullscreen"]
+        )
+        with gr.Accordion("How it is drawn", open=False):
+            self.count = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="count")
+            self.draws = Draws.place(self.pipeline.defaults.sampling)
+
+    def _connect(self) -> None:
+        outputs, notice = self.outputs, self.notice
+        self.upload.upload(
+            says(self.open_image, notice),
+            self.upload,
+            outputs,
+            api_name="open",
+            show_progress="minimal",
+            **MODEL,
+        )
+        self.scene.click(self.random_scene, None, outputs, api_name="scene", show_progress="hidden", **MODEL)
+        self.canvas.input(None, None, self.where, js=f"() => {PAINT!r}", api_visibility="private")
+        how = [self.count, *self.draws.fields]
+        asked = [self.desk, self.canvas, self.prompt, self.where, *how]
+        on_either(self.go.click, self.prompt.submit, says(self.edit, notice), asked, outputs, "edit")
+        for words, button in self.examples.items():
+            button.click(
+                says(self._example(words), notice),
+                how,
+                outputs,
+                show_progress="hidden",
+                api_visibility="private",
+                **MODEL,
+            )
+        self.prompt.change(
+            lambda words: notices(warnings=on_words(self.pipeline, words)),
+            self.prompt,
+            self.words_note,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            queue=False,
+            api_visibility="private",
+        )
+        self.back.click(
+            says(self.undo, notice), self.desk, outputs, api_name="undo", show_progress="hidden", **MODEL
+        )
+        self.samples.select(
+            says(self.take, notice), self.desk, outputs, show_progress="hidden", api_visibility="private"
+        )
+        saved = self.save.click(
+            says(self.write, notice), self.desk, [self.file, notice], api_visibility="private", **MODEL
+        )
+        saved.success(None, None, None, js=_SAVE)
+
+    def open_first(self) -> Values:
+        """What a visitor finds: a scene, where the model knows such."""
+        return self._open_scene("This is a scene to try things on") if self.studio.examples else {}
+
+    def open_image(self, image: str | Image.Image | None) -> Values:
+        if image is None:
+            raise UserError("there is no image yet")
+        at = Desk.open(self.studio.editor, image, self.studio.max_pixels)
+        width, height = at.session.image.size
+        return self._shown(at, f"{width} × {height} pixels")
+
+    def random_scene(self) -> Values:
+        drawn = random_scene(np.random.default_rng(), SETTINGS[self.studio.examples.setting], held_out=True)
+        image = Image.fromarray(render(drawn, self.pipeline.image_size))
+        at = Desk.open(self.studio.editor, image, self.studio.max_pixels)
+        return self._shown(at, f"The scene: {drawn.caption()}")
+
+    def _open_scene(self, told: str) -> Values:
+        image = Image.fromarray(render(self.studio.examples.scene, self.pipeline.image_size))
+        return self._shown(Desk.open(self.studio.editor, image, self.studio.max_pixels), told)
+
+    def _example(self, words: str):
+        """What a click on an example does: the scene anew, and the edit where it can find the region."""
+        where = FIND if self.studio.finds_regions else WHOLE
+
+        def run(*how: float) -> Iterator[Values]:
+            opened = self._open_scene("")
+            yield opened | {self.prompt: words, self.where: where}
+            yield from self.edit(opened[self.desk], None, words, where, *how)
+
+        return run
+
+    def edit(
+        self, at: Desk | None, painting: Any, words: str, where: str, how_many: float, *how: float
+    ) -> Iterator[Values]:
+        if at is None:
+            raise UserError("load an image first")
+        words = check_words(words)
+        mask = {FIND: AUTO, WHOLE: None}.get(where, PAINT)
+        if mask == PAINT:
+            mask = painted_mask(painted_layer(painting), at.session.image.size)
+        seed, sampling = self.draws.read(*how)
+        before, found = at.session.image, where == FIND
+        warned = on_picture(self.pipeline, at.psnr())
+        unknown = notices(warnings=on_words(self.pipeline, words))
+        yield {self.notice: notices(warnings=warned), self.words_note: unknown, self.story: "…"}
+
+        def partly(drawing: Drawing | None) -> Values:
+            if drawing is None:
+                return {self.story: f"waiting: {self.studio.editor.num_open} edits are drawn or wait"}
+            large = on_region(float(drawing.to_draw[0].float().mean()), found)
+            return {
+                self.view: show_partly(before, self.pipeline, drawing),
+                self.story: f"{drawing.step} of {drawing.num_steps} cells",
+                self.notice: notices(warnings=[*warned, *large]),
+            }
+
+        options = {"seed": seed, "num_samples": int(how_many), "sampling": sampling}
+        samples = yield from each(at.propose(words, mask, **options), partly)
+        at.take_turn(words, before, samples)
+        result, seconds = samples[0], sum(samples[0].timings.values())
+        outside = "" if bool(result.region.all()) else "; every pixel outside them is as it was"
+        count = f"{int(result.edit_mask.sum())} of {self.pipeline.grid**2}"
+        large = on_region(float(result.edit_mask.float().mean()), found)
+        yield self._shown(at, f"{count} cells edited in {seconds:.1f} s{outside}", large)
+
+    def undo(self, at: Desk | None) -> Values:
+        if at is None:
+            raise UserError("nothing to undo: load an image first")
+        at.undo()
+        return self._shown(at, "One edit taken back")
+
+    def take(self, at: Desk | None, chosen: gr.EventData) -> Values:
+        if at is None:
+            raise UserError("there are no samples: load an image first")
+        at.choose(chosen.index)
+        return self._shown(at, f"Sample {chosen.index + 1} taken")
+
+    def write(self, at: Desk | None) -> Values:
+        """The image as a file, for the browser to fetch."""
+        if at is None:
+            raise UserError("nothing to download: load an image first")
+        return {self.file: str(at.save(os.environ["GRADIO_TEMP_DIR"])), self.notice: ""}
+
+    def _shown(self, at: Desk, told: str, warnings: list[str] | None = None) -> Values:
+        """All outputs, for a desk whose image has changed."""
+        session, grid, psnr = at.session, self.pipeline.grid, at.psnr()
+        turns = session.history
+        view, label = None, "The edit, its cells outlined"
+        if turns:
+            view = show_result(session.image, turns[-1].result.edit_mask, grid)
+        elif is_far(self.pipeline, psnr):
+            view, label = fit_page(at.reconstruction), "What the model sees of this picture"
+        if not turns:
+            told = f"{told}; {on_reconstruction(self.pipeline, psnr)}" if told else ""
+        words = ["start", *(turn.prompt for turn in turns)]
+        several = [(one.image, f"sample {i + 1}") for i, one in enumerate(at.samples)]
+        return {
+            self.desk: at,
+            self.canvas: canvas_value(session.image, grid, f"the image after {len(turns)} edits"),
+            self.view: gr.update(value=view, label=label),
+            self.story: told,
+            self.notice: notices(warnings=[*on_picture(self.pipeline, psnr), *(warnings or [])]),
+            self.samples: strip_value("Ways to do it: click one to take it", several, at.taken)
+            if len(several) > 1
+            else "",
+            self.history: strip_value("So far", list(zip(session.images, words, strict=True))),
+        }

@@ -1,0 +1,141 @@
+"""Sharded trainings give what those with whole weights give, and go on on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, read_metrics
+from test_training import run_stage, same, stage_flags
+
+from autoregressive.train import stages
+from autoregressive.train.config import T2IConfig
+from autoregressive.train.state import save
+from runtime.checkpoint import load_checkpoint
+from runtime.config import parse
+from runtime.distributed import ONE_RANK
+from runtime.errors import UserError
+from runtime.training.checkpoints import Checkpoints
+
+STEPS = 20
+OPTIMIZERS = {"t2i": ["--optimizer", "adamw"], "editing": ["--optimizer", "muon", "--ema-decay", "0.9"]}
+SAVED = "0000003.dcp"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def runs(shapes, train_flags, tmp_path_factory) -> Path:
+    """A folder for each training of the plan."""
+    root = tmp_path_factory.mktemp("parallel")
+
+    def job(stage: str, name: str, *flags: object, **more: object) -> dict:
+        words = [*stage_flags(stage, shapes, train_flags), *flags, "--results-dir", root / name]
+        return {"stage": stage, "flags": list(map(str, words)), **more}
+
+    def of_kind(stage: str, kind: str) -> dict:
+        more = ["--max-steps", STEPS, "--gradient-accumulation-steps", 2, "--checkpoint", "file"]
+        return job(stage, f"{stage}-{kind}", *OPTIMIZERS[stage], *more, "--parallel", kind)
+
+    def resave(ranks: int) -> dict:
+        return job("t2i", f"on{ranks}", *sharded, "--gpt-ckpt", saved, resave=True)
+
+    sharded = ["--parallel", "fsdp", "--optimizer", "muon", "--ema-decay", "0.9", "--max-steps", 3]
+    saved = root / "four" / "checkpoints" / SAVED
+    hsdp = ["--parallel", "hsdp", "--shard-size", 2, "--max-steps", 3, "--checkpoint", "file"]
+    four = [
+        job("t2i", "four", *sharded, "--preview-every", 3),
+        resave(4),
+        job("t2i", "hsdp", *hsdp, "--activation-checkpointing"),
+    ]
+    two = [of_kind(stage, kind) for stage in OPTIMIZERS for kind in ("ddp", "fsdp")]
+    two += [
+        resave(2),
+        job("t2i", "import", *sharded, "--gpt-ckpt", root / "on2/checkpoints/0000003.pt", resave=True),
+    ]
+    two += [{"stage": "tokenizer", "flags": tokenizer_flags(shapes, root, kind)} for kind in ("ddp", "fsdp")]
+    plan = root / "plan.json"
+    plan.write_text(json.dumps([{"ranks": 4, "jobs": four}, {"ranks": 2, "jobs": two}]))
+    program = [sys.executable, "tests/autoregressive/train/parallel_runs.py", str(plan)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return root
+
+
+def tokenizer_flags(shapes: Path, root: Path, kind: str) -> list[str]:
+    flags = f"--data-path {shapes}/train/t2i.jsonl --results-dir {root}/tokenizer-{kind} --parallel {kind}"
+    flags += " --vq-model VQ-8-small --image-size 24 --no-augment --cache-images --global-batch-size 4"
+    flags += " --num-workers 0 --device cpu --lr 1e-4 --perceptual-weight 0 --mixed-precision none --steps 3"
+    flags += " --disc-weight 0.5 --disc-start 1 --ema --optimizer muon --quantize-after 1 --log-every 1"
+    return flags.split()
+
+
+def content_of(folder: Path, name: str = "0000003.pt") -> dict:
+    return load_checkpoint(folder / "checkpoints" / name)
+
+
+@pytest.mark.parametrize("stage", OPTIMIZERS)
+def test_sharded_weights_train_as_whole_ones(stage, runs):
+    whole, sharded = (runs / f"{stage}-{kind}" for kind in ("ddp", "fsdp"))
+    lines = list(zip(read_metrics(whole), read_metrics(sharded), strict=True))
+    assert len(lines) == STEPS and len({line["loss"] for line, _ in lines}) > 15
+    for name in ("loss", "grad_norm"):
+        assert all(abs(a[name] - b[name]) <= 1e-5 * a[name] for a, b in lines), name
+    whole, sharded = (content_of(folder, f"{STEPS:07d}.pt") for folder in (whole, sharded))
+    for part in {"model", "ema"} & whole.keys():
+        assert whole[part].keys() == sharded[part].keys()
+        for name, weight in whole[part].items():
+            torch.testing.assert_close(weight, sharded[part][name], atol=2e-5, rtol=1e-4)
+
+
+def test_groups_of_ranks_and_recomputed_blocks_train_as_one_process(runs, shapes, train_flags, tmp_path):
+    one = run_stage("t2i", [*stage_flags("t2i", shapes, train_flags), "--max-steps", "3"], tmp_path)
+    for a, b in zip(read_metrics(tmp_path), read_metrics(runs / "hsdp"), strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-5 * a["loss"]
+    for name, weight in content_of(runs / "hsdp")["model"].items():
+        torch.testing.assert_close(one["model"][name], weight, atol=2e-5, rtol=1e-4)
+
+
+def test_a_folder_resumes_on_any_number_of_ranks(runs, shapes, train_flags, tmp_path, monkeypatch):
+    """Four ranks wrote it; what four, two and one have after reading it is what it holds, bit for bit."""
+    saved = content_of(runs / "four", SAVED)
+    assert saved["optimizer"]["members"][1]["state"][0]["momentum_buffer"].any() and saved["steps"] == 3
+    one = _resume_on_one(runs / "four" / "checkpoints" / SAVED, shapes, train_flags, tmp_path, monkeypatch)
+    for content in (content_of(runs / "on4"), content_of(runs / "on2"), content_of(runs / "import"), one):
+        for key in ("model", "ema", "optimizer", "sampler", "steps", "ema_updates"):
+            assert same(saved[key], content[key]), key
+    assert same(saved["rng"], content_of(runs / "on4")["rng"])
+    assert (runs / "four" / "previews" / "0000003.png").is_file()
+
+
+def _resume_on_one(saved, shapes, train_flags, tmp_path, monkeypatch) -> dict:
+    states, fit = [], stages.fit
+    monkeypatch.setattr(stages, "fit", lambda *a, **k: states.append(fit(*a, **k)))
+    flags = [*stage_flags("t2i", shapes, train_flags), "--optimizer", "muon", "--ema-decay", "0.9"]
+    flags += ["--max-steps", "3", "--gpt-ckpt", str(saved), "--results-dir", str(tmp_path)]
+    config = parse(T2IConfig, flags)
+    stages.train_t2i(config, ONE_RANK)
+    states[0].checkpoints = Checkpoints(str(tmp_path), 0)
+    save(states[0], config, ONE_RANK)
+    return content_of(tmp_path)
+
+
+def test_a_sharded_tokenizer_trains_as_a_whole_one(runs):
+    whole, sharded = runs / "tokenizer-ddp", runs / "tokenizer-fsdp"
+    for a, b in zip(read_metrics(whole), read_metrics(sharded), strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-5 * a["loss"]
+    whole, sharded = content_of(whole), content_of(sharded, SAVED)
+    for part in ("model", "ema", "discriminator"):
+        for name, weight in whole[part].items():
+            torch.testing.assert_close(weight, sharded[part][name], atol=1e-4, rtol=1e-3)
+    assert (runs / "tokenizer-fsdp" / "previews" / "0000003.png").is_file()
+
+
+def test_groups_must_divide_the_ranks_and_belong_to_hsdp():
+    flags = ["--data-path", "x", "--vq-ckpt", "x", "--shard-size", "2"]
+    with pytest.raises(UserError, match="--shard-size goes with --parallel hsdp, not ddp"):
+        parse(T2IConfig, flags)

@@ -1,0 +1,136 @@
+"""`nep`: its table, its manuals, and the commands that only it has."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from nep import __version__
+from nep.cli import COMMANDS, find_command, overview, run
+from nep.draw import DrawPicture
+from nep.edit import EditPicture, free_name
+from nep.models import rows_of
+from runtime.config import command_line, parse
+from runtime.errors import UserError
+
+
+@pytest.fixture
+def scene(tmp_path):
+    path = tmp_path / "scene.png"
+    path.write_bytes((ROOT / "assets" / "scene.png").read_bytes())
+    return path
+
+
+def test_every_command_is_a_program_and_is_listed():
+    assert len(COMMANDS) > 25
+    for name, command in COMMANDS.items():
+        path = ROOT / f"{command.module.replace('.', '/')}.py"
+        assert path.is_file(), name
+        assert re.search(r"^def main\(", path.read_text(), re.MULTILINE), name
+        assert f"nep {name} " in overview() and command.does in overview()
+    assert [line for line in overview().splitlines() if len(line) > 110] == []
+
+
+def test_nep_answers_at_once_and_imports_only_what_is_asked_for():
+    """PyTorch stays out, and so does every program but the one that is named."""
+    code = "import sys; from nep.cli import run; run(sys.argv[1:])"
+    code += "; print([n for n in ('torch', 'PIL', 'autoregressive', 'scripts') if n in sys.modules])"
+    start = time.perf_counter()
+    said = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.endswith("[]\n") and "nep train editing" in said.stdout, said.stderr
+    assert time.perf_counter() - start < 5  # a fraction of a second where nothing else runs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_manual_of_its_own_name(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["nep"])
+    with pytest.raises(SystemExit) as end:
+        run([*name.split(), "--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and said.startswith(f"usage: nep {name} ")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["xyz"], "no command 'xyz'; there are edit, draw"),
+        (["train", "edits"], "nep train edits: say which of editing, t2i, tokenizer"),
+    ],
+)
+def test_commands_that_are_none_are_told_the_near_one(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        find_command(words)
+
+
+def test_groups_and_version(capsys):
+    for words in (["train"], ["train", "--help"]):
+        run(words)
+        said = capsys.readouterr().out
+        assert "nep train t2i" in said and "nep edit" not in said
+    run(["--version"])
+    assert capsys.readouterr().out == f"nep {__version__}\n"
+
+
+def test_what_a_run_notes_is_the_command(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["nep train editing", "--data", "my pairs"])
+    assert command_line() == "nep train editing --data 'my pairs'"
+
+
+def test_an_edit_goes_beside_its_picture_and_replaces_nothing(scene, monkeypatch, capsys):
+    """With the shipped models: found region, all else bit for bit; a second edit takes a free name."""
+    monkeypatch.setattr("sys.argv", ["nep"])
+    before = scene.read_bytes()
+    for name in ("scene.edited.png", "scene.edited-2.png"):
+        run(["edit", str(scene), "turn the large blue star into a circle", "--device", "cpu"])
+        assert capsys.readouterr().out == f"{scene.with_name(name)}\n"
+    assert scene.read_bytes() == before
+    source, result = (
+        Image.open(path).convert("RGB") for path in (scene, scene.with_name("scene.edited.png"))
+    )
+    changed = (np.asarray(source) != np.asarray(result)).any(axis=2).mean()
+    assert 0 < changed < 0.2
+
+
+def test_an_output_that_is_there_is_not_replaced_unless_asked_for(scene):
+    words = [str(scene), "make it red", "--output", str(scene)]
+    with pytest.raises(UserError, match="scene.png is there already: give another name, or --overwrite"):
+        parse(EditPicture, words)
+    assert parse(EditPicture, [*words, "--overwrite"]).output == str(scene)
+    (scene.parent / "drawn-2.png").touch()
+    with pytest.raises(UserError, match="drawn-2.png is there already"):
+        parse(DrawPicture, ["a circle", "--output", str(scene.parent / "drawn.png"), "--num-samples", "3"])
+    assert free_name(scene.with_suffix(".jpg")).name == "scene.edited.png"
+
+
+def test_edit_and_draw_take_the_model_that_can(scene):
+    edit, draw = parse(EditPicture, [str(scene), "make it red"]), parse(DrawPicture, ["a circle"])
+    assert edit.gpt_ckpt.endswith("editing.safetensors") and draw.gpt_ckpt.endswith("t2i.safetensors")
+    assert (edit.mask, edit.crop, edit.mask_rule) == ("auto", "auto", "exact")
+    files = ["--vq-ckpt", "v.pt", "--gpt-ckpt", "g.pt"]
+    assert parse(EditPicture, [str(scene), "make it red", *files]).gpt_ckpt == "g.pt"
+
+
+def test_models_are_listed_with_what_they_can_do(capsys, monkeypatch):
+    editing, t2i = rows_of("shapes")
+    assert "edits" in editing.can and "draws" in t2i.can and "72 px" in t2i.can
+    assert t2i.name == "--model shapes --model-name t2i"
+    monkeypatch.setattr("sys.argv", ["nep"])
+    run(["models"])
+    said = capsys.readouterr().out
+    assert "--model shapes " in said and "RLlamaGen.pt" in said
+    with pytest.raises(UserError, match="config.json: cannot be read"):
+        next(rows_of(str(ROOT / "docs")))
+
+
+def test_modules_of_the_table_are_importable():
+    for module in ("nep.edit", "nep.draw", "nep.models", "nep.__main__"):
+        importlib.import_module(module)
