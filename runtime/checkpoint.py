@@ -24,6 +24,7 @@ from runtime.containers import unwrap
 from runtime.errors import UserError
 from runtime.files import file_sha256, require_regular, write_atomic
 from runtime.sharding import folder
+from runtime.sharding.names import MANIFEST, STATE
 from runtime.sharding.tensors import sharded_like
 
 _Settings = TypeVar("_Settings")
@@ -99,7 +100,7 @@ def _require_whole_folder(path: Path, small_files_alone: bool) -> None:
     try:
         problems = folder.differing_files(path, small_ones_alone=small_files_alone)
     except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{path / folder.MANIFEST} cannot be read: {error}; use another checkpoint") from None
+        raise UserError(f"{path / MANIFEST} cannot be read: {error}; use another checkpoint") from None
     if problems:
         raise UserError(f"{path} is damaged: {problems[0]}; use another checkpoint")
 
@@ -163,7 +164,7 @@ def _load_pt(path: Path) -> Any:
 
 
 def _load_folder(path: Path, like: folder.Like | None) -> Any:
-    outline = _load_pt(path / folder.STATE)
+    outline = _load_pt(path / STATE)
     return folder.filled(outline, path, like or (lambda place, tensor: None))
 
 

@@ -22,11 +22,14 @@ ROOMS = {
     "dataset": ["runtime", "language.published", "language.text_features"],
     "dataset.records": ["runtime", "dataset.choices"],
     "dataset.shapes": ["runtime", "dataset.records", "dataset.prepare"],
+    # Backgrounds and formats are those of the shapes set.
+    "dataset.emoji": ["runtime", "dataset.prepare", "dataset.shapes.scenes", "dataset.shapes.writers"],
     "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
     "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",
                     "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
+                    "dataset.emoji.edits", "dataset.emoji.scenes", "dataset.emoji.verifier",
                     "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],

@@ -47,7 +47,8 @@ class Defaults:
     mask_error: int = 0
 
     def __post_init__(self) -> None:
-        require_rule(self.mask_rule)
+        if self.mask_rule not in RULES:
+            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -267,9 +268,3 @@ def _inside(folder: Path, name: str, remedy: str = "") -> Path:
 def first_line(error: Exception) -> str:
     """Of its message, no more than a line of a terminal or two."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def require_rule(rule: str) -> None:
-    """Raises `UserError` for a mask rule that is not known."""
-    if rule not in RULES:
-        raise UserError(f"mask rule {rule!r} is not known; use one of {', '.join(RULES)}")

@@ -11,8 +11,9 @@ from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import require_kind, whole
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.choices import COMPOSITES, CROPS
-from autoregressive.editing.model_folders import Defaults, require_rule
+from autoregressive.editing.model_folders import Defaults
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
+from dataset.choices import RULES
 from runtime.errors import UserError
 
 
@@ -57,8 +58,8 @@ class EditOptions:
     def __post_init__(self) -> None:
         require_kind("sampling", self.sampling, Sampling, "a Sampling")
         require_kind("auto_mask", self.auto_mask, AutoMaskSettings, "AutoMaskSettings")
-        if self.mask_rule is not None:
-            require_rule(self.mask_rule)
+        if self.mask_rule not in (None, *RULES):
+            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
         if self.order not in ORDER_KINDS:

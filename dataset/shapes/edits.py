@@ -144,6 +144,11 @@ class Edit:
     instruction: str
     local_description: str
 
+    @property
+    def is_global(self) -> bool:
+        """Whether all of the picture may change."""
+        return self.box is None
+
     def region(self, image_size: int) -> np.ndarray:
         """(image_size, image_size) bool: the pixels the edit may change; all that change are among them."""
         region = np.zeros((image_size, image_size), bool)

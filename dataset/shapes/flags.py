@@ -9,7 +9,7 @@ from dataset.shapes.edits import EDIT_KINDS, SETTINGS, VARIANTS, ShapesConfig
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared
-from runtime.flags.ranges import COUNT_OR_NONE, THREADS
+from runtime.flags.ranges import THREADS
 
 _FORMAT_VERSION = 3
 
@@ -23,9 +23,7 @@ class PrepareShapesConfig:
     )
     num_train: int = shared.num_train(12000, "pairs")
     num_test: int = shared.num_test(500, " (turns of all sessions together)")
-    num_emu: int = option(
-        100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format"
-    )
+    num_emu: int = shared.num_emu()
     image_size: int = models.image_size(72, "the images in pixels")
     seed: int = shared.seed("another seed gives other scenes; the held-out split stays")
     setting: str = option(

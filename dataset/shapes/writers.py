@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from dataset.shapes.scenes import Scene, render
 from runtime.errors import UserError
 
 TRAIN_STREAM, TEST_STREAM = 0, 1
+# Kind of edit -> what Emu Edit calls it; all others are "local".
 _EMU_TASKS = {
     "recolor": "color",
-    "reshape": "local",
-    "resize": "local",
-    "replace": "local",
     "add": "add",
     "add_fitting": "add",
     "remove": "remove",
     "background": "background",
+    "tone": "color",
+    "color": "color",
 }
 
 
@@ -43,7 +43,7 @@ def _save_png(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(encode_png(pixels))
 
 
-def _white_region(example: EditExample, image_size: int) -> np.ndarray:
+def _white_region(example: Any, image_size: int) -> np.ndarray:
     return example.edit.region(image_size).astype(np.uint8) * 255
 
 
@@ -60,36 +60,70 @@ def write_train_chunk(folder: Path, config: ShapesConfig, seed: int, indices: ra
       One row a pair: {"edit": its line of `editing.jsonl`, "t2i": its two lines of `t2i.jsonl`,
       "digests": of the two images' pixels}.
     """
-    rows = []
-    for index in indices:
-        (example,) = random_session([seed, TRAIN_STREAM, index], config)
-        names = [f"images/{index:06d}_{part}.png" for part in ("source", "edited")]
-        captions = [config.caption(scene) for scene in (example.before, example.after)]
-        digests = []
-        for name, scene in zip(names, (example.before, example.after), strict=True):
-            pixels = render(scene, config.image_size)
-            digests.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
-            _save_png(folder / name, pixels)
-        edit = {
-            "file_name": names[0],
-            "edited_image": names[1],
-            "mask_image": _write_shared_mask(folder, example, config.image_size),
-            "edit_prompt": example.edit.instruction,
-            "input_caption": captions[0],
-            "output_caption": captions[1],
-        }
-        t2i = [{"image_path": n, "text": caption} for n, caption in zip(names, captions, strict=True)]
-        rows.append({"edit": edit, "t2i": t2i, "digests": digests})
-    return rows
+    return [
+        write_pair(
+            folder,
+            index,
+            *random_session([seed, TRAIN_STREAM, index], config),
+            config.image_size,
+            render,
+            config.caption,
+        )
+        for index in indices
+    ]
 
 
-def _write_shared_mask(folder: Path, example: EditExample, image_size: int) -> str:
-    """Writes the region (white = edit) under a name made of its corners, so that equal masks are one file."""
-    if example.edit.box is None:
+def write_pair(
+    folder: Path,
+    index: int,
+    example: Any,
+    image_size: int,
+    draw: Callable[[Any, int], np.ndarray],
+    caption: Callable[[Any], str],
+) -> dict[str, Any]:
+    """Writes the two images and the mask of one training pair.
+
+    Args:
+      folder: with what `make_train_folders` makes.
+      index: of the pair; names its files.
+      example: has `before`, `after` and `edit`, which has `instruction`, `is_global` and `region`.
+      draw: (scene, side in pixels) -> (side, side, 3) uint8.
+      caption: gives the global description of a scene.
+    Returns:
+      The row that `merge_train_rows` takes.
+    """
+    names = [f"images/{index:06d}_{part}.png" for part in ("source", "edited")]
+    captions = [caption(scene) for scene in (example.before, example.after)]
+    digests = []
+    for name, scene in zip(names, (example.before, example.after), strict=True):
+        pixels = draw(scene, image_size)
+        digests.append(hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest())
+        _save_png(folder / name, pixels)
+    edit = {
+        "file_name": names[0],
+        "edited_image": names[1],
+        "mask_image": _write_shared_mask(folder, example, image_size),
+        "edit_prompt": example.edit.instruction,
+        "input_caption": captions[0],
+        "output_caption": captions[1],
+    }
+    t2i = [{"image_path": n, "text": caption} for n, caption in zip(names, captions, strict=True)]
+    return {"edit": edit, "t2i": t2i, "digests": digests}
+
+
+def _write_shared_mask(folder: Path, example: Any, image_size: int) -> str:
+    """Writes the region (white = edit) under a name made of its corners, so that equal masks are one file.
+
+    A region that is no rectangle is named by its content too.
+    """
+    if example.edit.is_global:
         return "NONE"
     region = _white_region(example, image_size)
     rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
-    name = f"masks/{columns[0]}_{rows[0]}_{columns[-1] + 1}_{rows[-1] + 1}.png"
+    corners = f"{columns[0]}_{rows[0]}_{columns[-1] + 1}_{rows[-1] + 1}"
+    if not region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all():
+        corners += "_" + hashlib.blake2b(region.tobytes(), digest_size=6).hexdigest()
+    name = f"masks/{corners}.png"
     if not (folder / name).exists():
         # Renamed into place: another process may want the same file now, and a torn one would stay.
         temporary = folder / f"{name}.{os.getpid()}"
@@ -132,9 +166,11 @@ def draw_test_sessions(config: ShapesConfig, seed: int, num_edits: int) -> dict[
 
 def write_magicbrush(
     folder: Path,
-    sessions: dict[str, list[EditExample]],
+    sessions: Mapping[str, Sequence[Any]],
     image_size: int,
-    caption: Callable[[Scene], str] = Scene.caption,
+    caption: Callable[[Any], str] = Scene.caption,
+    draw: Callable[[Any, int], np.ndarray] = render,
+    examples_name: str = "shapes",
 ) -> None:
     """Writes sessions as the MagicBrush test set, plus two files of our own.
 
@@ -142,22 +178,24 @@ def write_magicbrush(
 
     Args:
       caption: gives the global description of a scene.
+      draw: as `write_pair`.
+      examples_name: of the file for the verifier, in place of "shapes".
     """
     listings: dict[str, dict] = {
-        name: {} for name in ("edit_sessions", "global_descriptions", "local_descriptions", "shapes")
+        name: {} for name in ("edit_sessions", "global_descriptions", "local_descriptions", examples_name)
     }
     for identity, session in sessions.items():
         images = folder / "images" / identity
         images.mkdir(parents=True, exist_ok=True)
         current = f"{identity}-input.png"
-        pixels = render(session[0].before, image_size)
+        pixels = draw(session[0].before, image_size)
         _save_png(images / current, pixels)
         turns, descriptions, local = [], {current: caption(session[0].before)}, {}
         for number, example in enumerate(session, start=1):
             mask, output = f"{identity}-mask{number}.png", f"{identity}-output{number}.png"
             alpha = 255 - _white_region(example, image_size)
             _save_png(images / mask, np.dstack([pixels, alpha]))
-            pixels = render(example.after, image_size)
+            pixels = draw(example.after, image_size)
             _save_png(images / output, pixels)
             turns.append(
                 {"input": current, "mask": mask, "output": output, "instruction": example.edit.instruction}
@@ -168,7 +206,7 @@ def write_magicbrush(
         listings["edit_sessions"][identity] = turns
         listings["global_descriptions"][identity] = descriptions
         listings["local_descriptions"][identity] = local
-        listings["shapes"][identity] = [example.to_dict() for example in session]
+        listings[examples_name][identity] = [example.to_dict() for example in session]
     lines = [
         json.dumps({"image_path": f"images/{identity}/{file}", "text": text})
         for identity, texts in listings["global_descriptions"].items()
@@ -181,19 +219,21 @@ def write_magicbrush(
 
 def write_emu(
     folder: Path,
-    examples: Sequence[EditExample],
+    examples: Sequence[Any],
     image_size: int,
-    caption: Callable[[Scene], str] = Scene.caption,
+    caption: Callable[[Any], str] = Scene.caption,
+    draw: Callable[[Any, int], np.ndarray] = render,
+    examples_name: str = "shapes",
 ) -> None:
     """Writes examples as the Emu Edit test set: parquet, list, `images_valid/<idx>_gt.png` = the source.
 
     Args:
-      caption: gives the global description of a scene.
+      caption, draw, examples_name: as `write_magicbrush`.
     """
     (folder / "images_valid").mkdir(parents=True, exist_ok=True)
     listing, rows, scenes = [], [], {}
     for index, example in enumerate(examples):
-        source = encode_png(render(example.before, image_size))
+        source = encode_png(draw(example.before, image_size))
         (folder / "images_valid" / f"{index}_gt.png").write_bytes(source)
         captions = {
             "input_caption": caption(example.before),
@@ -202,7 +242,7 @@ def write_emu(
         row = {
             "instruction": example.edit.instruction,
             "image": {"bytes": source, "path": f"{index}.png"},
-            "task": _EMU_TASKS[example.edit.kind],
+            "task": _EMU_TASKS.get(example.edit.kind, "local"),
             "split": "test",
             "idx": index,
             "hash": hashlib.md5(source, usedforsecurity=False).hexdigest(),
@@ -212,7 +252,7 @@ def write_emu(
         scenes[str(index)] = [example.to_dict()]
     pq.write_table(pa.Table.from_pylist(rows), folder / "test.parquet")
     (folder / "emu_test_data.json").write_text(json.dumps(listing, indent=1))
-    (folder / "shapes.json").write_text(json.dumps(scenes, indent=1))
+    (folder / f"{examples_name}.json").write_text(json.dumps(scenes, indent=1))
 
 
 def write_ultraedit_parquet(folder: Path, path: Path, image_size: int) -> None:
@@ -239,8 +279,19 @@ def write_ultraedit_parquet(folder: Path, path: Path, image_size: int) -> None:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def contact_sheet(examples: Sequence[EditExample], columns: int = 3, tile: int = 144) -> Image.Image:
-    """A grid of source | region | target under each instruction, for people to look at."""
+def contact_sheet(
+    examples: Sequence[Any],
+    columns: int = 3,
+    tile: int = 144,
+    draw_scene: Callable[[Any, int], np.ndarray] = render,
+    image_size: int | None = None,
+) -> Image.Image:
+    """A grid of source | region | target under each instruction, for people to look at.
+
+    Args:
+      draw_scene: as `write_pair`.
+      image_size: scenes are drawn at this and enlarged; None = drawn at the size of a tile.
+    """
     gap, line = 8, 24
     width, height = 3 * tile + 4 * gap, tile + line + gap
     rows = -(-len(examples) // columns)
@@ -250,11 +301,12 @@ def contact_sheet(examples: Sequence[EditExample], columns: int = 3, tile: int =
     for number, example in enumerate(examples):
         left, top = number % columns * width + gap, number // columns * height + gap
         draw.text((left, top), example.edit.instruction, fill="black", font=font)
-        for position, pixels in enumerate(_triple(example, tile)):
-            sheet.paste(Image.fromarray(pixels), (left + position * (tile + gap), top + line - gap // 2))
+        for position, pixels in enumerate(_triple(example, image_size or tile, draw_scene)):
+            shown = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(shown, (left + position * (tile + gap), top + line - gap // 2))
     return sheet
 
 
-def _triple(example: EditExample, size: int) -> list[np.ndarray]:
+def _triple(example: Any, size: int, draw: Callable[[Any, int], np.ndarray]) -> list[np.ndarray]:
     region = np.repeat(_white_region(example, size)[..., None], 3, axis=2)
-    return [render(example.before, size), region, render(example.after, size)]
+    return [draw(example.before, size), region, draw(example.after, size)]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from dataset.testsets.pairs import PROTOCOLS
 from evaluations.flags import WeightFlags
-from runtime.config import argument, check_ranges, option
+from runtime.config import REQUIRED, argument, check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import scoring, shared
 
@@ -17,6 +17,7 @@ _IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
 # The tables of `evaluations.editing.registry` hold what they measure.
 PAIR_NAMES = (*_IMAGE_NAMES, "clip-t", "region", "unchanged")
 MAGICBRUSH_NAMES = PAIR_NAMES
+PIE_NAMES = ("structure", "unedited", "lpips", "clip")
 EMU_NAMES = (*_IMAGE_NAMES, "clip-t", "clip-dir-l14")
 
 
@@ -86,6 +87,7 @@ class ImageEvalConfig(EvalConfig):
     shapes_json: str | None = option(
         None, help="shapes.json of the embedded data set: adds the verifier's rates"
     )
+    emoji_json: str | None = option(None, help="emoji.json of the emoji set: adds its verifier's rates")
     ceiling_path: str | None = option(
         None, help="folder with <id>/<id>-outputK.png passed through the tokenizer"
     )
@@ -103,8 +105,32 @@ class EmuEvalConfig(EvalConfig):
     ceiling_path: str | None = option(
         None, help="folder with <idx>.png, sources passed through the tokenizer"
     )
-    clip_l14_ckpt: str | None = option(
-        None, help="weights of CLIP ViT-L/14, for clip-dir-l14 (default: pretrained_models/ViT-L-14.pt, …)"
+    clip_l14_ckpt: str | None = scoring.clip_l14_ckpt("clip-dir-l14")
+
+
+@dataclass(frozen=True)
+class PieEvalConfig(EvalConfig):
+    """Scores results on PIE-Bench."""
+
+    generated_path: list[str] = option(
+        help="folder with <id>/<id>_1.png, or <type's folder>/<id>.jpg as published; or several, one per seed"
+    )
+    pie_path: str = option(REQUIRED, help="the set that prepare_pie_bench.py has written")
+    metric: str = scoring.metric(f"comma-separated, of {', '.join(PIE_NAMES)}", ",".join(PIE_NAMES))
+    ceiling_path: str | None = option(
+        None, help="folder with <id>/<id>-output1.png, sources passed through the tokenizer"
+    )
+    clip_l14_ckpt: str | None = scoring.clip_l14_ckpt("clip")
+    dino_b8_ckpt: str | None = option(
+        None,
+        help="weights of DINO ViT-B/8, for structure (default: pretrained_models/…vitbase8_pretrain.pth)",
+    )
+    squeeze_ckpt: str | None = option(
+        None,
+        help="torchvision's SqueezeNet 1.1 weights, for lpips; else from pretrained_models, torch's cache",
+    )
+    lpips_squeeze_ckpt: str | None = option(
+        None, help="LPIPS's linear layers for it; else pretrained_models/squeeze.pth or the lpips package's"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,7 @@ def evaluate_run(config: ImageEvalConfig, world: Distributed | None = None) -> d
     """
     sessions = _read_sessions(config)
     metrics = _select(config, sessions)
-    examples = None
-    if config.shapes_json:
-        # Only the embedded data set has a verifier; other data must not need its renderer.
-        from evaluations.editing.verification import load_examples
-
-        examples = load_examples(config.shapes_json, sessions)
+    verify = _load_verifier(config, sessions)
     regions = per_seed("--regions-path", as_list(config.regions_path), config)
     samples = per_seed("--samples-json", as_list(config.samples_json), config)
     folder, runs, num_pairs = config.save_folder, [], {}
@@ -83,7 +80,7 @@ def evaluate_run(config: ImageEvalConfig, world: Distributed | None = None) -> d
                 regions_path=Path(regions[seed]) if regions[seed] else None,
                 edit_inputs=load_edit_inputs(samples[seed]) if samples[seed] else None,
                 ceiling_path=Path(config.ceiling_path) if config.ceiling_path else None,
-                examples=examples,
+                verify=verify,
                 seed=seed,
             )
         )
@@ -125,6 +122,21 @@ def _read_sessions(config: ImageEvalConfig) -> list[Session]:
         turns = tuple(dataclasses.replace(turn, caption=named.caption) for turn, named in both)
         merged.append(Session(session.id, turns))
     return merged
+
+
+def _load_verifier(config: ImageEvalConfig, sessions: list[Session]) -> Callable | None:
+    """Only drawn sets have a verifier; other data must not need their renderers."""
+    if config.shapes_json and config.emoji_json:
+        raise UserError("give --shapes-json or --emoji-json: the test set is one of the two")
+    if config.shapes_json:
+        from evaluations.editing.verification import load_examples, verify_pair
+
+        return partial(verify_pair, examples=load_examples(config.shapes_json, sessions))
+    if config.emoji_json:
+        from evaluations.editing.verification import load_emoji_verifier
+
+        return load_emoji_verifier(config.emoji_json, sessions)
+    return None
 
 
 def _select(config: ImageEvalConfig, sessions: list[Session]) -> list[Metric]:

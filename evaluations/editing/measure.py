@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dataset.testsets.pairs import GeneratedEdit, ScoredPair
 from evaluations.editing.embedding import Features
 from evaluations.editing.registry import Metric, PairImages, measure_pair
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
-from evaluations.metrics.encoders import LpipsNetwork
+from evaluations.metrics.encoders import LpipsNetwork, Network
 from evaluations.metrics.formulas import EditStep, to_tensor
 from runtime.errors import UserError
 from runtime.texts import read_json
@@ -30,18 +31,20 @@ class Run:
     Attributes:
       pairs: what to compare.
       regions_path: folder with <id>/<file>.png, named after the generated images; None = no region metrics.
+      regions: session id -> (H, W) bool, for a set that fixes them; in place of `regions_path`.
       edit_inputs: "<id>/<file>.png" -> the image that was edited; None = what the file names imply.
       ceiling_path: folder of ground truth passed through the tokenizer; None = no such row.
-      examples: session id -> shapes examples per turn; None = no verdicts.
+      verify: judges an image as the outcome of a pair; None = no verdicts.
       seed: number of the run among the seeds. Rows to compare with do not depend on the seed: only the first
         run measures them.
     """
 
     pairs: list[ScoredPair]
     regions_path: Path | None = None
+    regions: Mapping[str, np.ndarray] | None = None
     edit_inputs: dict[str, Path] | None = None
     ceiling_path: Path | None = None
-    examples: dict[str, list] | None = None
+    verify: Callable[[np.ndarray, ScoredPair], dict[str, Any]] | None = None
     seed: int = 0
 
     def row_images(self, pair: ScoredPair) -> dict[str, Path]:
@@ -62,6 +65,7 @@ class Tools:
     metrics: list[Metric]
     features: Features
     lpips: LpipsNetwork | None = None
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
 
 def load_edit_inputs(path: str | Path) -> dict[str, Path]:
@@ -89,10 +93,10 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
 
     Returns:
       One item per row: {"row", "protocol", "session", "turn", "seed", "instruction", "caption", "generated",
-      "target", "source", "metrics": {name: number or None}} and, with shapes examples, "verdict".
+      "target", "source", "metrics": {name: number or None}} and, with a verifier, "verdict".
     """
     target, source = load_rgb(pair.target), None if pair.source is None else load_rgb(pair.source)
-    regions = _load_regions(pair, run)
+    regions = [run.regions[pair.session]] if run.regions else _load_regions(pair, run)
     height, width = target.shape[:2]
     region = _union(regions, height, width) if regions else None
     items = []
@@ -101,7 +105,8 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
         steps = ()
         if regions:
             one_step = EditStep(image, source, _union(regions, *image.shape[:2]))
-            steps = _edit_steps(pair, regions, run) if row == GENERATED else (one_step,)
+            given = row == GENERATED and run.regions is None
+            steps = _edit_steps(pair, regions, run) if given else (one_step,)
         values = measure_pair(
             tools.metrics,
             PairImages(
@@ -111,6 +116,7 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
                 steps=steps,
                 features=tools.features.of_pair(path, pair.target, pair.source, pair.turn),
                 lpips=tools.lpips,
+                networks=tools.networks,
             ),
             f"{row}, {pair.name} ({path} against {pair.target})",
         )
@@ -127,11 +133,8 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
             "source": None if pair.source is None else str(pair.source),
             "metrics": values,
         }
-        if run.examples:
-            # Only the embedded data set has a verifier; other data must not need its renderer.
-            from evaluations.editing.verification import verify_pair
-
-            item["verdict"] = verify_pair(image, pair, run.examples)
+        if run.verify:
+            item["verdict"] = run.verify(image, pair)
         items.append(item)
     return items
 

@@ -53,7 +53,8 @@ class PairImages:
 
     `generated` (resized to the target's size) and `target` are (3, H, W) float32 in [0, 1]; `region` is
     (H, W) bool, True where the edits were allowed to change something; `steps` are the edits that led to
-    `generated`. Region and steps are empty when no regions were given. `features` is by encoder.
+    `generated`. Region and steps are empty when no regions were given. `features` is by encoder;
+    `networks` are those that the metrics need, for what is no feature of a whole image.
     """
 
     generated: Tensor
@@ -62,6 +63,7 @@ class PairImages:
     steps: tuple[EditStep, ...] = ()
     features: Mapping[str, PairFeatures] = field(default_factory=dict)
     lpips: LpipsNetwork | None = None
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
 
 Values = dict[str, float | None]

@@ -21,24 +21,33 @@ def format_tables(result: dict[str, Any]) -> str:
     intervals = result.get("interval95", {})
     scores = {
         f"{row} {protocol}": {
-            key: _format_number(value, intervals.get(protocol, {}).get(key) if row == GENERATED else None)
+            key: format_number(value, intervals.get(protocol, {}).get(key) if row == GENERATED else None)
             for key, value in by_protocol[protocol].items()
         }
         for row, by_protocol in by_row.items()
         for protocol in PROTOCOLS
         if protocol in by_protocol
     }
-    parts = [_describe_data(result), _align(scores), *_notes(result, info)]
+    parts = [_describe_data(result), align(scores), *_notes(result, info)]
     if "verifier" in result:
         verifier = result["verifier"]
-        parts.append(_align({
+        parts.append(align({
             f"{row} {protocol}": _rates(table)
             for row, by_protocol in verifier.items()
             for protocol, table in by_protocol.items()
         }))  # fmt: skip
         protocol = ALL_TURN if ALL_TURN in verifier[GENERATED] else next(iter(verifier[GENERATED]))
         kinds = verifier[GENERATED][protocol]["by_kind"]
-        parts.append(_align({f"{kind} ({protocol})": _rates(table) for kind, table in kinds.items()}))
+        parts.append(align({f"{kind} ({protocol})": _rates(table) for kind, table in kinds.items()}))
+        confusions = {
+            f"{row} {protocol}: found": {
+                relation: str(count) for relation, count in table["confusion"].items()
+            }
+            for row, by_protocol in verifier.items()
+            for protocol, table in by_protocol.items()
+            if "confusion" in table
+        }
+        parts += [align(confusions)] if confusions else []
     return "\n\n".join(parts)
 
 
@@ -66,13 +75,13 @@ def _notes(result: dict[str, Any], info: dict[str, Any]) -> list[str]:
 
 
 def _rates(table: dict[str, Any]) -> dict[str, str]:
-    rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind")}
+    rates = {key: value for key, value in table.items() if key not in ("counts", "by_kind", "confusion")}
     return {
-        key: _format_number(value) for key, value in ({"edits": table["counts"]["passed"]} | rates).items()
+        key: format_number(value) for key, value in ({"edits": table["counts"]["passed"]} | rates).items()
     }
 
 
-def _align(rows: dict[str, dict[str, str]]) -> str:
+def align(rows: dict[str, dict[str, str]]) -> str:
     columns = list(dict.fromkeys(key for values in rows.values() for key in values))
     cells = [["", *columns]]
     for name, values in rows.items():
@@ -87,7 +96,7 @@ def _align(rows: dict[str, dict[str, str]]) -> str:
     )
 
 
-def _format_number(value: float | int | None, half_interval: float | None = None) -> str:
+def format_number(value: float | int | None, half_interval: float | None = None) -> str:
     if value is None:
         return "-"
     if isinstance(value, int):

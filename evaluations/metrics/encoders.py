@@ -23,6 +23,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from evaluations.flags import CLIP_MODEL, DINO_FILE, WeightFlags
+from evaluations.metrics.lpips_squeeze import SqueezeLpipsNetwork
+from evaluations.metrics.structure import StructureNetwork
 from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
 from runtime.checkpoint import load_weights
 from runtime.errors import UserError
@@ -194,7 +196,7 @@ class LpipsNetwork:
         return [(2 * image[None] - 1).to(self._device) for image in images]
 
 
-Network = ImageEncoder | LpipsNetwork
+Network = ImageEncoder | LpipsNetwork | SqueezeLpipsNetwork | StructureNetwork
 
 _LOADERS: dict[str, Callable[[Any, torch.device | str], Network]] = {
     "clip": lambda flags, device: ClipEncoder.load(flags.clip_model, flags.clip_ckpt, device),
@@ -203,6 +205,10 @@ _LOADERS: dict[str, Callable[[Any, torch.device | str], Network]] = {
     ),
     "dino": lambda flags, device: DinoEncoder.load(flags.dino_ckpt, device),
     "lpips": lambda flags, device: LpipsNetwork(flags.vgg_ckpt, flags.lpips_ckpt, device),
+    "lpips-squeeze": lambda flags, device: SqueezeLpipsNetwork(
+        flags.squeeze_ckpt, flags.lpips_squeeze_ckpt, device
+    ),
+    "structure": lambda flags, device: StructureNetwork.load(flags.dino_b8_ckpt, device),
 }
 NETWORKS = tuple(_LOADERS)
 

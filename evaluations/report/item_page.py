@@ -21,7 +21,7 @@ from evaluations.report.pages import write_page
 _SHOWN_SIDE = 192
 _SMALL_SIDE = 128
 _JPEG = {"format": "JPEG", "quality": 88, "subsampling": 0}
-_LOWER_IS_BETTER = {"l1", "l2", "lpips"}
+_LOWER_IS_BETTER = {"l1", "l2", "lpips", "structure_distance", "lpips_unedit_part", "mse_unedit_part"}
 
 
 def write_item_page(path: str | Path, items: Sequence[dict[str, Any]], *, per_end: int = 24) -> None:

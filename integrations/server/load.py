@@ -40,7 +40,7 @@ class Load:
     requests: int = option(
         32, within=COUNT, help="how many: half with masks, the others without, and drawings"
     )
-    turns: int = option(1, within=COUNT, help="how often each way, in turn; the fastest counts")
+    times: int = option(1, within=COUNT, help="how often each way, in turn; the fastest counts")
 
 
 @dataclass
@@ -139,7 +139,7 @@ def main() -> None:
         send(config.url, *body(i))
     ways: dict[int, list[Way]] = {1: [], config.requests: []}
     pictures = []
-    for _ in range(config.turns):
+    for _ in range(config.times):
         for at_once, measured in ways.items():
             way, drawn = measure(config.url, config.requests, at_once)
             measured.append(way)

@@ -33,6 +33,13 @@ def clip_ckpt(file: str = "") -> Any:
     return option(None, help=f"CLIP's weights (default: {where})")
 
 
+def clip_l14_ckpt(of: str) -> Any:
+    """`--clip-l14-ckpt`."""
+    return option(
+        None, help=f"weights of CLIP ViT-L/14, for {of} (default: pretrained_models/ViT-L-14.pt, …)"
+    )
+
+
 def dino_ckpt(file: str) -> Any:
     """`--dino-ckpt`."""
     words = f"DINO's weights (default: pretrained_models/{file}, then the user's caches)"

@@ -190,6 +190,22 @@ def num_train(default: int, of: str = "edits") -> Any:
     return option(default, within=COUNT, help=f"training {of}")
 
 
+def num_emu() -> Any:
+    """`--num-emu`."""
+    return option(100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format")
+
+
+def package() -> Any:
+    """`--package`."""
+    words = "the .tgz that `npm pack emoji-datasource-google` brings, or the folder it unpacks to"
+    return option(REQUIRED, help=words)
+
+
+def until(parts: Sequence[str]) -> Any:
+    """`--until`, the last of `parts` by default."""
+    return option(parts[-1], help="stop after this step", choices=parts)
+
+
 def num_test(default: int, more: str = "") -> Any:
     """`--num-test` of a program that makes a shapes set."""
     return option(default, within=COUNT, help=f"held-out edits{more}")

@@ -21,13 +21,9 @@ import torch
 from torch import Tensor
 
 from runtime.files import file_sha256, flush
+from runtime.sharding.names import MANIFEST, METADATA, STATE, Place
 from runtime.sharding.tensors import is_sharded
 
-SUFFIX = ".dcp"
-STATE, MANIFEST = "state.pt", "manifest.sha256"
-METADATA = ".metadata"
-Place = tuple[Any, ...]
-"""The keys that lead to a value in nested dicts and lists."""
 Like = Callable[[Place, Tensor], Tensor | None]
 """Of a place and what stands there: a sharded tensor, of which this rank wants its part, as it has it there;
 None for all of it."""

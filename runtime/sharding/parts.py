@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from runtime.sharding.folder import METADATA, Place
+from runtime.sharding.names import METADATA, Place
 
 
 def write_parts(folder: Path, tensors: dict[Place, Tensor], group: ProcessGroup | None) -> Future:

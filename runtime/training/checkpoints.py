@@ -17,15 +17,8 @@ from runtime.distributed import ONE_RANK, Distributed
 from runtime.errors import UserError
 from runtime.files import writing
 from runtime.logging import get_logger
-from runtime.sharding.folder import (
-    STATE,
-    SUFFIX,
-    finish_folder,
-    large_tensors,
-    manifest_lines,
-    outline,
-    replaced,
-)
+from runtime.sharding.folder import finish_folder, large_tensors, manifest_lines, outline, replaced
+from runtime.sharding.names import STATE, SUFFIX
 from runtime.sharding.tensors import is_sharded, own_part, whole_tensor
 from runtime.training.parallel import shards
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from runtime.optim import Optimizers
-from runtime.sharding.folder import Like, Place
+from runtime.sharding.folder import Like
+from runtime.sharding.names import Place
 from runtime.sharding.tensors import is_sharded
 from runtime.training.ema import AveragedWeights
 from runtime.training.parallel import gathered

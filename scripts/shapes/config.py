@@ -59,7 +59,7 @@ class TrainShapes:
     t5_path: str | None = models.t5_path(", to take instead of making one")
     num_ranks: int = training.num_ranks()
     seed: int = shared.seed("of data, trainings and draws")
-    until: str = option("scores", help="stop after this step", choices=PARTS)
+    until: str = shared.until(PARTS)
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))

@@ -24,10 +24,11 @@ class ShapesRecipe:
     """What decides the models.
 
     Attributes:
-      setting: of the data, "easy" or "hard".
+      setting: of the shapes set, "easy" or "hard"; None where the data is of another set.
       variant: of the hard setting, one of `VARIANTS`.
       steps: optimizer steps of "tokenizer", "stage1" and "stage2".
       tokenizer_images: how many images the tokenizer learns from; they are held in memory.
+      codebook_size: codes; None = those of `vq_model`.
       seed: of data, trainings and draws.
       full_mask_share: of stage 2's steps, that train full regeneration.
       stage2_flags: of stage 2 alone: its masks, and what it supervises.
@@ -40,13 +41,14 @@ class ShapesRecipe:
       num_ranks: processes that share a training; on CPUs one a core is faster than threads.
     """
 
-    setting: str
+    setting: str | None
     num_train: int
     num_test: int
     steps: dict[str, int]
     tokenizer_images: int = 6000
     tokenizer_batch: int = 16
     vq_model: str = "VQ-8-small"
+    codebook_size: int | None = None
     gpt_model: str = "R-GPT-mini"
     image_size: int = 72
     seed: int = 0
@@ -94,8 +96,13 @@ def prepare_shapes(
 
 def make_data(recipe: ShapesRecipe, runner: StepRunner) -> None:
     """The shapes set in `data`, and in `t5` the text encoder that knows its words (or the given one)."""
-    data, t5 = runner.root / "data", runner.root / "t5"
     prepare_shapes(recipe, runner, "data", recipe.num_train, recipe.num_test, recipe.seed)
+    make_text_encoder(recipe, runner)
+
+
+def make_text_encoder(recipe: ShapesRecipe, runner: StepRunner) -> None:
+    """In `t5` a text encoder that knows the words of `data`, or the given one."""
+    data, t5 = runner.root / "data", runner.root / "t5"
     if recipe.t5_path is not None:
         shutil.copytree(recipe.t5_path, t5, copy_function=shutil.copyfile, dirs_exist_ok=True)
         return
@@ -126,6 +133,7 @@ def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
         "tokenizer",
         tokenizer,
         ["tokenizer/tokenizer_image/vq_train.py", "--vq-model", recipe.vq_model]
+        + ([] if recipe.codebook_size is None else ["--codebook-size", str(recipe.codebook_size)])
         + ["--data-path", str(data / "train" / "t2i.jsonl"), "--max-images", str(recipe.tokenizer_images)]
         + ["--image-size", str(recipe.image_size), "--results-dir", str(tokenizer), "--steps", str(steps)]
         + ["--global-batch-size", str(recipe.tokenizer_batch)]

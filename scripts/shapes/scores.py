@@ -26,6 +26,8 @@ def edit_and_score(
     *,
     seed: int,
     ceiling: Path | None = None,
+    test_set: str = "test",
+    verifier: str = "shapes",
 ) -> Path:
     """Edits the test set into `edits/<name>` and scores it into `scores/<name>`, which is returned.
 
@@ -33,9 +35,11 @@ def edit_and_score(
       flags: of `sample_magicbrush.py`: what the model is told, and how it edits; single turns are scored
         alone where `--turns single` is among them.
       ceiling: the true results through the tokenizer, as `--write-ceiling` leaves them.
+      test_set: folder in `data`.
+      verifier: of which set; reads `<verifier>.json` of the test set.
     """
     root = runner.root
-    test, edits, scores = root / "data" / "test", root / "edits" / name, root / "scores" / name
+    test, edits, scores = root / "data" / test_set, root / "edits" / name, root / "scores" / name
     runner.run(
         f"edit_{name}",
         edits,
@@ -51,7 +55,7 @@ def edit_and_score(
         + ["--gt_path", str(test / "images"), "--sessions-json", str(test / "edit_sessions.json")]
         + ["--caption_path", str(test / "local_descriptions.json"), "--metric", "l1,l2,region,unchanged"]
         + ["--regions-path", str(edits / "regions"), "--samples-json", str(edits / "samples.json")]
-        + ["--shapes-json", str(test / "shapes.json"), "--save_path", str(scores)]
+        + [f"--{verifier}-json", str(test / f"{verifier}.json"), "--save_path", str(scores)]
         + (["--ceiling-path", str(ceiling)] if ceiling else [])
         + (["--protocols", "all_turn"] if "single" in flags else []),
     )
@@ -59,19 +63,29 @@ def edit_and_score(
 
 
 def draw_and_score(
-    runner: StepRunner, name: str, vq_ckpt: str, gpt_ckpt: str, order: str, *, seed: int
+    runner: StepRunner,
+    name: str,
+    vq_ckpt: str,
+    gpt_ckpt: str,
+    order: str,
+    *,
+    seed: int,
+    captions: str = "test/t2i.jsonl",
+    more: Sequence[str] = (),
 ) -> None:
     """Draws the test set's captions, sources and results, and scores them into `scores/<name>`.
 
     Args:
       order: of the cells, one of `ORDER_KINDS`.
+      captions: their list, in `data`.
+      more: further flags of `score_drawings.py`.
     """
     scores = runner.root / "scores" / name
     runner.run(
         name,
         scores,
         ["scripts/score_drawings.py", "--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5")]
-        + ["--gpt-ckpt", gpt_ckpt, "--captions", str(runner.root / "data" / "test" / "t2i.jsonl")]
+        + ["--gpt-ckpt", gpt_ckpt, "--captions", str(runner.root / "data" / captions)]
         + ["--output-dir", str(scores), "--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64"]
-        + ["--order", order, "--seed", str(seed)],
+        + ["--order", order, "--seed", str(seed), *more],
     )

@@ -50,6 +50,10 @@ COMMANDS = {
     "serve": ("integrations.server.config", "Serve"),
     "nep edit": ("nep.edit", "EditPicture"),
     "nep draw": ("nep.draw", "DrawPicture"),
+    "prepare_emoji": ("dataset.emoji.flags", "PrepareEmojiConfig"),
+    "prepare_pie_bench": ("dataset.testsets.prepare_pie_bench", "PreparePieBenchConfig"),
+    "pie_eval": ("evaluations.editing.pie_eval", "PieEvalConfig"),
+    "leaderboard": ("evaluations.report.leaderboard", "LeaderboardConfig"),
 }
 
 

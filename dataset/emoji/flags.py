@@ -1,0 +1,54 @@
+"""The flags of prepare_emoji.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.emoji.edits import EmojiConfig
+from runtime.config import check_ranges, option
+from runtime.errors import UserError
+from runtime.flags import models, shared
+from runtime.flags.ranges import COUNT_OR_NONE, SHARE, THREADS
+
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PrepareEmojiConfig:
+    """Makes a data set of edits out of an emoji package."""
+
+    package: str = shared.package()
+    output_dir: str = shared.output_dir(
+        what="folder to write; a finished set of the same settings is left alone"
+    )
+    num_train: int = shared.num_train(24000, "pairs")
+    num_portraits: int = option(
+        2, within=COUNT_OR_NONE, help="training pictures of each emoji alone, beside the pairs"
+    )
+    num_test: int = shared.num_test(600, " (turns of all sessions together)")
+    num_emu: int = shared.num_emu()
+    natural_share: float = option(
+        0.5, within=SHARE, help="of the edits, that lead to what an artist drew: a tone, a time, hair, ..."
+    )
+    image_size: int = models.image_size(72, "the images in pixels")
+    seed: int = shared.seed("another seed gives other scenes; what is held out stays")
+    num_workers: int = shared.num_workers(2, "processes", within=THREADS)
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+        if not Path(self.package).exists():
+            raise UserError(
+                f"--package {self.package} does not exist; `npm pack emoji-datasource-google` brings the .tgz"
+            )
+
+    @property
+    def emoji(self) -> EmojiConfig:
+        return EmojiConfig(self.image_size, self.natural_share)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the content of the files, beside the package."""
+        names = ("num_train", "num_portraits", "num_test", "num_emu", "natural_share", "image_size", "seed")
+        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names}
