@@ -44,7 +44,8 @@ ROOMS = {
     "autoregressive.sample": [*LOWER, "autoregressive.sequence", "autoregressive.models",
                               "autoregressive.decoding", "autoregressive.editing", "autoregressive.scaling"],
     "autoregressive.train": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
-                             "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample"],
+                             "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample",
+                             "autoregressive.scaling"],  # rewards that are trained on
     # What others speak: OpenAI's image API, ComfyUI's nodes. Nothing imports them but the `nep` command.
     "integrations": ["autoregressive.editing"],
     "integrations.server": ["runtime", "dataset.records.images", "language", "autoregressive.editing",

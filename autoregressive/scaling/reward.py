@@ -3,17 +3,36 @@
 reward = build_reward("clip", pipeline)                       # of `autoregressive.scaling.rewards`
 reward.score(images, ["a red circle", "a blue star"])         # (2,), higher is better
 reward.token_scores(images, texts, grid=16)                   # (2, 256), low where the image fits worst
+reward.judge(images, cases)                                   # (2,), of edits too: `RewardCase`
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
 
 from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class RewardCase:
+    """What was asked for: all that a reward may compare an image with.
+
+    Attributes:
+      caption: what the image should show.
+      instruction: what an edit was told to do, where there was one.
+      source_caption: what the image before the edit shows.
+      source: the image before the edit.
+    """
+
+    caption: str
+    instruction: str | None = None
+    source_caption: str | None = None
+    source: Image.Image | None = None
 
 
 class Reward:
@@ -34,6 +53,10 @@ class Reward:
           texts: B descriptions of what they should show.
         """
         raise NotImplementedError
+
+    def judge(self, images: Sequence[Image.Image], cases: Sequence[RewardCase]) -> Tensor:
+        """(B,) float32 scores as `score`; a reward that knows what an edit is reads more than the caption."""
+        return self.score(images, [case.caption for case in cases])
 
     def token_scores(self, images: Sequence[Image.Image], texts: Sequence[str], grid: int) -> Tensor:
         """(B, N) float32 raster scores, low where a cell fits the text badly; comparable within an image.

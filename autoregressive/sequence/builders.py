@@ -74,6 +74,27 @@ def editing_layout(
     )
 
 
+def infill_layout(codes: Tensor, edit_mask: Tensor, orders: Tensor, text_valid: Tensor) -> TrainingLayout:
+    """Zero-shot edits and, where all cells are edited, text to image, in training: as `infill_prompt`.
+
+    Text · kept codes · edited codes in `orders`; the edited cells have weight.
+
+    Args:
+      codes: (B, N) raster codes.
+      edit_mask: (B, N) bool raster, at least one True a row.
+      orders: (B, N) cells, edited ones first, the kept ones in raster order.
+      text_valid: (B, T) bool, padding at the left.
+    """
+    num_cells = codes.shape[1]
+    counts = edit_mask.sum(1, keepdim=True)
+    places = torch.arange(num_cells, device=codes.device)
+    ordered = orders.gather(1, (places + counts) % num_cells)  # kept ones first
+    most = int(counts.max())
+    weight = (places >= num_cells - counts)[:, num_cells - most :].float()
+    ids = codes.gather(1, ordered)
+    return _teacher_forced(ids, ordered, text_valid, ids[:, num_cells - most :], weight, None)
+
+
 def t2i_prompt(orders: Tensor, text_valid: Tensor) -> Prompt:
     """Text only; the last text slot predicts the first cell of `orders` (B, N)."""
     empty = orders[:, :0]

@@ -17,9 +17,7 @@ from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
 from runtime.flags import drawing, models, shared, training
 from runtime.flags.ranges import (
-    COUNT_OR_NEVER,
     COUNT_OR_NONE,
-    PERIOD,
     POSITIVE,
     RATE,
     SHARE,
@@ -78,9 +76,7 @@ class TrainConfig(DataConfig):
     )
 
     epochs: int = training.epochs(1, "passes over the data")
-    max_steps: int | None = option(
-        None, within=COUNT_OR_NEVER, help="stop after this many steps; -1 for never", aliases=["early_stop"]
-    )
+    max_steps: int | None = training.max_steps()
     global_batch_size: int = training.global_batch_size(256, "samples")
     gradient_accumulation_steps: int = training.gradient_accumulation_steps()
     global_seed: int = training.global_seed("of the data order and of every random choice")
@@ -129,16 +125,14 @@ class TrainConfig(DataConfig):
     checkpoint: str = training.checkpoint()
     max_checkpoints: int = training.max_checkpoints(0)
     no_epoch_save: bool = option(False, help="no checkpoint at the end of each epoch")
-    preview_every: int = option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
+    preview_every: int = training.preview_every()
     cfg_scale: float = drawing.cfg_scale("guidance of previews and validation")
     cfg_interval: int = drawing.cfg_interval("last step with guidance there")
     temperature: float = drawing.temperature("of the draws there")
     top_k: int = drawing.top_k("likeliest codes kept there")
     top_p: float = drawing.top_p("share of probability kept there")
     dry_run: bool = training.dry_run()
-    wandb_project: str | None = option(
-        None, help="log to this Weights & Biases project (offline without a key)"
-    )
+    wandb_project: str | None = training.wandb_project()
 
     no_cloud_save: bool = legacy("checkpoints always go to --results-dir", takes_value=False)
     no_local_save: bool = training.no_local_save()

@@ -1,9 +1,10 @@
-"""The embedded data set, part 5: captions read back into scenes."""
+"""The embedded data set, part 5: captions read back into scenes and edits."""
 
 from __future__ import annotations
 
 import re
 
+from dataset.shapes.edits import Edit, EditExample
 from dataset.shapes.scenes import (
     BACKGROUND_KINDS,
     BACKGROUNDS,
@@ -23,6 +24,7 @@ _OBJECT = re.compile(
     r"(?: shifted(?: (up|down))?(?: (left|right))?)?"
 )
 _SHIFTS = {None: 0.0, "up": -OFFSET, "down": OFFSET, "left": -OFFSET, "right": OFFSET}
+_CHANGES = {"resize": "size", "recolor": "color", "reshape": "shape"}
 _BACKGROUND = re.compile(rf"(?:({'|'.join(BACKGROUND_KINDS)}) )?({'|'.join(BACKGROUNDS)}) background")
 
 
@@ -51,3 +53,40 @@ def parse_caption(text: str) -> Scene:
     if len(scene_objects) == len(PLACES):
         raise UserError(f"{text!r} leaves no place empty, so that no background can be seen; name fewer")
     return Scene(scene_objects, Background(background[2], background[1] or "plain"))
+
+
+def parse_edit(source_caption: str, caption: str, instruction: str | None = None) -> EditExample:
+    """The edit between two captions, as the verifier reads it: without region, offsets and looks.
+
+    Args:
+      instruction: tells an added object whose size it names from one that has to fit its region.
+    Raises:
+      UserError: a text that is no caption, or captions that differ in nothing or in several places.
+    """
+    before, after = parse_caption(source_caption), parse_caption(caption)
+    places = [place for place in PLACES if _look(before.at(place)) != _look(after.at(place))]
+    recolored = before.background.color != after.background.color
+    if len(places) + recolored != 1:
+        raise UserError(
+            f"{source_caption!r} and {caption!r} differ in {len(places) + recolored} things; an edit of the "
+            "shapes set changes one"
+        )
+    place = None if recolored else places[0]
+    words = instruction or ""
+    kind = "background" if place is None else _kind(before.at(place), after.at(place), words)
+    return EditExample(before, after, Edit(kind, place, None, words, caption))
+
+
+def _look(thing: SceneObject | None) -> tuple[str, str, str] | None:
+    """What captions say of an object, but for its offset."""
+    return None if thing is None else (thing.size, thing.color, thing.shape)
+
+
+def _kind(old: SceneObject | None, new: SceneObject | None, instruction: str) -> str:
+    if new is None:
+        return "remove"
+    if old is None:
+        names_size = new.size == "regular" or not instruction or new.size in instruction.split()
+        return "add" if names_size else "add_fitting"
+    changed = [kind for kind, field in _CHANGES.items() if getattr(old, field) != getattr(new, field)]
+    return changed[0] if len(changed) == 1 else "replace"

@@ -64,3 +64,8 @@ def order(what: str, choices: Sequence[str]) -> Any:
 def orders(default: Sequence[str], choices: Sequence[str], what: str) -> Any:
     """`--orders` of a program that compares them."""
     return option(list(default), help=what, choices=choices)
+
+
+def regions(default: Sequence[str], choices: Sequence[str], what: str) -> Any:
+    """`--regions` of edits: those of masks, those that the model finds, everything."""
+    return option(list(default), help=what, choices=choices)

@@ -7,7 +7,18 @@ from typing import Any
 
 from runtime.config import legacy, option
 from runtime.errors import UserError
-from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RATE, SCALE, SEED, SHARE, WEIGHT
+from runtime.flags.ranges import (
+    COUNT,
+    COUNT_OR_NEVER,
+    COUNT_OR_NONE,
+    LEARNING_RATE,
+    PERIOD,
+    RATE,
+    SCALE,
+    SEED,
+    SHARE,
+    WEIGHT,
+)
 
 # Length and batches
 
@@ -15,6 +26,12 @@ from runtime.flags.ranges import COUNT, COUNT_OR_NONE, LEARNING_RATE, PERIOD, RA
 def epochs(default: int | None, what: str) -> Any:
     """`--epochs`."""
     return option(default, within=COUNT, help=what)
+
+
+def max_steps() -> Any:
+    """`--max-steps`."""
+    words = "stop after this many steps; -1 for never"
+    return option(None, within=COUNT_OR_NEVER, help=words, aliases=["early_stop"])
 
 
 def global_batch_size(default: int, of: str) -> Any:
@@ -50,9 +67,9 @@ def steps_scale(of: str) -> Any:
 # What the transformer starts from and learns
 
 
-def init_gpt_ckpt(what: str) -> Any:
+def init_gpt_ckpt(what: str, default: Any = None) -> Any:
     """`--init-gpt-ckpt`."""
-    return option(None, help=what)
+    return option(default, help=what)
 
 
 def own_cell() -> Any:
@@ -87,9 +104,9 @@ def optimizer(choices: Sequence[str]) -> Any:
     return option("adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=choices)
 
 
-def lr(of: str = "AdamW") -> Any:
+def lr(of: str = "AdamW", default: float = 1e-4) -> Any:
     """`--lr`; `of` says which optimizers have it."""
-    return option(1e-4, within=LEARNING_RATE, help=f"peak learning rate ({of})")
+    return option(default, within=LEARNING_RATE, help=f"peak learning rate ({of})")
 
 
 def muon_lr() -> Any:
@@ -127,9 +144,9 @@ def dropout_p(default: float, what: str) -> Any:
     return option(default, within=RATE, help=what)
 
 
-def mixed_precision() -> Any:
+def mixed_precision(default: str = "bf16") -> Any:
     """`--mixed-precision`."""
-    return option("bf16", help="autocast type", choices=["none", "bf16", "fp16"])
+    return option(default, help="autocast type", choices=["none", "bf16", "fp16"])
 
 
 def ema_decay(default: float, what: str) -> Any:
@@ -178,21 +195,31 @@ def auto_resume() -> Any:
     return option(False, help=words)
 
 
-def log_every() -> Any:
+def log_every(default: int = 100) -> Any:
     """`--log-every`."""
-    return option(100, within=COUNT, help="steps between log lines")
+    return option(default, within=COUNT, help="steps between log lines")
 
 
-def ckpt_every(what: str) -> Any:
+def ckpt_every(what: str, default: int = 5000) -> Any:
     """`--ckpt-every`."""
     words = f"steps between {what}; 0 or -1 for the last step alone"
-    return option(5000, within=PERIOD, help=words)
+    return option(default, within=PERIOD, help=words)
 
 
 def max_checkpoints(default: int) -> Any:
     """`--max-checkpoints`."""
     words = "keep this many of the newest checkpoints; 0 for all"
     return option(default, within=COUNT_OR_NONE, help=words)
+
+
+def preview_every() -> Any:
+    """`--preview-every`."""
+    return option(0, within=PERIOD, help="steps between preview pictures; 0 or -1 for none")
+
+
+def wandb_project() -> Any:
+    """`--wandb-project`."""
+    return option(None, help="log to this Weights & Biases project (offline without a key)")
 
 
 def dry_run(then: str = "print model size, memory, steps, speed and disk, draw the first batch") -> Any:

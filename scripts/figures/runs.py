@@ -24,7 +24,7 @@ from scripts.figures.config import PlotRun
 log = get_logger(__name__)
 COLUMNS = 3
 LEFT_OUT = ("step", "epoch", "seconds_left", "eta_seconds")
-FIRST = ("loss", "grad_norm", "lr", "samples_per_second")
+FIRST = ("loss", "reward", "kl", "entropy", "grad_norm", "lr", "samples_per_second")
 MEANINGS = {
     "loss": ("loss", "nats a code; of a tokenizer: no unit"),
     "grad_norm": ("norm of the gradient, before clipping", "no unit"),
@@ -37,7 +37,13 @@ MEANINGS = {
     "perceptual": ("perceptual loss", "LPIPS"),
     "codebook": ("codebook loss", "no unit"),
     "commitment": ("commitment loss", "no unit"),
-    "entropy": ("entropy loss", "nats"),
+    "entropy": ("entropy: a tokenizer's loss, or of a policy's draws", "nats"),
+    "reward": ("weighted sum of the rewards", "mean of the samples"),
+    "reward_spread": ("deviation of the rewards in a group", "as the reward"),
+    "kl": ("divergence from the start", "nats a code"),
+    "clipped": ("codes whose ratio is clipped", "share, 0 to 1"),
+    "equal_groups": ("groups whose rewards are all equal", "share, 0 to 1"),
+    "failed_groups": ("groups that no reward could judge", "share, 0 to 1"),
     "adversarial": ("adversarial loss of the tokenizer", "no unit"),
     "discriminator": ("loss of the discriminator", "no unit"),
     "codebook_usage": ("codes that were used", "share, 0 to 1"),

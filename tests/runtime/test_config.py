@@ -26,6 +26,7 @@ FROZEN = ROOT / "tests" / "frozen_flags.json"
 COMMANDS = {
     "train_t2i": ("autoregressive.train.config", "T2IConfig"),
     "train_editing": ("autoregressive.train.config", "EditingConfig"),
+    "train_rewards": ("autoregressive.train.rewards.config", "RewardsConfig"),
     "sample_editing": ("autoregressive.sample.flags", "SampleEditing"),
     "sample_magicbrush": ("autoregressive.sample.flags", "SampleMagicBrush"),
     "sample_t2i": ("autoregressive.sample.flags", "SampleT2I"),

@@ -1,0 +1,45 @@
+"""Checkpoints of a training by rewards: a training's, and which model it is held near to."""
+
+from __future__ import annotations
+
+from autoregressive.train.rewards.config import RewardsConfig
+from autoregressive.train.state import TrainState, checkpoint_content
+from runtime.checkpoint import load_checkpoint
+from runtime.distributed import Distributed
+from runtime.errors import UserError
+from runtime.logging import get_logger
+from runtime.training.checkpoints import Checkpoints
+
+log = get_logger(__name__)
+START = "start"
+
+
+def save(state: TrainState, start: str, config: RewardsConfig, ranks: Distributed) -> None:
+    """Writes `checkpoints/<step>.pt` on the main rank; samplers and the other trainings read it too.
+
+    Args:
+      start: fingerprint of the frozen start.
+    """
+    content = checkpoint_content(state, config, ranks) | {START: start}
+    if ranks.is_main:
+        checkpoints = Checkpoints(config.results_dir, config.max_checkpoints)
+        log.info("saved %s", checkpoints.save(state.step, content))
+    ranks.barrier()
+
+
+def require_same_start(path: str, start: str, init_gpt_ckpt: str) -> None:
+    """
+    Raises:
+      UserError: the checkpoint's run was held near to another model, or is no training by rewards.
+    """
+    saved = load_checkpoint(path).get(START)
+    if saved is None:
+        raise UserError(
+            f"{path} is no checkpoint of a training by rewards: to start from its weights, give it as "
+            "--init-gpt-ckpt"
+        )
+    if saved != start:
+        raise UserError(
+            f"{path} comes from a run that started from other weights than {init_gpt_ckpt} holds, and is "
+            "held near to them: give that run's --init-gpt-ckpt"
+        )

@@ -1,0 +1,122 @@
+"""A training by rewards, put together from what the flags say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.models.arithmetic import model_name
+from autoregressive.models.weights import load_transformer
+from autoregressive.scaling.choices import split_weight
+from autoregressive.scaling.weighted import Judges, RewardSpec
+from autoregressive.train.rewards.config import RewardsConfig
+from autoregressive.train.rewards.learner import FrozenStart, Learner
+from autoregressive.train.rewards.loop import fit
+from autoregressive.train.rewards.prompts import DrawPrompts, EditPrompts, Prompts
+from autoregressive.train.rewards.rollout import Editing, Infilling, Rollouts, Task
+from autoregressive.train.rewards.saving import require_same_start
+from autoregressive.train.state import new_state
+from dataset.build import build_dataset
+from dataset.data_order import ResumableBatchSampler
+from language.t5 import T5Encoder, resolve_t5
+from runtime.config import dump_config
+from runtime.distributed import Distributed
+from runtime.errors import UserError
+from runtime.training.resume import resume_point
+from tokenizer.tokenizer_image.vq_model import load_vq_model
+
+
+def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
+    """Trains a model by rewards."""
+    found = resume_point(config.gpt_ckpt, config.results_dir, ranks, newest=config.auto_resume)
+    if ranks.is_main:
+        dump_config(config, config.results_dir)
+    pipeline = load_pipeline(config, ranks)
+    model = pipeline.transformer
+    config = replace(config, gpt_ckpt=found, gpt_model=config.gpt_model or model_name(model.config))
+    task = make_task(config, pipeline)
+    prompts = read_prompts(config, pipeline)
+    start = FrozenStart(model, config.temperature, config.group_size)
+    if found is not None:
+        require_same_start(found, start.fingerprint, config.init_gpt_ckpt)
+    sampler = ResumableBatchSampler(
+        len(prompts),
+        config.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        config.global_seed,
+        num_epochs=config.epochs,
+    )
+    state = new_state(model, sampler, config, ranks)
+    total_steps = config.epochs * sampler.batches_per_epoch
+    if (config.max_steps or 0) > 0:
+        total_steps = min(total_steps, config.max_steps)
+    rollouts = Rollouts(pipeline, task, config.temperature, config.orders)
+    judges = Judges(reward_spec(config, ranks), config.reward_workers)
+    fit(state, prompts, rollouts, Learner(state, start, task, config, ranks), judges, total_steps)
+
+
+def load_pipeline(config: RewardsConfig, ranks: Distributed) -> EditingPipeline:
+    """The frozen encoders, and the transformer that is trained: in float32, never with dropout."""
+    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model, device=ranks.device)
+    model = load_transformer(
+        config.init_gpt_ckpt,
+        gpt_model=config.gpt_model,
+        image_size=config.image_size,
+        downsample=tokenizer.config.downsampling,
+    )
+    max_tokens = model.config.cls_token_num
+    text_encoder = T5Encoder(
+        resolve_t5(config.t5_path, config.t5_model_type), device=ranks.device, max_tokens=max_tokens
+    )
+    return EditingPipeline(tokenizer, model.to(ranks.device), text_encoder)
+
+
+def make_task(config: RewardsConfig, pipeline: EditingPipeline) -> Task:
+    """
+    Raises:
+      UserError: a model that cannot do the task, or cannot draw in the orders asked for.
+    """
+    model = pipeline.transformer.config
+    if config.task == "editing":
+        if "found" in config.regions and not model.mask_in_context:
+            raise UserError(f"--regions found needs a model with marks; {config.init_gpt_ckpt} has none")
+        return Editing(model.vocab_size, model.mask_in_context)
+    if model.mask_in_context:
+        raise UserError(
+            f"--task {config.task} needs a text-to-image model; {config.init_gpt_ckpt} is an editor, "
+            "of which --task editing is trained"
+        )
+    if not model.any_order and (config.orders != ["raster"] or config.task == "infill"):
+        raise UserError(
+            f"{config.init_gpt_ckpt} draws whole images in raster order only: give --task t2i --orders raster"
+        )
+    return Infilling()
+
+
+def read_prompts(config: RewardsConfig, pipeline: EditingPipeline) -> Prompts:
+    """The lists that the flags name, as what is asked of the model."""
+    width, size = pipeline.text_encoder.width, pipeline.image_size
+    paths = {"allow_outside_root": config.allow_outside_root, "absolute_paths": config.absolute_paths}
+    if config.task == "t2i":
+        return DrawPrompts(build_dataset("t2i_cc12m", config.data_path, size, width, **paths), pipeline.grid)
+    dataset = build_dataset(
+        "editing_ultraedit",
+        config.data_path,
+        size,
+        width,
+        grid=pipeline.grid,
+        text_field=config.text_field,
+        mask_rule=config.mask_rule,
+        center_crop=True,
+        **paths,
+    )
+    return EditPrompts(dataset, config.regions, config.mask_error)
+
+
+def reward_spec(config: RewardsConfig, ranks: Distributed) -> RewardSpec:
+    """What judges, and where: beside the model that is trained, or on CPUs in processes of their own."""
+    files = None
+    if "likelihood" in [split_weight(word)[0] for word in config.rewards]:
+        files = (config.vq_ckpt, config.reward_gpt_ckpt, config.t5_path, config.t5_model_type)
+    return RewardSpec(tuple(config.rewards), str(ranks.device), config.clip_model, config.clip_ckpt, files)

@@ -1,0 +1,26 @@
+"""The flags of score_edits.py, without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoregressive.sample.flags import SampleConfig
+from autoregressive.sequence.order_kinds import ORDER_KINDS
+from autoregressive.train.rewards.choices import REGIONS
+from dataset.choices import RULES
+from runtime.config import REQUIRED, option
+from runtime.flags import drawing, shared
+from runtime.flags.ranges import COUNT
+
+
+@dataclass(frozen=True)
+class ScoreEdits(SampleConfig):
+    """Scores an editor on a shapes test set, in several regions and orders, with the best of n samples."""
+
+    magicbrush_path: str = shared.magicbrush_path(REQUIRED, "shapes test set, with shapes.json")
+    output: str = option(REQUIRED, help="gets the numbers, as JSON; what it holds already is not made again")
+    regions: list[str] = drawing.regions(["given", "found"], REGIONS, "which cells edits may change")
+    orders: list[str] = drawing.orders(["raster", "random"], ORDER_KINDS, "of the edited cells")
+    mask_rule: str = shared.mask_rule(RULES)
+    num_edits: int = shared.num_edits(1200, "the first so many edits")
+    best_of: int = option(1, within=COUNT, help="samples of each edit, of which the verifier takes the best")

@@ -1,0 +1,34 @@
+"""Rewards of a user's own, for tests: some work, some do not."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from autoregressive.scaling.reward import RewardCase
+
+number = 3
+
+
+def brightness(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    """The mean of all pixels, 0 to 1."""
+    return [np.asarray(image).mean() / 255 for image in images]
+
+
+def of_the_case(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    """How many pixels are not the source's."""
+    return [float((np.asarray(i) != np.asarray(c.source)).mean()) for i, c in zip(images, cases, strict=True)]
+
+
+def raises_at_red(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    if any("red" in case.caption for case in cases):
+        raise ZeroDivisionError("no red, please")
+    return brightness(images, cases)
+
+
+def nan_at_blue(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    return [float("nan") if "blue" in case.caption else 1.0 for case in cases]
+
+
+def too_few(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    return [1.0]
