@@ -32,6 +32,9 @@ COMMANDS = {
     "train editing": Command("autoregressive.train.train_editing", "stage 2; on your own pairs with --data"),
     "train t2i": Command("autoregressive.train.train_t2i", "stage 1: any-order text to image"),
     "train tokenizer": Command("tokenizer.tokenizer_image.vq_train", "an image tokenizer"),
+    "train rewards": Command(
+        "autoregressive.train.train_rewards", "an editor further, by what judges its draws"
+    ),
     "evaluate pairs": Command("evaluations.editing.pairs_eval", "results beside true results, two folders"),
     "evaluate magicbrush": Command("evaluations.editing.image_eval", "results on MagicBrush's test set"),
     "evaluate emu": Command("evaluations.editing.emuedit_eval", "results on Emu Edit's test set"),

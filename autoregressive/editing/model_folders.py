@@ -252,7 +252,7 @@ def _pull(repo_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(repo_id, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{repo_id}: no folder here, not {' or '.join(SHIPPED)}, and not to be had from the hub "
+            f"{repo_id}: no folder here, and no model of the project ({', '.join(SHIPPED)}) or of the hub "
             f"({first_line(error)})"
         ) from error
 

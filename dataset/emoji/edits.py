@@ -20,6 +20,8 @@ STICKER_KINDS = ("add", "remove", "replace", "move", "resize", "background")
 EDIT_KINDS = (*PAIR_KINDS, *STICKER_KINDS)
 NUM_LOOKS = 4  # of gradients and textures, as in the shapes set
 _ATTEMPTS = 400
+# Larger ones come more often: of a token for 8 x 8 px little is left in 24 px.
+_SIDES = (3, 4, 5, 5, 6)
 _GROWN = {3: 5, 4: 6, 5: 3, 6: 4}  # sides that share a middle on the grid of cells
 
 _INSTRUCTIONS = {
@@ -214,7 +216,7 @@ class EmojiEdits:
         if any(other.name == name for other in scene.stickers):
             return None
         for _ in range(20):
-            side = size or _pick(rng, (3, 3, 3, 4, 4, 5, 6))
+            side = size or _pick(rng, _SIDES)
             left, top = (int(start) for start in rng.integers(0, SIDE - side + 1, 2))
             sticker = Sticker(name, side, left, top)
             if not any(sticker.overlaps(other) for other in scene.stickers):

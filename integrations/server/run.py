@@ -8,8 +8,8 @@ from types import FrameType
 
 try:
     import fastapi  # noqa: F401
-    import multipart  # noqa: F401
     import prometheus_client  # noqa: F401
+    import python_multipart  # noqa: F401
     import uvicorn
 except ModuleNotFoundError as error:
     from runtime.errors import UserError

@@ -174,7 +174,9 @@ class EditTab:
 
     def open_first(self) -> Values:
         """What a visitor finds: a scene, where the model knows such."""
-        return self._open_scene("This is a scene to try things on") if self.studio.examples else {}
+        if self.studio.examples is None:
+            return {self.story: "Load an image to begin."}
+        return self._open_scene("This is a scene to try things on")
 
     def open_image(self, image: str | Image.Image | None) -> Values:
         if image is None:

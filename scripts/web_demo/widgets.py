@@ -30,7 +30,7 @@ _STRIP_SIDE = 192  # pixels of a picture in a row of pictures, at most
 _LONGEST_LAYER = 8 << 20  # characters: many times what the canvas makes
 
 Values = dict[gr.components.Component, Any]
-"""Outputs of an event, by component; others stay as they are."""
+"""Outputs of an event by component, at least one; others stay as they are."""
 
 
 def canvas(colors: Sequence[str], about: str, **options: Any) -> gr.HTML:

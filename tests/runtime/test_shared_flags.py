@@ -20,6 +20,8 @@ EXCEPTIONS = {
     "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",
     "model": "a folder to read, or a name in the folder that is written",
+    "num_samples": "pictures to draw, or pairs to train on",
+    "parallel": "cells of a pass that are drawn together, or how ranks share a training",
     "num_images": "captions to draw, or images to reconstruct",
     "caption_path": "each test set has a layout of its own",
     "ceiling_path": "each test set has a layout of its own",

@@ -451,7 +451,7 @@ def one_visitor(address: str, scene: Path) -> str:
     from gradio_client.exceptions import AppError
     from gradio_client.utils import QueueError
 
-    client = Client(address, verbose=False, download_files=False)
+    client = Client(address, verbose=False, download_files=False, httpx_kwargs={"timeout": TIMEOUT_MS / 1000})
     try:
         client.predict(handle_file(scene), api_name="/open")
         words = "make the large red circle green"

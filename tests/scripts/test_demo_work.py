@@ -277,3 +277,25 @@ def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
     small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 60, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(work.fit_within(small, 192)), np.asarray(small))
     assert work.fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)
+
+
+def test_the_tab_warns_before_the_result_and_keeps_reasons(edits):
+    gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.edit_tab import FIND, PAINT, EditTab, Studio
+    from scripts.web_demo.examples import HARD
+    from scripts.web_demo.widgets import says
+
+    with gradio.Blocks():
+        tab = EditTab(Studio("shapes", edits, None, HARD, 10_000))
+        bare = EditTab(Studio("other", edits, None, None, 10_000))
+    how = (1, 0, 1, 0.1, 0)
+    desk = tab.open_first()[tab.desk]
+    told = list(tab.edit(desk, None, "change the background to mint, please", FIND, *how))
+    warned = [number for number, values in enumerate(told) if "region found" in values.get(tab.notice, "")]
+    assert warned and warned[0] < len(told) - 1 and warned[-1] == len(told) - 1
+    assert "“please”" in told[0][tab.words_note] and desk.session.history
+    (wrong,) = says(tab.edit, tab.notice)(desk, None, "remove the circle", PAINT, *how)
+    assert list(wrong) == [tab.notice] and "paint the region" in wrong[tab.notice]
+    (wrong,) = says(tab.edit, tab.notice)(None, None, "remove the circle", FIND, *how)
+    assert "load an image first" in wrong[tab.notice]
+    assert "Load an image" in bare.open_first()[bare.story] and not bare.examples

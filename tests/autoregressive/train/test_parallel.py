@@ -71,6 +71,7 @@ def tokenizer_flags(shapes: Path, root: Path, kind: str) -> list[str]:
     flags += " --vq-model VQ-8-small --image-size 24 --no-augment --cache-images --global-batch-size 4"
     flags += " --num-workers 0 --device cpu --lr 1e-4 --perceptual-weight 0 --mixed-precision none --steps 3"
     flags += " --disc-weight 0.5 --disc-start 1 --ema --optimizer muon --quantize-after 1 --log-every 1"
+    flags += " --max-grad-norm 0"
     return flags.split()
 
 
