@@ -26,7 +26,7 @@ SPRITES = "sprites.npz"
 _SHIFT = 1  # of 72 pixels: so far a sticker may stand from its place
 _FINE, _COARSE = 32, 24  # pixels at which large and small stickers are compared
 _SHORTLIST = 8  # sprites whose distances are computed anew, without rounding
-# Root mean square of a cell of background, in levels. The tokenizer of 1,024 codes leaves 4 to 9.
+# Root mean square of a cell of background, in levels.
 _SAME_BACKGROUND = 40.0
 
 
