@@ -31,6 +31,9 @@ class RewardsConfig:
         "results_dir": "results, logs, checkpoints, pictures",
         "num_workers": "running",
     }
+    # What draws needs whole weights at every step: no flags of this training.
+    parallel: ClassVar[str] = "ddp"
+    checkpoint: ClassVar[str] = "file"
     EXAMPLES: ClassVar[str] = """
   python autoregressive/train/train_rewards.py --task editing --data-path data/shapes/train/editing.jsonl \\
       --vq-ckpt pretrained_models/shapes/tokenizer.safetensors --text-field instruction --mask-rule exact \\

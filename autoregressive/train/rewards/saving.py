@@ -7,10 +7,7 @@ from autoregressive.train.state import TrainState, checkpoint_content
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.logging import get_logger
-from runtime.training.checkpoints import Checkpoints
 
-log = get_logger(__name__)
 START = "start"
 
 
@@ -20,10 +17,7 @@ def save(state: TrainState, start: str, config: RewardsConfig, ranks: Distribute
     Args:
       start: fingerprint of the frozen start.
     """
-    content = checkpoint_content(state, config, ranks) | {START: start}
-    if ranks.is_main:
-        checkpoints = Checkpoints(config.results_dir, config.max_checkpoints)
-        log.info("saved %s", checkpoints.save(state.step, content))
+    state.checkpoints.save(state.step, checkpoint_content(state, config, ranks) | {START: start})
     ranks.barrier()
 
 
