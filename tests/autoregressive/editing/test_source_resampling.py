@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +20,14 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 @pytest.fixture(scope="module")
-def pipeline(gpt_ckpts, vq_ckpt, t5_dir):
+def loaded(gpt_ckpts, vq_ckpt, t5_dir):
     return EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
+
+
+@pytest.fixture
+def pipeline(loaded):
+    """A copy, which has encoded nothing yet."""
+    return copy.deepcopy(loaded)
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def test_test_sets_and_their_ceilings_are_resized_by_one_rule(
     job = KeyedEdit("a.png", tmp_path / "source.png", lambda: "a circle", None)
     run.make([[job]], {"a.png"}, 1, ONE_RANK)
     ceiling = [(tmp_path / "source.png", tmp_path / "ceiling.png")]
-    write_ceiling(pipeline, ceiling, 1, ONE_RANK, resampling=resampling)
+    write_ceiling(copy.deepcopy(pipeline), ceiling, 1, ONE_RANK, resampling=resampling)
     expected = rule(image, pipeline.image_size)
     assert len(encoded) == 2 and all(torch.equal(pixels[0], expected) for pixels in encoded)
     assert run.settings["source_resampling"] == resampling.name.lower()
