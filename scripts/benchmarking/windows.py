@@ -26,7 +26,6 @@ from scripts.benchmarking.rows import Bench
 
 TRACE = Path(__file__).with_name("acceptance.json")
 """Of the shipped editor, by `scripts/checks/measure_passes.py --trace-path`."""
-SHIPPED = "pretrained_models/shapes"
 WINDOWS = (4, 8, 16)
 NUM_REQUESTS = 32
 LANES = 8
@@ -95,7 +94,7 @@ def _seconds(bench: Bench, work: Callable[[], object]) -> dict[str, float]:
 
 def _shipped(bench: Bench) -> None:
     """The shipped editor: one edit after the other, in both ways, and all at once through a queue."""
-    pipeline = EditingPipeline.from_pretrained(SHIPPED, device=bench.device)
+    pipeline = EditingPipeline.from_pretrained("shapes", device=bench.device)
     asked = requests(pipeline, 4 if bench.quick else NUM_REQUESTS)
     windowed = pipeline.defaults.sampling
     plain = replace(windowed, window=1)

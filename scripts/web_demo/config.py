@@ -11,8 +11,6 @@ from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT, POSITIVE, Range
 
-SHIPPED = "pretrained_models/shapes"
-
 
 @dataclass(frozen=True)
 class Demo:
@@ -20,7 +18,9 @@ class Demo:
 
     TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the page"}
 
-    model: str = option(SHIPPED, help="folder of save_pretrained, or a hub id: its editor and its painter")
+    model: str = option(
+        "shapes", help="shapes (comes with the project), a folder, or a hub id: its editor and its painter"
+    )
     vq_ckpt: str | None = models.vq_ckpt(more=", with --gpt-ckpt, instead of --model")
     gpt_ckpt: list[str] = models.gpt_ckpt(
         [], "transformer checkpoints: one with marks, one without, or one of them"
