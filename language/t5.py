@@ -151,7 +151,8 @@ class T5Tokenizer:
     def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
         """How long the texts are that lost their end."""
         full = [t for t, n in zip(cleaned, tokens.counts().tolist(), strict=True) if n == self.max_tokens]
-        lengths = [len(self.words(text, verbose=False)["input_ids"]) for text in full]
+        with _TOKENIZING:
+            lengths = [len(self.words(text, verbose=False)["input_ids"]) for text in full]
         return [length for length in lengths if length > self.max_tokens]
 
     def notice_truncation(self, lengths: list[int]) -> None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from autoregressive.editing.model_folders import SHIPPED
 from autoregressive.sample.flags import DrawConfig
-from nep.edit import require_new
+from nep.edit import require_new, take_shipped
 from runtime.config import argument, option, parse
 from runtime.errors import run_command
 from runtime.flags import shared
@@ -33,8 +32,7 @@ class DrawPicture(DrawConfig):
     num_samples: int = option(1, within=COUNT, help="pictures of it, by seeds one after the other")
 
     def __post_init__(self) -> None:
-        if self.model is None and self.vq_ckpt is None and self.gpt_ckpt is None:
-            object.__setattr__(self, "model", next(iter(SHIPPED)))
+        take_shipped(self)
         super().__post_init__()
         for path in self.paths():
             require_saveable(path)

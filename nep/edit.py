@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from autoregressive.editing.choices import AUTO, CROPS
 from autoregressive.editing.model_folders import SHIPPED
-from autoregressive.sample.flags import PictureFlags
+from autoregressive.sample.flags import DrawConfig, PictureFlags
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags import shared
@@ -37,12 +37,20 @@ class EditPicture(PictureFlags):
     overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
-        if self.model is None and self.vq_ckpt is None and self.gpt_ckpt is None:
-            object.__setattr__(self, "model", next(iter(SHIPPED)))
+        take_shipped(self)
         super().__post_init__()
         self.require_saveable(self.output)
         if self.output is not None:
             require_new(self.output, self.overwrite)
+
+
+def take_shipped(config: PictureFlags | DrawConfig) -> None:
+    """Takes the models that come along where none are named."""
+    files = config.vq_ckpt, config.gpt_ckpt
+    if config.model is None and files == (None, None):
+        object.__setattr__(config, "model", next(iter(SHIPPED)))
+    elif config.model is None and None in files:
+        raise UserError("--vq-ckpt and --gpt-ckpt go together; or give --model, a folder that holds both")
 
 
 def require_new(path: str | Path, overwrite: bool) -> None:

@@ -37,13 +37,15 @@ def own_reward(name: str) -> Reward:
     """
     module, _, attribute = name.partition(ENTRY_POINT)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does
+        fix = ": is its folder on PYTHONPATH?" if isinstance(error, ImportError) else ""
         raise UserError(
-            f"the reward {name!r} cannot be imported ({error}): is its folder on PYTHONPATH?"
+            f"the reward {name!r} cannot be imported ({type(error).__name__}: {error}){fix}"
         ) from error
-    except AttributeError:
-        raise UserError(f"the reward {name!r}: the module {module} has no {attribute!r}") from None
+    if not hasattr(loaded, attribute):
+        raise UserError(f"the reward {name!r}: the module {module} has no {attribute!r}")
+    found = getattr(loaded, attribute)
     if isinstance(found, type) and issubclass(found, Reward):
         return found()
     if not callable(found):

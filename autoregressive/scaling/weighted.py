@@ -147,6 +147,8 @@ def _built(spec: RewardSpec) -> WeightedRewards | UserError:
         return spec.build()
     except UserError as error:
         return error
+    except Exception as error:  # of the user's own reward
+        return UserError(f"the rewards cannot be made: {type(error).__name__}: {error}")
 
 
 def _judge(images: list[Image.Image], cases: list[RewardCase]) -> Judgement:

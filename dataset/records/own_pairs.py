@@ -142,8 +142,9 @@ def _find_pictures(folder: Path, found: _Found) -> None:
                 named = _FLAT.fullmatch(file.stem)
                 name = named["name"] if named and named["role"] == role else file.stem
                 found.add_picture(name, role, file)
-            elif file.suffix.lower() != ".txt":
+            elif file.suffix.lower() != ".txt" or role != "source":
                 found.problems.append(f"{file}: no picture ({', '.join(SUFFIXES)}): move it away")
+    _refuse_folders_that_are_not_read(folder, in_folders, found)
     for file in _files(folder):
         if file.suffix.lower() not in SUFFIXES:
             continue
@@ -154,6 +155,20 @@ def _find_pictures(folder: Path, found: _Found) -> None:
             found.problems.append(
                 f"{file}: its name does not say what it is: call it {names}, or move it away"
             )
+
+
+def _refuse_folders_that_are_not_read(folder: Path, roles: list[str], found: _Found) -> None:
+    places = [place for place in _folders(folder) if place.name not in (*ROLES, "prompts")]
+    places += [place for role in roles for place in _folders(folder / role)]
+    for place in places:
+        if any(file.suffix.lower() in SUFFIXES for file in _files(place)):
+            found.problems.append(
+                f"{place}: its pictures are not read: call it {', '.join(ROLES)}, or move it away"
+            )
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _find_texts(folder: Path, found: _Found) -> None:

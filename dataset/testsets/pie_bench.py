@@ -231,4 +231,4 @@ def _write_images(item: PieItem, source: Path, paths: Sequence[Path]) -> None:
     try:
         os.link(picture, output)  # the same 300 MB need not lie there twice
     except OSError:
-        shutil.copyfile(picture, output)
+        write_atomic(output, lambda temporary: shutil.copyfile(picture, temporary))

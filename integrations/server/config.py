@@ -50,7 +50,7 @@ class Serve:
     )
 
     def __post_init__(self) -> None:
-        if self.api_key is None:
-            object.__setattr__(self, "api_key", os.environ.get("NEP_API_KEY") or None)
-        elif not self.api_key.strip():
-            raise UserError("--api-key is empty: leave it out for a server without a key")
+        key = (os.environ.get("NEP_API_KEY") or None) if self.api_key is None else self.api_key
+        if key is not None and not key.strip():
+            raise UserError("--api-key (or NEP_API_KEY) is empty: leave it out for a server without a key")
+        object.__setattr__(self, "api_key", key and key.strip())  # as headers arrive

@@ -108,7 +108,7 @@ class Door:
 
     def _require(self, path: str, headers: Headers) -> None:
         key = self.limits.api_key
-        given = headers.get("authorization", "").partition("Bearer ")[2].encode()
+        given = headers.get("authorization", "").partition("Bearer ")[2].encode("latin-1")
         if key is not None and path not in OPEN and not hmac.compare_digest(given, key.encode()):
             raise unauthorized()
 

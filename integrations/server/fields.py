@@ -65,7 +65,8 @@ class Fields:
             elif name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise bad_request(f"unknown parameter {name[:80]!r}{meant}", name[:80], "unknown_parameter")
+                shown = name[:80].encode("ascii", "backslashreplace").decode()  # half a character is no JSON
+                raise bad_request(f"unknown parameter {shown!r}{meant}", shown, "unknown_parameter")
 
     def has(self, name: str) -> bool:
         return name in self._values
@@ -102,7 +103,7 @@ class Fields:
 
     def whole(self, name: str, default: int | None, least: int, most: int) -> int | None:
         value = self._number(name, default)
-        if value is not None and not (float(value).is_integer() and least <= value <= most):
+        if value is not None and not (least <= value <= most and float(value).is_integer()):
             raise _wrong(name, value, f"a whole number from {least} to {most}")
         return None if value is None else int(value)
 

@@ -82,6 +82,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(2048)  # bound alone, another server could bind it too
     except OSError as error:
         listening.close()
         message = f"{host}:{port} cannot be opened ({error.strerror}); give another --host or --port"

@@ -60,7 +60,7 @@ class Served:
           name: of all together; as a model's name it means the one that fits.
           max_lanes: of each queue.
         """
-        self.name = Path(name).name
+        self.name = Path(name).absolute().name
         self.queues = {
             model: EditQueue(pipeline, max_lanes=max_lanes) for model, pipeline in pipelines.items()
         }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.checkpoint import manifest_path, require_whole, save_checkpoint, write_pt
-from runtime.distributed import ONE_RANK, Distributed
+from runtime.distributed import ONE_RANK, TIMEOUT, Distributed
 from runtime.errors import UserError
 from runtime.files import writing
 from runtime.logging import get_logger
@@ -55,7 +55,7 @@ class Checkpoints:
         self._group = None
         if kind == "dcp" and ranks.world_size > 1:
             # Of its own, for CPUs: it is used while training exchanges gradients.
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
         self._threads = ThreadPoolExecutor(1)
         self._pending: Future | None = None
 
@@ -134,7 +134,7 @@ class Checkpoints:
             if self.ranks.is_main:
                 with writing(path):
                     finish_folder(temporary, path, "".join(line for part in all_lines for line in part))
-                prune_checkpoints(path, self.keep)
+                    prune_checkpoints(path, self.keep)
                 log.info("saved %s", path)
 
         try:
@@ -219,8 +219,9 @@ def prune_checkpoints(latest: Path, keep: int) -> None:
     for leftover in [*folder.glob(".*.tmp"), *orphans]:
         _delete(leftover)
     if keep > 0:
-        mine = [path for path in list_checkpoints(folder) if int(path.stem) <= int(latest.stem)]
-        for path in mine[:-keep]:
+        others = [path for path in list_checkpoints(folder) if int(path.stem) <= int(latest.stem)]
+        others.remove(latest)  # one of the other kind may be of the same step
+        for path in others[: max(len(others) - keep + 1, 0)]:
             _delete(path)
             manifest_path(path).unlink(missing_ok=True)
 

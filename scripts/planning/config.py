@@ -37,6 +37,9 @@ class PlanRun:
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
         training.require_parallel(self.parallel, self.shard_size)
+        if self.num_samples < self.global_batch_size:
+            few, batch = self.num_samples, self.global_batch_size
+            raise UserError(f"--num-samples {few} are less than one --global-batch-size {batch}")
         if self.image_size % self.cell_size:
             size, cell = self.image_size, self.cell_size
             raise UserError(f"--image-size {size} is not a multiple of --cell-size {cell}")

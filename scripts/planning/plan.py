@@ -123,7 +123,8 @@ def show(config: PlanRun) -> None:
         f"{config.utilisation:.0%} of its peak",
         "data": f"{plan.data / GB:.1f} GB packed (codes and text features), for {config.num_samples} samples",
         "memory": f"{plan.states / GB:.2f} GB a rank for weights, gradients and optimizer, "
-        f"{plan.gathered / GB:.2f} GB gathered; activations come on top (--dry-run measures them)",
+        f"{plan.gathered / GB:.2f} GB gathered (twice that in float32); activations come on top "
+        "(--dry-run measures them)",
         "checkpoints": f"{plan.checkpoint / GB:.2f} GB each, {kept} kept: "
         f"{kept * plan.checkpoint / GB:.1f} GB; "
         f"{plan.num_saves} written: {written / GB:.0f} GB, {written / GB / plan.hours:.1f} GB an hour",

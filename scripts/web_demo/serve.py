@@ -36,7 +36,16 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
         options["t5_path"] = config.t5_path
         if config.t5_model_type:
             options["t5_model_type"] = config.t5_model_type
-        return [EditingPipeline.from_pretrained(folder, name, **options) for name in names]
+        pipelines: list[EditingPipeline] = []
+        for name in names:
+            first = pipelines[0] if pipelines else None
+            one = EditingPipeline.from_pretrained(folder, name, **options, with_text_encoder=first is None)
+            if first is not None:
+                one.tokenizer, one.text_encoder = first.tokenizer, first.text_encoder
+            elif one.text_encoder is None:
+                raise UserError(f"{folder} has no text encoder: give --t5-path")
+            pipelines.append(one)
+        return pipelines
     return [
         EditingPipeline.load(
             config.vq_ckpt,

@@ -6,6 +6,7 @@ Letters: B rows, R drawn codes of all rows.
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class Update(NamedTuple):
     """Of the last of the updates on a batch."""
 
     norm: float
-    """The gradient's."""
+    """The last gradient's, or the first that is not finite."""
     watched: Tensor
     """(3,) this rank's sums of KL, entropy and clipped codes, over all updates."""
     num_codes: int
@@ -93,6 +94,8 @@ class Learner:
             return None
         passes = self._passes(rows, advantages) if own else []
         old: list[Tensor | None] = [None] * len(passes)
+        self.state.scaler.scale(torch.zeros((), device=self.ranks.device))  # makes its scale, rows or none
+        norms: list[float] = []
         watched = torch.zeros(3, device=self.ranks.device)
         for _ in range(self.config.updates_per_batch):
             for i, one in enumerate(passes):
@@ -102,7 +105,8 @@ class Learner:
                     old[i] = log_probs
                 self.state.scaler.scale(loss / total).backward()
                 watched += sums
-            norm = self._step()
+            norms.append(self._step())
+        norm = next((norm for norm in norms if not math.isfinite(norm)), norms[-1])
         return Update(norm, watched, own * self.config.updates_per_batch)
 
     def _passes(self, rows: Rows, advantages: Tensor) -> list[Pass]:

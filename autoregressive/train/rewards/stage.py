@@ -119,4 +119,5 @@ def reward_spec(config: RewardsConfig, ranks: Distributed) -> RewardSpec:
     files = None
     if "likelihood" in [split_weight(word)[0] for word in config.rewards]:
         files = (config.vq_ckpt, config.reward_gpt_ckpt, config.t5_path, config.t5_model_type)
-    return RewardSpec(tuple(config.rewards), str(ranks.device), config.clip_model, config.clip_ckpt, files)
+    device = "cpu" if config.reward_workers else str(ranks.device)
+    return RewardSpec(tuple(config.rewards), device, config.clip_model, config.clip_ckpt, files)

@@ -9,7 +9,7 @@ import torch
 
 from autoregressive.sample import drawing, edit_run, file_edits, jobs, scaling_run
 from autoregressive.sample.jobs import run_jobs, run_rounds
-from autoregressive.scaling.choices import METHODS, REWARDS
+from autoregressive.scaling.choices import EDIT_REWARDS, METHODS, REWARDS
 from autoregressive.scaling.rewards import _BUILDERS
 from runtime.distributed import Distributed
 
@@ -74,5 +74,5 @@ def test_no_sampling_program_has_a_loop_of_its_own(module):
 def test_names_that_flags_know_are_those_that_are_built():
     from autoregressive.scaling import search
 
-    assert tuple(_BUILDERS) == REWARDS
+    assert set(_BUILDERS) == {*REWARDS, *EDIT_REWARDS}
     assert all(callable(getattr(search, name)) for name in METHODS)
