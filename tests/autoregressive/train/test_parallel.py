@@ -22,7 +22,7 @@ from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 from runtime.training.checkpoints import Checkpoints
 
-STEPS = 20
+STEPS = 8
 OPTIMIZERS = {"t2i": ["--optimizer", "adamw"], "editing": ["--optimizer", "muon", "--ema-decay", "0.9"]}
 SAVED = "0000003.dcp"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -83,7 +83,7 @@ def content_of(folder: Path, name: str = "0000003.pt") -> dict:
 def test_sharded_weights_train_as_whole_ones(stage, runs):
     whole, sharded = (runs / f"{stage}-{kind}" for kind in ("ddp", "fsdp"))
     lines = list(zip(read_metrics(whole), read_metrics(sharded), strict=True))
-    assert len(lines) == STEPS and len({line["loss"] for line, _ in lines}) > 15
+    assert len(lines) == STEPS and len({line["loss"] for line, _ in lines}) > 6
     for name in ("loss", "grad_norm"):
         assert all(abs(a[name] - b[name]) <= 1e-5 * a[name] for a, b in lines), name
     whole, sharded = (content_of(folder, f"{STEPS:07d}.pt") for folder in (whole, sharded))
