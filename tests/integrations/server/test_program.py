@@ -82,5 +82,7 @@ def test_a_key_is_taken_from_the_environment(monkeypatch):
     assert Serve().api_key is None
     monkeypatch.setenv("NEP_API_KEY", "secret")
     assert Serve().api_key == "secret" and Serve(api_key="other").api_key == "other"
-    with pytest.raises(UserError, match="--api-key is empty"):
+    monkeypatch.setenv("NEP_API_KEY", "secret\n")  # as mounted files end
+    assert Serve().api_key == "secret"
+    with pytest.raises(UserError, match=r"--api-key \(or NEP_API_KEY\) is empty"):
         Serve(api_key=" ")
