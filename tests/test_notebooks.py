@@ -55,7 +55,12 @@ def test_there_are_notebooks():
     assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # The last one trains, for minutes.
+    [pytest.param(path, marks=[pytest.mark.slow] * path.name.startswith("4")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_and_shows_pictures(path, models, monkeypatch, tmp_path):
     monkeypatch.setenv("SHAPES_MODELS", str(models))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

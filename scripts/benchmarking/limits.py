@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,10 @@ class Limits:
     bandwidths: dict[str, float]
 
 
-def measure_limits(device: torch.device, *, quick: bool) -> Limits:
+def measure_limits(device: torch.device, asked: Collection[str], *, quick: bool) -> Limits:
     """Measures the machine with all the threads that are set.
+
+    The rate of a type that is not asked for may take minutes: on CPUs without bfloat16, its own.
 
     Bandwidth is the best of copy and triad (McCalpin's STREAM) and of reading alone, over arrays far larger
     than any cache; the matrix rate the best of several square products.
@@ -48,6 +51,8 @@ def measure_limits(device: torch.device, *, quick: bool) -> Limits:
     }
     matrix = {}
     for name, dtype in DTYPES.items():
+        if name not in asked and name != "fp32" and not on_gpu:
+            continue
         left = torch.randn(side, side, device=device, dtype=dtype)
         product = torch.empty_like(left)
         matrix[name] = 2 * side**3 / _quickest(clock, lambda x=left, y=product: torch.mm(x, x, out=y))

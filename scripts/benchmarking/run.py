@@ -50,7 +50,7 @@ def measure(config: Benchmark) -> Bench:
     load = machine["load_average"]
     if load is not None and load > 0.3 * (os.cpu_count() or 1):
         log.warning("other programs are running (load %.1f): times will not hold, ratios may", load)
-    limits = measure_limits(device, quick=config.quick)
+    limits = measure_limits(device, config.dtype, quick=config.quick)
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in limits.matrix.items())
     log.info("this machine: memory %.3g GB/s, %s", limits.bandwidth / 1e9, rates)
     bench = Bench(

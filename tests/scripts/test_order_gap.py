@@ -107,6 +107,7 @@ def test_a_figure_of_every_size_order_and_kind_of_data(tmp_path):
     assert len(read) == len(rows) and read[0]["passed_and_unchanged"] == str(rows[0]["passed_and_unchanged"])
 
 
+@pytest.mark.slow
 def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
     flags = ["--results-dir", tmp_path, "--vq-ckpt", vq_ckpt, "--data", "no_offsets", "--num-train", "24"]
     flags += [

@@ -35,6 +35,7 @@ def records_of(work: Path) -> dict[str, dict]:
     return {r["stage"]: r for r in json.loads((work / "rehearsal.json").read_text())["commands"]}
 
 
+@pytest.mark.slow
 def test_all_three_commands_pass_and_leave_no_checkpoint(work):
     records = records_of(work)
     assert list(records) == list(PUBLISHED)
@@ -47,6 +48,7 @@ def test_all_three_commands_pass_and_leave_no_checkpoint(work):
     assert left == {"vq_ds16_t2i.pt", "t2i_tiny_stage1_256.pt", "ViT-B-32.pt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", PUBLISHED)
 def test_the_commands_are_the_published_ones(stage, work):
     words = shlex.split(records_of(work)[stage]["command"])
@@ -59,6 +61,7 @@ def test_the_commands_are_the_published_ones(stage, work):
     assert ran.keys() - published.keys() <= MAY_COME
 
 
+@pytest.mark.slow
 def test_a_rehearsal_goes_on_after_the_last_checkpoint_that_is_there(work, tmp_path):
     rehearse = importlib.import_module("scripts.rehearse.run")
     shutil.copy(work / "rehearsal.json", tmp_path)

@@ -284,6 +284,7 @@ def test_seeds_are_different_and_rows_known(tmp_path):
     assert done.returncode == 2 and "--train-tokenizer" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_tiny_run_writes_report_numbers_and_figures_and_is_resumed(tmp_path, vq_ckpt):
     flags = ["--quick", "--vq-ckpt", vq_ckpt, "--results-dir", tmp_path, "--seeds", "0", "--rows", *ROWS]
     run_program("scripts/reproduce_results.py", *flags)
