@@ -12,4 +12,5 @@ if [ ! -e "$package" ]; then
   mkdir -p "$(dirname "$package")"
   (cd "$(dirname "$package")" && npm pack --silent "$name@$version")
 fi
-exec "${PYTHON:-python}" scripts/emoji/train_emoji.py --package "$package" "$@"
+bash scripts/setup.sh
+exec "${VENV:-.venv}/bin/python" scripts/emoji/train_emoji.py --package "$package" "$@"

@@ -6,9 +6,10 @@
 set -euo pipefail
 data=$(realpath "$1"); mkdir -p "$2"; results=$(realpath "$2"); seeds=${3:-"0 1 2"}
 cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}; steps=${STEPS:-400}; lr=${LR:-1.5e-4}
+bash scripts/setup.sh
+python=${VENV:-.venv}/bin/python; steps=${STEPS:-400}; lr=${LR:-1.5e-4}
 run="$python"; [ "${NUM_RANKS:-1}" = 1 ] || run="$python -m torch.distributed.run --standalone --nproc_per_node=$NUM_RANKS"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 shipped=pretrained_models/shapes; start=$shipped/editing.safetensors
 models=(--vq-ckpt $shipped/tokenizer.safetensors --t5-path $shipped/text_encoder)
 score() { # checkpoint, output, further flags
@@ -24,7 +25,7 @@ for seed in $seeds; do
     --max-checkpoints 2 --global-seed "$seed" --results-dir "$results/rewards_$seed" --auto-resume
   score "$(ls "$results/rewards_$seed/checkpoints/"*.pt | tail -1)" "$results/rewards_$seed.json" --seed "$seed" \
     --regions given found all
-  $run autoregressive/train/train_editing.py "${models[@]}" --gpt-model R-GPT-mini --image-size 72 --mask_in_context \
+  $run autoregressive/train/train_editing.py "${models[@]}" --gpt-model R-GPT-mini --own-cell --image-size 72 --mask_in_context \
     --data-path "$data/train/editing.jsonl" --text-field instruction --mask-rule exact --center-crop \
     --init-gpt-ckpt $start --edit-orders raster random random --global-batch-size 64 --lr "$lr" --warmup-steps 5 \
     --dropout-p 0 --token-dropout-p 0 --class-dropout-p 0 --max-steps "$steps" --epochs 100 --ckpt-every 100 \
