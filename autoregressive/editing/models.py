@@ -22,7 +22,7 @@ from typing_extensions import Self
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
-from autoregressive.editing.model_folders import About, Defaults, find_files
+from autoregressive.editing.model_folders import About, Defaults, find_files, find_folder, read_config
 from autoregressive.editing.pretrained import push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
@@ -171,6 +171,26 @@ class EditingModels:
         pipeline = cls.load(**files)
         pipeline.defaults, pipeline.about = defaults, about
         return pipeline
+
+    @classmethod
+    def all_from_pretrained(cls, name: str | Path, **options: Any) -> dict[str, Self]:
+        """All transformers of a folder by their names; they share its tokenizer and its text encoder.
+
+        Args:
+          name, options: as in `from_pretrained`.
+        Raises:
+          UserError: no such folder or hub model, or one that is damaged or has no text encoder.
+        """
+        folder, pipelines = find_folder(name), {}
+        for model in read_config(folder).models:
+            first = next(iter(pipelines.values()), None)
+            pipeline = cls.from_pretrained(folder, model, **options, with_text_encoder=first is None)
+            if first is not None:
+                pipeline.tokenizer, pipeline.text_encoder = first.tokenizer, first.text_encoder
+            elif pipeline.text_encoder is None:
+                raise UserError(f"{folder} has no text encoder: give --t5-path")
+            pipelines[model] = pipeline
+        return pipelines
 
     def save_pretrained(
         self, folder: str | Path, model: str = "transformer", *, copy_text_encoder: bool | None = None

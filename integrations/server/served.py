@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.editing.edit_queue import EditQueue
-from autoregressive.editing.model_folders import find_folder, read_config
 from autoregressive.editing.pipeline import EditingPipeline
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
-from runtime.errors import UserError
 from runtime.precision import DECODING_PRECISIONS
 
 
@@ -27,18 +25,8 @@ def load_pipelines(
     Raises:
       UserError: no such folder or hub model, or one that is damaged or has no text encoder.
     """
-    folder = find_folder(name)
     options = {"device": pick_device(device), "dtype": DECODING_PRECISIONS[precision], "t5_path": t5_path}
-    pipelines: dict[str, EditingPipeline] = {}
-    for model in read_config(folder).models:
-        first = next(iter(pipelines.values()), None)
-        pipeline = EditingPipeline.from_pretrained(folder, model, **options, with_text_encoder=first is None)
-        if first is not None:
-            pipeline.tokenizer, pipeline.text_encoder = first.tokenizer, first.text_encoder
-        elif pipeline.text_encoder is None:
-            raise UserError(f"{folder} has no text encoder: give --t5-path")
-        pipelines[model] = pipeline
-    return pipelines
+    return EditingPipeline.all_from_pretrained(name, **options)
 
 
 def can_edit(pipeline: EditingPipeline) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoregressive.editing.edit_queue import EditQueue
-from autoregressive.editing.model_folders import find_folder, read_config
 from autoregressive.editing.pipeline import EditingPipeline
 from language.published import DEFAULT_T5
 from runtime.distributed import pick_device
@@ -31,21 +30,10 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
     """All transformers that the flags name."""
     options = {"device": pick_device(config.device), "dtype": DECODING_PRECISIONS[config.precision]}
     if not config.vq_ckpt:
-        folder = find_folder(config.model)
-        names = read_config(folder).models
         options["t5_path"] = config.t5_path
         if config.t5_model_type:
             options["t5_model_type"] = config.t5_model_type
-        pipelines: list[EditingPipeline] = []
-        for name in names:
-            first = pipelines[0] if pipelines else None
-            one = EditingPipeline.from_pretrained(folder, name, **options, with_text_encoder=first is None)
-            if first is not None:
-                one.tokenizer, one.text_encoder = first.tokenizer, first.text_encoder
-            elif one.text_encoder is None:
-                raise UserError(f"{folder} has no text encoder: give --t5-path")
-            pipelines.append(one)
-        return pipelines
+        return list(EditingPipeline.all_from_pretrained(config.model, **options).values())
     return [
         EditingPipeline.load(
             config.vq_ckpt,
