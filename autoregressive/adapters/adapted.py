@@ -43,7 +43,8 @@ class AdaptedLinear(nn.Module):
 
 def gain_of(weight: Tensor, part: LowRank) -> Tensor:
     """(out,) DoRA's factors: trained lengths of rows over those that rows have."""
-    return part.magnitude.to(weight.device).float() / _sum(weight, part).norm(dim=1)
+    summed = _sum(weight, part)
+    return part.magnitude.to(summed) / summed.norm(dim=1)
 
 
 def merged_weight(weight: Tensor, part: LowRank) -> Tensor:
@@ -55,8 +56,9 @@ def merged_weight(weight: Tensor, part: LowRank) -> Tensor:
 
 
 def _sum(weight: Tensor, part: LowRank) -> Tensor:
-    down, up = part.down.to(weight.device).float(), part.up.to(weight.device).float()
-    return weight.float() + part.scale * (up @ down)
+    """Before it is scaled, in float32 at least."""
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return wide + part.scale * (part.up.to(wide) @ part.down.to(wide))
 
 
 def _linear(weight: Tensor) -> nn.Linear:
