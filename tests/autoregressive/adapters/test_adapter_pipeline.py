@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from adapter_files import write_trained_adapter
 from PIL import Image
 
-from autoregressive.adapters.lora import add_lora, trained_part
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.weights import load_transformer, model_args
-from runtime.checkpoint import save_checkpoint
+from autoregressive.sample.flags import SampleEditing
+from autoregressive.sample.loading import load_pipeline
+from runtime.config import parse
 from runtime.errors import UserError
 
 HOW = Sampling(cfg_scale=1.0, temperature=1.5)
@@ -27,23 +29,11 @@ KINDS = {"red": (2, False), "blue": (3, True)}  # rank, DoRA with tables
 @pytest.fixture(scope="module")
 def adapter_files(gpt_ckpts, tmp_path_factory):
     """Two adapters of the tiny editor."""
-    folder, paths = tmp_path_factory.mktemp("adapters"), {}
-    for seed, (name, (rank, dora)) in enumerate(KINDS.items()):
-        model = load_transformer(gpt_ckpts["edit"])
-        add_lora(model, rank, 8, str(gpt_ckpts["edit"]), dora=dora, train_tables=dora)
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight += 0.05 * torch.randn_like(weight)
-        content = {
-            "model": trained_part(model, model.state_dict()),
-            "adapter": dataclasses.asdict(model.lora),
-        }
-        content["args"] = model_args("R-GPT-tiny", model.config)
-        paths[name] = folder / f"{name}.pt"
-        save_checkpoint(paths[name], content)
-    return paths
+    folder = tmp_path_factory.mktemp("adapters")
+    return {
+        name: write_trained_adapter(folder / f"{name}.pt", gpt_ckpts["edit"], seed=seed, rank=rank, dora=dora)
+        for seed, (name, (rank, dora)) in enumerate(KINDS.items())
+    }
 
 
 @pytest.fixture
@@ -188,3 +178,16 @@ def test_a_queue_serves_the_adapter_in_use_where_none_is_asked_for(pipeline):
         for adapter in (None, "red"):
             future = edits.submit(picture(), "red", seeds=0, sampling=HOW, num_samples=4, adapter=adapter)
             assert torch.equal(future.result()[0].codes, wanted)
+
+
+def test_sampling_programs_take_an_adapter(pipeline, adapter_files, gpt_ckpts, vq_ckpt, t5_dir):
+    pipeline.set_adapter("blue")
+    pipeline.merge_adapter()
+    files = ["--vq-ckpt", str(vq_ckpt), "--gpt-ckpt", str(gpt_ckpts["edit"]), "--t5-path", str(t5_dir)]
+    files += ["--image", "a.png", "--mask", "b.png", "--prompt", "red"]
+    configs = [
+        parse(SampleEditing, [*files, *(["--adapter", str(path)] if path else [])])
+        for path in (None, adapter_files["red"], adapter_files["blue"])
+    ]
+    assert torch.equal(scores(load_pipeline(configs[2], torch.device("cpu"))), scores(pipeline))
+    assert len({json.dumps(config.settings(None), default=str) for config in configs}) == 3
