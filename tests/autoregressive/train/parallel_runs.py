@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint
-import torch.distributed.fsdp  # before the ranks are forked
+import torch.distributed.fsdp  # before the ranks are forked, as peft
 
 from autoregressive.train import stages
 from autoregressive.train.config import EditingConfig, T2IConfig
