@@ -13,9 +13,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft  # noqa: F401  # before the ranks are forked: it takes seconds
 import torch
 import torch.distributed.checkpoint
-import torch.distributed.fsdp  # before the ranks are forked, as peft
+import torch.distributed.fsdp  # before the ranks are forked
 
 from autoregressive.train import stages
 from autoregressive.train.config import EditingConfig, T2IConfig
