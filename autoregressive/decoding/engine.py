@@ -211,3 +211,15 @@ def place(codes: Tensor, orders: Tensor, counts: Tensor, onto: Tensor) -> Tensor
     """
     meant = torch.arange(codes.shape[1], device=codes.device) < counts[:, None]
     return onto.scatter(1, orders, torch.where(meant, codes, onto.gather(1, orders)))
+
+
+def guesses_of(sampling: Sampling, before: Tensor, orders: Tensor) -> Tensor | None:
+    """The first guesses of `generate`: codes that are there already, where `sampling` asks for those.
+
+    Args:
+      before: (B, N) raster codes of the picture that is edited or revised.
+      orders: (B, K) the cells to draw.
+    Returns:
+      (B, K) codes; None leaves the guesses to `generate`.
+    """
+    return before.gather(1, orders) if sampling.guesses == "source" else None
