@@ -21,6 +21,7 @@ from dataset.packed.codes import CodesDataset
 from dataset.packed.dataset import open_packed
 from dataset.packed.format import require_same
 from dataset.packed.mixed import MixedDataset
+from dataset.packed.remote import DataCache
 from dataset.records.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
@@ -153,10 +154,10 @@ def load_packed(
     Args:
       settings: those of edits; None = that of the first folder, which the others must share.
     """
-    encoder = encoders.text_encoder
+    encoder, cache = encoders.text_encoder, DataCache.of_flags(config.data_cache_dir, config.data_cache_gb)
     datasets = [
         # Half the bytes between processes; the model takes float32 of the same values.
-        open_packed(kind, folder, text_dtype=torch.bfloat16, full_mask=full_mask)
+        open_packed(kind, folder, torch.bfloat16, cache, full_mask=full_mask)
         for folder in config.packed_data
     ]
     for name in [name for name, value in settings.items() if value is None]:

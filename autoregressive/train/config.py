@@ -46,10 +46,17 @@ class TrainConfig(DataConfig):
 
     results_dir: str = shared.results_dir("results", "folder for checkpoints, metrics.jsonl and previews")
     packed_data: list[str] | None = option(
-        None, help="folders of packed training data, in the place of --data-path"
+        None,
+        help="folders of packed training data, or URLs (s3://bucket/folder), in the place of --data-path",
     )
     packed_weights: list[float] | None = option(
         None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
+    )
+    data_cache_dir: str | None = option(
+        None, help="folder on this machine's own disk for packed data of URLs (default: ~/.cache/nep/packed)"
+    )
+    data_cache_gb: float = option(
+        100.0, within=POSITIVE, help="most that this folder may take; what was used least lately goes"
     )
     model: str | None = models.model("; the training goes on from it")
     model_name: str | None = models.model_name("the first that this stage trains")
