@@ -12,6 +12,7 @@ from torch import nn
 
 from runtime.precision import multiplies_bfloat16
 from runtime.sharding.tensors import is_sharded, own_part, sharded_like, whole_tensor
+from runtime.training.adamw8bit import AdamW8bit
 
 MUON_MOMENTUM = 0.95
 # What the flags say of a group; the rest of an optimizer's state is what training has made.
@@ -32,7 +33,7 @@ def gradient_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     if sharded:
         mesh = next(gradient.device_mesh for gradient in gradients if is_sharded(gradient))
         torch.distributed.all_reduce(sums[-1], group=mesh.get_group(mesh.ndim - 1))
-    return torch.stack(sums).sum().sqrt().float()
+    return torch.stack(sums).sum().sqrt().float() if sums else torch.zeros(())
 
 
 class Optimizers:
@@ -131,7 +132,7 @@ def build_optimizer(
     small tokenizer that was worth 6 dB after 400 steps, for the small transformer 0.4 nats after 50.
 
     Args:
-      name: "adamw", "muon", or "sgd" (plain, for tests of exactness).
+      name: "adamw", "adamw8bit" (its averages in 8 bits), "muon", or "sgd" (plain, for tests of exactness).
       lr: AdamW's rate (also SGD's).
       muon_lr: Muon's rate.
     """
@@ -144,9 +145,8 @@ def build_optimizer(
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    members: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
-    ]
+    adamw = AdamW8bit if name == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
+    members: list[torch.optim.Optimizer] = [adamw([g for g in groups if g["params"]], lr=lr, betas=betas)]
     views: dict[nn.Parameter, nn.Parameter] = {}
     if matrices:
         device = next(iter(matrices.values())).device

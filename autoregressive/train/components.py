@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.layers import recompute_block
+from autoregressive.models.layers import recompute_every
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
@@ -137,7 +137,7 @@ def build_model(
         model.config.vocab_size,
     )
     if config.activation_checkpointing:
-        model.run_block = recompute_block
+        model.run_block = recompute_every(config.recompute_every)
     return model if shards(config.parallel, ranks) else model.to(ranks.device)
 
 
