@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -14,6 +15,7 @@ from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
+from autoregressive.train.loop import Preview
 from autoregressive.train.packing.config import PackingConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
@@ -144,6 +146,23 @@ def build_model(
 def shown_model(model: Transformer, config: TrainConfig, ranks: Distributed) -> Transformer | None:
     """What draws in the place of a model that is about to be sharded; None where it need not."""
     return hollow_copy(model, ranks.device) if shards(config.parallel, ranks) else None
+
+
+def resting(encoders: Encoders, config: TrainConfig, device: torch.device, preview: Preview) -> Preview:
+    """`preview` that brings the encoders to the device for as long as it draws, where steps do not need them:
+    the data is codes and features. They leave it at once; else it is `preview` as it is."""
+    if config.dry_run or not (config.packed_data or config.cache_codes):
+        return preview
+
+    def draw(step: int) -> Path:
+        encoders.to(device)
+        try:
+            return preview(step)
+        finally:
+            encoders.to("cpu")
+
+    encoders.to("cpu")
+    return draw
 
 
 def load_packed(
