@@ -145,8 +145,9 @@ def build_optimizer(
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]  # of low-rank layers all are matrices
     adamw = AdamW8bit if name == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
-    members: list[torch.optim.Optimizer] = [adamw([g for g in groups if g["params"]], lr=lr, betas=betas)]
+    members: list[torch.optim.Optimizer] = [adamw(groups, lr=lr, betas=betas)] if groups else []
     views: dict[nn.Parameter, nn.Parameter] = {}
     if matrices:
         device = next(iter(matrices.values())).device

@@ -37,6 +37,7 @@ class Ask:
     Attributes:
       kind: "image_edit" or "image_generation", as events are named.
       model: its name here.
+      adapter: of the model's; None for none.
       size: (width, height) of the results.
       image: None draws.
       mask: (H, W) bool, True = edit, or "auto".
@@ -56,10 +57,12 @@ class Ask:
     image: Image.Image | None = None
     mask: np.ndarray | str | None = None
     crop: str = "auto"
+    adapter: str | None = None
 
     def submit(self, progress: Progress | None = None) -> Future:
         """Puts it into its queue."""
         options = {"seeds": self.seed, "num_samples": self.n, "sampling": self.sampling}
+        options["adapter"] = self.adapter
         if progress is not None:
             options["progress"] = progress
         if self.image is None:
@@ -133,7 +136,8 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         require_words(prompt, "prompt")
     except UserError as error:
         raise bad_request(str(error), "prompt", "invalid_value") from None
-    model, queue = served.find(fields.text("model"), draws=draws)
+    adapter = fields.text("adapter")
+    model, queue = served.find(fields.text("model"), draws=draws, adapter=adapter)
     _require_short(prompt, queue.pipeline.text_encoder.tokenizer)
     if fields.choice("response_format", ("b64_json", "url"), "b64_json") == "url":
         message = (
@@ -152,6 +156,7 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "prompt": prompt,
         "model": model,
         "queue": queue,
+        "adapter": adapter,
         "n": n,
         "seed": secrets.randbelow(2**32) if seed is None else seed,
         "sampling": _read_sampling(fields, queue.pipeline.defaults.sampling),
