@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -10,11 +11,12 @@ from torch.utils.data import Dataset
 from autoregressive.adapters.lora import add_lora
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.layers import recompute_block
+from autoregressive.models.layers import recompute_every
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
+from autoregressive.train.loop import Preview
 from autoregressive.train.packing.config import PackingConfig
 from autoregressive.train.rewards.config import RewardsConfig
 from dataset.build import build_dataset
@@ -23,6 +25,7 @@ from dataset.packed.codes import CodesDataset
 from dataset.packed.dataset import open_packed
 from dataset.packed.format import require_same
 from dataset.packed.mixed import MixedDataset
+from dataset.packed.remote import DataCache
 from dataset.records.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
@@ -146,7 +149,7 @@ def build_model(
     )
     begin_adapter(model, config)
     if config.activation_checkpointing:
-        model.run_block = recompute_block
+        model.run_block = recompute_every(config.recompute_every)
     return model if shards(config.parallel, ranks) else model.to(ranks.device)
 
 
@@ -169,6 +172,23 @@ def shown_model(model: Transformer, config: TrainConfig, ranks: Distributed) -> 
     return hollow_copy(model, ranks.device) if shards(config.parallel, ranks) else None
 
 
+def resting(encoders: Encoders, config: TrainConfig, device: torch.device, preview: Preview) -> Preview:
+    """`preview` that brings the encoders to the device for as long as it draws, where steps do not need them:
+    the data is codes and features. They leave it at once; else it is `preview` as it is."""
+    if config.dry_run or not (config.packed_data or config.cache_codes):
+        return preview
+
+    def draw(step: int) -> Path:
+        encoders.to(device)
+        try:
+            return preview(step)
+        finally:
+            encoders.to("cpu")
+
+    encoders.to("cpu")
+    return draw
+
+
 def load_packed(
     config: TrainConfig, encoders: Encoders, kind: str, *, full_mask: bool = False, **settings: str | None
 ) -> MixedDataset:
@@ -177,10 +197,10 @@ def load_packed(
     Args:
       settings: those of edits; None = that of the first folder, which the others must share.
     """
-    encoder = encoders.text_encoder
+    encoder, cache = encoders.text_encoder, DataCache.of_flags(config.data_cache_dir, config.data_cache_gb)
     datasets = [
         # Half the bytes between processes; the model takes float32 of the same values.
-        open_packed(kind, folder, text_dtype=torch.bfloat16, full_mask=full_mask)
+        open_packed(kind, folder, torch.bfloat16, cache, full_mask=full_mask)
         for folder in config.packed_data
     ]
     for name in [name for name, value in settings.items() if value is None]:

@@ -140,7 +140,10 @@ def edit_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
 
 def optimizer(choices: Sequence[str]) -> Any:
     """`--optimizer`."""
-    return option("adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=choices)
+    words = "muon: Muon on the matrices, AdamW on the rest"
+    if "adamw8bit" in choices:
+        words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8"
+    return option("adamw", help=words, choices=choices)
 
 
 def lr(of: str = "AdamW", default: float = 1e-4) -> Any:

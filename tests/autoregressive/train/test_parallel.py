@@ -46,6 +46,10 @@ def runs(shapes, train_flags, gpt_ckpts, tmp_path_factory) -> Path:
     def resave(ranks: int) -> dict:
         return job("t2i", f"on{ranks}", *sharded, "--gpt-ckpt", saved, resave=True)
 
+    def coded(name: str, *flags: object, **more: object) -> dict:
+        flags = ["--optimizer", "adamw8bit", "--max-steps", 3, *flags]
+        return job("t2i", f"coded-{name}", *flags, **more)
+
     sharded = ["--parallel", "fsdp", "--optimizer", "muon", "--ema-decay", "0.9", "--max-steps", 3]
     saved = root / "four" / "checkpoints" / SAVED
     hsdp = ["--parallel", "hsdp", "--shard-size", 2, "--max-steps", 3, "--checkpoint", "file"]
@@ -53,6 +57,7 @@ def runs(shapes, train_flags, gpt_ckpts, tmp_path_factory) -> Path:
         job("t2i", "four", *sharded, "--preview-every", 3),
         resave(4),
         job("t2i", "hsdp", *hsdp, "--activation-checkpointing"),
+        coded("four", "--parallel", "fsdp"),
     ]
     two = [of_kind(stage, kind) for stage in OPTIMIZERS for kind in ("ddp", "fsdp")]
     adapter = [*ADAPTER, "--init-gpt-ckpt", gpt_ckpts["edit"]]
@@ -62,6 +67,9 @@ def runs(shapes, train_flags, gpt_ckpts, tmp_path_factory) -> Path:
         resave(2),
         job("t2i", "import", *sharded, "--gpt-ckpt", root / "on2/checkpoints/0000003.pt", resave=True),
     ]
+    of_four = root / "coded-four" / "checkpoints" / SAVED
+    two += [coded(kind, "--parallel", kind, "--checkpoint", "file") for kind in ("ddp", "fsdp")]
+    two += [coded("on2", "--parallel", "fsdp", "--gpt-ckpt", of_four, resave=True)]
     two += [{"stage": "tokenizer", "flags": tokenizer_flags(shapes, root, kind)} for kind in ("ddp", "fsdp")]
     plan = root / "plan.json"
     plan.write_text(json.dumps([{"ranks": 4, "jobs": four}, {"ranks": 2, "jobs": two}]))
@@ -95,7 +103,16 @@ def test_sharded_weights_train_as_whole_ones(stage, runs):
     for part in {"model", "ema"} & whole.keys():
         assert whole[part].keys() == sharded[part].keys()
         for name, weight in whole[part].items():
-            torch.testing.assert_close(weight, sharded[part][name], atol=2e-5, rtol=1e-4)
+            assert torch.equal(weight, sharded[part][name]), name
+
+
+def test_averages_of_eight_bits_are_the_same_on_any_number_of_ranks(runs):
+    whole, sharded = (content_of(runs / f"coded-{kind}") for kind in ("ddp", "fsdp"))
+    saved, resumed = content_of(runs / "coded-four", SAVED), content_of(runs / "coded-on2")
+    codes = [n for n, entry in whole["optimizer"]["state"].items() if entry["exp_avg"].dtype == torch.uint8]
+    assert len(codes) > 4
+    for key in ("model", "optimizer"):
+        assert same(whole[key], sharded[key]) and same(saved[key], resumed[key]), key
 
 
 def test_sharded_adapters_train_as_whole_ones_and_go_on_on_one_rank(
