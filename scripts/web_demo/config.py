@@ -9,7 +9,7 @@ from language.published import DEFAULT_T5
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.flags import models, shared
-from runtime.flags.ranges import COUNT, POSITIVE, Range
+from runtime.flags.ranges import COUNT, POSITIVE
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,15 @@ class Demo:
     gpt_model: str | None = models.gpt_model(None)
     device: str = shared.device()
     precision: str = models.decoding_precision()
-    host: str = option(
-        "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
-    )
-    port: int = option(
-        7860, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
-    )
+    host: str = shared.host("put a proxy before it")
+    port: int = shared.port(7860)
     max_upload_mb: int = option(10, within=COUNT, help="megabytes that an uploaded file may have")
     max_megapixels: float = option(16, within=POSITIVE, help="millions of pixels that an image may have")
     max_queue: int = option(
         32, within=COUNT, help="visitors who wait for the model; the next one is told to come back"
     )
+
+    max_lanes: int = shared.max_lanes()
 
     def __post_init__(self) -> None:
         if bool(self.vq_ckpt) != bool(self.gpt_ckpt):

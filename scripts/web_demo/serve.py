@@ -55,11 +55,11 @@ def make_studio(config: Demo) -> Studio:
     pipelines = load_pipelines(config)
     editors = [one for one in pipelines if one.transformer.config.mask_in_context]
     painters = [one for one in pipelines if not one.transformer.config.mask_in_context]
-    painter = EditQueue(painters[0]) if painters else None
+    painter = EditQueue(painters[0], max_lanes=config.max_lanes) if painters else None
     named = config.gpt_ckpt[0] if config.vq_ckpt else config.model
     return Studio(
         name=Path(named).name,
-        editor=EditQueue(editors[0]) if editors else painter,
+        editor=EditQueue(editors[0], max_lanes=config.max_lanes) if editors else painter,
         painter=painter,
         examples=examples_for(vocabulary(pipelines[0])),
         max_pixels=round(config.max_megapixels * 1e6),
