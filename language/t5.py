@@ -68,6 +68,7 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
     )
 
 
+_MOST_NAMED = 8  # unknown words in one sentence
 ROWS = 32  # texts of one forward pass
 _TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
@@ -147,6 +148,20 @@ class T5Tokenizer:
         parts = zip(read["input_ids"], read["offset_mapping"], strict=True)
         unknown = [cleaned[start:end] for token, (start, end) in parts if token == self.words.unk_token_id]
         return list(dict.fromkeys(unknown))
+
+    def told_unknown(self, texts: Sequence[str]) -> str:
+        """A sentence that names the words of the texts that it does not know; "" if it knows all."""
+        unknown = list(dict.fromkeys(word for text in texts for word in self.unknown_words(text)))
+        if not unknown:
+            return ""
+        shown = ", ".join(f"“{word}”" for word in unknown[:_MOST_NAMED])
+        others = " and others" if len(unknown) > _MOST_NAMED else ""
+        return f"the model does not know {shown}{others}: it is told nothing there, and will guess"
+
+    def length(self, text: str) -> int:
+        """Tokens of a text as long as it is, the final </s> included."""
+        with _TOKENIZING:
+            return len(self.words(clean_caption(text), verbose=False)["input_ids"])
 
     def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
         """How long the texts are that lost their end."""

@@ -100,6 +100,17 @@ def test_an_edit_goes_beside_its_picture_and_replaces_nothing(scene, monkeypatch
     assert 0 < changed < 0.2
 
 
+def test_words_that_the_model_does_not_know_are_named(scene, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["nep"])
+    run(["edit", str(scene), "make the furry cat blue", "--device", "cpu"])
+    run(["draw", "a dog", "--device", "cpu", "--output", str(scene.with_name("drawn.png"))])
+    said = [record.message for record in caplog.records if "does not know" in record.message]
+    assert "“furry”, “cat”: it is told nothing there" in said[0] and "“dog”" in said[1]
+    caplog.clear()
+    run(["edit", str(scene), "turn the large blue star into a circle", "--device", "cpu"])
+    assert "does not know" not in caplog.text
+
+
 def test_an_output_that_is_there_is_not_replaced_unless_asked_for(scene):
     words = [str(scene), "make it red", "--output", str(scene)]
     with pytest.raises(UserError, match="scene.png is there already: give another name, or --overwrite"):
