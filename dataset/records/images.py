@@ -76,12 +76,12 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     return pixels.float().div(127.5).sub(1).contiguous()
 
 
-def load_native(source: str | ImageSource) -> Image.Image:
+def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads one image as `as_native` has it; warns of colours of 16 bits, which Pillow reads as 8.
 
-    Raises as `load_image`.
+    Args and errors as `load_image`.
     """
-    native = as_native(open_image(source))
+    native = as_native(open_image(source, max_pixels))
     stream_source = Path(source) if isinstance(source, str) else source
     with stream_source.open("rb") as stream, Image.open(stream) as file:
         if native.mode != "I;16" and any(";16" in str(tile[3]) for tile in file.tile):

@@ -85,7 +85,7 @@ def draw_tab(painter: EditQueue, example: str) -> tuple[gr.State, gr.Button]:
             return running[0].result()[0]
 
         def partly(drawing: Drawing | None) -> Values:
-            return {view: gr.skip() if drawing is None else show_partly(None, pipeline, drawing)}
+            return {view: gr.skip() if drawing is None else show_partly(drawing)}
 
         following = follow(work, lambda: [future.cancel() for future in running])
         image = yield from each(following, partly)

@@ -28,11 +28,13 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab("Spend more", id="spend"):
                     scaling_tab(studio.painter, example)
                 open_drawn = says(editing.open_image, editing.notice)
-                done = send.click(open_drawn, drawn, editing.outputs, api_visibility="private", **MODEL)
+                done = send.click(
+                    open_drawn, [editing.visit, drawn], editing.outputs, api_visibility="private", **MODEL
+                )
                 done.success(lambda: gr.Tabs(selected="edit"), None, tabs, api_visibility="private")
         page.load(
             editing.open_first,
-            None,
+            editing.visit,
             editing.outputs,
             show_progress="hidden",
             api_visibility="private",
