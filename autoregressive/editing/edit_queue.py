@@ -52,6 +52,7 @@ class EditQueue:
         """
         self.pipeline = pipeline
         self._max_waiting = max_waiting
+        self.max_lanes = max_lanes
         self._shared = SharedEngine(pipeline.engine, max_lanes)
         self._threads = ThreadPoolExecutor(max_lanes, thread_name_prefix="edit")
         self._working = threading.Semaphore(WORKING)

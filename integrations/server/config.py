@@ -24,7 +24,8 @@ class Serve:
 
     model: str = option(
         "shapes",
-        help="shapes (comes with the project), a folder of models, or a hub id; all in it are served",
+        help="shapes (comes with the project), another folder of models (in pretrained_models its name is "
+        "enough), or a hub id; all in it are served",
     )
     t5_path: str | None = models.t5_path("; by default that of --model")
     device: str = shared.device()

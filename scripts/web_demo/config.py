@@ -18,8 +18,11 @@ class Demo:
 
     TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the page"}
 
-    model: str = option(
-        "shapes", help="shapes (comes with the project), a folder, or a hub id: its editor and its painter"
+    model: list[str] = option(
+        [],
+        repeats=True,
+        help="names of folders in pretrained_models, such as shapes, other folders, or hub ids: a page each, "
+        "with its editor and its painter; default: all in pretrained_models",
     )
     vq_ckpt: str | None = models.vq_ckpt(more=", with --gpt-ckpt, instead of --model")
     gpt_ckpt: list[str] = models.gpt_ckpt(
@@ -44,6 +47,8 @@ class Demo:
     max_lanes: int = shared.max_lanes()
 
     def __post_init__(self) -> None:
+        if self.model and self.vq_ckpt:
+            raise UserError("--model and --vq-ckpt with --gpt-ckpt are two ways to say the same: give one")
         if bool(self.vq_ckpt) != bool(self.gpt_ckpt):
             raise UserError("--vq-ckpt and --gpt-ckpt go together; without both, --model is taken")
         for name in ("max_upload_mb", "max_megapixels", "max_queue"):

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import Drawing
-from dataset.shapes.edits import SETTINGS, random_scene
-from dataset.shapes.scenes import render
 from runtime.errors import UserError
 from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
-from scripts.web_demo.examples import Examples
+from scripts.web_demo.examples import Examples, OwnExamples, Try
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
@@ -60,15 +57,20 @@ class Studio:
       name: of their folder, or of their file.
       editor: edits; a text-to-image model does it zero-shot.
       painter: draws from text; None hides its tabs.
-      examples: for models of the shapes set; others are shown with what visitors load.
+      examples: what to try; without them, the model is shown with what visitors load.
       max_pixels: of an upload.
     """
 
     name: str
     editor: EditQueue
     painter: EditQueue | None
-    examples: Examples | None
+    examples: Examples | OwnExamples | None
     max_pixels: int
+
+    @property
+    def of_shapes(self) -> bool:
+        """Whether scenes of shapes can be made for it, and judged."""
+        return isinstance(self.examples, Examples)
 
     @property
     def finds_regions(self) -> bool:
@@ -103,9 +105,7 @@ class EditTab:
             self.upload = gr.UploadButton(
                 "Load an image", file_types=["image"], elem_id="upload", min_width=140
             )
-            self.scene = gr.Button(
-                "A random scene", visible=self.studio.examples is not None, elem_id="scene"
-            )
+            self.scene = gr.Button("A random scene", visible=self.studio.of_shapes, elem_id="scene")
         about = (
             "Region to edit. Paint with the pointer, or move with the arrow keys and press space on a cell."
         )
@@ -114,13 +114,13 @@ class EditTab:
         self.where = gr.Radio(ways, value=ways[0], label="Where to edit", elem_id="where")
 
     def _place_words(self) -> None:
-        self.examples: dict[str, gr.Button] = {}
+        self.examples: list[tuple[Try, gr.Button]] = []
         placeholder = None
-        if (examples := self.studio.examples) is not None:
-            gr.Markdown("Click one to try it on the scene:")
+        if tries := self._tries():
+            gr.Markdown("Click one to try it on its picture:")
             with gr.Row(elem_id="examples"):
-                self.examples = {words: gr.Button(words, size="sm") for words in examples.instructions}
-            placeholder = f"such as: {examples.instructions[0]}"
+                self.examples = [(one, gr.Button(one.words, size="sm")) for one in tries]
+            placeholder = f"such as: {tries[0].words}"
         asks = "What to do" if self.studio.finds_regions else "What the result shows"
         self.prompt = gr.Textbox(label=asks, placeholder=placeholder, elem_id="prompt", max_length=2000)
         self.words_note = gr.HTML(elem_id="words_note")
@@ -155,9 +155,9 @@ class EditTab:
         how = [self.count, *self.draws.fields]
         asked = [self.visit, self.canvas, self.prompt, self.where, *how]
         on_either(self.go.click, self.prompt.submit, says(self.edit, notice), asked, outputs, "edit")
-        for words, button in self.examples.items():
+        for example, button in self.examples:
             button.click(
-                says(self._example(words), notice),
+                says(self._example(example), notice),
                 [self.visit, *how],
                 outputs,
                 show_progress="hidden",
@@ -185,10 +185,11 @@ class EditTab:
         saved.success(None, None, None, js=_SAVE)
 
     def open_first(self, visit: Visit) -> Values:
-        """What a visitor finds: a scene, where the model knows such."""
-        if self.studio.examples is None:
+        """What a visitor finds: a picture to try things on, where there is one for the model."""
+        if not (tries := self._tries()):
             return {self.story: "Load an image to begin."}
-        return self._open_scene(visit, "This is a scene to try things on")
+        told = "This is a scene to try things on" if self.studio.of_shapes else "A picture to try things on"
+        return self._open_example(visit, tries[0], told)
 
     def open_image(self, visit: Visit, image: str | Image.Image | None) -> Values:
         if image is None:
@@ -198,24 +199,27 @@ class EditTab:
         return self._shown(visit, f"{width} × {height} pixels")
 
     def random_scene(self, visit: Visit) -> Values:
-        drawn = random_scene(np.random.default_rng(), SETTINGS[self.studio.examples.setting], held_out=True)
-        self._open(visit, Image.fromarray(render(drawn, self.pipeline.image_size)))
-        return self._shown(visit, f"The scene: {drawn.caption()}")
+        image, caption = self.studio.examples.random(self.pipeline.image_size)
+        self._open(visit, image)
+        return self._shown(visit, f"The scene: {caption}")
 
-    def _open_scene(self, visit: Visit, told: str) -> Values:
-        self._open(visit, Image.fromarray(render(self.studio.examples.scene, self.pipeline.image_size)))
+    def _tries(self) -> tuple[Try, ...]:
+        return self.studio.examples.tries if self.studio.examples is not None else ()
+
+    def _open_example(self, visit: Visit, example: Try, told: str) -> Values:
+        self._open(visit, example.picture(self.pipeline.image_size))
         return self._shown(visit, told)
 
     def _open(self, visit: Visit, image: str | Image.Image) -> Desk:
         return visit.open(Desk.open(self.studio.editor, image, self.studio.max_pixels))
 
-    def _example(self, words: str):
-        """What a click on an example does: the scene anew, and the edit where it can find the region."""
+    def _example(self, example: Try):
+        """What a click on an example does: its picture anew, and the edit where it can find the region."""
         where = FIND if self.studio.finds_regions else WHOLE
 
         def run(visit: Visit, *how: float) -> Iterator[Values]:
-            yield self._open_scene(visit, "") | {self.prompt: words, self.where: where}
-            yield from self.edit(visit, None, words, where, *how)
+            yield self._open_example(visit, example, "") | {self.prompt: example.words, self.where: where}
+            yield from self.edit(visit, None, example.words, where, *how)
 
         return run
 

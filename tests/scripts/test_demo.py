@@ -507,6 +507,47 @@ def one_visitor(address: str, scene: Path) -> str:
         return str(error)
 
 
+def test_each_model_has_a_page_with_its_examples_and_words(browser, tmp_path):
+    zoo = tmp_path / "our zoo"
+    shutil.copytree(ROOT / "pretrained_models" / "shapes", zoo)
+    (zoo / "examples").mkdir()
+    first = replace(EXAMPLE, background=Background("mint"))
+    Image.fromarray(render(first, 72)).save(zoo / "examples" / "1.png")
+    (zoo / "examples" / "1.txt").write_text("remove the large blue star\n")
+    (zoo / "examples" / "drawings.txt").write_text("a small star at the center\n")
+    config = (zoo / "config.json").read_text()
+    (zoo / "config.json").write_text(re.sub('"knows": "[^"]*"', '"knows": "our animals"', config))
+    with contextlib.contextmanager(start)(tmp_path, "--model", "shapes", "--model", str(zoo)) as address:
+        opened = browser.new_page(viewport={"width": 1280, "height": 1500})
+        opened.set_default_timeout(TIMEOUT_MS)
+        opened.goto(address)
+        wait_for_words(opened, "a scene to try things on")
+        assert "coloured shapes" in opened.inner_text("#model")
+        screenshot(opened, "two_models")
+        opened.click("a:has-text('our zoo')")
+        wait_for_words(opened, "A picture to try things on")
+        assert "our animals" in opened.inner_text("#model") and not opened.is_visible("#scene")
+        (button,) = opened.query_selector_all("#examples button")
+        assert button.inner_text() == "remove the large blue star"
+        button.click()
+        wait_for_words(opened, "cells edited")
+        begun, after = pictures(opened, "#history", 2)
+        assert np.array_equal(begun, render(first, 72))
+        wanted = replace(first, objects=(first.objects[0], first.objects[2]))
+        assert verify_scene(after, wanted).passed
+        opened.click("button[role=tab]:has-text('Draw')")
+        assert opened.input_value("#draw_prompt textarea") == "a small star at the center"
+        screenshot(opened, "second_model")
+        phone = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        phone.goto(address)
+        wait_for_words(phone, "a scene to try things on")
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert phone.evaluate(wide) <= 0
+        screenshot(phone, "phone_two_models")
+        opened.close()
+        phone.close()
+
+
 def test_only_this_machine_gets_in(address):
     with pytest.raises(ConnectionRefusedError):  # another of its addresses, so others than loopback too
         socket.create_connection(("127.0.0.2", urlsplit(address).port), 10)

@@ -261,6 +261,54 @@ def test_models_of_shapes_are_shown_with_scenes_that_they_know(editor):
     assert examples_for(EASY.words()) is EASY and examples_for({"cat"}) is None and examples_for([]) is None
 
 
+def test_a_folder_brings_its_own_examples(tmp_path):
+    from scripts.web_demo.examples import EASY, HARD, examples_for
+
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    assert examples_for(EASY.words() | HARD.words(), tmp_path) is HARD, "there are none"
+    (folder / "1_cat.txt").write_text("add a hat\n\n  remove the tail\n")
+    with pytest.raises(UserError, match="1_cat.txt: no picture beside it; put 1_cat.png there"):
+        examples_for(HARD.words(), tmp_path)
+    Image.new("RGB", (30, 20), "red").save(folder / "1_cat.png")
+    Image.new("RGB", (8, 9), "blue").save(folder / "2_dog.webp")
+    (folder / "2_dog.txt").write_text("add a hat")
+    (folder / "drawings.txt").write_text("a cat\na dog\n")
+    own = examples_for(HARD.words(), tmp_path)
+    assert [one.words for one in own.tries] == ["add a hat", "remove the tail", "add a hat"]
+    assert [one.picture(72).size for one in own.tries] == [(30, 20), (30, 20), (8, 9)]
+    assert own.caption == "a cat"
+    (folder / "2_dog.webp").write_bytes(b"")
+    with pytest.raises(UserError, match="2_dog.webp"):
+        examples_for([], tmp_path)
+
+
+def test_which_models_the_demo_takes(work, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the demo group is not installed")
+    from autoregressive.editing import model_folders
+    from runtime.config import parse
+    from scripts.web_demo import serve
+    from scripts.web_demo.config import Demo
+
+    words = ["--device", "cpu", "--max-lanes", "8", "--model", "shapes", "--model", str(SHAPES)]
+    config = parse(Demo, words)
+    assert config.model == ["shapes", str(SHAPES)] == parse(Demo, ["--model", *config.model]).model
+    monkeypatch.setattr(model_folders, "PRETRAINED", tmp_path)
+    with pytest.raises(UserError, match="has no folder of models: give --model"):
+        serve.make_studios(parse(Demo, []))
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    for name in ("animals", "shapes"):
+        (tmp_path / name).symlink_to(SHAPES)
+    assert list(model_folders.at_hand()) == ["shapes", "animals"]
+    studios = serve.make_studios(parse(Demo, words[:4]))
+    assert [studio.name for studio in studios] == ["shapes", "animals"]
+    assert studios[0].editor.max_lanes == 8 and studios[1].painter.max_lanes == 8 and studios[1].of_shapes
+    for studio in studios:
+        studio.editor.close()
+        studio.painter.close()
+
+
 def test_what_comes_from_a_browser_is_not_trusted():
     pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.widgets import as_url, canvas_value, notices, painted_layer, strip_value
