@@ -49,6 +49,12 @@ def test_nep_answers_at_once_and_imports_only_what_is_asked_for():
     assert time.perf_counter() - start < 5  # a fraction of a second where nothing else runs
 
 
+def test_a_reader_that_has_enough_ends_it_quietly():
+    command = f"{sys.executable} -m nep --help | true"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stderr == "" and ended.returncode in (0, 141)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_manual_of_its_own_name(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["nep"])
