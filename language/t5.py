@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,6 +90,10 @@ class TokenizedTexts(TensorFields):
         return self.mask.sum(1)
 
 
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")
+
+
 class T5Tokenizer:
     """What turns words into tokens: the caption cleaning, then the tokenizer, in any process.
 
@@ -141,12 +146,17 @@ class T5Tokenizer:
         return sorted(word for word in words if any(map(str.isalnum, word)))
 
     def unknown_words(self, text: str) -> list[str]:
-        """The parts of a text that it reads as the unknown token, each once, in their order."""
+        """The words of a text that it reads as the unknown token, each once, in their order.
+
+        Punctuation is no word, unless there is nothing else that it knows.
+        """
         cleaned = clean_caption(text)
         with _TOKENIZING:
             read = self.words(cleaned, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         parts = zip(read["input_ids"], read["offset_mapping"], strict=True)
         unknown = [cleaned[start:end] for token, (start, end) in parts if token == self.words.unk_token_id]
+        if len(unknown) < len(read["input_ids"]):
+            unknown = [word for word in unknown if not all(map(_is_punctuation, word))]
         return list(dict.fromkeys(unknown))
 
     def told_unknown(self, texts: Sequence[str]) -> str:

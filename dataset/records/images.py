@@ -278,12 +278,19 @@ def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
     except FileNotFoundError:
         raise UserError(f"{source}: no such file") from None
     except UnidentifiedImageError:
-        raise UserError(f"{source}: not an image of a known format ({', '.join(ALLOWED_FORMATS)})") from None
+        with stream_source.open("rb") as stream:
+            if not stream.read(1):
+                raise UserError(f"{source}: not an image: the file is empty; save it anew") from None
+        known = ", ".join(ALLOWED_FORMATS)
+        raise UserError(f"{source}: not an image of a known format ({known}): save it as one") from None
     except MemoryError:
         raise
+    except Image.DecompressionBombError:  # before the size can be read
+        limit = f"{max_pixels / 1e6:g} megapixels"
+        raise UserError(f"{source}: is far above the limit of {limit}; make it smaller") from None
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError, struct.error, ...).
-        raise UserError(f"{source}: cannot be read as an image: {error}") from None
+        raise UserError(f"{source}: cannot be read as an image: {error}; save it anew") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -51,7 +51,9 @@ def test_nep_answers_at_once_and_imports_only_what_is_asked_for():
 
 def test_a_reader_that_has_enough_ends_it_quietly():
     command = f"{sys.executable} -m nep --help | true"
-    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
     assert ended.stderr == "" and ended.returncode in (0, 141)
 
 

@@ -211,7 +211,8 @@ def test_what_is_told_of_a_model_is_what_its_folder_says(editor):
     assert advice.on_words(editor, "make the furry cat red, quickly") == [
         "The model does not know “furry”, “cat”, “quickly”: it is told nothing there, and will guess."
     ]
-    assert advice.on_words(editor, "turn the large Red circle into a star") == []
+    assert advice.on_words(editor, "turn the large Red circle into a star!") == []
+    assert "“🐱”" in advice.on_words(editor, "🐱 red.")[0] and "“!!!”" in advice.on_words(editor, "!!!")[0]
     assert advice.on_region(0.61, True) and not advice.on_region(0.6, True) and not advice.on_region(1, False)
     about, editor.about = editor.about, About()
     try:
@@ -385,6 +386,24 @@ def test_a_picture_that_is_opened_while_an_edit_runs_stays(work, edits, drawn):
             break
         time.sleep(0.05)
     assert edits.num_open == 0, "the edit that nobody waits for has ended"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+def test_pictures_of_odd_sizes_are_shown_and_edited(work, edits, size):
+    gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.edit_tab import FIND, WHOLE, EditTab, Studio
+
+    with gradio.Blocks():
+        tab = EditTab(Studio("shapes", edits, None, None, 20_000_000))
+    visit = work.Visit()
+    tab.open_image(visit, Image.new("RGB", size, "white"))
+    for where in (FIND, WHOLE):
+        *_, last = tab.edit(visit, None, "a large red circle", where, 1, 0, 1, 0.1, 0)
+        assert "cells edited" in last[tab.story]
+    region = np.zeros(size[::-1], bool)
+    region[:1, :1] = region[-1:, -1:] = True
+    samples = list_all(visit.at().propose("a large red circle", region))
+    assert work.show_result(samples[0]).size and samples[0].image.size == size
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
