@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.cache import CachePool, KVCache
-from autoregressive.decoding.int8_linear import quantize_linears
+from autoregressive.decoding.int8_linear import quantize_linears, require_movable
 from autoregressive.decoding.packed_linear import pack_linears, unpack_linears
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
@@ -68,7 +68,12 @@ class Engine:
         return self.__dict__ | {"_step": self.model, "_compiled_for": None}
 
     def move(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> None:
-        """Moves the model, and packs it anew where it was packed or can be now."""
+        """Moves the model, and packs it anew where it was packed or can be now.
+
+        Raises:
+          UserError: to a GPU or to another type, of weights that were made 8 bits for a CPU.
+        """
+        require_movable(self.model, device, dtype)
         unpack_linears(self.model)
         self.model.to(device=device, dtype=dtype)
         self.release()
@@ -211,3 +216,15 @@ def place(codes: Tensor, orders: Tensor, counts: Tensor, onto: Tensor) -> Tensor
     """
     meant = torch.arange(codes.shape[1], device=codes.device) < counts[:, None]
     return onto.scatter(1, orders, torch.where(meant, codes, onto.gather(1, orders)))
+
+
+def guesses_of(sampling: Sampling, before: Tensor, orders: Tensor) -> Tensor | None:
+    """The first guesses of `generate`: codes that are there already, where `sampling` asks for those.
+
+    Args:
+      before: (B, N) raster codes of the picture that is edited or revised.
+      orders: (B, K) the cells to draw.
+    Returns:
+      (B, K) codes; None leaves the guesses to `generate`.
+    """
+    return before.gather(1, orders) if sampling.guesses == "source" else None

@@ -33,6 +33,7 @@ from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import TextFeatures, stack_text_features
 from runtime.distributed import accelerator, require_device
 from runtime.errors import UserError
+from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
@@ -352,8 +353,12 @@ class EditingModels:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """(B, N) codes → RGB images of the model's size."""
-        with self._working(self.tokenizer):
+        """(B, N) codes → RGB images of the model's size.
+
+        In bfloat16 where the transformer's weights are: only pixels are wanted here, codes stay in float32.
+        """
+        precision = "bf16" if self.transformer.dtype is torch.bfloat16 else "none"
+        with self._working(self.tokenizer), autocast(self.device, precision):
             pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]

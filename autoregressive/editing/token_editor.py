@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.decoding.batch import NOT_FINITE
-from autoregressive.decoding.engine import Drawn, Engine, OnPass, place
+from autoregressive.decoding.engine import Drawn, Engine, OnPass, guesses_of, place
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.decoding.shared import SharedEngine
 from autoregressive.editing.auto_mask import edit_scores
@@ -98,7 +98,7 @@ class TokenEditor:
             vocab = self.transformer.config.vocab_size
             prompt = editing_prompt(source, edit_mask, first, text_valid, vocab, marks=mode == "marks")
         sources = source.repeat_interleave(num_samples, 0)
-        guesses = sources.gather(1, orders) if sampling.guesses == "source" else None
+        guesses = guesses_of(sampling, sources, orders)
         on_pass = None if progress is None else tell_progress(progress, sources, orders, counts)
         drawn = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), guesses, on_pass)
         return Drawn(place(drawn.codes.cpu(), orders, counts, sources), drawn.num_passes)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.decoding.engine import place
+from autoregressive.decoding.engine import guesses_of, place
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.arguments import as_regions
 from autoregressive.editing.composite import as_image, changed_region, compose
@@ -162,10 +162,12 @@ class TaskBatch:
             vocab_size=self._vocab,
             marks=self._marked,
         )
+        before = codes.repeat_interleave(num_samples, 0)
         drawn = self.pipeline.token_editor.generate(
-            prompt, orders, self.text, seeds, self.sampling, counts.tolist()
+            *(prompt, orders, self.text, seeds, self.sampling, counts.tolist()),
+            guesses=guesses_of(self.sampling, before, orders),
         )
-        return place(drawn.codes.cpu(), orders, counts, codes.repeat_interleave(num_samples, 0))
+        return place(drawn.codes.cpu(), orders, counts, before)
 
     def log_likelihood(self, codes: Tensor, seeds: Sequence[int]) -> Tensor:
         """The model's own log-likelihood of every free cell in (P, N) `codes`, in a random order a task.

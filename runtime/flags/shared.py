@@ -207,6 +207,12 @@ def num_train(default: int, of: str = "edits") -> Any:
     return option(default, within=COUNT, help=f"training {of}")
 
 
+def num_portraits(default: int) -> Any:
+    """`--num-portraits` of the emoji set."""
+    words = "training pictures of each emoji alone, beside the pairs"
+    return option(default, within=COUNT_OR_NONE, help=words)
+
+
 def num_emu() -> Any:
     """`--num-emu`."""
     return option(100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format")

@@ -22,9 +22,11 @@ from PIL import Image
 
 from autoregressive import EditingPipeline, Sampling
 from autoregressive.editing.model_folders import About, Defaults, read_config
+from autoregressive.editing.models import _Recent
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
+from runtime import precision
 from runtime.checkpoint import load_checkpoint, require_whole, save_checkpoint
 from runtime.errors import UserError
 
@@ -298,6 +300,19 @@ def test_moving_to_another_type_and_back(pipeline, image):
     pipeline.edit(image, "make it red", MASK)
     pipeline.to("cpu", torch.float32)
     assert len(codes_of(pipeline, image)) == len(wanted)
+
+
+def test_pixels_are_decoded_in_the_type_of_the_weights_and_codes_are_not(pipeline, image, monkeypatch):
+    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: True)
+    codes, types = pipeline.encode([image]), []
+    pipeline.tokenizer.decoder.register_forward_hook(lambda module, given, made: types.append(made.dtype))
+    whole = np.asarray(pipeline.decode(codes)[0]).astype(int)
+    pipeline.to(dtype=torch.bfloat16)
+    half = np.asarray(pipeline.decode(codes)[0]).astype(int)
+    assert types == [torch.float32, torch.bfloat16]
+    assert 0 < np.abs(half - whole).max() <= 8
+    pipeline._codes = _Recent()
+    assert torch.equal(pipeline.encode([image]), codes)
 
 
 def metadata(card: str) -> dict:

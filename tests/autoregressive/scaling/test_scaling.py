@@ -107,6 +107,28 @@ def test_a_revision_reads_what_training_shows(pipelines, marks):
     assert found.std() > 0.1
 
 
+def test_a_revision_guesses_the_codes_that_it_replaces(pipelines, monkeypatch):
+    """The draws are those of any other guesses."""
+    editor, seen = pipelines["edit"].token_editor, []
+    generate = editor.generate
+    codes = torch.randint(16, (3, 9), generator=torch.Generator().manual_seed(1))
+    cells = torch.tensor([[1, 1, 0, 1, 0, 0, 0, 0, 0]]).bool().expand(3, 9)
+
+    def watched(prompt, orders, *rest, guesses=None):
+        seen.append((orders, guesses))
+        return generate(prompt, orders, *rest, guesses=guesses)
+
+    monkeypatch.setattr(editor, "generate", watched)
+    drawn = []
+    for guesses in ("independent", "source"):
+        batch = batch_of(pipelines, "edit", EDITS)
+        batch.sampling = replace(PLAIN, window=2, guesses=guesses)
+        drawn.append(batch.draw_again(codes, cells, [1, 2, 3]))
+    assert torch.equal(*drawn)
+    (_, none), (orders, given) = seen
+    assert none is None and torch.equal(given, codes.gather(1, orders))
+
+
 @pytest.mark.parametrize(("name", "tasks"), [("t2i", DRAWINGS), ("t2i", EDITS), ("edit", EDITS)])
 @pytest.mark.parametrize("region", ["lowest", "likelihood", "random"])
 def test_a_search_improves_and_touches_only_the_proposed_cells(pipelines, name, tasks, region, monkeypatch):
