@@ -26,7 +26,7 @@ from dataset.choices import RULES
 from runtime.errors import UserError
 from runtime.files import require_regular, write_atomic
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, EXAMPLES = "config.json", "examples"
 FORMAT = 1
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained_models"
 DEFAULT = "shapes"

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from autoregressive.editing.model_folders import EXAMPLES
 from dataset.records.images import load_image
 from dataset.shapes.edits import SETTINGS, random_scene
 from dataset.shapes.scenes import OFFSET, Background, Scene, SceneObject, render
 from runtime.errors import UserError
 from runtime.texts import read_text
 
-FOLDER, DRAWINGS = "examples", "drawings.txt"
-"""Of a folder of models, see `autoregressive.editing.model_folders`."""
+DRAWINGS = "drawings.txt"
 _SUFFIXES = (".png", ".jpg", ".webp")
 
 
@@ -126,7 +126,7 @@ def examples_for(vocabulary: Collection[str], folder: Path | None = None) -> Exa
     Raises:
       UserError: an instruction of the folder without a picture.
     """
-    own = None if folder is None else _read(folder / FOLDER)
+    own = None if folder is None else _read(folder / EXAMPLES)
     return own or next((one for one in (HARD, EASY) if one.words() <= set(vocabulary)), None)
 
 
