@@ -125,9 +125,10 @@ def build_optimizer(
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    members: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
-    ]
+    groups = [group for group in groups if group["params"]]  # of low-rank layers all are matrices
+    members: list[torch.optim.Optimizer] = (
+        [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)] if groups else []
+    )
     views: dict[nn.Parameter, nn.Parameter] = {}
     if matrices:
         device = next(iter(matrices.values())).device

@@ -15,7 +15,7 @@ from torch import Tensor
 from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.cache import CachePool, KVCache
 from autoregressive.decoding.int8_linear import quantize_linears, require_movable
-from autoregressive.decoding.packed_linear import pack_linears, unpack_linears
+from autoregressive.decoding.packed_linear import PackedLinear, pack_linears, unpack_linears
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
@@ -98,6 +98,11 @@ class Engine:
     def release(self) -> None:
         """Gives the memory of caches back that no call uses now."""
         self.caches.clear()
+
+    @property
+    def packed(self) -> bool:
+        """Whether linear weights are packed."""
+        return any(isinstance(module, PackedLinear) for module in self.model.modules())
 
     @property
     def compiled(self) -> bool:

@@ -40,6 +40,10 @@ def load_pipeline(
         device=device,
         dtype=DECODING_PRECISIONS[config.precision],
     )
+    if config.adapter is not None:
+        pipeline.load_adapter(config.adapter)
+        pipeline.set_adapter("default")
+        pipeline.merge_adapter()
     if config.compile and device.type == "cuda":
         pipeline.engine.compile_steps()
     elif config.compile:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch.utils.data import Dataset
 
+from autoregressive.adapters.lora import add_lora
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_block
@@ -15,6 +16,7 @@ from autoregressive.train.config import TrainConfig
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.packing.config import PackingConfig
+from autoregressive.train.rewards.config import RewardsConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.packed.codes import CodesDataset
@@ -102,7 +104,8 @@ def load_encoders(
 def build_model(
     config: TrainConfig, encoders: Encoders, ranks: Distributed, *, mask_in_context: bool
 ) -> Transformer:
-    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given.
+    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given, with `--lora-rank`
+    as an adapter on it.
 
     It is on the rank's device, or on the CPU if it is to be sharded: it need not fit into a GPU's memory.
     """
@@ -125,8 +128,14 @@ def build_model(
     )
     if config.codebook_init:
         start_from_codebook(model, encoders.tokenizer.quantize.codebook())
-    if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
-        initialise_from(model, config.init_gpt_ckpt, config.image_size)
+    # A resume brings its own weights; of an adapter not those that it is added to.
+    if config.init_gpt_ckpt and (config.lora_rank or not config.gpt_ckpt):
+        fresh = initialise_from(model, config.init_gpt_ckpt, config.image_size)
+        if fresh and config.lora_rank and not config.lora_train_tables:
+            raise UserError(
+                f"{config.init_gpt_ckpt} has no {', '.join(fresh)}, which LoRA leaves as they begin: give "
+                "--lora-train-tables"
+            )
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     log.info(
         "%s: %.2f M parameters, %d cells, %d codes",
@@ -135,9 +144,24 @@ def build_model(
         grid**2,
         model.config.vocab_size,
     )
+    begin_adapter(model, config)
     if config.activation_checkpointing:
         model.run_block = recompute_block
     return model if shards(config.parallel, ranks) else model.to(ranks.device)
+
+
+def begin_adapter(model: Transformer, config: TrainConfig | RewardsConfig) -> None:
+    """With `--lora-rank`: freezes the model and adds what is trained in its place."""
+    if config.lora_rank:
+        torch.manual_seed(config.global_seed)
+        add_lora(
+            model,
+            config.lora_rank,
+            config.lora_alpha or config.lora_rank,
+            str(config.init_gpt_ckpt),
+            dora=config.lora_dora,
+            train_tables=config.lora_train_tables,
+        )
 
 
 def shown_model(model: Transformer, config: TrainConfig, ranks: Distributed) -> Transformer | None:

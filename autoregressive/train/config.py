@@ -63,6 +63,10 @@ class TrainConfig(DataConfig):
         False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
     )
     own_cell: bool = training.own_cell()
+    lora_rank: int = training.lora_rank()
+    lora_alpha: float | None = training.lora_alpha()
+    lora_dora: bool = training.lora_dora()
+    lora_train_tables: bool = training.lora_train_tables()
     cls_token_num: int = models.cls_token_num(120, "text slots of the model")
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
@@ -173,6 +177,7 @@ class TrainConfig(DataConfig):
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
         training.require_parallel(self.parallel, self.shard_size)
+        training.require_lora(self)
         self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")

@@ -36,6 +36,7 @@ class Ask:
     Attributes:
       kind: "image_edit" or "image_generation", as events are named.
       model: its name here.
+      adapter: of the model's; None for none.
       size: (width, height) of the results.
       image: None draws.
       mask: (H, W) bool, True = edit, or "auto".
@@ -55,10 +56,12 @@ class Ask:
     image: Image.Image | None = None
     mask: np.ndarray | str | None = None
     crop: str = "auto"
+    adapter: str | None = None
 
     def submit(self, progress: Progress | None = None) -> Future:
         """Puts it into its queue."""
         options = {"seeds": self.seed, "num_samples": self.n, "sampling": self.sampling}
+        options["adapter"] = self.adapter
         if progress is not None:
             options["progress"] = progress
         if self.image is None:
@@ -132,7 +135,8 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         raise bad_request(
             f"prompt: give a text of at most {MAX_PROMPT} characters", "prompt", "invalid_value"
         )
-    model, queue = served.find(fields.text("model"), draws=draws)
+    adapter = fields.text("adapter")
+    model, queue = served.find(fields.text("model"), draws=draws, adapter=adapter)
     try:
         require_words(prompt, "prompt")
         queue.pipeline.require_short(prompt, "prompt")
@@ -155,6 +159,7 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "prompt": prompt,
         "model": model,
         "queue": queue,
+        "adapter": adapter,
         "n": n,
         "seed": secrets.randbelow(2**32) if seed is None else seed,
         "sampling": _read_sampling(fields, queue.pipeline.defaults.sampling),

@@ -27,6 +27,9 @@ class Serve:
         help="shapes (comes with the project), another folder of models (in pretrained_models its name is "
         "enough), or a hub id; all in it are served",
     )
+    adapter: list[str] | None = option(
+        None, help="NAME=FOLDER: LoRA that requests may ask for by NAME; a folder of peft's, or a checkpoint"
+    )
     t5_path: str | None = models.t5_path("; by default that of --model")
     device: str = shared.device()
     precision: str = models.decoding_precision()
@@ -51,3 +54,20 @@ class Serve:
         if key is not None and not key.strip():
             raise UserError("--api-key (or NEP_API_KEY) is empty: leave it out for a server without a key")
         object.__setattr__(self, "api_key", key and key.strip())  # as headers arrive
+        self.adapters()  # checks them
+
+    def adapters(self) -> dict[str, str]:
+        """Where adapters are, by their names.
+
+        Raises:
+          UserError: a word without a name or a place, or a name that comes twice.
+        """
+        places: dict[str, str] = {}
+        for word in self.adapter or []:
+            name, _, place = word.partition("=")
+            if not name or not place:
+                raise UserError(f"--adapter {word}: give NAME=FOLDER")
+            if name in places:
+                raise UserError(f"--adapter: two are called {name}: {places[name]} and {place}")
+            places[name] = place
+        return places

@@ -16,6 +16,7 @@ SHARED = [
 ]
 # One name, but another thing in each program: declared where it is used.
 EXCEPTIONS = {
+    "adapter": "the one that is used, or those that requests ask for by name",
     "data_path": "each program reads formats of its own",
     "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",

@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft  # noqa: F401  # before the ranks are forked: it takes seconds
 import torch
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # before the ranks are forked
