@@ -55,7 +55,7 @@ class EditQueue:
         """
         self.pipeline = pipeline
         self._max_waiting = max_waiting
-        self._max_lanes = max_lanes
+        self.max_lanes = max_lanes
         self._shared: dict[TokenEditor, SharedEngine] = {}
         self._threads = ThreadPoolExecutor(max_lanes, thread_name_prefix="edit")
         self._working = threading.Semaphore(WORKING)
@@ -109,7 +109,7 @@ class EditQueue:
     def _share(self, editor: TokenEditor) -> SharedEngine:
         """What decodes for it: others' calls too."""
         if editor not in self._shared:
-            self._shared[editor] = editor.shared = SharedEngine(editor.engine, self._max_lanes)
+            self._shared[editor] = editor.shared = SharedEngine(editor.engine, self.max_lanes)
         return self._shared[editor]
 
     def _start(self, work: str, adapter: str | None, inputs: tuple, options: dict[str, Any]) -> Future:

@@ -193,6 +193,8 @@ class EditingModels(AdapterSwitch):
             elif pipeline.text_encoder is None:
                 raise UserError(f"{folder} has no text encoder: give --t5-path")
             pipelines[model] = pipeline
+        slots = [pipeline.transformer.config.cls_token_num for pipeline in pipelines.values()]
+        next(iter(pipelines.values())).text_encoder.max_tokens = max(slots)
         return pipelines
 
     def save_pretrained(
@@ -296,6 +298,22 @@ class EditingModels(AdapterSwitch):
     @property
     def device(self) -> torch.device:
         return self.transformer.device
+
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Tokens of a text that are read, </s> included: no more than the transformer has slots for.
+
+        Models of a folder share a text encoder, and may have fewer slots than it reads. None without one.
+        """
+        if self.text_encoder is None:
+            return None
+        return min(self.text_encoder.max_tokens, self.transformer.config.cls_token_num)
+
+    def require_short(self, text: str, name: str = "the text") -> None:
+        """Raises `UserError` for a text whose end would not be read; `name` names it there."""
+        most = self.max_text_tokens
+        if most is not None and (length := self.text_encoder.tokenizer.length(text)) > most:
+            raise UserError(f"{name} has {length} tokens, the model reads {most}: shorten it")
 
     @torch.inference_mode()
     def encode(

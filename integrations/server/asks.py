@@ -21,7 +21,6 @@ from integrations.server.fields import DRAW_FIELDS, EDIT_FIELDS, Fields
 from integrations.server.pictures import SUFFIXES, Format, as_upload, read_mask, read_picture
 from integrations.server.served import Served, can_draw
 from language.caption_cleaning import require_words
-from language.t5 import T5Tokenizer
 from runtime.errors import UserError
 
 MOST_RESULTS, MOST_PARTIAL = 10, 3
@@ -68,6 +67,10 @@ class Ask:
         if self.image is None:
             return self.queue.submit_drawing(self.prompt, **options)
         return self.queue.submit(self.image, self.prompt, self.mask, crop=self.crop, **options)
+
+    def unknown_words(self) -> list[str]:
+        """Words of the prompt that the model does not know."""
+        return self.queue.pipeline.text_encoder.tokenizer.unknown_words(self.prompt)
 
     def num_cells(self, results: list[EditResult | Image.Image]) -> int:
         """Cells that were drawn."""
@@ -132,13 +135,13 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         raise bad_request(
             f"prompt: give a text of at most {MAX_PROMPT} characters", "prompt", "invalid_value"
         )
-    try:
-        require_words(prompt, "prompt")
-    except UserError as error:
-        raise bad_request(str(error), "prompt", "invalid_value") from None
     adapter = fields.text("adapter")
     model, queue = served.find(fields.text("model"), draws=draws, adapter=adapter)
-    _require_short(prompt, queue.pipeline.text_encoder.tokenizer)
+    try:
+        require_words(prompt, "prompt")
+        queue.pipeline.require_short(prompt, "prompt")
+    except UserError as error:
+        raise bad_request(str(error), "prompt", "invalid_value") from None
     if fields.choice("response_format", ("b64_json", "url"), "b64_json") == "url":
         message = (
             "response_format 'url': nothing is kept here that an address could lead to; ask for b64_json"
@@ -164,14 +167,6 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "stream": stream,
         "partial_images": partial_images,
     }
-
-
-def _require_short(prompt: str, tokenizer: T5Tokenizer) -> None:
-    """Raises `ApiError` for a prompt whose end the model would not read."""
-    cleaned = tokenizer.clean([prompt])
-    if lengths := tokenizer.lengths_of_truncated(cleaned, tokenizer.tokenize(cleaned)):
-        message = f"prompt: it has {lengths[0]} tokens, the model reads {tokenizer.max_tokens}; shorten it"
-        raise bad_request(message, "prompt", "invalid_value")
 
 
 def _read_sampling(fields: Fields, defaults: Sampling) -> Sampling:

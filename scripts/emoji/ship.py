@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.model_folders import About, Defaults, FolderConfig, Member
+from autoregressive.editing.model_folders import EXAMPLES, About, Defaults, FolderConfig, Member
 from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, front_matter
-from evaluations.report.edit_grid import edit_grid
+from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import TableSection
 from runtime.files import write_atomic
 from scripts.emoji.config import ShipEmoji
@@ -32,7 +32,7 @@ DEFAULTS = {
 }
 KNOWS = "Noto emoji, one large or up to three small ones, on a light background, 72 × 72 pixels"
 LICENCES = ("NOTICE.txt", "LICENSE-pictures.txt", "LICENSE-index.txt")
-_SHOWN = 12
+_SHOWN, _TRIED = 12, 5
 
 
 def ship(config: ShipEmoji) -> None:
@@ -50,9 +50,19 @@ def ship(config: ShipEmoji) -> None:
         shutil.copyfile(run.file(f"data/{name}"), output / name)
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
-    edit_grid(edit_items(run.root, "masked")[:_SHOWN], output / "examples.png")
+    items = edit_items(run.root, "masked")
+    edit_grid(items[:_SHOWN], output / "examples.png")
+    write_tries(items, output / EXAMPLES)
     text = card(run, lines, note_of(output))
     write_atomic(output / "README.md", lambda path: path.write_text(text))
+
+
+def write_tries(items: Sequence[EditItem], folder: Path) -> None:
+    """The first edits that it can do, for the demo to open with."""
+    folder.mkdir(exist_ok=True)
+    for number, item in enumerate([item for item in items if item.passed][:_TRIED], 1):
+        shutil.copyfile(item.source, folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"{item.instruction}\n", encoding="utf-8")
 
 
 def card(run: FinishedRun, models: list[str], note: list[str]) -> str:

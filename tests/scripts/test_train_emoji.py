@@ -16,6 +16,7 @@ from dataset.emoji.prepare import prepare_emoji
 from dataset.testsets.magicbrush import read_listed_sessions, single_turn_name
 from evaluations.editing.flags import ImageEvalConfig
 from evaluations.editing.magicbrush_scores import evaluate_run
+from evaluations.report.edit_grid import EditItem
 from evaluations.report.report import build_report
 from runtime.config import parse
 from runtime.errors import UserError
@@ -23,10 +24,11 @@ from scripts.checks.drawings import emoji_judge
 from scripts.checks.drawings import score as score_drawings
 from scripts.emoji.config import STEPS, TrainEmoji
 from scripts.emoji.run import ASKED, MODES, make_data, report_sections, score, summarise, train
-from scripts.emoji.ship import card
+from scripts.emoji.ship import card, write_tries
 from scripts.shapes.finished_run import FinishedRun
 from scripts.shapes.recipe import make_text_encoder
 from scripts.shapes.step_runner import StepRunner
+from scripts.web_demo.examples import examples_for
 from tests.emoji_package import make_package
 
 
@@ -41,6 +43,18 @@ class Recorder:
 
     def branch(self, *files):
         return self
+
+
+def test_the_demo_opens_with_edits_that_the_models_can_do(tmp_path):
+    items = []
+    for number in range(9):
+        path = tmp_path / f"source{number}.png"
+        Image.new("RGB", (72, 72), (number, 0, 0)).save(path)
+        items.append(EditItem(path, path, f"add a {number}", path, passed=number % 4 > 0))
+    write_tries(items, tmp_path / "examples")
+    own = examples_for([], tmp_path)
+    assert [one.words for one in own.tries] == ["add a 1", "add a 2", "add a 3", "add a 5", "add a 6"]
+    assert [one.picture(72).getpixel((0, 0))[0] for one in own.tries] == [1, 2, 3, 5, 6]
 
 
 @pytest.fixture(scope="module")
