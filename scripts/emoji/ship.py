@@ -50,15 +50,14 @@ def ship(config: ShipEmoji) -> None:
         shutil.copyfile(run.file(f"data/{name}"), output / name)
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
-    items = edit_items(run.root, "masked")
-    edit_grid(items[:_SHOWN], output / "examples.png")
-    write_tries(items, output / EXAMPLES)
+    edit_grid(edit_items(run.root, "masked")[:_SHOWN], output / "examples.png")
+    write_tries(edit_items(run.root, "auto_mask"), output / EXAMPLES)
     text = card(run, lines, note_of(output))
     write_atomic(output / "README.md", lambda path: path.write_text(text))
 
 
 def write_tries(items: Sequence[EditItem], folder: Path) -> None:
-    """The first edits that it can do, for the demo to open with."""
+    """The first edits that it can do where nobody gives a region, for the demo to open with."""
     folder.mkdir(exist_ok=True)
     for number, item in enumerate([item for item in items if item.passed][:_TRIED], 1):
         shutil.copyfile(item.source, folder / f"{number}.png")
