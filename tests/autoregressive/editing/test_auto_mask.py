@@ -26,6 +26,7 @@ from autoregressive.sample import edit_test_sets
 from autoregressive.sample.file_edits import edit_files, read_jobs
 from autoregressive.sample.flags import SampleEditing, SampleEmuEdit, SampleMagicBrush
 from autoregressive.sequence.builders import editing_layout, editing_prompt
+from autoregressive.sequence.orders import random_orders
 from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
@@ -124,11 +125,12 @@ def test_a_trained_model_finds_the_cell_that_the_text_names():
     source = torch.full((3, CELLS), 5)
     target = source.scatter(1, cells[:, None], 0)
     everything = torch.ones_like(source, dtype=torch.bool)
-    # Cells are predicted before any edited code is known, as they are when they are looked for.
-    layout = editing_layout(source, target, everything, valid, CODES, supervise_marks=True)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for step in range(200):
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for step in range(300):
         text = model.unconditional_text(names) if step % 4 == 3 else names
+        # In any order, so that each cell comes first now and then: as cells are when they are looked for.
+        orders = random_orders([3 * step, 3 * step + 1, 3 * step + 2], CELLS)
+        layout = editing_layout(source, target, everything, valid, CODES, supervise_marks=True, orders=orders)
         optimizer.zero_grad()
         layout_loss(model(layout, text), layout).div(layout.targets.numel()).backward()
         optimizer.step()

@@ -160,7 +160,7 @@ except ValueError as error:
     assert done.returncode == 0, done.stderr[-3000:]
     codes, refused = done.stdout.strip().splitlines()[-2:]
     assert json.loads(codes) == wanted
-    assert "somebody/nothing: no folder here, and no model" in refused
+    assert "somebody/nothing: no folder here" in refused and "no model of the hub" in refused
 
 
 def test_damaged_folders_are_named(pipeline, tmp_path):
