@@ -29,6 +29,7 @@ NOT_SETTINGS = (
     *("model", "model_name", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
     *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
+    "save_rounds",
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
     *("gpt_type", "num_classes", "no_left_padding"),
     *("window", "guesses"),  # the same codes in fewer passes
@@ -323,6 +324,9 @@ class SampleScaled(SampleConfig):
     mask_rule: str = shared.mask_rule(RULES, of_model=True)
     crop: str = shared.crop(CROPS)
     crop_padding: int | None = shared.crop_padding()
+    save_rounds: bool = option(
+        False, help="also write the image kept after each round: rounds/<number>/images/, and captions.txt"
+    )
     clip_model: str | None = scoring.clip_model(None, "--reward clip")
     clip_ckpt: str | None = scoring.clip_ckpt()
 

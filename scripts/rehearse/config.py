@@ -49,6 +49,14 @@ def llamagen_file(gpt_model: str) -> str:
     return f"pretrained_models/t2i_{gpt_model.removeprefix('R-GPT-')}_stage1_256.pt"
 
 
+def published_words(stage: str, values: dict[str, str]) -> list[str]:
+    """A published command without its launcher, with some flags' values replaced."""
+    _, _, *words = shlex.split(PUBLISHED[stage])
+    for flag, value in values.items():
+        words[words.index(flag) + 1] = value
+    return words
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """Rehearses the three published training commands with random weights."""
@@ -94,7 +102,5 @@ class Rehearsal:
             values |= {"--validate_every": str(VALIDATED_STEP), "--early-stop": steps}
         else:
             added += ["--max-steps", steps]
-        _, _, program, *words = shlex.split(PUBLISHED[stage])
-        for flag, value in values.items():
-            words[words.index(flag) + 1] = value
+        program, *words = published_words(stage, values)
         return [str(ROOT / program), *words, *added]
