@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from hub_server import local_hub
 
 from evaluations.report.leaderboard_page import read_paper
 from runtime.config import parse
 from runtime.errors import UserError
 from scripts.paper.config import TABLES, ReproducePaper
+from scripts.paper.downloads import Downloads
 from scripts.paper.rows import CANNOT, ROWS
+from scripts.paper.sources import HUB
 from scripts.paper.verdicts import TOLERANCES, compare, conclusion, format_figures, judge
 
 # The rows of NEP and of its models, typed from the paper once more.
@@ -143,69 +141,51 @@ def test_what_is_missing_is_named(tmp_path):
         run(config("5", "--work-dir", tmp_path, "--magicbrush-path", tmp_path))
 
 
-DOWNLOAD = """
-import json, sys
-from runtime.config import parse
-from runtime.errors import UserError
-from scripts.paper.config import ReproducePaper
-from scripts.paper.downloads import Downloads
-from scripts.paper.sources import HUB
-config = parse(ReproducePaper, ["5", *json.loads(sys.argv[1])])
-for name in sys.argv[2:]:
-    try:
-        print(Downloads(config).get(HUB[name]))
-    except UserError as error:
-        print("ERROR", error)
-"""
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """`hub(address)` makes a stand-in the hub of this process, with a cache of its own."""
+
+    def use(address: str) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
+        monkeypatch.setattr(template, f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    return use
 
 
-def hub_environment(address: str, home: Path) -> dict[str, str]:
-    hub = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    return {**os.environ, **hub, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def download(tmp_path: Path, name: str, *more: str) -> Path:
+    places = ("--work-dir", tmp_path, "--pretrained", tmp_path / "put")
+    return Downloads(config("5", *places, *more)).get(HUB[name])
 
 
-def download(address: str, tmp_path: Path, *names: str, more: tuple[str, ...] = ()) -> list[str]:
-    flags = json.dumps(["--work-dir", str(tmp_path), "--pretrained", str(tmp_path / "put"), *more])
-    done = subprocess.run(
-        [sys.executable, "-c", DOWNLOAD, flags, *names],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=hub_environment(address, tmp_path / "hf"),
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_files_are_downloaded_once_at_one_commit_and_by_their_sum(tmp_path):
+def test_files_are_downloaded_once_at_one_commit_and_by_their_sum(hub, tmp_path):
     repos = {
-        "peizesun/llamagen_t2i": {
-            "vq_ds16_t2i.pt": b"v" * 2000,
-            "t2i_XL_stage1_256.pt": b"g" * 2000,
-            "x": b"",
-        },
+        "peizesun/llamagen_t2i": {"vq_ds16_t2i.pt": b"v" * 2000, "t2i_XL_stage1_256.pt": b"g" * 2000},
         "google/flan-t5-xl": {"config.json": b"{}", "a.safetensors": b"t" * 2000, "tf_model.h5": b"h"},
-        "facebook/emu_edit_test_set_generations": {
-            "data/test-0.parquet": b"p",
-            "data/validation-0.parquet": b"q",
-        },
+        "facebook/emu_edit_test_set_generations": {"data/test-0.parquet": b"p", "data/val-0.parquet": b"q"},
     }
     with local_hub(repos, wrong_sums=["t2i_XL_stage1_256.pt"]) as address:
-        vq, t5, emu, bad, none = download(
-            address, tmp_path, "tokenizer", "t5", "emu_edit", "llamagen", "rllamagen"
-        )
-    assert Path(vq).read_bytes() == b"v" * 2000
-    assert {path.name for path in Path(t5).iterdir()} == {"config.json", "a.safetensors"}
-    assert [path.name for path in Path(emu).iterdir()] == ["test-0.parquet"]
-    assert bad.startswith("ERROR") and "the hub says 0000" in bad and "run this again" in bad
-    assert none.startswith("ERROR hmwhwm/NEP: cannot be downloaded") and "put/RLlamaGen.pt" in none
+        hub(address)
+        vq, t5, emu = (download(tmp_path, name) for name in ("tokenizer", "t5", "emu_edit"))
+        with pytest.raises(UserError, match="the hub says 0000.* it is deleted: run this again"):
+            download(tmp_path, "llamagen")
+        with pytest.raises(UserError, match="hmwhwm/NEP: cannot be downloaded .*put/RLlamaGen.pt"):
+            download(tmp_path, "rllamagen")
+    assert vq.read_bytes() == b"v" * 2000
+    assert {path.name for path in t5.iterdir()} == {"config.json", "a.safetensors"}
+    assert [path.name for path in emu.iterdir()] == ["test-0.parquet"]
     notes = json.loads((tmp_path / "downloads.json").read_text())
     assert notes.keys() == {"tokenizer", "t5", "emu_edit"} and notes["tokenizer"]["revision"] == "a" * 40
+    assert notes["t5"]["revision"] == HUB["t5"].revision
     # The hub is empty now: what is noted is taken; what somebody has put there comes before it.
     with local_hub() as address:
-        assert download(address, tmp_path, "tokenizer", "t5") == [vq, t5]
+        hub(address)
+        assert [download(tmp_path, name) for name in ("tokenizer", "t5")] == [vq, t5]
+        with pytest.raises(UserError, match="cannot be downloaded"):
+            download(tmp_path, "t5", "--revisions", f"google/flan-t5-xl={'b' * 40}")
         (tmp_path / "put").mkdir()
         (tmp_path / "put" / "vq_ds16_t2i.pt").write_bytes(b"mine")
-        other = ("--revisions", f"google/flan-t5-xl={'b' * 40}")
-        mine, absent = download(address, tmp_path, "tokenizer", "t5", more=other)
-    assert mine == str(tmp_path / "put" / "vq_ds16_t2i.pt") and "cannot be downloaded" in absent
+        assert download(tmp_path, "tokenizer") == tmp_path / "put" / "vq_ds16_t2i.pt"
