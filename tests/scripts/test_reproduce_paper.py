@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,181 @@ def test_files_are_downloaded_once_at_one_commit_and_by_their_sum(hub, tmp_path)
         (tmp_path / "put").mkdir()
         (tmp_path / "put" / "vq_ds16_t2i.pt").write_bytes(b"mine")
         assert download(tmp_path, "tokenizer") == tmp_path / "put" / "vq_ds16_t2i.pt"
+
+
+PROGRAMS = {
+    "autoregressive/sample/sample_magicbrush.py": ("autoregressive.sample.flags", "SampleMagicBrush"),
+    "autoregressive/sample/sample_emu_edit.py": ("autoregressive.sample.flags", "SampleEmuEdit"),
+    "autoregressive/sample/sample_t2i_ddp.py": ("autoregressive.sample.flags", "SampleT2IDDP"),
+    "autoregressive/sample/sample_test_time_scaling.py": ("autoregressive.sample.flags", "SampleScaled"),
+    "autoregressive/train/train_editing.py": ("autoregressive.train.config", "EditingConfig"),
+    "dataset/prepare_coco.py": ("dataset.prepare_coco", "PrepareCocoConfig"),
+    "dataset/prepare_emu_edit.py": ("dataset.prepare.flags", "PrepareEmuEditConfig"),
+    "evaluations/editing/image_eval.py": ("evaluations.editing.flags", "ImageEvalConfig"),
+    "evaluations/editing/emuedit_eval.py": ("evaluations.editing.flags", "EmuEvalConfig"),
+    "evaluations/t2i/evaluation.py": ("evaluations.t2i.flags", "T2IEvalConfig"),
+    "scripts/paper/edit_cost.py": ("scripts.paper.edit_cost", "EditCost"),
+}
+SCORES = {"all_turn": {"l1": 0.0743, "dino": 0.8}, "final_turn": {"l1": 0.0916}}
+SCALED = ["a cat", "a \u2028 dog", "a bus"]
+
+
+class Programs:
+    """Stands in for the programs: reads their flags, writes what the next step needs, or fails."""
+
+    def __init__(self) -> None:
+        self.ran: list = []
+        self.failing = ""
+
+    def __call__(self, command, **_):
+        program, *words = command[1:]
+        module, name = PROGRAMS[program]
+        config = parse(getattr(importlib.import_module(module), name), words)
+        self.ran.append((Path(program).stem, config))
+        if self.failing == Path(program).stem:
+            return subprocess.CompletedProcess(command, 1)
+        getattr(self, f"_{Path(program).stem}", lambda config: None)(config)
+        return subprocess.CompletedProcess(command, 0)
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.ran]
+
+    def _image_eval(self, config) -> None:
+        write(Path(config.save_path) / "evaluation_metrics.json", json.dumps(SCORES))
+
+    _emuedit_eval = _image_eval
+
+    def _prepare_coco(self, config) -> None:
+        write(Path(config.output), "Prompt\timage_id\n" + "".join(f"{text}\t1\n" for text in SCALED))
+
+    def _sample_t2i_ddp(self, config) -> None:
+        write(Path(config.sample_dir) / "made" / "captions.txt", "a cat\n")
+
+    def _sample_test_time_scaling(self, config) -> None:
+        lines = [json.loads(line)["prompt"] for line in Path(config.task_list).read_text().splitlines()]
+        for number in range(config.rounds + 1):
+            folder = Path(config.output_dir) / "rounds" / str(number)
+            write(folder / "captions.txt", "".join(f"{line}\n" for line in lines))
+            for i, line in enumerate(lines):
+                write(folder / "images" / f"{i:04d}.png", f"{line} after {number}")
+
+    def _evaluation(self, config) -> None:
+        write(Path(config.fake_dir) / "score.json", json.dumps({"clip_score": 0.325, "fid": 11.0}))
+
+    def _edit_cost(self, config) -> None:
+        write(Path(config.output_dir) / "cost.json", json.dumps({"seconds": 1.0, "memory_gb": 12.0}))
+
+    def _train_editing(self, config) -> None:
+        write(Path(config.results_dir) / "checkpoints" / "0000001.pt", str(config.max_steps))
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """All that is downloaded, as empty files, and stand-ins of the programs."""
+    put, test, coco = tmp_path / "put", tmp_path / "test", tmp_path / "coco"
+    for source in HUB.values():
+        if source.place and source.name != "t5":
+            write(put / source.place, source.name)
+    for path in (put / "t5-ckpt" / "flan-t5-xl" / "config.json", put / "inception-2015-12-05.pt"):
+        write(path, "{}")
+    for name in ("edit_sessions.json", "local_descriptions.json", "images/1.png"):
+        write(test / name, "{}")
+    for name in ("val2014/1.jpg", "annotations/captions_val2014.json"):
+        write(coco / name, "{}")
+    programs = Programs()
+    steps = importlib.import_module("scripts.paper.steps")
+    monkeypatch.setattr("scripts.shapes.step_runner.subprocess.run", programs)
+    monkeypatch.setattr("scripts.shapes.step_runner.current_commit", lambda: "commit")
+    monkeypatch.setattr(steps, "newest_whole_checkpoint", lambda folder: next(folder.iterdir()))
+    monkeypatch.setattr(steps, "_PART", 2)
+    emu = tmp_path / "emu"
+    monkeypatch.setattr(Downloads, "noted", lambda self, source: emu if source.name == "emu_edit" else None)
+    flags = ["--work-dir", tmp_path / "work", "--pretrained", put, "--magicbrush-path", test, "--coco", coco]
+    return programs, flags, tmp_path
+
+
+def test_steps_that_are_done_are_skipped_and_tables_share_them(place, capsys):
+    programs, flags, root = place
+    run = importlib.import_module("scripts.paper.run").run
+    programs.failing = "image_eval"
+    with pytest.raises(UserError, match="step evaluate failed with exit status 1"):
+        run(config("6", *flags))
+    programs.failing = ""
+    run(config("6", *flags))
+    once = ["sample_magicbrush", "image_eval"]
+    assert programs.names() == [*once, "image_eval", *once]  # the first sampling was not done again
+    orders = [made.order for name, made in programs.ran if name == "sample_magicbrush"]
+    assert orders == ["raster", "random"] and all(made.mode == "zero_shot" for _, made in programs.ran[:1])
+    run(config("6", *flags))
+    run(config("5", *flags))
+    assert len(programs.ran) == 5
+    said = capsys.readouterr().out
+    assert "agrees" in said and "worse" in said and "not measured" in said  # L1, DINO, CLIP-I
+    kept = json.loads((root / "work" / "table5.json").read_text())
+    assert kept["conclusion"] == "not reproduced: 2 agrees, 1 worse of 3"
+    assert kept["figures"][3] == {
+        "method": "NEP", "column": "single-turn DINO", "paper": 0.8509, "ours": 0.8, "tolerance": 0.007,
+        "verdict": "worse", "difference": pytest.approx(-0.0509),
+    }  # fmt: skip
+    run(config("6", *flags, "--sample-flags", "--cfg-scale 3"))  # other settings: made anew
+    assert programs.names()[5:] == [*once, *once] and programs.ran[5][1].cfg_scale == 3
+
+
+def test_editors_are_given_or_trained_by_the_published_command(place):
+    programs, flags, root = place
+    run = importlib.import_module("scripts.paper.run").run
+    write(root / "mine.pt", "weights")
+    run(config("1", *flags, "--gpt-ckpt", root / "mine.pt"))
+    assert programs.names() == ["sample_magicbrush", "image_eval"]
+    made = programs.ran[0][1]
+    assert made.gpt_ckpt == str(root / "mine.pt") and made.text == "global" and made.mode is None
+    write(root / "mine.pt", "other weights")  # under the same name
+    run(config("1", *flags, "--gpt-ckpt", root / "mine.pt"))
+    assert len(programs.ran) == 4
+    with pytest.raises(UserError, match="--gpt-ckpt nowhere.pt: no such file"):
+        run(config("1", *flags, "--gpt-ckpt", "nowhere.pt"))
+    programs.ran.clear()
+    run(config("3", *flags, "--ultraedit", root / "list.jsonl"))
+    trained = [made for name, made in programs.ran if name == "train_editing"]
+    assert [t.mask_in_context for t in trained] == [True, False, True]
+    assert [t.enforce_fake_masking for t in trained] == [False, False, True]
+    assert {(t.max_steps, t.lr, t.global_batch_size, t.max_checkpoints) for t in trained} == {
+        (30000, 1e-4, 16, 3)
+    }
+    assert {t.init_gpt_ckpt for t in trained} == {str(root / "put" / "RLlamaGen.pt")}
+    assert [m.full_mask for name, m in programs.ran if name == "sample_magicbrush"] == [False, False, True]
+    programs.ran.clear()
+    run(config("2", *flags, "--ultraedit", root / "list.jsonl", "--text", "instruction"))
+    first, then = (made for name, made in programs.ran if name == "train_editing")
+    assert (first.lr, first.epochs, first.text_field) == (1e-4, 10, "instruction")
+    assert (then.lr, then.max_steps) == (1e-5, 60000) and then.init_gpt_ckpt.endswith("0000001.pt")
+    assert programs.names()[2:] == ["prepare_emu_edit", "sample_emu_edit", "emuedit_eval"]
+
+
+def test_cost_and_pictures_from_words(place, capsys):
+    programs, flags, root = place
+    run = importlib.import_module("scripts.paper.run").run
+    write(root / "mine.pt", "weights")
+    run(config("4", *flags, "--gpt-ckpt", root / "mine.pt"))
+    assert "not judged" in capsys.readouterr().out and programs.names() == ["edit_cost"]
+    programs.ran.clear()
+    run(config("7", *flags, "--num-prompts", "3"))
+    scaled = "sample_test_time_scaling"
+    drawn = ["sample_t2i_ddp", "evaluation"]
+    assert programs.names() == ["prepare_coco", *drawn, *drawn, scaled, scaled, *["evaluation"] * 4]
+    first, second = (made for name, made in programs.ran if name == "sample_t2i_ddp")
+    assert (first.gpt_model, first.image_size, second.gpt_model) == ("GPT-XL", 256, "R-GPT-XL")
+    parts = [made for name, made in programs.ran if name == scaled]
+    assert [part.seed for part in parts] == [0, 2] and parts[0].reward == "image_reward"
+    rounds = root / "work" / "coco_scaled" / "rounds"
+    assert (rounds / "3" / "captions.txt").read_text(encoding="utf-8") == "".join(f"{c}\n" for c in SCALED)
+    assert (rounds / "3" / "images" / "000002.png").read_text() == "a bus after 3"
+    said = capsys.readouterr().out
+    assert "RLlamaGen, 4 rounds of revision" in said and "its weights are not published" in said
+    run(config("7", *flags, "--num-prompts", "3"))
+    assert len(programs.ran) == 11
