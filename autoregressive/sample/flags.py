@@ -300,7 +300,7 @@ class SampleScaled(SampleConfig):
         aliases=["list"],
     )
     output_dir: str = shared.output_dir("scaled", "gets 0000.png, 0001.png, …, strips/ and trace.json")
-    reward: str = option("clip", help="what judges the images", choices=REWARDS)
+    reward: str = drawing.reward("clip", REWARDS)
     method: str = option(
         "search",
         help="best_of_n: the baseline, whole images for as many codes as a search may draw",

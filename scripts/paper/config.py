@@ -11,8 +11,7 @@ from autoregressive.models.config import GPT_MODELS
 from autoregressive.scaling.choices import REWARDS
 from runtime.config import argument, check_ranges, option
 from runtime.errors import UserError
-from runtime.flags import models, shared, training
-from runtime.flags.ranges import COUNT
+from runtime.flags import drawing, models, shared, training
 
 TABLES = ("1", "2", "3", "4", "5", "6", "7")
 
@@ -33,8 +32,8 @@ class ReproducePaper:
 """
 
     table: str = argument("which table of the paper: 1 to 7")
-    dry_run: bool = option(False, help="say what it takes and what is missing; do nothing")
-    work_dir: str = option("results/paper", help="everything that is made goes here")
+    dry_run: bool = training.dry_run("say what it takes and what is missing")
+    work_dir: str = shared.work_dir("results/paper")
     pretrained: str = option("pretrained_models", help="files that are here are not downloaded")
     revisions: list[str] | None = option(
         None, help="REPOSITORY=COMMIT: other than those pinned here, or noted in downloads.json"
@@ -51,17 +50,13 @@ class ReproducePaper:
 
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(n for n in GPT_MODELS if "R" in n))
     image_size: int = models.image_size(what="the images that are drawn, and trained on")
-    text: str = option(
-        "global",
-        help="what editors are told: the result's description, as published lists train, or the instruction",
-        choices=["global", "instruction"],
-    )
+    text: str = shared.text(["global", "instruction"], ", as published lists train")
     num_ranks: int = training.num_ranks(" or a sampling")
-    num_prompts: int = option(30000, within=COUNT, help="captions of COCO")
-    reward: str = option("image_reward", help="what leads test-time scaling", choices=REWARDS)
+    num_prompts: int = shared.num_prompts("captions of COCO")
+    reward: str = drawing.reward("image_reward", REWARDS, "leads test-time scaling")
     sample_flags: str = option("", help='more flags of the samplers: "--cfg-scale 3 --batch-size 64"')
     train_flags: str = option("", help="more flags of the trainings, in the same way")
-    gpu: str = option("A100", help="whose half-precision peak counts in --dry-run")
+    gpu: str = training.gpu("A100", " in --dry-run")
 
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))

@@ -17,7 +17,7 @@ from dataset.records.images import load_image, load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
 from runtime.files import write_atomic
-from scripts.paper.edit_cost import EditCost
+from scripts.paper.cost_config import EditCost
 
 
 def measure_cost(config: EditCost) -> None:

@@ -9,19 +9,9 @@ held, weights and text encoder included: of the GPU, or without one of the proce
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from autoregressive.sample.flags import SampleMagicBrush
-from runtime.config import option, parse
+from runtime.config import parse
 from runtime.errors import run_command
-from runtime.flags.ranges import COUNT
-
-
-@dataclass(frozen=True)
-class EditCost(SampleMagicBrush):
-    """Measures what an edit costs."""
-
-    num_edits: int = option(20, within=COUNT, help="edits that are timed, after one that is not")
+from scripts.paper.cost_config import EditCost
 
 
 def main() -> None:

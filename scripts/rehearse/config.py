@@ -10,7 +10,7 @@ from typing import Any
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.flags import models, training
+from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def published_words(stage: str, values: dict[str, str]) -> list[str]:
 class Rehearsal:
     """Rehearses the three published training commands with random weights."""
 
-    work_dir: str = option("results/rehearsal", help="everything goes here; it must be on a large disk")
+    work_dir: str = shared.work_dir("results/rehearsal", ", on a large disk")
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(n for n in GPT_MODELS if n.startswith("R-GPT-")))
     ranks: int = option(1, within=COUNT, help="processes a command")
     image_size: int | None = models.image_size(

@@ -203,7 +203,7 @@ PROGRAMS = {
     "evaluations/editing/image_eval.py": ("evaluations.editing.flags", "ImageEvalConfig"),
     "evaluations/editing/emuedit_eval.py": ("evaluations.editing.flags", "EmuEvalConfig"),
     "evaluations/t2i/evaluation.py": ("evaluations.t2i.flags", "T2IEvalConfig"),
-    "scripts/paper/edit_cost.py": ("scripts.paper.edit_cost", "EditCost"),
+    "scripts/paper/edit_cost.py": ("scripts.paper.cost_config", "EditCost"),
 }
 SCORES = {"all_turn": {"l1": 0.0743, "dino": 0.8}, "final_turn": {"l1": 0.0916}}
 SCALED = ["a cat", "a \u2028 dog", "a bus"]

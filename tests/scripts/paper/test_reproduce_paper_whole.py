@@ -86,7 +86,7 @@ def reproduce(shapes, vq_ckpt, t5_dir, gpt_ckpts, tmp_path_factory):
 
     def run(address: str, number: str, *more: object) -> tuple[dict, str]:
         done = subprocess.run(
-            [sys.executable, "scripts/reproduce_paper.py", number, *map(str, [*flags, *more])],
+            [sys.executable, "scripts/paper/reproduce_paper.py", number, *map(str, [*flags, *more])],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -1,8 +1,8 @@
 """Reproduces a table of the paper: our figures beside the paper's, with a verdict for each.
 
-    python scripts/reproduce_paper.py 5 --dry-run      # what it takes, and what cannot be had; does nothing
-    python scripts/reproduce_paper.py 5                # zero-shot editing, by published weights alone
-    python scripts/reproduce_paper.py 1 --gpt-ckpt NEP_256.pt --num-ranks 8
+    python scripts/paper/reproduce_paper.py 5 --dry-run      # what it takes, what cannot be had; does nothing
+    python scripts/paper/reproduce_paper.py 5                # zero-shot editing, by published weights alone
+    python scripts/paper/reproduce_paper.py 1 --gpt-ckpt NEP_256.pt --num-ranks 8
 
 Downloads what is on the hub into its cache (files in --pretrained are taken as they are), prepares, samples
 and evaluates by the programs that one would run by hand. Steps that are done are skipped, tables share them.
