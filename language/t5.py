@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
     )
 
 
+_MOST_NAMED = 8  # unknown words in one sentence
 ROWS = 32  # texts of one forward pass
 _TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
@@ -86,6 +88,10 @@ class TokenizedTexts(TensorFields):
     def counts(self) -> Tensor:
         """(R,) tokens of each text."""
         return self.mask.sum(1)
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")
 
 
 class T5Tokenizer:
@@ -140,13 +146,32 @@ class T5Tokenizer:
         return sorted(word for word in words if any(map(str.isalnum, word)))
 
     def unknown_words(self, text: str) -> list[str]:
-        """The parts of a text that it reads as the unknown token, each once, in their order."""
+        """The words of a text that it reads as the unknown token, each once, in their order.
+
+        Punctuation is no word, unless there is nothing else that it knows.
+        """
         cleaned = clean_caption(text)
         with _TOKENIZING:
             read = self.words(cleaned, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         parts = zip(read["input_ids"], read["offset_mapping"], strict=True)
         unknown = [cleaned[start:end] for token, (start, end) in parts if token == self.words.unk_token_id]
+        if len(unknown) < len(read["input_ids"]):
+            unknown = [word for word in unknown if not all(map(_is_punctuation, word))]
         return list(dict.fromkeys(unknown))
+
+    def told_unknown(self, texts: Sequence[str]) -> str:
+        """A sentence that names the words of the texts that it does not know; "" if it knows all."""
+        unknown = list(dict.fromkeys(word for text in texts for word in self.unknown_words(text)))
+        if not unknown:
+            return ""
+        shown = ", ".join(f"“{word}”" for word in unknown[:_MOST_NAMED])
+        others = " and others" if len(unknown) > _MOST_NAMED else ""
+        return f"the model does not know {shown}{others}: it is told nothing there, and will guess"
+
+    def length(self, text: str) -> int:
+        """Tokens of a text as long as it is, the final </s> included."""
+        with _TOKENIZING:
+            return len(self.words(clean_caption(text), verbose=False)["input_ids"])
 
     def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
         """How long the texts are that lost their end."""

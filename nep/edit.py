@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoregressive.editing.choices import AUTO, CROPS
-from autoregressive.editing.model_folders import SHIPPED
+from autoregressive.editing.model_folders import DEFAULT
 from autoregressive.sample.flags import DrawConfig, PictureFlags
 from runtime.config import argument, option, parse
 from runtime.errors import UserError, run_command
@@ -48,7 +48,7 @@ def take_shipped(config: PictureFlags | DrawConfig) -> None:
     """Takes the models that come along where none are named."""
     files = config.vq_ckpt, config.gpt_ckpt
     if config.model is None and files == (None, None):
-        object.__setattr__(config, "model", next(iter(SHIPPED)))
+        object.__setattr__(config, "model", DEFAULT)
     elif config.model is None and None in files:
         raise UserError("--vq-ckpt and --gpt-ckpt go together; or give --model, a folder that holds both")
 

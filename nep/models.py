@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from autoregressive.editing.model_folders import SHIPPED, FolderConfig, find_folder, read_args, read_config
+from autoregressive.editing.model_folders import FolderConfig, at_hand, find_folder, read_args, read_config
 from runtime.config import option, parse
 from runtime.errors import run_command
 
@@ -91,7 +91,7 @@ def _table(rows: list[Row]) -> str:
 def main() -> None:
     config = parse(ListModels)
     head = Row("GIVE", "IT CAN", "SIZE", "WHERE")
-    print(_table([head, *(row for name in config.folder or SHIPPED for row in rows_of(name))]))
+    print(_table([head, *(row for name in config.folder or at_hand() for row in rows_of(name))]))
     if config.folder is None:
         print(f"\nThe published files, by their names in {PRETRAINED} (its README says how to get them):")
         print(_table([head._replace(name="FILE"), *_published()]))

@@ -36,6 +36,7 @@ def option(
     choices: Sequence | None = None,
     aliases: Sequence[str] = (),
     within: Range | None = None,
+    repeats: bool = False,
 ) -> Any:
     """Declares a flag as a dataclass field.
 
@@ -45,6 +46,7 @@ def option(
       choices: the values allowed.
       aliases: further spellings, without dashes in front.
       within: what a number, or each of a list, may be; `runtime.flags.ranges` has the common ranges.
+      repeats: of a list: the flag may be given several times, which adds up; else the last time counts.
     """
     metadata = {
         "help": help,
@@ -52,6 +54,7 @@ def option(
         "aliases": tuple(aliases),
         "within": within,
         "required": default is REQUIRED,
+        "repeats": repeats,
     }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -78,6 +81,14 @@ def _base_type(annotation: Any) -> tuple[type, bool]:
     if origin is list:
         return typing.get_args(annotation)[0], True
     return annotation, False
+
+
+class _Gather(argparse.Action):
+    """Collects what a flag is given each time, in the place of its default."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
 
 
 def _spellings(name: str, aliases: Sequence[str] = ()) -> list[str]:
@@ -117,6 +128,7 @@ def _add_field(parser: argparse._ActionsContainer, field: dataclasses.Field, ann
         *flags,
         type=kind,
         nargs="+" if is_list else None,
+        action=_Gather if meta["repeats"] else None,
         choices=choices,
         metavar=None if choices and len(choices) <= _MOST_SHOWN else field.name.upper(),
         help=help_text + suffix,

@@ -60,8 +60,10 @@ class Plan:
         return min(saves, self.max_checkpoints) if self.max_checkpoints > 0 else saves
 
     def checkpoint_bytes(self) -> int:
-        """Of the weights and of the optimizers' averages, once a step has made them."""
-        tensors = [tensor for module in self.modules for tensor in module.state_dict().values()]
+        """Of the weights that train and of the optimizers' averages, once a step has made them."""
+        frozen = {n for n, weight in self.modules[0].named_parameters() if not weight.requires_grad}
+        frozen |= {f"module.{name}" for name in frozen}  # of averages
+        tensors = [t for module in self.modules for n, t in module.state_dict().items() if n not in frozen]
         for member in (member for optimizers in self.optimizers for member in optimizers.members):
             tensors += [v for entry in member.state.values() for v in entry.values() if torch.is_tensor(v)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

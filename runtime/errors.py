@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -11,11 +12,18 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a program: a `UserError` becomes one line on stderr and exit status 2, without a traceback."""
+    """Runs a program: a `UserError` becomes one line on stderr and exit status 2, without a traceback.
+
+    So it is with Ctrl-C, and with a pipe that nobody reads any more.
+    """
     try:
         if sys.flags.optimize > 1:
             raise UserError("python -OO strips docstrings that transformers reads; use python or python -O")
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough; at its end Python would flush into nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell reports programs that such a pipe has ended
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

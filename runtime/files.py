@@ -90,6 +90,15 @@ def writing(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+def path_sha256(path: str | Path) -> str:
+    """Of a file its `file_sha256`; of a folder one of its files', with their names."""
+    path = Path(path)
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(f"{file_sha256(f)} {f.name}\n" for f in files).encode()).hexdigest()
+
+
 def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     require_regular(path)

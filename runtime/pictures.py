@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 
 from runtime.errors import UserError
 from runtime.files import write_atomic
@@ -125,3 +125,13 @@ def _notice_loss(suffix: str) -> None:
         "write .png, .webp or .bmp to keep them bit for bit",
         suffix,
     )
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """One line of `text` that is at most `room` pixels wide, its end replaced by "..." if need be."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "...") > room:
+        text = text[:-1]
+    return text.rstrip() + "..."

@@ -1,7 +1,8 @@
 """A web page on which one paints a region, says what to do, and watches the cells appear.
 
     pip install -e .[demo]
-    python scripts/demo.py                                       # the shipped models for shapes
+    python scripts/demo.py                                       # all models in pretrained_models
+    python scripts/demo.py --model shapes --model my_models      # these
     python scripts/demo.py --vq-ckpt vq.pt --gpt-ckpt NEP.pt RLlamaGen.pt --t5-path T5 --gpt-model R-GPT-XL
 
 It listens on this machine only unless `--host` says otherwise, and keeps nothing on disk.

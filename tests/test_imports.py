@@ -34,8 +34,10 @@ ROOMS = {
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],
     "autoregressive.decoding": ["runtime", "autoregressive.sequence", "autoregressive.models"],
+    # Knows no pipeline: what edits with an adapter gives it what it needs.
+    "autoregressive.adapters": ["runtime", "autoregressive.models"],
     "autoregressive.editing": [*LOWER, "autoregressive.sequence", "autoregressive.models",
-                               "autoregressive.decoding"],
+                               "autoregressive.decoding", "autoregressive.adapters"],
     "autoregressive.pipeline": ["autoregressive.editing"],  # the old addresses
     "autoregressive.session": ["autoregressive.editing"],
     # Rewards judge images: with the metrics' encoders and the verifier.
@@ -45,7 +47,7 @@ ROOMS = {
                               "autoregressive.decoding", "autoregressive.editing", "autoregressive.scaling"],
     "autoregressive.train": [*LOWER, "evaluations", "autoregressive.sequence", "autoregressive.models",
                              "autoregressive.decoding", "autoregressive.editing", "autoregressive.sample",
-                             "autoregressive.scaling"],  # rewards that are trained on
+                             "autoregressive.adapters", "autoregressive.scaling"],  # rewards to train on
     # What others speak: OpenAI's image API, ComfyUI's nodes. Nothing imports them but the `nep` command.
     "integrations": ["autoregressive.editing"],
     "integrations.server": ["runtime", "dataset.records.images", "language", "autoregressive.editing",

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.cache import CachePool, KVCache
-from autoregressive.decoding.int8_linear import quantize_linears
-from autoregressive.decoding.packed_linear import pack_linears, unpack_linears
+from autoregressive.decoding.int8_linear import quantize_linears, require_movable
+from autoregressive.decoding.packed_linear import PackedLinear, pack_linears, unpack_linears
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
@@ -68,7 +68,12 @@ class Engine:
         return self.__dict__ | {"_step": self.model, "_compiled_for": None}
 
     def move(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> None:
-        """Moves the model, and packs it anew where it was packed or can be now."""
+        """Moves the model, and packs it anew where it was packed or can be now.
+
+        Raises:
+          UserError: to a GPU or to another type, of weights that were made 8 bits for a CPU.
+        """
+        require_movable(self.model, device, dtype)
         unpack_linears(self.model)
         self.model.to(device=device, dtype=dtype)
         self.release()
@@ -93,6 +98,11 @@ class Engine:
     def release(self) -> None:
         """Gives the memory of caches back that no call uses now."""
         self.caches.clear()
+
+    @property
+    def packed(self) -> bool:
+        """Whether linear weights are packed."""
+        return any(isinstance(module, PackedLinear) for module in self.model.modules())
 
     @property
     def compiled(self) -> bool:

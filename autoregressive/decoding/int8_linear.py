@@ -76,6 +76,21 @@ def quantize_linears(model: nn.Module, device: torch.device) -> None:
     replace_layers(model, _wanted, Int8Linear)
 
 
+def require_movable(model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """Refuses what packed weights cannot follow: another device than the CPU, another type.
+
+    Raises:
+      UserError: `model` has such weights.
+    """
+    leaves = device is not None and torch.device(device).type != "cpu"
+    if (leaves or dtype is not None) and any(isinstance(layer, Int8Linear) for layer in model.modules()):
+        raise UserError(
+            f"weights of 8 bits that a CPU made stay there: load the model with device={str(device)!r}"
+            if leaves
+            else f"weights of 8 bits have no way back to {dtype}: load the model with that type"
+        )
+
+
 def _wanted(layer: nn.Module, _: str = "") -> bool:
     return isinstance(layer, nn.Linear) and layer.bias is None
 

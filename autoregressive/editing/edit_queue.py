@@ -10,6 +10,7 @@ from typing import Any
 
 from autoregressive.decoding.shared import MAX_LANES, SharedEngine
 from autoregressive.editing.pipeline import EditingPipeline
+from autoregressive.editing.token_editor import TokenEditor
 from runtime.errors import UserError
 
 
@@ -29,6 +30,7 @@ class _Request:
     work: Callable[..., Any] | None
     inputs: tuple
     options: dict[str, Any]
+    shared: SharedEngine
     begun: bool = False
 
 
@@ -39,7 +41,8 @@ class EditQueue:
             future = edits.submit(image, "make the circle blue", mask, seeds=3)
             image = future.result()[0].image
 
-    While it is open, other threads that call the pipeline share passes too.
+    While it is open, other threads that call the pipeline share passes too. Requests with an adapter share
+    passes with those of the same adapter, which have a cache of their own.
     """
 
     def __init__(
@@ -47,34 +50,38 @@ class EditQueue:
     ) -> None:
         """
         Args:
-          max_lanes: rows decoded together; a result is a row, two with guidance.
+          max_lanes: rows decoded together, with each adapter; a result is a row, two with guidance.
           max_waiting: requests that may wait or run; None for any number.
         """
         self.pipeline = pipeline
         self._max_waiting = max_waiting
-        self._shared = SharedEngine(pipeline.engine, max_lanes)
+        self.max_lanes = max_lanes
+        self._shared: dict[TokenEditor, SharedEngine] = {}
         self._threads = ThreadPoolExecutor(max_lanes, thread_name_prefix="edit")
         self._working = threading.Semaphore(WORKING)
         self._lock = threading.Lock()
         self._num_open = 0
         self._closed = False
-        pipeline.token_editor.shared = self._shared
+        self._share(pipeline.token_editor)
 
-    def submit(self, *inputs: Any, **options: Any) -> Future:
+    def submit(self, *inputs: Any, adapter: str | None = None, **options: Any) -> Future:
         """`EditingPipeline.edit` as a future; requests begin in the order in which they come.
 
         The future's `cancel` works while the request waits and, up to the next pass, while it is drawn; what
         a cancelled request was given is let go at once. `progress` is called in a thread of the queue.
 
+        Args:
+          adapter: of those that the pipeline has loaded; by default the one that it uses, or none.
         Raises:
           QueueFullError: `max_waiting` requests are open.
           RuntimeError: the queue is closed.
+          UserError: there is no such adapter.
         """
-        return self._start(self.pipeline.edit, inputs, options)
+        return self._start("edit", adapter, inputs, options)
 
-    def submit_drawing(self, *inputs: Any, **options: Any) -> Future:
+    def submit_drawing(self, *inputs: Any, adapter: str | None = None, **options: Any) -> Future:
         """`EditingPipeline.draw` as a future, as `submit`."""
-        return self._start(self.pipeline.draw, inputs, options)
+        return self._start("draw", adapter, inputs, options)
 
     @property
     def num_open(self) -> int:
@@ -88,9 +95,10 @@ class EditQueue:
                 return
             self._closed = True
         self._threads.shutdown()
-        self._shared.close()
-        if self.pipeline.token_editor.shared is self._shared:
-            self.pipeline.token_editor.shared = None
+        for editor, shared in self._shared.items():
+            shared.close()
+            if editor.shared is shared:
+                editor.shared = None
 
     def __enter__(self) -> EditQueue:
         return self
@@ -98,8 +106,14 @@ class EditQueue:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self, work: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> Future:
-        request = _Request(Future(), work, inputs, options)
+    def _share(self, editor: TokenEditor) -> SharedEngine:
+        """What decodes for it: others' calls too."""
+        if editor not in self._shared:
+            self._shared[editor] = editor.shared = SharedEngine(editor.engine, self.max_lanes)
+        return self._shared[editor]
+
+    def _start(self, work: str, adapter: str | None, inputs: tuple, options: dict[str, Any]) -> Future:
+        pipeline = self.pipeline if adapter is None else self.pipeline.with_adapter(adapter)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the queue is closed: no new requests are taken")
@@ -108,6 +122,8 @@ class EditQueue:
                     f"{self._num_open} requests are open, as many as may be: try again later"
                 )
             self._num_open += 1
+            shared = self._share(pipeline.token_editor)
+            request = _Request(Future(), getattr(pipeline, work), inputs, options, shared)
             self._threads.submit(self._run, request)
         request.future.add_done_callback(lambda _: self._drop(request))
         return request.future
@@ -127,7 +143,7 @@ class EditQueue:
         future = request.future
         try:  # the future stays "pending", so that it can be cancelled at any time
             if not dropped:
-                with self._working, self._shared.calling(future.cancelled, self._working):
+                with self._working, request.shared.calling(future.cancelled, self._working):
                     if future.cancelled():  # while it waited to work
                         raise CancelledError
                     result = request.work(*request.inputs, **request.options)

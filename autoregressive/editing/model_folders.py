@@ -5,6 +5,7 @@
     transformer.safetensors one transformer, or several under names of their own
     text_encoder/           the text encoder as transformers saves it, or only its hub id in config.json
     README.md               a model card
+    examples/               to try it: NAME.png and NAME.txt, an instruction a line; drawings.txt, captions
 
 Weights carry their own configuration in their heads, so that each file also loads by itself. All of this is
 read without PyTorch, for flags are read before it is imported.
@@ -25,10 +26,11 @@ from dataset.choices import RULES
 from runtime.errors import UserError
 from runtime.files import require_regular, write_atomic
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, EXAMPLES = "config.json", "examples"
 FORMAT = 1
-SHIPPED = {"shapes": Path(__file__).resolve().parents[2] / "pretrained_models" / "shapes"}
-"""Folders that come with the project, by the names that stand for them."""
+PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained_models"
+DEFAULT = "shapes"
+"""The model that comes with the project."""
 _LONGEST_HEAD = 100_000_000  # bytes, as safetensors itself has it
 
 
@@ -149,10 +151,24 @@ def read_config(folder: Path) -> FolderConfig:
     return config
 
 
+def at_hand() -> dict[str, Path]:
+    """The folders of models in the project's `pretrained_models` by their names, `DEFAULT` first."""
+    files = sorted(PRETRAINED.glob(f"*/{CONFIG_FILE}"), key=lambda file: (file.parent.name != DEFAULT, file))
+    return {file.parent.name: file.parent for file in files if _names_models(file)}
+
+
+def _names_models(file: Path) -> bool:
+    """Whether a `config.json` is one of ours, be it damaged or not; text encoders have such a file, too."""
+    try:
+        return '"models"' in file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
 def find_folder(name: str | Path, revision: str | None = None) -> Path:
-    """What comes with the project by its name, a folder as it is; else the hub's model of that id, pulled."""
-    if str(name) in SHIPPED:
-        return SHIPPED[str(name)]
+    """What is `at_hand` by its name, a folder as it is; else the hub's model of that id, pulled."""
+    if (folder := at_hand().get(str(name))) is not None:
+        return folder
     return Path(name) if Path(name).is_dir() else _pull(str(name), revision)
 
 
@@ -252,8 +268,8 @@ def _pull(repo_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(repo_id, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{repo_id}: no folder here, and no model of the project ({', '.join(SHIPPED)}) or of the hub "
-            f"({first_line(error)})"
+            f"{repo_id}: no folder here, none in pretrained_models ({', '.join(at_hand())}), and no model of "
+            f"the hub ({first_line(error)})"
         ) from error
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
+from autoregressive.adapters.switch import AdapterSwitch
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
 from autoregressive.editing.composite import as_image
@@ -68,7 +69,7 @@ class _Recent:
         return _Recent, ()
 
 
-class EditingModels:
+class EditingModels(AdapterSwitch):
     """Tokenizer, transformer and text encoder that belong together."""
 
     def __init__(
@@ -86,6 +87,7 @@ class EditingModels:
         """
         self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
         self.token_editor = TokenEditor(transformer, pack=pack)
+        self._begin_switch()
         self.defaults = Defaults()
         self.about = About()
         self._offloads, self._moving = False, threading.RLock()
@@ -191,6 +193,8 @@ class EditingModels:
             elif pipeline.text_encoder is None:
                 raise UserError(f"{folder} has no text encoder: give --t5-path")
             pipelines[model] = pipeline
+        slots = [pipeline.transformer.config.cls_token_num for pipeline in pipelines.values()]
+        next(iter(pipelines.values())).text_encoder.max_tokens = max(slots)
         return pipelines
 
     def save_pretrained(
@@ -204,8 +208,10 @@ class EditingModels:
           copy_text_encoder: with its weights, or its name on the hub only. Default: weights, unless it came
             from the hub's cache, whence others can have it too. A pipeline without one leaves the folder's.
         Raises:
-          UserError: other models of the folder use another tokenizer, or the hub's name is not known.
+          UserError: other models of the folder use another tokenizer, the hub's name is not known, or an
+            adapter is in use that is not merged.
         """
+        self._require_plain_weights()
         save_pretrained(self, Path(folder), model, copy_text_encoder=copy_text_encoder)
 
     def push_to_hub(
@@ -229,7 +235,8 @@ class EditingModels:
           UserError: no such device here.
         """
         device = None if device is None else require_device(device)
-        self.engine.move(device, dtype)
+        with self._adapters_aside():
+            self.engine.move(device, dtype)
         if device is not None:
             self._offloads = False
             self.tokenizer.to(device)
@@ -279,7 +286,8 @@ class EditingModels:
         return (
             f"{kind}({does}, {millions:.1f} M parameters, {self.image_size} px, "
             f"{self.grid}x{self.grid} cells, {config.vocab_size} codes, {self.device}"
-            f"{', offloads' if self._offloads else ''})"
+            f"{', offloads' if self._offloads else ''}"
+            f"{f', adapter {self.active_adapter}' if self.active_adapter else ''})"
         )
 
     @property
@@ -290,6 +298,22 @@ class EditingModels:
     @property
     def device(self) -> torch.device:
         return self.transformer.device
+
+    @property
+    def max_text_tokens(self) -> int | None:
+        """Tokens of a text that are read, </s> included: no more than the transformer has slots for.
+
+        Models of a folder share a text encoder, and may have fewer slots than it reads. None without one.
+        """
+        if self.text_encoder is None:
+            return None
+        return min(self.text_encoder.max_tokens, self.transformer.config.cls_token_num)
+
+    def require_short(self, text: str, name: str = "the text") -> None:
+        """Raises `UserError` for a text whose end would not be read; `name` names it there."""
+        most = self.max_text_tokens
+        if most is not None and (length := self.text_encoder.tokenizer.length(text)) > most:
+            raise UserError(f"{name} has {length} tokens, the model reads {most}: shorten it")
 
     @torch.inference_mode()
     def encode(

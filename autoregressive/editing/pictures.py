@@ -91,7 +91,8 @@ def showing_edits(
                 so_far.append(paste(image, seen, [decoded[row] for row in rows], "cells", grid)[0])
         return so_far
 
-    return lambda drawing: progress(replace(drawing, pictures=lambda: pictures(drawing)))
+    boxes = tuple(tuple(view.window) for view in views)
+    return lambda drawing: progress(replace(drawing, show=pictures, boxes=boxes))
 
 
 def showing_drawings(progress: Progress, decode: Decode, grid: int) -> Progress:
@@ -101,4 +102,4 @@ def showing_drawings(progress: Progress, decode: Decode, grid: int) -> Progress:
         decoded = decode(drawing.codes)
         return [grey_cells(one, ~drawn, grid) for one, drawn in zip(decoded, drawing.drawn, strict=True)]
 
-    return lambda drawing: progress(replace(drawing, pictures=lambda: pictures(drawing)))
+    return lambda drawing: progress(replace(drawing, show=pictures))

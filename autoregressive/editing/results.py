@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ class Drawing:
       step, num_steps: codes drawn so far, of the result that has most, and those of the largest region.
       codes: the source's where nothing is drawn, 0 where there is no source.
       drawn, to_draw: bool cells.
-      pictures: makes the results as they are now, in the thread that is told: drawn cells in their images,
-        at their size; of drawings from text, with the other cells grey. It runs the decoder.
+      show: makes `pictures`.
+      boxes: V parts of the pictures that the rows are of, see `Crop.box`; the samples of each stand side by
+        side. None of drawings from text.
     """
 
     step: int
@@ -38,7 +39,20 @@ class Drawing:
     codes: Tensor
     drawn: Tensor
     to_draw: Tensor
-    pictures: Callable[[], list[Image.Image]] | None = None
+    show: Callable[[Drawing], list[Image.Image]] | None = field(default=None, repr=False)
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+
+    def pictures(self) -> list[Image.Image]:
+        """The results as they are now, in the thread that is told; those of a copy in any.
+
+        Drawn cells in their images, at their size; of drawings from text, with the other cells grey. It runs
+        the decoder.
+        """
+        return self.show(self)
+
+    def copy(self) -> Drawing:
+        """As it is now; it does not change with the next step."""
+        return replace(self, codes=self.codes.clone(), drawn=self.drawn.clone())
 
 
 Progress = Callable[[Drawing], None]

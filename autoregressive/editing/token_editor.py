@@ -44,6 +44,13 @@ class TokenEditor:
         """For `pickle` and `deepcopy`: a copy shares no passes."""
         return self.__dict__ | {"shared": None}
 
+    def with_transformer(self, transformer: Transformer) -> TokenEditor:
+        """The same with another transformer: packed and compiled as this one's is."""
+        other = TokenEditor(transformer, pack=self.engine.packed)
+        if self.engine.compiled:
+            other.engine.compile_steps()
+        return other
+
     def resolve_mode(self, wanted: str | None = None) -> str:
         """How this model edits, one of `MODES`; by default "marks" if it has them, else "zero_shot".
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -186,3 +188,12 @@ def recompute_block(block: TransformerBlock, *args) -> Tensor:
     if not torch.is_grad_enabled():
         return block(*args)
     return checkpoint(block, *args, use_reentrant=False)
+
+
+def recompute_every(number: int) -> Callable[..., Tensor]:
+    """Recomputes the first of each `number` blocks and keeps the others' activations; 1 recomputes all."""
+
+    def run(block: TransformerBlock, *args) -> Tensor:
+        return (run_block if block.attention.layer % number else recompute_block)(block, *args)
+
+    return run

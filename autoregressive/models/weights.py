@@ -31,6 +31,8 @@ MARKS = ("mask_embedding", "unmask_embedding")
 # Of the head's rows, against unit codes; measured: 1 learns slower, 20 no faster.
 CODEBOOK_HEAD_SCALE = 8.0
 _MOST_CELLS = 2**20
+ADAPTER = "adapter"
+"""A checkpoint with this holds no whole model: see `autoregressive.adapters`."""
 log = get_logger(__name__)
 
 
@@ -50,7 +52,7 @@ def transformer_state(content: dict[str, Any]) -> dict[str, Tensor]:
     return {name: weight for name, weight in state.items() if name != MARKER}
 
 
-def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> None:
+def initialise_from(model: Transformer, path: str | Path, image_size: int | None = None) -> list[str]:
     """Starts `model` from a checkpoint of this stage or of the one before it.
 
     What the checkpoint lacks keeps its fresh values: the position table (LlamaGen → R-GPT), the two marks
@@ -59,10 +61,13 @@ def initialise_from(model: Transformer, path: str | Path, image_size: int | None
 
     Args:
       image_size: of the training to come, to be told where it is another than that of the weights.
+    Returns:
+      The names of the tables that the checkpoint lacks.
     Raises:
       UserError: any other difference, by name.
     """
     content = load_checkpoint(path)
+    _require_whole_model(content, path)
     state = transformer_state(content)
     if OWN_CELL_TABLE in state:
         require_same_tables(model.config, state, path)
@@ -84,6 +89,15 @@ def initialise_from(model: Transformer, path: str | Path, image_size: int | None
     load_weights(model, state, path, may_miss, check=check)
     if absent:
         log.info("%s has no %s: fresh values kept", path, ", ".join(absent))
+    return absent
+
+
+def _require_whole_model(content: dict[str, Any], path: str | Path) -> None:
+    if ADAPTER in content:
+        raise UserError(
+            f"{path} holds an adapter alone: load {content[ADAPTER].get('base')} and give this as --adapter, "
+            "or make one file of both with scripts/export_weights.py"
+        )
 
 
 @torch.no_grad()
@@ -127,6 +141,7 @@ def load_transformer(
       UserError: what was given contradicts the file, or the file is none of a transformer.
     """
     content = load_checkpoint(path)
+    _require_whole_model(content, path)
     args, state = checkpoint_args(content), transformer_state(content)
     config = configuration(content, path)
     if gpt_model is not None:

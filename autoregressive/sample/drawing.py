@@ -11,7 +11,7 @@ from PIL import Image
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import DrawConfig, SampleT2I
 from autoregressive.sample.jobs import run_jobs
-from autoregressive.sample.loading import load_pipeline
+from autoregressive.sample.loading import load_pipeline, note_unknown_words
 from language.caption_cleaning import require_words
 from runtime.config import dump_config
 from runtime.distributed import Distributed, distributed
@@ -58,6 +58,9 @@ def draw_jobs(
         raise UserError(
             f"--order {config.order}: {config.gpt_ckpt} holds a raster-order GPT model, not an R-GPT one"
         )
+
+    if ranks.is_main:
+        note_unknown_words(pipeline, [job.text for job in jobs])
 
     def draw(batch: Sequence[DrawJob]) -> None:
         seeds = [job.seed for job in batch]

@@ -15,7 +15,7 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import EditResult
 from autoregressive.sample.flags import PictureFlags, SampleEditing
 from autoregressive.sample.jobs import run_jobs
-from autoregressive.sample.loading import load_pipeline, require_marked
+from autoregressive.sample.loading import load_pipeline, note_unknown_words, require_marked
 from dataset.records.images import as_seen, load_edit_region, load_image, load_native
 from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
 from dataset.records.own_pairs import find_own_pairs
@@ -180,6 +180,8 @@ def run_edits(jobs: Sequence[FileEdit], config: PictureFlags) -> None:
     require_usable(jobs, config)
     with distributed(config.device) as ranks:
         pipeline = load_pipeline(config, ranks.device)
+        if ranks.is_main:
+            note_unknown_words(pipeline, [job.prompt for job in jobs])
 
         def make(numbered: Sequence[tuple[int, FileEdit]]) -> None:
             batch = [job for _, job in numbered]

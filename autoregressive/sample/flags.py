@@ -13,7 +13,7 @@ from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import RULES
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
-from runtime.files import file_sha256
+from runtime.files import file_sha256, path_sha256
 from runtime.flags import drawing, models, scoring, shared
 from runtime.flags.ranges import COUNT
 from runtime.pictures import require_saveable
@@ -26,7 +26,7 @@ TURNS = ("both", "single", "multi")
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
 # to make and where, what must be as the models are, and what has no effect.
 NOT_SETTINGS = (
-    *("model", "model_name", "vq_ckpt", "gpt_ckpt", "t5_path", "t5_model_type"),
+    *("model", "model_name", "vq_ckpt", "gpt_ckpt", "adapter", "t5_path", "t5_model_type"),
     *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
     "save_rounds",
@@ -50,6 +50,10 @@ class SampleConfig(ModelFlags):
 
     device: str = shared.device()
     precision: str = models.decoding_precision()
+    adapter: str | None = option(
+        None,
+        help="LoRA on the transformer: a folder of peft's, or a checkpoint of a training with --lora-rank",
+    )
     seed: int = shared.seed("of the draws", aliases=["global_seed"])
     batch_size: int = shared.batch_size(32, "images at a time", aliases=["per_proc_batch_size"])
     compile: bool = shared.compile("the decoding steps, on GPUs: slow to start, then faster")
@@ -64,6 +68,8 @@ class SampleConfig(ModelFlags):
         settings = {k: v for k, v in asdict(self).items() if k not in NOT_SETTINGS}
         for name in ("vq_ckpt", "gpt_ckpt"):
             settings[f"{name}_sha256"] = file_sha256(getattr(self, name))
+        if self.adapter is not None:
+            settings["adapter_sha256"] = path_sha256(self.adapter)
         return settings | {"text_encoder": text_encoder and text_encoder.fingerprint()}
 
 

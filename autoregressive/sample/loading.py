@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,10 @@ def load_pipeline(
         device=device,
         dtype=DECODING_PRECISIONS[config.precision],
     )
+    if config.adapter is not None:
+        pipeline.load_adapter(config.adapter)
+        pipeline.set_adapter("default")
+        pipeline.merge_adapter()
     if config.compile and device.type == "cuda":
         pipeline.engine.compile_steps()
     elif config.compile:
@@ -69,6 +74,12 @@ def _require_described(pipeline: EditingPipeline, config: DrawConfig) -> None:
         if not 1 <= config.t5_feature_max_len <= slots:
             raise UserError(f"--t5-feature-max-len {config.t5_feature_max_len}: the model has {slots} slots")
         pipeline.text_encoder.max_tokens = config.t5_feature_max_len
+
+
+def note_unknown_words(pipeline: EditingPipeline, texts: Sequence[str]) -> None:
+    """Warns of words that the model does not know, once for all texts."""
+    if pipeline.text_encoder is not None and (told := pipeline.text_encoder.tokenizer.told_unknown(texts)):
+        log.warning("%s", told)
 
 
 def require_marked(mask: np.ndarray, source: Path) -> np.ndarray:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
+from autoregressive.adapters.lora import add_lora
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.layers import recompute_block
+from autoregressive.models.layers import recompute_every
 from autoregressive.models.weights import initialise_from, start_from_codebook
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
+from autoregressive.train.loop import Preview
 from autoregressive.train.packing.config import PackingConfig
+from autoregressive.train.rewards.config import RewardsConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
 from dataset.packed.codes import CodesDataset
 from dataset.packed.dataset import open_packed
 from dataset.packed.format import require_same
 from dataset.packed.mixed import MixedDataset
+from dataset.packed.remote import DataCache
 from dataset.records.records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
@@ -102,7 +107,8 @@ def load_encoders(
 def build_model(
     config: TrainConfig, encoders: Encoders, ranks: Distributed, *, mask_in_context: bool
 ) -> Transformer:
-    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given.
+    """The transformer that fits the encoders, initialised from `--init-gpt-ckpt` if given, with `--lora-rank`
+    as an adapter on it.
 
     It is on the rank's device, or on the CPU if it is to be sharded: it need not fit into a GPU's memory.
     """
@@ -125,8 +131,14 @@ def build_model(
     )
     if config.codebook_init:
         start_from_codebook(model, encoders.tokenizer.quantize.codebook())
-    if config.init_gpt_ckpt and not config.gpt_ckpt:  # a resume brings its own weights
-        initialise_from(model, config.init_gpt_ckpt, config.image_size)
+    # A resume brings its own weights; of an adapter not those that it is added to.
+    if config.init_gpt_ckpt and (config.lora_rank or not config.gpt_ckpt):
+        fresh = initialise_from(model, config.init_gpt_ckpt, config.image_size)
+        if fresh and config.lora_rank and not config.lora_train_tables:
+            raise UserError(
+                f"{config.init_gpt_ckpt} has no {', '.join(fresh)}, which LoRA leaves as they begin: give "
+                "--lora-train-tables"
+            )
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     log.info(
         "%s: %.2f M parameters, %d cells, %d codes",
@@ -135,14 +147,46 @@ def build_model(
         grid**2,
         model.config.vocab_size,
     )
+    begin_adapter(model, config)
     if config.activation_checkpointing:
-        model.run_block = recompute_block
+        model.run_block = recompute_every(config.recompute_every)
     return model if shards(config.parallel, ranks) else model.to(ranks.device)
+
+
+def begin_adapter(model: Transformer, config: TrainConfig | RewardsConfig) -> None:
+    """With `--lora-rank`: freezes the model and adds what is trained in its place."""
+    if config.lora_rank:
+        torch.manual_seed(config.global_seed)
+        add_lora(
+            model,
+            config.lora_rank,
+            config.lora_alpha or config.lora_rank,
+            str(config.init_gpt_ckpt),
+            dora=config.lora_dora,
+            train_tables=config.lora_train_tables,
+        )
 
 
 def shown_model(model: Transformer, config: TrainConfig, ranks: Distributed) -> Transformer | None:
     """What draws in the place of a model that is about to be sharded; None where it need not."""
     return hollow_copy(model, ranks.device) if shards(config.parallel, ranks) else None
+
+
+def resting(encoders: Encoders, config: TrainConfig, device: torch.device, preview: Preview) -> Preview:
+    """`preview` that brings the encoders to the device for as long as it draws, where steps do not need them:
+    the data is codes and features. They leave it at once; else it is `preview` as it is."""
+    if config.dry_run or not (config.packed_data or config.cache_codes):
+        return preview
+
+    def draw(step: int) -> Path:
+        encoders.to(device)
+        try:
+            return preview(step)
+        finally:
+            encoders.to("cpu")
+
+    encoders.to("cpu")
+    return draw
 
 
 def load_packed(
@@ -153,10 +197,10 @@ def load_packed(
     Args:
       settings: those of edits; None = that of the first folder, which the others must share.
     """
-    encoder = encoders.text_encoder
+    encoder, cache = encoders.text_encoder, DataCache.of_flags(config.data_cache_dir, config.data_cache_gb)
     datasets = [
         # Half the bytes between processes; the model takes float32 of the same values.
-        open_packed(kind, folder, text_dtype=torch.bfloat16, full_mask=full_mask)
+        open_packed(kind, folder, torch.bfloat16, cache, full_mask=full_mask)
         for folder in config.packed_data
     ]
     for name in [name for name, value in settings.items() if value is None]:

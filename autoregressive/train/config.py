@@ -17,6 +17,7 @@ from runtime.config import check_ranges, legacy, option
 from runtime.errors import UserError
 from runtime.flags import drawing, models, shared, training
 from runtime.flags.ranges import (
+    COUNT,
     COUNT_OR_NONE,
     POSITIVE,
     RATE,
@@ -46,10 +47,17 @@ class TrainConfig(DataConfig):
 
     results_dir: str = shared.results_dir("results", "folder for checkpoints, metrics.jsonl and previews")
     packed_data: list[str] | None = option(
-        None, help="folders of packed training data, in the place of --data-path"
+        None,
+        help="folders of packed training data, or URLs (s3://bucket/folder), in the place of --data-path",
     )
     packed_weights: list[float] | None = option(
         None, within=POSITIVE, help="how often each of them is drawn, in proportion (default: by size)"
+    )
+    data_cache_dir: str | None = option(
+        None, help="folder on this machine's own disk for packed data of URLs (default: ~/.cache/nep/packed)"
+    )
+    data_cache_gb: float = option(
+        100.0, within=POSITIVE, help="most that this folder may take; what was used least lately goes"
     )
     model: str | None = models.model("; the training goes on from it")
     model_name: str | None = models.model_name("the first that this stage trains")
@@ -63,6 +71,10 @@ class TrainConfig(DataConfig):
         False, help="fresh code embeddings and output head begin as the tokenizer's codebook, rotated"
     )
     own_cell: bool = training.own_cell()
+    lora_rank: int = training.lora_rank()
+    lora_alpha: float | None = training.lora_alpha()
+    lora_dora: bool = training.lora_dora()
+    lora_train_tables: bool = training.lora_train_tables()
     cls_token_num: int = models.cls_token_num(120, "text slots of the model")
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
@@ -80,7 +92,7 @@ class TrainConfig(DataConfig):
     global_batch_size: int = training.global_batch_size(256, "samples")
     gradient_accumulation_steps: int = training.gradient_accumulation_steps()
     global_seed: int = training.global_seed("of the data order and of every random choice")
-    optimizer: str = training.optimizer(["adamw", "muon", "sgd"])
+    optimizer: str = training.optimizer(["adamw", "adamw8bit", "muon", "sgd"])
     lr: float = training.lr("AdamW, SGD")
     muon_lr: float = training.muon_lr()
     weight_decay: float = training.weight_decay()
@@ -110,6 +122,9 @@ class TrainConfig(DataConfig):
     compile: bool = shared.compile("the training step: slow to start, then faster on GPUs")
     activation_checkpointing: bool = option(
         False, help="recompute each block in the backward pass: less memory, a third more time"
+    )
+    recompute_every: int = option(
+        1, within=COUNT, help="with it: the first of so many blocks alone, 2 for half of them"
     )
     parallel: str = training.parallel()
     shard_size: int | None = training.shard_size()
@@ -170,9 +185,12 @@ class TrainConfig(DataConfig):
                 f"--t5-feature-max-len {self.max_text_tokens} exceeds the model's --cls-token-num "
                 f"{self.cls_token_num}"
             )
+        if self.recompute_every > 1 and not self.activation_checkpointing:
+            raise UserError("--recompute-every goes with --activation-checkpointing")
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
         training.require_parallel(self.parallel, self.shard_size)
+        training.require_lora(self)
         self.sampling()  # checks its values
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")

@@ -64,6 +64,12 @@ class Encoders:
         """Features of each text, string or features already."""
         return encode_texts(self.text_encoder, texts)
 
+    def to(self, device: str | torch.device) -> None:
+        """Moves both."""
+        self.tokenizer.to(device)
+        if self.text_encoder is not None:
+            self.text_encoder.to(device)
+
 
 def to_codes(tokenizer: VQModel, images: Tensor, precision: str = "none") -> Tensor:
     """(B, 3, S, S) images → (B, N) int64 codes on the tokenizer's device; codes pass through."""

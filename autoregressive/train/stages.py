@@ -15,6 +15,7 @@ from autoregressive.train.components import (
     load_dataset,
     load_encoders,
     load_packed,
+    resting,
     shown_model,
 )
 from autoregressive.train.config import EditingConfig, T2IConfig
@@ -37,7 +38,7 @@ def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
     model = build_model(config, encoders, ranks, mask_in_context=False)
     shown = shown_model(model, config, ranks)
     pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
-    preview = t2i_preview(pipeline, dataset, config)
+    preview = resting(encoders, config, ranks.device, t2i_preview(pipeline, dataset, config))
     inputs = t2i_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
@@ -75,6 +76,8 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
     pipeline = EditingPipeline(encoders.tokenizer, shown or model, encoders.text_encoder)
     preview = editing_preview(pipeline, dataset, config)
     validate = Validation(test_sets, pipeline, config, ranks) if test_sets else None
+    if validate is None:
+        preview = resting(encoders, config, ranks.device, preview)
     inputs = editing_inputs(model, encoders, config, ranks.device)
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from autoregressive.adapters.lora import frozen_names, lora_of, require_same_lora, trained_part
 from autoregressive.models.arithmetic import marked, require_same_arithmetic, require_same_tables
 from autoregressive.models.gpt import Transformer
-from autoregressive.models.weights import model_args, transformer_state
+from autoregressive.models.weights import ADAPTER, model_args, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.data_order import ResumableBatchSampler
 from runtime.checkpoint import load_weights
@@ -90,8 +91,12 @@ def checkpoint_content(state: TrainState, config: TrainConfig, ranks: Distribute
     }
     if state.ema is not None:
         content["ema_updates"] = int(state.ema.n_averaged)
+    if (lora := lora_of(state.model)) is not None:
+        content[ADAPTER] = asdict(lora)
     return content | {
-        part: marked(content[part], state.model.config) for part in ("model", "ema") if part in content
+        part: marked(trained_part(state.model, content[part]), state.model.config)
+        for part in ("model", "ema")
+        if part in content
     }
 
 
@@ -107,12 +112,13 @@ def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed
     The file gives what training has made, the flags give every setting; what both say must agree.
 
     Raises:
-      UserError: weights only, another model, seed, kind of optimizer, size of the data or of a batch, or
-        averaged weights in one of them only.
+      UserError: weights only, another model, adapter, seed, kind of optimizer, size of the data or of a
+        batch, or averaged weights in one of them only.
     """
     file = ResumeFile(path, "start a new run from its weights with --init-gpt-ckpt", state.pattern())
     content = file.content
     file.require_parts(("optimizer", "sampler", "rng", "steps"))
+    require_same_lora(content.get(ADAPTER), state.model, path)
     begins = ("gpt_ckpt", "init_gpt_ckpt", "codebook_init")
     file.compare_flags(config, content["sampler"]["seed"], ignore=begins)
     file.require_no_loss("ema", state.ema, "averaged", "--ema-decay")
@@ -120,11 +126,13 @@ def resume(state: TrainState, path: str, config: TrainConfig, ranks: Distributed
         raise UserError(f"{path} holds no averaged weights; leave out --ema-decay or start a new run")
     check = partial(require_same_arithmetic, state.model.config, content, path)
     weights = transformer_state({"model": content["model"]})
-    require_same_tables(state.model.config, weights, path)
-    load_weights(state.model, weights, path, check=check)
+    frozen = frozen_names(state.model)
+    if not frozen:
+        require_same_tables(state.model.config, weights, path)
+    load_weights(state.model, weights, path, frozen, check=check)
     file.restore(state)
     if state.ema is not None:
-        load_weights(state.ema.module, transformer_state({"model": content["ema"]}), source=path)
+        load_weights(state.ema.module, transformer_state({"model": content["ema"]}), path, frozen)
         state.ema.n_averaged.fill_(content["ema_updates"])
     state.sampler.load_state_dict(content["sampler"], path)
     state.num_bad = content["num_bad"]

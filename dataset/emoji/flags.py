@@ -10,7 +10,7 @@ from dataset.emoji.edits import EmojiConfig
 from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared
-from runtime.flags.ranges import COUNT_OR_NONE, SHARE, THREADS
+from runtime.flags.ranges import SHARE, THREADS
 
 _FORMAT_VERSION = 1
 
@@ -24,9 +24,7 @@ class PrepareEmojiConfig:
         what="folder to write; a finished set of the same settings is left alone"
     )
     num_train: int = shared.num_train(24000, "pairs")
-    num_portraits: int = option(
-        2, within=COUNT_OR_NONE, help="training pictures of each emoji alone, beside the pairs"
-    )
+    num_portraits: int = shared.num_portraits(2)
     num_test: int = shared.num_test(600, " (turns of all sessions together)")
     num_emu: int = shared.num_emu()
     natural_share: float = option(

@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 
 from dataset.batches import EditSample, T2ISample, blank_text
 from dataset.edit_masks import full_mask
-from dataset.packed.format import PackedSettings, read_manifest, shard_path
+from dataset.packed.format import PackedSettings
+from dataset.packed.places import LocalFolder, Place, damaged, require_length
+from dataset.packed.remote import DataCache, RemoteFolder, is_url
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -32,22 +34,24 @@ class _Packed(Dataset):
 
     kind: ClassVar[str]
 
-    def __init__(self, folder: str | Path, text_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: str | Path, text_dtype: torch.dtype = torch.float32, cache: DataCache | None = None
+    ) -> None:
         """
         Args:
-          folder: holds `manifest.json`.
+          folder: holds `manifest.json`; a path, or a URL that fsspec knows.
           text_dtype: of the text features, which are stored in bfloat16; float32 holds the same values in
             twice the bytes, and loader processes have to hand them over.
+          cache: where the shards of a URL go.
         Raises:
           UserError: no packed data of this kind, or a shard that is missing or not as long as it should be.
         """
-        self.manifest = read_manifest(folder)
+        self._place = _place(folder, cache)
+        self.manifest = self._place.manifest
         self.settings = self.manifest.settings
         self.text_dtype = text_dtype
         if self.settings.kind != self.kind:
             raise UserError(f"{folder}: packed for {self.settings.kind}, not for {self.kind} training")
-        for number, info in enumerate(self.manifest.shards):
-            _require_length(shard_path(self.manifest.folder, number), info.bytes)
         self._shards: dict[int, _Shard] = {}
 
     def __len__(self) -> int:
@@ -65,16 +69,27 @@ class _Packed(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, row = divmod(index, self.settings.rows_per_shard)
-        shard = self._shards.get(number)
+        shard = self._shards.get(number) if self._place.use(number) else None
         if shard is None:
-            path = shard_path(self.manifest.folder, number)
-            shard = _Shard(path, self.settings, self.manifest.shards[number].bytes, number)
+            num_bytes, name = self.manifest.shards[number].bytes, self._place.name(number)
+            with self._place.held(number) as path:
+                shard = _Shard(path, self.settings, num_bytes, number, name)
+            # The disk has its space again once a file that went is mapped nowhere.
+            self._shards = {other: s for other, s in self._shards.items() if self._place.has(other)}
             self._shards[number] = shard
         return shard, row
 
     def _blank(self) -> tuple[Tensor, TextFeatures]:
         """Codes and text of a row that cannot be used."""
         return torch.zeros(self.settings.num_cells, dtype=torch.int32), blank_text(self.settings.text_width)
+
+
+def _place(folder: str | Path, cache: DataCache | None) -> Place:
+    if not is_url(folder):
+        return LocalFolder(folder)
+    if cache is None:
+        raise UserError(f"{folder}: a set at a URL needs a cache: --data-cache-dir")
+    return RemoteFolder(str(folder), cache)
 
 
 class PackedT2I(_Packed):
@@ -108,13 +123,18 @@ class PackedEdits(_Packed):
     kind = "editing"
 
     def __init__(
-        self, folder: str | Path, text_dtype: torch.dtype = torch.float32, *, full_mask: bool = False
+        self,
+        folder: str | Path,
+        text_dtype: torch.dtype = torch.float32,
+        cache: DataCache | None = None,
+        *,
+        full_mask: bool = False,
     ) -> None:
         """
         Args:
           full_mask: edit every cell whatever the mask says.
         """
-        super().__init__(folder, text_dtype)
+        super().__init__(folder, text_dtype, cache)
         self.full_mask = full_mask
 
     def __getitem__(self, key: tuple[int, int]) -> EditSample:
@@ -133,12 +153,17 @@ class PackedEdits(_Packed):
 
 
 def open_packed(
-    kind: str, folder: str | Path, text_dtype: torch.dtype = torch.float32, *, full_mask: bool = False
+    kind: str,
+    folder: str | Path,
+    text_dtype: torch.dtype = torch.float32,
+    cache: DataCache | None = None,
+    *,
+    full_mask: bool = False,
 ) -> PackedT2I | PackedEdits:
     """The dataset of a folder packed for `kind` ("t2i" or "editing"); `full_mask` as in `PackedEdits`."""
     if kind == "t2i":
-        return PackedT2I(folder, text_dtype)
-    return PackedEdits(folder, text_dtype, full_mask=full_mask)
+        return PackedT2I(folder, text_dtype, cache)
+    return PackedEdits(folder, text_dtype, cache, full_mask=full_mask)
 
 
 class _UnusableRow(UserError):
@@ -148,10 +173,14 @@ class _UnusableRow(UserError):
 class _Shard:
     """One mapped shard."""
 
-    def __init__(self, path: Path, settings: PackedSettings, num_bytes: int, number: int) -> None:
-        self._path, self._settings = path, settings
-        _require_length(path, num_bytes)
-        mapped = self._map(num_bytes)
+    def __init__(self, path: Path, settings: PackedSettings, num_bytes: int, number: int, name: str) -> None:
+        """
+        Args:
+          name: of the file, for messages.
+        """
+        self._name, self._settings = name, settings
+        require_length(path, num_bytes, name)
+        mapped = self._map(path, num_bytes)
         batch = self._read(mapped, len(settings.rows_of(number)))
         shape = (batch.num_rows, settings.views, -1)
         # Nulls take copies of what is mapped, and only damaged shards have any.
@@ -169,14 +198,14 @@ class _Shard:
         self._problems = problems if problems.null_count < len(problems) else None
         self._mask = batch.column("mask") if settings.kind == "editing" else None
 
-    def _map(self, num_bytes: int) -> Tensor:
+    def _map(self, path: Path, num_bytes: int) -> Tensor:
         """The file as (num_bytes,) uint8.
 
         Not by `pa.memory_map`: that asks the kernel to read a whole record batch where one row is wanted.
         This map keeps no file open either, so that there may be thousands; nobody writes to it.
         """
         try:
-            return torch.from_file(str(self._path), shared=False, size=num_bytes, dtype=torch.uint8)
+            return torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
         except RuntimeError as error:
             raise self._damaged(f"cannot be mapped: {error}") from None
 
@@ -258,7 +287,7 @@ class _Shard:
 
     def origin(self, row: int) -> str:
         """File and line that a row was packed from; where that is lost, the shard and the row."""
-        return self.string("origin", row) or f"{self._path} row {row}"
+        return self.string("origin", row) or f"{self._name} row {row}"
 
     def require_usable(self, row: int, view: int) -> None:
         """Raises why a view of a row cannot be used, if packing found that."""
@@ -272,7 +301,7 @@ class _Shard:
         return _UnusableRow(f"{self.origin(row)}: {self._damaged(reason)}")
 
     def _damaged(self, reason: str) -> UserError:
-        return _damaged(self._path, reason)
+        return damaged(self._name, reason)
 
 
 def _rows_with_nulls(column: pa.FixedSizeListArray) -> frozenset[int]:
@@ -282,19 +311,3 @@ def _rows_with_nulls(column: pa.FixedSizeListArray) -> frozenset[int]:
     nulls = column.values.is_null().to_numpy(zero_copy_only=False).reshape(len(column), -1).any(axis=1)
     nulls |= column.is_null().to_numpy(zero_copy_only=False)
     return frozenset(np.flatnonzero(nulls).tolist())
-
-
-def _require_length(path: Path, num_bytes: int) -> None:
-    try:
-        length = path.stat().st_size
-    except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from None
-    if length != num_bytes:
-        raise _damaged(path, f"{length} bytes, the manifest says {num_bytes}")
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} is damaged: {reason}; copy it again, or run the packing command again, "
-        "which keeps what is whole"
-    )

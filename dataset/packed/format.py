@@ -195,9 +195,9 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says, and the folder it lies in."""
+    """What `manifest.json` says, and the folder, or the URL, it lies in."""
 
-    folder: Path
+    folder: Path | str
     settings: PackedSettings
     shards: list[ShardInfo]
 

@@ -76,12 +76,12 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     return pixels.float().div(127.5).sub(1).contiguous()
 
 
-def load_native(source: str | ImageSource) -> Image.Image:
+def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads one image as `as_native` has it; warns of colours of 16 bits, which Pillow reads as 8.
 
-    Raises as `load_image`.
+    Args and errors as `load_image`.
     """
-    native = as_native(open_image(source))
+    native = as_native(open_image(source, max_pixels))
     stream_source = Path(source) if isinstance(source, str) else source
     with stream_source.open("rb") as stream, Image.open(stream) as file:
         if native.mode != "I;16" and any(";16" in str(tile[3]) for tile in file.tile):
@@ -278,12 +278,19 @@ def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
     except FileNotFoundError:
         raise UserError(f"{source}: no such file") from None
     except UnidentifiedImageError:
-        raise UserError(f"{source}: not an image of a known format ({', '.join(ALLOWED_FORMATS)})") from None
+        with stream_source.open("rb") as stream:
+            if not stream.read(1):
+                raise UserError(f"{source}: not an image: the file is empty; save it anew") from None
+        known = ", ".join(ALLOWED_FORMATS)
+        raise UserError(f"{source}: not an image of a known format ({known}): save it as one") from None
     except MemoryError:
         raise
+    except Image.DecompressionBombError:  # before the size can be read
+        limit = f"{max_pixels / 1e6:g} megapixels"
+        raise UserError(f"{source}: is far above the limit of {limit}; make it smaller") from None
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged files (OSError, SyntaxError, struct.error, ...).
-        raise UserError(f"{source}: cannot be read as an image: {error}") from None
+        raise UserError(f"{source}: cannot be read as an image: {error}; save it anew") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dataset.shapes.edits import EditExample, ShapesConfig, random_session
 from dataset.shapes.scenes import Scene, render
 from runtime.errors import UserError
+from runtime.pictures import shortened
 
 TRAIN_STREAM, TEST_STREAM = 0, 1
 # Kind of edit -> what Emu Edit calls it; all others are "local".
@@ -300,7 +301,8 @@ def contact_sheet(
     font = ImageFont.load_default(14)
     for number, example in enumerate(examples):
         left, top = number % columns * width + gap, number // columns * height + gap
-        draw.text((left, top), example.edit.instruction, fill="black", font=font)
+        said = shortened(example.edit.instruction, font, width - 2 * gap)
+        draw.text((left, top), said, fill="black", font=font)
         for position, pixels in enumerate(_triple(example, image_size or tile, draw_scene)):
             shown = Image.fromarray(pixels).resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(shown, (left + position * (tile + gap), top + line - gap // 2))

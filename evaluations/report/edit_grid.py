@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset.records.images import as_seen, load_image
-from runtime.pictures import require_saveable, save_picture
+from runtime.pictures import require_saveable, save_picture, shortened
 
 # A path, a PIL image, or an array: (H, W, 3) uint8, (H, W) bool or uint8.
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -103,7 +103,7 @@ def _draw_block(
         _draw_verdict(draw, item.passed, (x, y + tile + 12))
         text_left += 24
     room = x + len(labels) * (tile + _GAP) - _GAP - text_left
-    draw.text((text_left, y + tile + 8), _shorten(item.instruction, font, room), fill=_TEXT, font=font)
+    draw.text((text_left, y + tile + 8), shortened(item.instruction, font, room), fill=_TEXT, font=font)
 
 
 def _draw_verdict(draw: ImageDraw.ImageDraw, passed: bool, corner: tuple[int, int]) -> None:
@@ -120,12 +120,3 @@ def _fit(image: ImageLike, tile: int) -> Image.Image:
     scale = tile / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     return picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    text = " ".join(text.split())
-    if font.getlength(text) <= room:
-        return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text.rstrip() + "..."

@@ -39,7 +39,7 @@ class NEPLoadModel:
             "required": {
                 "folder": ("STRING", {"default": "shapes"}),
                 "model": ("STRING", {"default": "", "tooltip": "one of several in it; empty: the first"}),
-                "device": (["auto", "cpu", "cuda"], {"default": "auto"}),
+                "device": (["auto", "cpu", "cuda", "mps"], {"default": "auto"}),
             }
         }
 

@@ -1,4 +1,7 @@
-"""Answers and events as OpenAI's clients read them; `model`, `seed` and `lossless` are extensions."""
+"""Answers and events as OpenAI's clients read them.
+
+`model`, `seed`, `lossless` and `unknown_words` are extensions.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ def _described(ask: Ask) -> dict[str, Any]:
         "size": f"{width}x{height}",
         "output_format": ask.format.name,
         "lossless": ask.format.lossless,
+        "unknown_words": ask.unknown_words(),
     }
 
 

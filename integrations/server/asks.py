@@ -21,7 +21,6 @@ from integrations.server.fields import DRAW_FIELDS, EDIT_FIELDS, Fields
 from integrations.server.pictures import SUFFIXES, Format, as_upload, read_mask, read_picture
 from integrations.server.served import Served, can_draw
 from language.caption_cleaning import require_words
-from language.t5 import T5Tokenizer
 from runtime.errors import UserError
 
 MOST_RESULTS, MOST_PARTIAL = 10, 3
@@ -37,6 +36,7 @@ class Ask:
     Attributes:
       kind: "image_edit" or "image_generation", as events are named.
       model: its name here.
+      adapter: of the model's; None for none.
       size: (width, height) of the results.
       image: None draws.
       mask: (H, W) bool, True = edit, or "auto".
@@ -56,15 +56,21 @@ class Ask:
     image: Image.Image | None = None
     mask: np.ndarray | str | None = None
     crop: str = "auto"
+    adapter: str | None = None
 
     def submit(self, progress: Progress | None = None) -> Future:
         """Puts it into its queue."""
         options = {"seeds": self.seed, "num_samples": self.n, "sampling": self.sampling}
+        options["adapter"] = self.adapter
         if progress is not None:
             options["progress"] = progress
         if self.image is None:
             return self.queue.submit_drawing(self.prompt, **options)
         return self.queue.submit(self.image, self.prompt, self.mask, crop=self.crop, **options)
+
+    def unknown_words(self) -> list[str]:
+        """Words of the prompt that the model does not know."""
+        return self.queue.pipeline.text_encoder.tokenizer.unknown_words(self.prompt)
 
     def num_cells(self, results: list[EditResult | Image.Image]) -> int:
         """Cells that were drawn."""
@@ -129,12 +135,13 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         raise bad_request(
             f"prompt: give a text of at most {MAX_PROMPT} characters", "prompt", "invalid_value"
         )
+    adapter = fields.text("adapter")
+    model, queue = served.find(fields.text("model"), draws=draws, adapter=adapter)
     try:
         require_words(prompt, "prompt")
+        queue.pipeline.require_short(prompt, "prompt")
     except UserError as error:
         raise bad_request(str(error), "prompt", "invalid_value") from None
-    model, queue = served.find(fields.text("model"), draws=draws)
-    _require_short(prompt, queue.pipeline.text_encoder.tokenizer)
     if fields.choice("response_format", ("b64_json", "url"), "b64_json") == "url":
         message = (
             "response_format 'url': nothing is kept here that an address could lead to; ask for b64_json"
@@ -152,6 +159,7 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "prompt": prompt,
         "model": model,
         "queue": queue,
+        "adapter": adapter,
         "n": n,
         "seed": secrets.randbelow(2**32) if seed is None else seed,
         "sampling": _read_sampling(fields, queue.pipeline.defaults.sampling),
@@ -159,14 +167,6 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
         "stream": stream,
         "partial_images": partial_images,
     }
-
-
-def _require_short(prompt: str, tokenizer: T5Tokenizer) -> None:
-    """Raises `ApiError` for a prompt whose end the model would not read."""
-    cleaned = tokenizer.clean([prompt])
-    if lengths := tokenizer.lengths_of_truncated(cleaned, tokenizer.tokenize(cleaned)):
-        message = f"prompt: it has {lengths[0]} tokens, the model reads {tokenizer.max_tokens}; shorten it"
-        raise bad_request(message, "prompt", "invalid_value")
 
 
 def _read_sampling(fields: Fields, defaults: Sampling) -> Sampling:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.flags import models, shared
-from runtime.flags.ranges import COUNT, POSITIVE, Range
+from runtime.flags.ranges import COUNT, POSITIVE
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,17 @@ class Serve:
 
     model: str = option(
         "shapes",
-        help="shapes (comes with the project), a folder of models, or a hub id; all in it are served",
+        help="shapes (comes with the project), another folder of models (in pretrained_models its name is "
+        "enough), or a hub id; all in it are served",
+    )
+    adapter: list[str] | None = option(
+        None, help="NAME=FOLDER: LoRA that requests may ask for by NAME; a folder of peft's, or a checkpoint"
     )
     t5_path: str | None = models.t5_path("; by default that of --model")
     device: str = shared.device()
     precision: str = models.decoding_precision()
-    host: str = option("127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: set a key")
-    port: int = option(
-        8000, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
-    )
+    host: str = shared.host("set a key")
+    port: int = shared.port(8000)
     api_key: str | None = option(
         None,
         help="clients must send it; better in the environment, as NEP_API_KEY, which processes do not show",
@@ -45,12 +47,27 @@ class Serve:
         64, within=COUNT, help="requests that may wait or run; the next one is told to come back"
     )
     max_seconds: float = option(120.0, within=POSITIVE, help="seconds that a request may take")
-    max_lanes: int = option(
-        32, within=Range(at_least=2), help="rows decoded together; a result is a row, two with guidance"
-    )
+    max_lanes: int = shared.max_lanes()
 
     def __post_init__(self) -> None:
         key = (os.environ.get("NEP_API_KEY") or None) if self.api_key is None else self.api_key
         if key is not None and not key.strip():
             raise UserError("--api-key (or NEP_API_KEY) is empty: leave it out for a server without a key")
         object.__setattr__(self, "api_key", key and key.strip())  # as headers arrive
+        self.adapters()  # checks them
+
+    def adapters(self) -> dict[str, str]:
+        """Where adapters are, by their names.
+
+        Raises:
+          UserError: a word without a name or a place, or a name that comes twice.
+        """
+        places: dict[str, str] = {}
+        for word in self.adapter or []:
+            name, _, place = word.partition("=")
+            if not name or not place:
+                raise UserError(f"--adapter {word}: give NAME=FOLDER")
+            if name in places:
+                raise UserError(f"--adapter: two are called {name}: {places[name]} and {place}")
+            places[name] = place
+        return places

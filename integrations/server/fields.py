@@ -12,6 +12,7 @@ from integrations.server.errors import ApiError, bad_request
 _COMMON = {
     "prompt": "what to do, or for generations what the picture shows",
     "model": "an id of /v1/models; by default the one that fits",
+    "adapter": "extension: one that /v1/models lists with the model; by default none",
     "n": "results, 1 to 10",
     "size": "auto, or WxH if it is the size that the result has anyway",
     "output_format": "png, jpeg or webp",

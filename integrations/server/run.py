@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 from integrations.server.app import make_app
 from integrations.server.config import Serve
 from integrations.server.door import House
-from integrations.server.served import Served, load_pipelines
+from integrations.server.served import Served, load_adapters, load_pipelines
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -61,6 +61,7 @@ def serve(config: Serve) -> None:
     listening = _listen(config.host, config.port)
     with listening:
         pipelines = load_pipelines(config.model, config.device, config.precision, config.t5_path)
+        load_adapters(pipelines, config.adapters())
         served, house = Served(config.model, pipelines, config.max_lanes), House()
         settings = uvicorn.Config(
             make_app(served, config, house), log_config=None, access_log=False, server_header=False

@@ -11,6 +11,7 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pipeline import EditingPipeline
 from integrations.server.errors import bad_request, model_not_found
 from runtime.distributed import pick_device
+from runtime.errors import UserError
 from runtime.precision import DECODING_PRECISIONS
 
 
@@ -27,6 +28,25 @@ def load_pipelines(
     """
     options = {"device": pick_device(device), "dtype": DECODING_PRECISIONS[precision], "t5_path": t5_path}
     return EditingPipeline.all_from_pretrained(name, **options)
+
+
+def load_adapters(pipelines: dict[str, EditingPipeline], places: dict[str, str]) -> None:
+    """Loads each adapter into the models that it was made for.
+
+    Args:
+      places: folders or checkpoints by the names that requests ask for.
+    Raises:
+      UserError: one that is missing or damaged, or made for none of the models.
+    """
+    for name, place in places.items():
+        problems = []
+        for pipeline in pipelines.values():
+            try:
+                pipeline.load_adapter(place, name)
+            except UserError as problem:
+                problems.append(problem)
+        if len(problems) == len(pipelines):
+            raise problems[0]
 
 
 def can_edit(pipeline: EditingPipeline) -> bool:
@@ -54,11 +74,13 @@ class Served:
         }
         self._since = int(time.time())
 
-    def find(self, wanted: str | None, *, draws: bool) -> tuple[str, EditQueue]:
+    def find(self, wanted: str | None, *, draws: bool, adapter: str | None = None) -> tuple[str, EditQueue]:
         """The model that is asked for; by default the first that draws, or the one that edits best.
 
+        Args:
+          adapter: that it must have.
         Raises:
-          ApiError: there is no such model, or it cannot do that.
+          ApiError: there is no such model, or it cannot do that, or has no such adapter.
         """
         if wanted is not None and wanted not in (self.name, *self.queues):
             raise model_not_found(wanted, self.names())
@@ -74,8 +96,14 @@ class Served:
             raise bad_request(
                 f"the model {wanted!r} is none that {does}{others}", "model", "unsupported_model"
             )
-        name = wanted if wanted in fitting else fitting[0]
-        return name, self.queues[name]
+        named = [wanted] if wanted in fitting else fitting
+        having = [n for n in named if adapter is None or adapter in self.queues[n].pipeline.adapters]
+        if not having:
+            there = sorted({a for n in named for a in self.queues[n].pipeline.adapters})
+            words = f"there are {', '.join(there)}" if there else "it has none"
+            message = f"the model {named[0]!r} has no adapter {adapter[:80]!r}; {words}"
+            raise bad_request(message, "adapter", "adapter_not_found")
+        return having[0], self.queues[having[0]]
 
     def names(self) -> list[str]:
         """What may be asked for."""
@@ -103,4 +131,5 @@ class Served:
             "edits": any(map(can_edit, pipelines)),
             "draws": any(map(can_draw, pipelines)),
             "size": f"{side}x{side}",
+            "adapters": sorted({adapter for pipeline in pipelines for adapter in pipeline.adapters}),
         }

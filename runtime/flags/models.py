@@ -14,7 +14,8 @@ from runtime.flags.ranges import COUNT, SIZE
 
 def model(more: str = "") -> Any:
     """`--model` of a program that takes the files one by one, too."""
-    words = "shapes (comes with the project), a folder of models, or a hub id: all that a program needs, "
+    words = "shapes (comes with the project), another folder of models (in pretrained_models its name is "
+    words += "enough), or a hub id: all that a program needs, "
     return option(None, help=f"{words}with how they are used{more}")
 
 

@@ -48,6 +48,23 @@ def quick(what: str) -> Any:
     return option(False, help=what)
 
 
+def host(lets_in: str) -> Any:
+    """`--host` of a program that listens; `lets_in` says what to do before others are let in."""
+    return option("127.0.0.1", help=f"address to listen on; 0.0.0.0 lets others in: {lets_in}")
+
+
+def port(default: int) -> Any:
+    """`--port` of a program that listens."""
+    words = "of that address; 0 takes a free one"
+    return option(default, within=Range(at_least=0, at_most=65_535), help=words)
+
+
+def max_lanes() -> Any:
+    """`--max-lanes` of a program whose users share passes."""
+    words = "rows decoded together; a result is a row, two with guidance"
+    return option(32, within=Range(at_least=2), help=words)
+
+
 # What it reads
 
 
@@ -198,6 +215,12 @@ def random_flip(of: str = "samples") -> Any:
 def num_train(default: int, of: str = "edits") -> Any:
     """`--num-train` of a program that makes a shapes set."""
     return option(default, within=COUNT, help=f"training {of}")
+
+
+def num_portraits(default: int) -> Any:
+    """`--num-portraits` of the emoji set."""
+    words = "training pictures of each emoji alone, beside the pairs"
+    return option(default, within=COUNT_OR_NONE, help=words)
 
 
 def num_emu() -> Any:

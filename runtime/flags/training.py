@@ -13,6 +13,7 @@ from runtime.flags.ranges import (
     COUNT_OR_NONE,
     LEARNING_RATE,
     PERIOD,
+    POSITIVE,
     RATE,
     SCALE,
     SEED,
@@ -78,6 +79,44 @@ def own_cell() -> Any:
     return option(False, help=words)
 
 
+def lora_rank() -> Any:
+    """`--lora-rank`."""
+    words = "train layers of this rank beside the blocks' matrices, and nothing else (LoRA); 0: the weights"
+    return option(0, within=COUNT_OR_NONE, help=words)
+
+
+def lora_alpha() -> Any:
+    """`--lora-alpha`."""
+    words = "LoRA: what they compute counts alpha / rank times (default: the rank)"
+    return option(None, within=POSITIVE, help=words)
+
+
+def lora_dora() -> Any:
+    """`--lora-dora`."""
+    return option(False, help="LoRA: the lengths of the sums' rows train too (DoRA)")
+
+
+def lora_train_tables() -> Any:
+    """`--lora-train-tables`."""
+    return option(False, help="LoRA: positions, own cells and edit/keep marks train too")
+
+
+def require_lora(config: Any) -> None:
+    """
+    Raises:
+      UserError: flags of LoRA that do not go together.
+    """
+    if config.lora_rank == 0:
+        for name in ("lora_alpha", "lora_dora", "lora_train_tables"):
+            if getattr(config, name):
+                raise UserError(f"--{name.replace('_', '-')} goes with --lora-rank, which is 0: give a rank")
+    elif config.init_gpt_ckpt is None:
+        raise UserError(
+            f"--lora-rank {config.lora_rank}: an adapter needs the weights that it is added to; give "
+            "--init-gpt-ckpt"
+        )
+
+
 def region_share(default: float) -> Any:
     """`--region-share` of stage 1."""
     words = "share of stage 1's samples drawn as zero-shot edits: a rectangle comes last"
@@ -101,7 +140,10 @@ def edit_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
 
 def optimizer(choices: Sequence[str]) -> Any:
     """`--optimizer`."""
-    return option("adamw", help="muon: Muon on the matrices, AdamW on the rest", choices=choices)
+    words = "muon: Muon on the matrices, AdamW on the rest"
+    if "adamw8bit" in choices:
+        words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8"
+    return option("adamw", help=words, choices=choices)
 
 
 def lr(of: str = "AdamW", default: float = 1e-4) -> Any:

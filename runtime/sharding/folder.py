@@ -137,6 +137,9 @@ def filled(content: dict[str, Any], folder: Path, like: Like) -> dict[str, Any]:
     tensors: dict[Place, Tensor] = {}
     for place, t in outlined:
         pattern = like(place, t)
-        tensors[place] = torch.empty(t.shape, dtype=t.dtype) if pattern is None else torch.empty_like(pattern)
+        if pattern is None:
+            tensors[place] = torch.empty(t.shape, dtype=t.dtype)
+        else:
+            tensors[place] = torch.empty_like(pattern, dtype=t.dtype)
     read_parts(folder, tensors)
     return replaced(content, lambda place, tensor: tensors.get(place, tensor))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import Tensor
 
 _HOME = "torch.distributed.tensor"
@@ -37,3 +38,21 @@ def sharded_like(pattern: Tensor | None, whole: Tensor) -> Tensor:
     placed = whole.to(pattern.device), pattern.device_mesh, pattern.placements
     # A copy: a view would keep all of the whole one.
     return sys.modules[_HOME].distribute_tensor(*placed, src_data_rank=None).clone()
+
+
+def wrapped_like(pattern: Tensor, part: Tensor) -> Tensor:
+    """A tensor of which every rank keeps `part`, sharded along the same dimension as `pattern`, where that is
+    sharded; else the part itself. The other dimensions are the part's."""
+    if not is_sharded(pattern):
+        return part
+    ((dim, size),) = {(p.dim, pattern.shape[p.dim]) for p in pattern.placements if p.is_shard()}
+    shape = [*part.shape[:dim], size, *part.shape[dim + 1 :]]
+    whole = torch.empty(shape, dtype=part.dtype, device="meta")  # for its strides
+    return sys.modules[_HOME].DTensor.from_local(
+        part,
+        pattern.device_mesh,
+        pattern.placements,
+        run_check=False,
+        shape=whole.shape,
+        stride=whole.stride(),
+    )

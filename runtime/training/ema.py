@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from runtime.sharding.tensors import is_sharded, own_part
 class AveragedWeights(AveragedModel):
     """torch's average of weights, `module`, that never waits for the device and wants no gradients.
 
-    Buffers are not averaged: they stay as they were copied.
+    Buffers are not averaged: they stay as they were copied. Weights that do not train are the model's own.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, counts_initial: bool) -> None:
@@ -24,14 +25,19 @@ class AveragedWeights(AveragedModel):
           decay: what an update leaves of the average.
           counts_initial: the weights of now are part of the average; else the first update replaces them.
         """
-        super().__init__(_plain(model), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(nn.Module(), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        plain = _plain(model)
+        frozen = {id(weight): weight for weight in plain.parameters() if not weight.requires_grad}
+        self.module = copy.deepcopy(plain, memo=frozen)
         self.requires_grad_(False)
         self.n_averaged.fill_(int(counts_initial))
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Moves the average towards the weights, without a wait for the device to hand `n_averaged` over."""
-        averages, weights = ([own_part(p) for p in m.parameters()] for m in (self.module, model))
+        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
+        pairs = [(own_part(average), own_part(weight)) for average, weight in pairs if weight.requires_grad]
+        averages, weights = map(list, zip(*pairs, strict=True))
         if self.n_averaged == 0:
             torch._foreach_copy_(averages, weights)
         else:
@@ -60,7 +66,7 @@ def _plain(model: nn.Module) -> nn.Module:
         return model
     plain = nn.Module()
     for name, weight in model.named_parameters(recurse=False):
-        plain.register_parameter(name, nn.Parameter(weight.detach()))
+        plain.register_parameter(name, nn.Parameter(weight.detach(), weight.requires_grad))
     for name, buffer in model.named_buffers(recurse=False):
         plain.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
     for name, child in model.named_children():

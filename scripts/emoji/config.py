@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from runtime.flags import models, shared, training
 from scripts.shapes.recipe import ShapesRecipe
 
-STEPS = {"tokenizer": 6000, "stage1": 12000, "stage2": 16000}
+STEPS = {"tokenizer": 5000, "stage1": 6500, "stage2": 4000}
 PARTS = ("data", "tokenizer", "stage1", "stage2", "scores", "report")
 
 
@@ -21,7 +21,8 @@ class TrainEmoji:
     package: str = shared.package()
     results_dir: str = shared.results_dir("results/emoji")
     steps_scale: float = training.steps_scale("the three trainings")
-    num_train: int = shared.num_train(60000)
+    num_train: int = shared.num_train(48000, "pairs")
+    num_portraits: int = shared.num_portraits(8)
     num_test: int = shared.num_test(600)
     vq_ckpt: str | None = models.vq_ckpt(None, " to take instead of training one")
     num_ranks: int = training.num_ranks()
@@ -36,7 +37,7 @@ class TrainEmoji:
             )
 
     def recipe(self) -> ShapesRecipe:
-        """Larger than that of the shapes: there are thousands of pictures and words to know."""
+        """As that of the shapes, of more codes, in all orders."""
         steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in STEPS.items()}
         return ShapesRecipe(
             None,
@@ -46,11 +47,23 @@ class TrainEmoji:
             tokenizer_images=20000,
             vq_model="VQ-8-medium",
             codebook_size=4096,
-            gpt_model="R-GPT-midi",
             seed=self.seed,
             full_mask_share=0.2,
+            stage1_flags=("--warmup-steps", "100"),
             stage2_flags=("--mask-dilation", "8", "--supervise-marks"),
             stage1_batch=32,
             stage2_batch=32,
+            own_cell=True,
+            region_share=0.5,
+            region_orders=("raster", "raster", "random", "random", "reverse", "spiral"),
+            edit_orders=("raster", "raster", "raster", "random"),
             num_ranks=self.num_ranks,
         )
+
+
+@dataclass(frozen=True)
+class ShipEmoji:
+    """Makes the shipped files."""
+
+    results_dir: str = shared.results_dir("results/emoji", "what train_emoji.py has written")
+    output_dir: str = shared.output_dir("pretrained_models/emoji", "where the shipped files go")

@@ -31,11 +31,14 @@ from scripts.shapes.recipe import (
 )
 from scripts.shapes.scores import MASKED_TEMPERATURE, draw_and_score, edit_and_score
 from scripts.shapes.step_runner import StepRunner
+from scripts.shapes.train import export
 
 SINGLE = ("--turns", "single")
 MASKED = ("--text", "instruction", "--temperature", str(MASKED_TEMPERATURE), *SINGLE)
 MODES = {
     "masked": ([*MASKED, "--write-ceiling"], "test"),
+    "masked_random": ([*MASKED, "--order", "random"], "test"),
+    "auto_mask": ([*MASKED, "--auto-mask"], "test"),
     "new_names": ([*MASKED, "--write-ceiling"], "test_names"),
     "zero_shot": (["--text", "global", *SINGLE], "test"),
     "full_regeneration": (["--text", "instruction", "--full-mask", *SINGLE], "test"),
@@ -51,6 +54,7 @@ def make_data(config: TrainEmoji, runner: StepRunner) -> None:
     folder = runner.root / "data"
     command = ["dataset/emoji/prepare_emoji.py", "--package", str(Path(config.package).resolve())]
     command += ["--output-dir", str(folder), "--num-train", str(config.num_train)]
+    command += ["--num-portraits", str(config.num_portraits)]
     command += ["--num-test", str(config.num_test), "--seed", str(config.seed)]
     runner.run("data", folder, command)
 
@@ -65,9 +69,9 @@ def train(config: TrainEmoji, recipe: ShapesRecipe, runner: StepRunner) -> tuple
         judge_tokenizer(recipe, runner, vq_ckpt)
     made = {"tokenizer": vq_ckpt}
     if config.until != "tokenizer":
-        made["stage1"] = train_stage1(recipe, runner, vq_ckpt)
+        made["t2i"] = train_stage1(recipe, runner, vq_ckpt)
         if config.until != "stage1":
-            made["stage2"] = train_stage2(recipe, runner, vq_ckpt, made["stage1"])
+            made["editing"] = train_stage2(recipe, runner, vq_ckpt, made["t2i"])
     return runner, made
 
 
@@ -78,7 +82,7 @@ def score(config: TrainEmoji, runner: StepRunner, made: dict[str, str]) -> None:
             runner,
             mode,
             made["tokenizer"],
-            made["stage1" if mode == "zero_shot" else "stage2"],
+            made["t2i" if mode == "zero_shot" else "editing"],
             flags,
             seed=config.seed,
             ceiling=runner.root / "edits" / ("new_names" if mode == "new_names" else "masked") / "ceiling",
@@ -89,7 +93,7 @@ def score(config: TrainEmoji, runner: StepRunner, made: dict[str, str]) -> None:
         runner,
         DRAWINGS,
         made["tokenizer"],
-        made["stage1"],
+        made["t2i"],
         "raster",
         seed=config.seed,
         captions="drawings/t2i.jsonl",
@@ -99,22 +103,27 @@ def score(config: TrainEmoji, runner: StepRunner, made: dict[str, str]) -> None:
 
 def summarise(config: TrainEmoji, runner: StepRunner) -> dict[str, Any]:
     """The numbers of `summary.json`."""
-    root = runner.root
+    verifier, drawings = read_rates(runner.root)
+    reconstruction = json.loads((runner.root / "reconstructions" / "reconstruction.json").read_text())
+    return {
+        "minutes": sum(runner.seconds.values()) / 60,
+        "tokenizer_psnr": reconstruction["psnr"],
+        "verifier": verifier,
+        "drawings": drawings,
+        "commit": ", ".join(sorted(runner.commits)),
+        "steps_scale": config.steps_scale,
+        "seconds": runner.seconds,
+    }
+
+
+def read_rates(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The verifier's rates, by how edits were made, and those of what was drawn by name."""
     scores = {m: json.loads((root / "scores" / m / "evaluation_metrics.json").read_text()) for m in MODES}
     rates = {mode: scores[mode]["verifier"]["generated"]["all_turn"] for mode in MODES}
     for mode, prefix in (("masked", ""), ("new_names", "new names: ")):
         for row in ("tokenizer_ceiling", "copy_source"):
             rates[prefix + row] = scores[mode]["verifier"][row]["all_turn"]
-    reconstruction = json.loads((root / "reconstructions" / "reconstruction.json").read_text())
-    return {
-        "minutes": sum(runner.seconds.values()) / 60,
-        "tokenizer_psnr": reconstruction["psnr"],
-        "verifier": rates,
-        "drawings": json.loads((root / "scores" / DRAWINGS / "drawings.json").read_text()),
-        "commit": ", ".join(sorted(runner.commits)),
-        "steps_scale": config.steps_scale,
-        "seconds": runner.seconds,
-    }
+    return rates, json.loads((root / "scores" / DRAWINGS / "drawings.json").read_text())
 
 
 def report_sections(root: Path, summary: dict[str, Any]) -> list[Section]:
@@ -128,7 +137,7 @@ def report_sections(root: Path, summary: dict[str, Any]) -> list[Section]:
             "genders, colours, clock times and moon phases change into what the artist drew; stickers are "
             "added, removed, replaced, moved, resized. No picture below was shown in training.",
         ),
-        *_tables(summary["verifier"], summary["drawings"]),
+        *tables(summary["verifier"], summary["drawings"]),
         EditGridSection("Edits in the masked region", masked[:_SHOWN]),
         EditGridSection("Masked edits that failed", [item for item in masked if not item.passed][:_SHOWN]),
         EditGridSection("Full regeneration: no region given", edit_items(root, "full_regeneration")[:_SHOWN]),
@@ -139,7 +148,7 @@ def report_sections(root: Path, summary: dict[str, Any]) -> list[Section]:
     return [section for section in sections if getattr(section, "runs", True)]
 
 
-def _tables(verifier: dict[str, Any], drawings: dict[str, Any]) -> list[TableSection]:
+def tables(verifier: dict[str, Any], drawings: dict[str, Any]) -> list[TableSection]:
     """Rates of all edits and by kind, what was mistaken for what, and drawings."""
     compared = ("masked", "tokenizer_ceiling", "copy_source")
     kinds = {row: verifier[row]["by_kind"] for row in compared}
@@ -198,7 +207,8 @@ def run(config: TrainEmoji) -> None:
     runner, made = train(config, recipe, runner)
     if config.until in ("tokenizer", "stage1", "stage2"):
         return
-    score(config, runner, made)
+    weights = export(runner, made)
+    score(config, runner, dict(zip(made, weights, strict=True)))
     if config.until == "scores":
         return
     summary = summarise(config, runner)

@@ -2,7 +2,7 @@
 
     python scripts/emoji/train_emoji.py --package emoji-datasource-google-16.0.0.tgz --num-ranks 2
 
-A day on two CPU cores, or `--steps-scale 0.1` for a look. Steps that are done are skipped, an interrupted
+Hours on two CPU cores, or `--steps-scale 0.1` for a look. Steps that are done are skipped, an interrupted
 training goes on. `scripts/emoji.sh` fetches the package first.
 """
 

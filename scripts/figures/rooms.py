@@ -16,24 +16,25 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     [("runtime", "flags, files, ranks,\ncheckpoints, optimizers", 0.1)],
     [
-        ("autoregressive.sequence", "layouts, orders, builders,\npacking", -3.6),
+        ("autoregressive.sequence", "layouts, orders, builders,\npacking", -3.9),
         ("language", "words to features", 0.1),
         ("tokenizer", "pixels to codes and back", 4.6),
     ],
     [
-        ("autoregressive.models", "weights and one forward", -3.6),
+        ("autoregressive.models", "weights and one forward", -3.9),
         ("dataset", "records, test sets, packed,\nshapes, preparation", 0.1),
     ],
     [
-        ("autoregressive.decoding", "the engine: cache, steps,\ndraws", -3.6),
+        ("autoregressive.decoding", "the engine: cache, steps,\ndraws", -5.8),
+        ("autoregressive.adapters", "LoRA: trained, loaded,\nmerged", -2.0),
         ("evaluations", "metrics, reports", 5.0),
     ],
-    [("autoregressive.editing", "pipeline, sessions, masks,\ncompositing", -1.4)],
+    [("autoregressive.editing", "pipeline, sessions, masks,\ncompositing", 0.9)],
     [
-        ("autoregressive.sample", "programs that edit and draw", -2.4),
+        ("autoregressive.sample", "programs that edit and draw", -0.6),
         ("autoregressive.scaling", "rewards, search", 3.4),
     ],
-    [("autoregressive.train", "both stages, one loop", -1.5)],
+    [("autoregressive.train", "both stages, one loop", 0.2)],
     [("scripts", "programs in families", 0.6)],
 ]
 WIDTH, HEIGHT, GAP = 3.4, 1.0, 0.62
@@ -96,7 +97,7 @@ def draw_rooms(output: Path) -> None:
     """Writes the picture; an arrow leads from who imports to what is imported, bold where many files do."""
     files, arrows = read_imports()
     middle = places()
-    figure = Figure(figsize=(11.5, 10), layout="constrained")
+    figure = Figure(figsize=(13, 10), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for (start, end), count in sorted(needed(arrows).items()):
@@ -104,7 +105,7 @@ def draw_rooms(output: Path) -> None:
     for floor in FLOORS:
         for room, holds, _ in floor:
             _box(axes, middle[room], room, holds, files[room])
-    axes.set_xlim(-5.6, 7.0)
+    axes.set_xlim(-7.7, 7.0)
     axes.set_ylim(-0.8, len(FLOORS) * (HEIGHT + GAP) - 0.4)
     axes.axis("off")
     axes.set_title("Rooms, and who imports whom (what follows from other arrows is left out)", fontsize=13)

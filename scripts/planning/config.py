@@ -29,7 +29,7 @@ class PlanRun:
     utilisation: float = option(0.35, within=SHARE_ABOVE_NONE, help="share of the peak that is reached")
     parallel: str = training.parallel()
     shard_size: int | None = training.shard_size()
-    optimizer: str = training.optimizer(["adamw", "muon"])
+    optimizer: str = training.optimizer(["adamw", "adamw8bit", "muon"])
     ema_decay: float = training.ema_decay(0.0, "above 0: an average of the weights is kept")
     ckpt_every: int = training.ckpt_every("checkpoints")
     max_checkpoints: int = training.max_checkpoints(3)

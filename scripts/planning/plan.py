@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from autoregressive.models.config import GPT_MODELS, ModelConfig
 from autoregressive.models.flops import PEAKS, training_flops
 from autoregressive.models.gpt import Transformer
 from runtime.errors import UserError
+from runtime.training.adamw8bit import block_of
 from scripts.planning.config import PlanRun
 
 GB = 1e9
@@ -62,7 +64,7 @@ def make_plan(config: PlanRun) -> Plan:
     steps = config.num_samples // config.global_batch_size * config.epochs
     flops = training_flops(model, slots, predicted, config.text_tokens) * steps * config.global_batch_size
     averages = FLOAT * parameters * (config.ema_decay > 0)
-    moments = FLOAT * _moments(sizes, config.optimizer)
+    moments = _moments(network, config.optimizer)
     codes = HALF * cells * (2 if edits else 1) + (cells / 8 if edits else 0)
     ranks = _sharing_ranks(config)
     largest = max(
@@ -83,14 +85,21 @@ def make_plan(config: PlanRun) -> Plan:
     )
 
 
-def _moments(sizes: dict[str, int], optimizer: str) -> int:
-    """Numbers that the optimizer keeps: AdamW two a parameter, Muon one for those of a matrix."""
-    if optimizer == "adamw":
-        return 2 * sum(sizes.values())
-    matrices = ("layers.", "output.", "cls_embedding.")
-    return sum(
-        n * (1 if name.startswith(matrices) and "norm" not in name else 2) for name, n in sizes.items()
+def _moments(network: Transformer, optimizer: str) -> float:
+    """Bytes that the optimizer keeps: of two numbers a parameter (AdamW), or of one for a matrix's (Muon)."""
+    if optimizer == "adamw8bit":
+        return sum(2 * _average(weight) for weight in network.parameters())
+    matrices = ("layers.", "output.", "cls_embedding.") if optimizer == "muon" else ()
+    return FLOAT * sum(
+        weight.numel() * (1 if name.startswith(matrices) and "norm" not in name else 2)
+        for name, weight in network.named_parameters()
     )
+
+
+def _average(weight: Tensor) -> float:
+    """Bytes of one average of AdamW8bit: a code a number, a scale a block; small ones are float32."""
+    block = block_of(weight)
+    return weight.numel() * (FLOAT if block is None else 1 + FLOAT / block)
 
 
 def _sharing_ranks(config: PlanRun) -> int:

@@ -31,6 +31,7 @@ class ShapesRecipe:
       codebook_size: codes; None = those of `vq_model`.
       seed: of data, trainings and draws.
       full_mask_share: of stage 2's steps, that train full regeneration.
+      stage1_flags: of stage 1 alone.
       stage2_flags: of stage 2 alone: its masks, and what it supervises.
       own_cell: both stages tell each slot its own cell (`--own-cell`).
       region_share: of stage 1's samples, that are drawn as zero-shot edits.
@@ -53,6 +54,7 @@ class ShapesRecipe:
     image_size: int = 72
     seed: int = 0
     full_mask_share: float = 0.2
+    stage1_flags: tuple[str, ...] = ()
     stage2_flags: tuple[str, ...] = ("--mask-dilation", "4")
     variant: str | None = None
     own_cell: bool = False
@@ -173,6 +175,7 @@ def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: s
         ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
         + _beginning(recipe)
+        + list(recipe.stage1_flags)
         + ["--region-share", str(recipe.region_share), "--max-steps", str(steps)]
         + _orders("--region-orders", recipe.region_orders)
         + ["--global-batch-size", str(recipe.stage1_batch)]

@@ -41,11 +41,8 @@ def vocabulary(pipeline: EditingPipeline) -> list[str]:
 def on_words(pipeline: EditingPipeline, words: str) -> list[str]:
     """A warning of words that the model does not know."""
     encoder = pipeline.text_encoder
-    unknown = encoder.tokenizer.unknown_words(words) if encoder is not None and words.strip() else []
-    if not unknown:
-        return []
-    named = ", ".join(f"“{word}”" for word in unknown[:8]) + (" and others" if len(unknown) > 8 else "")
-    return [f"The model does not know {named}: it is told nothing there, and will guess."]
+    told = encoder.tokenizer.told_unknown([words]) if encoder is not None and words.strip() else ""
+    return [f"{told[0].upper()}{told[1:]}."] if told else []
 
 
 def is_far(pipeline: EditingPipeline, psnr: float) -> bool:

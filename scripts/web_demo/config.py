@@ -9,7 +9,7 @@ from language.published import DEFAULT_T5
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.flags import models, shared
-from runtime.flags.ranges import COUNT, POSITIVE, Range
+from runtime.flags.ranges import COUNT, POSITIVE
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,11 @@ class Demo:
 
     TOPICS: ClassVar[dict[str, str]] = {"model": "models", "host": "the page"}
 
-    model: str = option(
-        "shapes", help="shapes (comes with the project), a folder, or a hub id: its editor and its painter"
+    model: list[str] = option(
+        [],
+        repeats=True,
+        help="names of folders in pretrained_models, such as shapes, other folders, or hub ids: a page each, "
+        "with its editor and its painter; default: all in pretrained_models",
     )
     vq_ckpt: str | None = models.vq_ckpt(more=", with --gpt-ckpt, instead of --model")
     gpt_ckpt: list[str] = models.gpt_ckpt(
@@ -33,19 +36,19 @@ class Demo:
     gpt_model: str | None = models.gpt_model(None)
     device: str = shared.device()
     precision: str = models.decoding_precision()
-    host: str = option(
-        "127.0.0.1", help="address to listen on; 0.0.0.0 lets others in: put a proxy before it"
-    )
-    port: int = option(
-        7860, within=Range(at_least=0, at_most=65_535), help="of that address; 0 takes a free one"
-    )
+    host: str = shared.host("put a proxy before it")
+    port: int = shared.port(7860)
     max_upload_mb: int = option(10, within=COUNT, help="megabytes that an uploaded file may have")
     max_megapixels: float = option(16, within=POSITIVE, help="millions of pixels that an image may have")
     max_queue: int = option(
         32, within=COUNT, help="visitors who wait for the model; the next one is told to come back"
     )
 
+    max_lanes: int = shared.max_lanes()
+
     def __post_init__(self) -> None:
+        if self.model and self.vq_ckpt:
+            raise UserError("--model and --vq-ckpt with --gpt-ckpt are two ways to say the same: give one")
         if bool(self.vq_ckpt) != bool(self.gpt_ckpt):
             raise UserError("--vq-ckpt and --gpt-ckpt go together; without both, --model is taken")
         for name in ("max_upload_mb", "max_megapixels", "max_queue"):

@@ -85,7 +85,7 @@ def draw_tab(painter: EditQueue, example: str) -> tuple[gr.State, gr.Button]:
             return running[0].result()[0]
 
         def partly(drawing: Drawing | None) -> Values:
-            return {view: gr.skip() if drawing is None else show_partly(None, pipeline, drawing)}
+            return {view: gr.skip() if drawing is None else show_partly(drawing)}
 
         following = follow(work, lambda: [future.cancel() for future in running])
         image = yield from each(following, partly)
@@ -101,20 +101,22 @@ def draw_tab(painter: EditQueue, example: str) -> tuple[gr.State, gr.Button]:
     return drawn, send
 
 
-def scaling_tab(painter: EditQueue, example: str) -> None:
+def scaling_tab(painter: EditQueue, example: str, *, of_shapes: bool) -> None:
     """Where tokens are spent on one image until a reward is content.
 
     Args:
       example: words to begin with.
+      of_shapes: whether it draws shapes, which have a reward of their own.
     """
     pipeline = painter.pipeline
+    rewards = [name for name in REWARDS if of_shapes or name != "shapes"]
     gr.Markdown("The worst cells are drawn again in several random orders; what the reward prefers stays.")
     with gr.Row():
         with gr.Column():
             prompt = gr.Textbox(
                 example, label="What the image shows", elem_id="spend_prompt", lines=2, max_length=2000
             )
-            reward = gr.Dropdown(REWARDS, value="shapes", label="Reward")
+            reward = gr.Dropdown(rewards, value="shapes" if of_shapes else "likelihood", label="Reward")
             rounds = gr.Slider(1, MOST_ROUNDS, 6, step=1, label="Rounds")
             candidates = gr.Slider(1, MOST_CANDIDATES, 4, step=1, label="Candidates a round")
             with gr.Accordion("How it is drawn", open=False):

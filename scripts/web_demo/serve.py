@@ -6,10 +6,12 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoregressive.editing.edit_queue import EditQueue
+from autoregressive.editing.model_folders import PRETRAINED, at_hand, find_folder
 from autoregressive.editing.pipeline import EditingPipeline
 from language.published import DEFAULT_T5
 from runtime.distributed import pick_device
@@ -26,14 +28,29 @@ if TYPE_CHECKING:
 log = get_logger("demo")
 
 
-def load_pipelines(config: Demo) -> list[EditingPipeline]:
-    """All transformers that the flags name."""
+def make_studios(config: Demo) -> list[Studio]:
+    """The models that the flags name; by default all in `pretrained_models`.
+
+    Raises:
+      UserError: a model that cannot be loaded, or none.
+    """
     options = {"device": pick_device(config.device), "dtype": DECODING_PRECISIONS[config.precision]}
-    if not config.vq_ckpt:
-        options["t5_path"] = config.t5_path
-        if config.t5_model_type:
-            options["t5_model_type"] = config.t5_model_type
-        return list(EditingPipeline.all_from_pretrained(config.model, **options).values())
+    if config.vq_ckpt:
+        return [_studio(config.gpt_ckpt[0], _load_files(config, options), config)]
+    options["t5_path"] = config.t5_path
+    if config.t5_model_type:
+        options["t5_model_type"] = config.t5_model_type
+    names = list(dict.fromkeys(config.model or at_hand()))
+    if not names:
+        raise UserError(f"{PRETRAINED} has no folder of models: give --model, a folder or a hub id")
+    return [
+        _studio(name, list(EditingPipeline.all_from_pretrained(name, **options).values()), config)
+        for name in names
+    ]
+
+
+def _load_files(config: Demo, options: dict[str, Any]) -> list[EditingPipeline]:
+    """A pipeline for each transformer that the flags name by its file."""
     return [
         EditingPipeline.load(
             config.vq_ckpt,
@@ -48,20 +65,18 @@ def load_pipelines(config: Demo) -> list[EditingPipeline]:
     ]
 
 
-def make_studio(config: Demo) -> Studio:
-    """The models with a queue each, which stay open until the program ends."""
+def _studio(name: str, pipelines: Sequence[EditingPipeline], config: Demo) -> Studio:
+    """Models with a queue each, which stay open until the program ends."""
     from scripts.web_demo.edit_tab import Studio
 
-    pipelines = load_pipelines(config)
     editors = [one for one in pipelines if one.transformer.config.mask_in_context]
     painters = [one for one in pipelines if not one.transformer.config.mask_in_context]
-    painter = EditQueue(painters[0]) if painters else None
-    named = config.gpt_ckpt[0] if config.vq_ckpt else config.model
+    painter = EditQueue(painters[0], max_lanes=config.max_lanes) if painters else None
     return Studio(
-        name=Path(named).name,
-        editor=EditQueue(editors[0]) if editors else painter,
+        name=Path(name).name,
+        editor=EditQueue(editors[0], max_lanes=config.max_lanes) if editors else painter,
         painter=painter,
-        examples=examples_for(vocabulary(pipelines[0])),
+        examples=examples_for(vocabulary(pipelines[0]), None if config.vq_ckpt else find_folder(name)),
         max_pixels=round(config.max_megapixels * 1e6),
     )
 
@@ -79,7 +94,7 @@ def serve(config: Demo) -> None:
             from scripts.web_demo.widgets import CSS
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is not installed: pip install -e .[demo]") from error
-        page = build_page(make_studio(config)).queue(max_size=config.max_queue)
+        page = build_page(make_studios(config)).queue(max_size=config.max_queue)
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none from elsewhere
         try:
             _, address, _ = page.launch(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,11 @@ from torch import Tensor
 
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pictures import enlarge, grey_cells, outline_cells
-from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.sequence.orders import drawing_orders
-from dataset.edit_masks import cells_to_pixels
-from dataset.records.images import load_image
+from dataset.records.images import as_seen, load_native
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -67,6 +66,7 @@ class Desk:
     Attributes:
       reconstruction: what the tokenizer makes of the image at the start, at the model's size.
       samples: of the last turn; one of them, number `taken`, is the session's.
+      told, warned: what the page says of it.
     """
 
     session: EditSession
@@ -75,26 +75,31 @@ class Desk:
     prompt: str = ""
     samples: list[EditResult] = field(default_factory=list)
     taken: int = 0
+    told: str = ""
+    warned: list[str] = field(default_factory=list)
     folder: tempfile.TemporaryDirectory | None = None
 
     @classmethod
     def open(cls, edits: EditQueue, image: str | Path | Image.Image, max_pixels: int) -> Desk:
-        """
+        """The picture as its file has it; the model sees the part that is edited, as with `nep edit`.
+
         Raises:
           UserError: a file that is no image, or one with more pixels.
         """
         if not isinstance(image, Image.Image):
             try:
-                image = load_image(str(image), max_pixels)
+                image = load_native(str(image), max_pixels)
             except UserError as error:  # which folder it lies in is not the visitor's business
                 raise UserError(str(error).replace(str(image), Path(image).name)) from None
         shared = SharedPipeline(edits)
-        session = EditSession(shared, image)
+        side = edits.pipeline.image_size
+        as_seen_whole = image.mode == "RGB" and image.size == (side, side)  # then codes are kept, too
+        session = EditSession(shared, image, crop="none" if as_seen_whole else "auto")
         return cls(session, shared, edits.pipeline.decode(session.codes[None])[0])
 
     def psnr(self) -> float:
         """Decibels between the image at the start, as the model sees it, and its reconstruction."""
-        seen = self.shared.edits.pipeline.fit(self.session.images[0])
+        seen = self.shared.edits.pipeline.fit(as_seen(self.session.images[0]))
         difference = np.asarray(seen, dtype=float) - np.asarray(self.reconstruction, dtype=float)
         return float(10 * np.log10(255**2 / max((difference**2).mean(), 1e-9)))
 
@@ -113,7 +118,7 @@ class Desk:
         Args:
           before: the image that was edited.
         Raises:
-          UserError: by now it is another, as the visitor has undone a turn or opened an image meanwhile.
+          UserError: by now it is another, as the visitor has undone a turn meanwhile.
         """
         if self.session.image is not before:
             raise UserError("the image has changed while the edit was drawn; ask for it again")
@@ -149,6 +154,34 @@ class Desk:
         return path
 
 
+@dataclass
+class Visit:
+    """What one visitor has open: the same as long as the page is, whatever is opened on it."""
+
+    desk: Desk | None = None
+
+    def open(self, desk: Desk) -> Desk:
+        """Puts another picture on the page; an edit of the one before ends, and its result is dropped."""
+        before, self.desk = self.desk, desk
+        if before is not None:
+            before.shared.cancel()
+        return desk
+
+    def at(self) -> Desk:
+        """
+        Raises:
+          UserError: nothing is open.
+        """
+        if self.desk is None:
+            raise UserError("load an image first")
+        return self.desk
+
+    def require(self, desk: Desk) -> None:
+        """Raises `CancelledError` once another picture than that is open."""
+        if self.desk is not desk:
+            raise CancelledError
+
+
 def check_words(prompt: str | None) -> str:
     """
     Raises:
@@ -162,8 +195,8 @@ def check_words(prompt: str | None) -> str:
 
 
 def fit_within(image: Image.Image, side: int) -> Image.Image:
-    """The image as RGB, reduced where one of its sides is longer."""
-    image = image.convert("RGB")
+    """The image as viewers show it, reduced where one of its sides is longer."""
+    image = as_seen(image)
     scale = side / max(image.size)
     if scale >= 1:
         return image
@@ -213,22 +246,41 @@ def cell_order(name: str, grid: int, seed: int, layer: np.ndarray | None = None)
     return torch.from_numpy(np.argsort(turn, kind="stable"))
 
 
-def show_partly(source: Image.Image | None, pipeline: EditingPipeline, drawing: Drawing) -> Image.Image:
-    """The first result as far as it is drawn; what is to come is grey."""
-    drawn = pipeline.decode(drawing.codes[:1])[0]
-    size = drawn.size if source is None else source.size
-    picture = drawn.resize(size, Image.Resampling.BICUBIC) if drawn.size != size else drawn
-    still = drawing.to_draw[0] & ~drawing.drawn[0]
-    picture = grey_cells(picture, still, pipeline.grid)
-    if source is not None:
-        region = cells_to_pixels(drawing.to_draw[0], pipeline.grid, source.height, source.width)
-        picture = Image.composite(picture, source, Image.fromarray(region.numpy()))
-    return fit_page(picture)
+def show_partly(drawing: Drawing) -> Image.Image:
+    """The first result as far as it is drawn, where it is edited; what is to come is grey."""
+    picture, boxes = as_seen(drawing.pictures()[0]), drawing.boxes
+    if not boxes:
+        return fit_page(picture)
+    first = slice(None, None, len(drawing.codes) // len(boxes))  # of the samples of each part
+    for box, cells in zip(boxes, (drawing.to_draw & ~drawing.drawn)[first], strict=True):
+        picture.paste(grey_cells(picture.crop(box), cells, math.isqrt(len(cells))), box[:2])
+    return fit_page(picture.crop(_around(boxes)))
 
 
-def show_result(image: Image.Image, cells: Tensor, grid: int) -> Image.Image:
-    """The image as the page shows it, its edited cells outlined."""
-    return outline_cells(fit_page(image), cells, grid)
+def show_result(result: EditResult) -> Image.Image:
+    """What the model has seen of the image, as the page shows it, with its edited cells outlined."""
+    left, top, right, bottom = _around([crop.box for crop in result.crops])
+    page = fit_page(as_seen(result.image).crop((left, top, right, bottom)))
+    across, down = page.width / (right - left), page.height / (bottom - top)
+    for crop in result.crops:
+        edges = (crop.box[0] - left, crop.box[1] - top, crop.box[2] - left, crop.box[3] - top)
+        box = tuple(round(edge * scale) for edge, scale in zip(edges, (across, down) * 2, strict=True))
+        page.paste(outline_cells(page.crop(box), crop.edit_mask, math.isqrt(len(crop.edit_mask))), box[:2])
+    return page
+
+
+def share_to_draw(drawing: Drawing, size: tuple[int, int]) -> float:
+    """Share of a picture of that (width, height) that is edited, 0 to 1."""
+    first = slice(None, None, len(drawing.codes) // len(drawing.boxes))
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in drawing.boxes]
+    shares = drawing.to_draw[first].float().mean(1).tolist()
+    return sum(area * share for area, share in zip(areas, shares, strict=True)) / math.prod(size)
+
+
+def _around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """The smallest box that holds them all."""
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 class _LeftError(Exception):
@@ -254,8 +306,7 @@ def follow(
     def note(drawing: Drawing) -> None:
         if left.is_set():
             raise _LeftError
-        copies = (drawing.codes.clone(), drawing.drawn.clone(), drawing.to_draw)
-        told.put(Drawing(drawing.step, drawing.num_steps, *copies))
+        told.put(drawing.copy())
 
     def run() -> None:
         try:

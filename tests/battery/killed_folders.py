@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runtime.checkpoint import load_checkpoint, require_whole
 from runtime.distributed import Distributed
-from runtime.errors import UserError
-from runtime.training.checkpoints import Checkpoints, list_checkpoints, newest_whole_checkpoint
-from tests.battery.cases import Assets, Case, same
+from runtime.training.checkpoints import Checkpoints
+from tests.battery.cases import Assets, Case
+from tests.battery.killed_saves import content_of, require_whole_ones
 
 RANKS = 2
 
@@ -25,12 +24,6 @@ RANKS = 2
 def cases() -> list[Case]:
     victims = ("rank 0", "rank 1", "all ranks")
     return [Case(f"moment {number}, {victims[number % 3]}", partial(_run, number)) for number in range(30)]
-
-
-def content_of(step: int) -> dict:
-    """A checkpoint of some megabytes, which its step decides."""
-    weights = {f"layer{i}": torch.full((64, 1024), float(step + i)) for i in range(8)}
-    return {"model": weights, "optimizer": {"state": {0: dict(weights)}}, "steps": step}
 
 
 def _run(number: int, assets: Assets, folder: Path) -> None:
@@ -61,22 +54,8 @@ def _run(number: int, assets: Assets, folder: Path) -> None:
     while step := os.read(read, 4):
         told = step
     os.close(read)
-    _check(folder, int.from_bytes(told, "little"))
-
-
-def _check(folder: Path, last_told: int) -> None:
-    """What is left is whole, or known not to be; the next run cleans up."""
     checkpoints = folder / "checkpoints"
-    whole = newest_whole_checkpoint(checkpoints)
-    assert whole is not None, "no whole checkpoint is left"
-    assert load_checkpoint(whole)["steps"] >= last_told, f"{whole} is older than step {last_told}"
-    for path in list_checkpoints(checkpoints):
-        try:
-            require_whole(path, needs_manifest=True)
-        except UserError:
-            continue
-        content = load_checkpoint(path)
-        assert same(content, content_of(int(path.stem))), f"{path} passes, but is another"
+    require_whole_ones(checkpoints, int.from_bytes(told, "little"))
     with Checkpoints(str(folder), 1, kind="dcp") as next_run:
         next_run.save(9999999, content_of(1))
     assert [path.name for path in checkpoints.iterdir()] == ["9999999.dcp"], "leftovers stay"

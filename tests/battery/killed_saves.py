@@ -25,7 +25,7 @@ def cases() -> list[Case]:
 def content_of(step: int) -> dict:
     """A checkpoint of some megabytes, which its step decides."""
     weights = {f"layer{i}": torch.full((64, 1024), float(step + i)) for i in range(8)}
-    return {"model": weights, "optimizer": {"state": weights}, "steps": step}
+    return {"model": weights, "optimizer": {"state": {0: dict(weights)}}, "steps": step}
 
 
 def _run(number: int, assets: Assets, folder: Path) -> None:
@@ -45,20 +45,26 @@ def _run(number: int, assets: Assets, folder: Path) -> None:
     os.close(read)
     last_told = int.from_bytes(told[-1], "little")
 
-    whole = newest_whole_checkpoint(folder)
+    require_whole_ones(folder, last_told, named_by_step=number % 2 == 0)
+    save_checkpoint(folder / "9999999.pt", content_of(1))
+    prune_checkpoints(folder / "9999999.pt", 1)
+    assert sorted(p.name for p in folder.iterdir()) == ["9999999.pt", "9999999.pt.sha256"], "leftovers stay"
+
+
+def require_whole_ones(checkpoints: Path, last_told: int, *, named_by_step: bool = True) -> None:
+    """After a SIGKILL: the newest whole checkpoint is no older than what was told, and all that pass for
+    whole are what they were saved as."""
+    whole = newest_whole_checkpoint(checkpoints)
     assert whole is not None, "no whole checkpoint is left"
     assert load_checkpoint(whole)["steps"] >= last_told, f"{whole} is older than step {last_told}"
-    for path in list_checkpoints(folder):
+    for path in list_checkpoints(checkpoints):
         try:
             require_whole(path, needs_manifest=True)
         except UserError:
             continue
         content = load_checkpoint(path)
         assert same(content, content_of(content["steps"])), f"{path} passes, but is another"
-        assert number % 2 or content["steps"] == int(path.stem), f"{path} is of step {content['steps']}"
-    save_checkpoint(folder / "9999999.pt", content_of(1))
-    prune_checkpoints(folder / "9999999.pt", 1)
-    assert sorted(p.name for p in folder.iterdir()) == ["9999999.pt", "9999999.pt.sha256"], "leftovers stay"
+        assert content["steps"] == int(path.stem) or not named_by_step, f"{path} is of another step"
 
 
 def _save_on_and_on(folder: Path, pipe: int, *, same_name: bool) -> None:

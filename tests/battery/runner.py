@@ -1,6 +1,6 @@
 """Runs the reliability battery and prints a table; the exit status says whether every case passed.
 
-    python -m tests.battery                     # all 721 cases, going on where the last run was stopped
+    python -m tests.battery                     # all 733 cases, going on where the last run was stopped
     python -m tests.battery --only 3 --cases 2  # the first two cases of test 3
     python -m tests.battery --fresh             # from the start
 

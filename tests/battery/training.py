@@ -42,7 +42,7 @@ class Run:
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """All that a resume goes on from, but for the flags."""
-        path = self.folder / "results" / "checkpoints" / f"{step:07d}.pt"
+        (path,) = [path for path in self.checkpoints if int(path.stem) == step]
         require_whole(path, needs_manifest=True)
         content = load_checkpoint(path)
         del content["args"]

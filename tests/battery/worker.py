@@ -8,7 +8,8 @@ The plan (JSON) may hold:
   signals   [{phase, target, times, step}]: SIGTERM, in the phase "step", "save" or "evaluation" of that
             step, to the "agent" or to a rank, sent by rank 0
   poison    {place, value, step, rank}: a number that is not finite, in "loss", "gradient", "pixels", "text"
-  crash     [{step, rank, how, attempt}]: "sigkill", "exit", "exception", "abort"; attempt: of torchrun
+  crash     [{step, rank, how, attempt}]: "sigkill", "exit", "exception", "abort", or "write", a SIGKILL while
+            the folder of that step is written; attempt: of torchrun
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from runtime import checkpoint
 from runtime.config import parse
 from runtime.distributed import distributed, restart_count
 from runtime.errors import run_command
+from runtime.sharding.tensors import own_part
+from runtime.training import checkpoints
 
 STAGES = {
     "t2i": (T2IConfig, stages.train_t2i, "t2i_inputs"),
@@ -71,6 +74,7 @@ class Plan:
         _, _, inputs_name = STAGES[self.values["stage"]]
         self._wrap(stages, inputs_name, self._watch_inputs)
         self._wrap(checkpoint.torch, "save", self._watch_save)
+        self._wrap(checkpoints, "manifest_lines", self._watch_parts)
         self._wrap(stages, "editing_preview", self._watch_preview)
         self._wrap(SupervisedLoss, "forward", self._poison_loss)
 
@@ -90,17 +94,32 @@ class Plan:
         self.step = step
         weights = hashlib.sha256()
         for parameter in self.model.parameters():
-            weights.update(parameter.detach().numpy().tobytes())
+            weights.update(own_part(parameter.detach()).numpy().tobytes())
         line = {"step": step, "samples": list(zip(batch.origins, batch.seeds, strict=True))}
         line["weights"] = weights.hexdigest()
         with open(Path(self.values["log"]) / f"batches{self.rank}.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         if step == self.values.get("halt"):
             os.kill(os.getpid(), signal.SIGKILL)
-        for crash in self.values.get("crash", []):
-            if (crash["step"], crash["rank"], crash["attempt"]) == (step, self.rank, restart_count()):
-                _crash(crash["how"])
+        for how in self._crashes(step):
+            if how != "write":
+                _crash(how)
         self._signal("step", step)
+
+    def _crashes(self, step: int) -> list[str]:
+        """How this process is to end at a step."""
+        here = (step, self.rank, restart_count())
+        planned = self.values.get("crash", [])
+        return [crash["how"] for crash in planned if (crash["step"], crash["rank"], crash["attempt"]) == here]
+
+    def _watch_parts(self, describe):
+        def watched(folder, pattern):
+            """In a thread, once the parts are written and before the folder has its name."""
+            if "write" in self._crashes(int(folder.name.strip(".").split(".")[0])):
+                _crash("sigkill")
+            return describe(folder, pattern)
+
+        return watched
 
     def _watch_save(self, save):
         def watched(content, file, **more):

@@ -49,6 +49,14 @@ def test_nep_answers_at_once_and_imports_only_what_is_asked_for():
     assert time.perf_counter() - start < 5  # a fraction of a second where nothing else runs
 
 
+def test_a_reader_that_has_enough_ends_it_quietly():
+    command = f"{sys.executable} -m nep --help | true"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.stderr == "" and ended.returncode in (0, 141)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_manual_of_its_own_name(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["nep"])
@@ -98,6 +106,17 @@ def test_an_edit_goes_beside_its_picture_and_replaces_nothing(scene, monkeypatch
     )
     changed = (np.asarray(source) != np.asarray(result)).any(axis=2).mean()
     assert 0 < changed < 0.2
+
+
+def test_words_that_the_model_does_not_know_are_named(scene, monkeypatch, caplog):
+    monkeypatch.setattr("sys.argv", ["nep"])
+    run(["edit", str(scene), "make the furry cat blue", "--device", "cpu"])
+    run(["draw", "a dog", "--device", "cpu", "--output", str(scene.with_name("drawn.png"))])
+    said = [record.message for record in caplog.records if "does not know" in record.message]
+    assert "“furry”, “cat”: it is told nothing there" in said[0] and "“dog”" in said[1]
+    caplog.clear()
+    run(["edit", str(scene), "turn the large blue star into a circle", "--device", "cpu"])
+    assert "does not know" not in caplog.text
 
 
 def test_an_output_that_is_there_is_not_replaced_unless_asked_for(scene):

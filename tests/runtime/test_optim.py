@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime import precision
-from runtime.optim import WholeMatrixMuon, build_optimizer, lr_factor, orthogonalized
+from runtime.optim import WholeMatrixMuon, build_optimizer, gradient_norm, lr_factor, orthogonalized
+from runtime.training.adamw8bit import AdamW8bit, decode, encode
 from runtime.training.ema import AveragedWeights
 
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -69,6 +72,77 @@ def test_state_round_trip_goes_on_alike():
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="holds 2 optimizers"):
         build_optimizer(other, "adamw", **settings).load_state_dict(state)
+
+
+def test_the_gradients_norm_does_not_follow_the_order_of_its_sum():
+    """In float32 clipping would hand the last digit on to every gradient."""
+    torch.manual_seed(0)
+    gradients = [torch.randn(301, 77) * 10.0**i for i in range(-4, 3)]
+    norms = {gradient_norm([g[torch.randperm(301)] for g in gradients[::turn]]) for turn in (1, -1) * 10}
+    assert len({norm.item() for norm in norms}) == 1
+    assert next(iter(norms)) == torch.cat(gradients).double().norm().float()
+    assert gradient_norm([torch.full((3,), 1e30)]).isfinite()
+    assert gradient_norm([torch.ones(2), torch.tensor([torch.inf])]).isinf()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_of_eight_bits_keep_a_number_to_a_few_percent(signed):
+    torch.manual_seed(0)
+    numbers = torch.randn(20, 512) * torch.logspace(-2, 0, 512)
+    numbers = numbers if signed else numbers.square()
+    codes, scales = encode(numbers, 256, signed)
+    assert codes.dtype == torch.uint8 and scales.shape == (20, 2)
+    kept = decode(codes, scales, signed)
+    large = numbers.abs() > 0.1 * numbers.abs().amax()
+    assert ((kept - numbers).abs() / numbers.abs())[large].max() < 0.08
+    assert not decode(*encode(torch.zeros(1, 64), 64, signed), signed).any()
+
+
+def eight_bits_and_whole(steps: int, *others) -> list[torch.Tensor]:
+    """Weights after steps with the same gradients."""
+    torch.manual_seed(0)
+    start = torch.randn(96, 192)
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    made = [(p := nn.Parameter(start.clone()), kind([p], **settings)) for kind in (AdamW8bit, *others)]
+    for _ in range(steps):
+        gradient = torch.randn(96, 192) + start.sign()
+        for weight, optimizer in made:
+            weight.grad = gradient.clone()
+            with torch.compiler.set_stance("force_eager"):
+                optimizer.step()
+    return [weight.detach() for weight, _ in made]
+
+
+def test_adamw_of_eight_bits_goes_where_adamw_goes(monkeypatch):
+    coded, whole = eight_bits_and_whole(30, torch.optim.AdamW)
+    assert 0 < (coded - whole).norm() < 0.02 * (whole - whole.sign()).norm()
+    monkeypatch.setattr("runtime.training.adamw8bit._AT_A_TIME", 1000)
+    assert torch.equal(eight_bits_and_whole(30)[0], coded), "the parts of a step show"
+    one, exact = eight_bits_and_whole(1, torch.optim.AdamW)
+    torch.testing.assert_close(one, exact)
+
+
+def test_adamw_of_eight_bits_is_torchaos(monkeypatch):
+    torchao = pytest.importorskip("torchao.optim")
+    monkeypatch.setattr("runtime.training.adamw8bit.BLOCK", 64)
+    theirs = partial(torchao.AdamW8bit, block_size=64)
+    ours, other = eight_bits_and_whole(30, theirs)
+    # A number half-way between two values goes either way.
+    assert ((ours - other).abs() > 1e-5).float().mean() < 1e-3
+
+
+def test_averages_of_eight_bits_take_a_quarter_and_small_ones_stay():
+    model = nn.Sequential(nn.Linear(256, 64, bias=False), nn.LayerNorm(64), nn.Linear(64, 3))
+    optimizers = build_optimizer(model, "adamw8bit", lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95))
+    model(torch.randn(2, 256)).square().sum().backward()
+    optimizers.step(OFF)
+    state = optimizers.state_dict()["state"]
+    sizes = [sum(t.numel() * t.element_size() for n, t in state[i].items() if n != "step") for i in range(5)]
+    assert sizes == [2 * (256 * 64 + 4 * 64), 8 * 64 * 3, 8 * 64, 8 * 64, 8 * 3]
+    with pytest.raises(ValueError, match="not those of AdamW8bit"):
+        plain = build_optimizer(model, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95))
+        plain.step(OFF)
+        optimizers.load_state_dict(plain.state_dict())
 
 
 @pytest.mark.parametrize("annealing", ["cos", "linear"])

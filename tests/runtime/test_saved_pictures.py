@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import picture, square_mask
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFont
 
 from autoregressive.editing.composite import as_image, compose
 from autoregressive.editing.pictures import enlarge
@@ -22,7 +22,7 @@ from dataset.records.images import MAX_PIXELS, load_image
 from evaluations.report.edit_grid import EditItem, edit_grid, to_image
 from runtime import pictures
 from runtime.errors import UserError
-from runtime.pictures import FORMATS, require_saveable, save_picture
+from runtime.pictures import FORMATS, require_saveable, save_picture, shortened
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY, CMYK = (SRGB[:16] + space + SRGB[20:] for space in (b"GRAY", b"CMYK"))
@@ -223,3 +223,13 @@ def test_contact_sheets_show_pictures_as_viewers_do(tmp_path):
         assert (np.asarray(to_image(Image.open(path))) == read).all(), name
     assert (np.asarray(to_image(deep)) == np.asarray(load_image(tmp_path / "deep.png"))).all()
     assert (np.asarray(to_image(np.eye(3, dtype=bool)))[..., 0] == 255 * np.eye(3)).all()
+
+
+def test_a_long_caption_ends_where_its_picture_does():
+    """It ran on over the next one's."""
+    font = ImageFont.load_default(14)
+    long = "move the hand with index finger and thumb crossed to the top left"
+    short = shortened(long, font, 200)
+    assert short.endswith("...") and long.startswith(short.removesuffix("...").strip())
+    assert 150 < font.getlength(short) <= 200
+    assert shortened("make it  red", font, 200) == "make it red"

@@ -16,6 +16,7 @@ SHARED = [
 ]
 # One name, but another thing in each program: declared where it is used.
 EXCEPTIONS = {
+    "adapter": "the one that is used, or those that requests ask for by name",
     "data_path": "each program reads formats of its own",
     "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",
@@ -29,8 +30,6 @@ EXCEPTIONS = {
     "generated_path": "each test set has a layout of its own",
     "gt_path": "each test set has a layout of its own",
     "rewards": "what leads a search, or what is trained on, with weights",
-    "host": "a page for people, or a server for programs: each says what it lets in",
-    "port": "the one has another than the other by custom",
     "device": "benchmark.py measures one kind of machine and guesses none",
     "vq_ckpt": "the tokenizer's own training goes on from it",
     "vq_model": "the tokenizer's own training builds it",

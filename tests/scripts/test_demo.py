@@ -280,6 +280,52 @@ def test_what_follows_painting_does_not_freeze(page, scene, tmp_path, then):
     wait_for_words(page, "cells edited")
 
 
+def test_a_picture_that_is_opened_while_an_edit_runs_stays(page, scene, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(render(EXAMPLE, 72)).crop((0, 0, 72, 60)).save(other)
+    upload(page, scene)
+    wait_for_words(page, "72 × 72 pixels")
+    where(page, WHOLE)
+    say(page, "make the large red circle purple")
+    page.click("text=How it is drawn")
+    page.fill("#count input[type=number]", "8")
+    page.press("#count input[type=number]", "Tab")
+    page.click("#edit")
+    wait_for_words(page, "of 81 cells")
+    upload(page, other)
+    wait_for_words(page, "72 × 60 pixels")
+    brush(page, 0.4, 0.4, 0.6, 0.6)
+    page.wait_for_timeout(3000)  # longer than the edit would have taken
+    assert "72 × 60 pixels" in page.inner_text("#story") and is_painted(page)
+    (only,) = pictures(page, "#history", 1)
+    assert np.array_equal(only, np.asarray(Image.open(other))) and np.array_equal(download(page), only)
+    page.click(f"#examples button:has-text('{INSTRUCTIONS[0]}')")  # and one that is clicked meanwhile
+    page.click(f"#examples button:has-text('{INSTRUCTIONS[2]}')")
+    wait_for_words(page, INSTRUCTIONS[2], "#history figure:last-child figcaption")
+    page.wait_for_timeout(2000)
+    assert page.inner_text("#history figure:last-child figcaption") == INSTRUCTIONS[2]
+    assert "cells edited" in page.inner_text("#story") and len(pictures(page, "#history", 2)) == 2
+
+
+def test_a_photograph_is_edited_at_its_own_resolution(page, tmp_path):
+    """Only around the stroke, in a picture that keeps its transparency; the page shows that part."""
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 1200, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    upload(page, tmp_path / "large.png")
+    wait_for_words(page, "1200 × 900 pixels")
+    brush(page, 0.60, 0.60, 0.65, 0.65)
+    say(page, "a large red circle")
+    page.click("#edit")
+    assert "every pixel outside them is as it was" in wait_for_words(page, "cells edited")
+    screenshot(page, "photograph_edited")
+    with page.expect_download() as started:
+        page.click("#save")
+    after = np.asarray(Image.open(started.value.path()))
+    rows, columns = (after != pixels).any(2).nonzero()
+    assert after.shape == pixels.shape and len(rows) > 1000
+    assert 420 < rows.min() and rows.max() < 720 and 600 < columns.min() and columns.max() < 900
+
+
 def test_a_photograph_is_warned_of_before_its_result(page, tmp_path):
     photograph = Path(cbook.get_sample_data("grace_hopper.jpg").name)
     upload(page, photograph)
@@ -459,6 +505,47 @@ def one_visitor(address: str, scene: Path) -> str:
         return story + notice
     except (AppError, QueueError) as error:
         return str(error)
+
+
+def test_each_model_has_a_page_with_its_examples_and_words(browser, tmp_path):
+    zoo = tmp_path / "our zoo"
+    shutil.copytree(ROOT / "pretrained_models" / "shapes", zoo)
+    (zoo / "examples").mkdir()
+    first = replace(EXAMPLE, background=Background("mint"))
+    Image.fromarray(render(first, 72)).save(zoo / "examples" / "1.png")
+    (zoo / "examples" / "1.txt").write_text("remove the large blue star\n")
+    (zoo / "examples" / "drawings.txt").write_text("a small star at the center\n")
+    config = (zoo / "config.json").read_text()
+    (zoo / "config.json").write_text(re.sub('"knows": "[^"]*"', '"knows": "our animals"', config))
+    with contextlib.contextmanager(start)(tmp_path, "--model", "shapes", "--model", str(zoo)) as address:
+        opened = browser.new_page(viewport={"width": 1280, "height": 1500})
+        opened.set_default_timeout(TIMEOUT_MS)
+        opened.goto(address)
+        wait_for_words(opened, "a scene to try things on")
+        assert "coloured shapes" in opened.inner_text("#model")
+        screenshot(opened, "two_models")
+        opened.click("a:has-text('our zoo')")
+        wait_for_words(opened, "A picture to try things on")
+        assert "our animals" in opened.inner_text("#model") and not opened.is_visible("#scene")
+        (button,) = opened.query_selector_all("#examples button")
+        assert button.inner_text() == "remove the large blue star"
+        button.click()
+        wait_for_words(opened, "cells edited")
+        begun, after = pictures(opened, "#history", 2)
+        assert np.array_equal(begun, render(first, 72))
+        wanted = replace(first, objects=(first.objects[0], first.objects[2]))
+        assert verify_scene(after, wanted).passed
+        opened.click("button[role=tab]:has-text('Draw')")
+        assert opened.input_value("#draw_prompt textarea") == "a small star at the center"
+        screenshot(opened, "second_model")
+        phone = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        phone.goto(address)
+        wait_for_words(phone, "a scene to try things on")
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert phone.evaluate(wide) <= 0
+        screenshot(phone, "phone_two_models")
+        opened.close()
+        phone.close()
 
 
 def test_only_this_machine_gets_in(address):

@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 from autoregressive.editing.edit_queue import EditQueue
-from autoregressive.editing.pictures import GREY
+from autoregressive.editing.pictures import GREY, OUTLINE
 from autoregressive.editing.pipeline import EditingPipeline
 from dataset.shapes.scenes import Scene, SceneObject, render
 from dataset.shapes.verifier import verify_scene
@@ -100,19 +100,19 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tm
     assert torch.equal(last.codes[1], samples[1].codes) and torch.equal(last.drawn, last.to_draw)
     counts = [int(drawing.drawn.sum()) for drawing in seen]  # of both samples
     assert counts == sorted(set(counts))
-    alone = editor.edit(image, "red", mask, num_samples=2)
+    alone = editor.edit(image, "red", mask, num_samples=2, crop="auto")
     assert [torch.equal(one.codes, other.codes) for one, other in zip(samples, alone, strict=True)] == [
         True
     ] * 2
     begun = next((drawing for drawing in seen if not torch.equal(drawing.drawn, drawing.to_draw)), None)
     if begun is not None:
-        picture = np.asarray(work.show_partly(image, editor, begun))
+        picture = np.asarray(work.show_partly(begun))
         assert (picture == GREY).all(-1).any() and (picture[-1, -1] == 200).all()
     with pytest.raises(UserError, match="has changed while"):
         desk.take_turn("red", image, samples)
     desk.take_turn("red", desk.session.image, samples)
     desk.choose(1)
-    assert torch.equal(desk.session.codes, samples[1].codes) and len(desk.session.history) == 1
+    assert desk.session.image is samples[1].image and len(desk.session.history) == 1
     saved = Image.open(desk.save(tmp_path))
     assert np.array_equal(np.asarray(saved), np.asarray(desk.session.image)), "bit for bit"
     with pytest.raises(UserError, match="no sample 2"):
@@ -129,6 +129,11 @@ def test_what_was_downloaded_goes_with_the_desk(work, edits, tmp_path):
     desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
     path = desk.save(tmp_path)
     assert path.is_file() and path == desk.save(tmp_path)
+    samples = list_all(desk.propose("a red circle", None, num_samples=2))
+    desk.take_turn("a red circle", desk.session.image, samples)
+    desk.choose(1)
+    assert torch.equal(desk.session.codes, samples[1].codes), "of the model's size: codes are kept"
+    del samples
     del desk
     gc.collect()
     assert not any(tmp_path.iterdir())
@@ -206,7 +211,8 @@ def test_what_is_told_of_a_model_is_what_its_folder_says(editor):
     assert advice.on_words(editor, "make the furry cat red, quickly") == [
         "The model does not know “furry”, “cat”, “quickly”: it is told nothing there, and will guess."
     ]
-    assert advice.on_words(editor, "turn the large Red circle into a star") == []
+    assert advice.on_words(editor, "turn the large Red circle into a star!") == []
+    assert "“🐱”" in advice.on_words(editor, "🐱 red.")[0] and "“!!!”" in advice.on_words(editor, "!!!")[0]
     assert advice.on_region(0.61, True) and not advice.on_region(0.6, True) and not advice.on_region(1, False)
     about, editor.about = editor.about, About()
     try:
@@ -256,6 +262,54 @@ def test_models_of_shapes_are_shown_with_scenes_that_they_know(editor):
     assert examples_for(EASY.words()) is EASY and examples_for({"cat"}) is None and examples_for([]) is None
 
 
+def test_a_folder_brings_its_own_examples(tmp_path):
+    from scripts.web_demo.examples import EASY, HARD, examples_for
+
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    assert examples_for(EASY.words() | HARD.words(), tmp_path) is HARD, "there are none"
+    (folder / "1_cat.txt").write_text("add a hat\n\n  remove the tail\n")
+    with pytest.raises(UserError, match="1_cat.txt: no picture beside it; put 1_cat.png there"):
+        examples_for(HARD.words(), tmp_path)
+    Image.new("RGB", (30, 20), "red").save(folder / "1_cat.png")
+    Image.new("RGB", (8, 9), "blue").save(folder / "2_dog.webp")
+    (folder / "2_dog.txt").write_text("add a hat")
+    (folder / "drawings.txt").write_text("a cat\na dog\n")
+    own = examples_for(HARD.words(), tmp_path)
+    assert [one.words for one in own.tries] == ["add a hat", "remove the tail", "add a hat"]
+    assert [one.picture(72).size for one in own.tries] == [(30, 20), (30, 20), (8, 9)]
+    assert own.caption == "a cat"
+    (folder / "2_dog.webp").write_bytes(b"")
+    with pytest.raises(UserError, match="2_dog.webp"):
+        examples_for([], tmp_path)
+
+
+def test_which_models_the_demo_takes(work, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the demo group is not installed")
+    from autoregressive.editing import model_folders
+    from runtime.config import parse
+    from scripts.web_demo import serve
+    from scripts.web_demo.config import Demo
+
+    words = ["--device", "cpu", "--max-lanes", "8", "--model", "shapes", "--model", str(SHAPES)]
+    config = parse(Demo, words)
+    assert config.model == ["shapes", str(SHAPES)] == parse(Demo, ["--model", *config.model]).model
+    monkeypatch.setattr(model_folders, "PRETRAINED", tmp_path)
+    with pytest.raises(UserError, match="has no folder of models: give --model"):
+        serve.make_studios(parse(Demo, []))
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    for name in ("animals", "shapes"):
+        (tmp_path / name).symlink_to(SHAPES)
+    assert list(model_folders.at_hand()) == ["shapes", "animals"]
+    studios = serve.make_studios(parse(Demo, words[:4]))
+    assert [studio.name for studio in studios] == ["shapes", "animals"]
+    assert studios[0].editor.max_lanes == 8 and studios[1].painter.max_lanes == 8 and studios[1].of_shapes
+    for studio in studios:
+        studio.editor.close()
+        studio.painter.close()
+
+
 def test_what_comes_from_a_browser_is_not_trusted():
     pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.widgets import as_url, canvas_value, notices, painted_layer, strip_value
@@ -280,7 +334,7 @@ def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
     assert work.fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)
 
 
-def test_the_tab_warns_before_the_result_and_keeps_reasons(edits):
+def test_the_tab_warns_before_the_result_and_keeps_reasons(work, edits):
     gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.edit_tab import FIND, PAINT, EditTab, Studio
     from scripts.web_demo.examples import HARD
@@ -290,13 +344,97 @@ def test_the_tab_warns_before_the_result_and_keeps_reasons(edits):
         tab = EditTab(Studio("shapes", edits, None, HARD, 10_000))
         bare = EditTab(Studio("other", edits, None, None, 10_000))
     how = (1, 0, 1, 0.1, 0)
-    desk = tab.open_first()[tab.desk]
-    told = list(tab.edit(desk, None, "change the background to mint, please", FIND, *how))
+    visit = work.Visit()
+    tab.open_first(visit)
+    told = list(tab.edit(visit, None, "change the background to mint, please", FIND, *how))
     warned = [number for number, values in enumerate(told) if "region found" in values.get(tab.notice, "")]
     assert warned and warned[0] < len(told) - 1 and warned[-1] == len(told) - 1
-    assert "“please”" in told[0][tab.words_note] and desk.session.history
-    (wrong,) = says(tab.edit, tab.notice)(desk, None, "remove the circle", PAINT, *how)
+    assert "“please”" in told[0][tab.words_note] and visit.at().session.history
+    (wrong,) = says(tab.edit, tab.notice)(visit, None, "remove the circle", PAINT, *how)
     assert list(wrong) == [tab.notice] and "paint the region" in wrong[tab.notice]
-    (wrong,) = says(tab.edit, tab.notice)(None, None, "remove the circle", FIND, *how)
+    (wrong,) = says(tab.edit, tab.notice)(visit, None, "red " * 150, FIND, *how)
+    assert "151 tokens, the model reads 120: shorten it" in wrong[tab.notice]
+    (wrong,) = says(tab.edit, tab.notice)(work.Visit(), None, "remove the circle", FIND, *how)
     assert "load an image first" in wrong[tab.notice]
-    assert "Load an image" in bare.open_first()[bare.story] and not bare.examples
+    assert "Load an image" in bare.open_first(work.Visit())[bare.story] and not bare.examples
+
+
+@pytest.mark.parametrize("drawn", ["waiting", "partly"])
+def test_a_picture_that_is_opened_while_an_edit_runs_stays(work, edits, drawn):
+    """However far the edit is; what it may have painted over is shown again, strokes on the new one stay."""
+    gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.edit_tab import WHOLE, EditTab, Studio
+
+    with gradio.Blocks():
+        tab = EditTab(Studio("shapes", edits, None, None, 20_000_000))
+    visit, other = work.Visit(), Image.new("RGB", (90, 80), "pink")
+    tab.open_image(visit, Image.new("RGB", (72, 72), "white"))
+    before = visit.at()
+    running = tab.edit(visit, None, "a red circle", WHOLE, 1, 0, 1, 1.5, 0)
+    next(running)
+    if drawn != "waiting":
+        assert any("of 81 cells" in values[tab.story] for values in running)
+    opened = tab.open_image(visit, other)
+    told = list(running)
+    assert all({tab.canvas, tab.visit, tab.history}.isdisjoint(values) for values in told)
+    assert all("of 81 cells" not in values[tab.story] for values in told)
+    assert told[-1][tab.story] == opened[tab.story] and told[-1][tab.notice] == opened[tab.notice]
+    assert visit.at() is not before and visit.at().session.image.size == (90, 80)
+    assert not before.session.history and not visit.at().session.history
+    for _ in range(200):
+        if edits.num_open == 0:
+            break
+        time.sleep(0.05)
+    assert edits.num_open == 0, "the edit that nobody waits for has ended"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+def test_pictures_of_odd_sizes_are_shown_and_edited(work, edits, size):
+    gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
+    from scripts.web_demo.edit_tab import FIND, WHOLE, EditTab, Studio
+
+    with gradio.Blocks():
+        tab = EditTab(Studio("shapes", edits, None, None, 20_000_000))
+    visit = work.Visit()
+    tab.open_image(visit, Image.new("RGB", size, "white"))
+    for where in (FIND, WHOLE):
+        *_, last = tab.edit(visit, None, "a large red circle", where, 1, 0, 1, 0.1, 0)
+        assert "cells edited" in last[tab.story]
+    region = np.zeros(size[::-1], bool)
+    region[:1, :1] = region[-1:, -1:] = True
+    samples = list_all(visit.at().propose("a large red circle", region))
+    assert work.show_result(samples[0]).size and samples[0].image.size == size
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_a_photograph_is_edited_at_its_own_resolution(work, editor, edits, tmp_path, mode):
+    """As `nep edit` does: the part around the region, and every other pixel is the file's own."""
+    draw = np.random.default_rng(0)
+    shape = (900, 1200, *{"RGB": (3,), "RGBA": (4,), "I;16": ()}[mode])
+    pixels = draw.integers(0, 65536 if mode == "I;16" else 256, shape).astype(
+        "u2" if mode == "I;16" else "u1"
+    )
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    desk = work.Desk.open(edits, tmp_path / "in.png", 2_000_000)
+    region = np.zeros((900, 1200), bool)
+    region[200:300, 1000:1080] = region[700:720, 30:60] = True
+    told, drawings = desk.propose("a red circle", region), []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            drawings.append(next(told))
+    (result,) = end.value.value
+    (alone,) = editor.edit(Image.open(tmp_path / "in.png"), "a red circle", region, crop="auto")
+    after = np.asarray(result.image)
+    assert result.image.mode == mode and np.array_equal(after, np.asarray(alone.image))
+    assert np.array_equal(after[~result.region], pixels[~result.region])
+    assert len(result.crops) == 2 and result.region.sum() < 3 * region.sum()
+    share = work.share_to_draw(drawings[-1], result.image.size)
+    assert share == pytest.approx(float(result.region.float().mean()))
+    shown = work.show_result(result)
+    boxes = np.array([crop.box for crop in result.crops])
+    (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
+    assert shown.size == work.fit_page(Image.new("RGB", (right - left, bottom - top))).size
+    assert (np.asarray(shown) == OUTLINE).all(-1).any() and desk.psnr() > 0
+    desk.take_turn("a red circle", desk.session.image, [result])
+    saved = Image.open(desk.save(tmp_path))
+    assert saved.mode == mode and np.array_equal(np.asarray(saved), after)

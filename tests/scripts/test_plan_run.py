@@ -19,7 +19,7 @@ def plan_of(*flags: object):
     return make_plan(parse(PlanRun, list(map(str, flags))))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "muon"])
 def test_a_checkpoint_takes_what_is_planned(optimizer, tmp_path):
     flags = ["--gpt-model", "R-GPT-mini", "--image-size", "64", "--optimizer", optimizer, "--num-gpus", "1"]
     plan, model = plan_of(*flags), Transformer(model_config(parse(PlanRun, flags)))

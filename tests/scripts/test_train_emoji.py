@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 from PIL import Image
+from test_pretrained import check_metadata
 
 from autoregressive.train.config import EditingConfig, T2IConfig
 from dataset.emoji.flags import PrepareEmojiConfig
@@ -15,6 +16,7 @@ from dataset.emoji.prepare import prepare_emoji
 from dataset.testsets.magicbrush import read_listed_sessions, single_turn_name
 from evaluations.editing.flags import ImageEvalConfig
 from evaluations.editing.magicbrush_scores import evaluate_run
+from evaluations.report.edit_grid import EditItem
 from evaluations.report.report import build_report
 from runtime.config import parse
 from runtime.errors import UserError
@@ -22,8 +24,11 @@ from scripts.checks.drawings import emoji_judge
 from scripts.checks.drawings import score as score_drawings
 from scripts.emoji.config import STEPS, TrainEmoji
 from scripts.emoji.run import ASKED, MODES, make_data, report_sections, score, summarise, train
+from scripts.emoji.ship import card, write_tries
+from scripts.shapes.finished_run import FinishedRun
 from scripts.shapes.recipe import make_text_encoder
 from scripts.shapes.step_runner import StepRunner
+from scripts.web_demo.examples import examples_for
 from tests.emoji_package import make_package
 
 
@@ -40,6 +45,18 @@ class Recorder:
         return self
 
 
+def test_the_demo_opens_with_edits_that_the_models_can_do(tmp_path):
+    items = []
+    for number in range(9):
+        path = tmp_path / f"source{number}.png"
+        Image.new("RGB", (72, 72), (number, 0, 0)).save(path)
+        items.append(EditItem(path, path, f"add a {number}", path, passed=number % 4 > 0))
+    write_tries(items, tmp_path / "examples")
+    own = examples_for([], tmp_path)
+    assert [one.words for one in own.tries] == ["add a 1", "add a 2", "add a 3", "add a 5", "add a 6"]
+    assert [one.picture(72).getpixel((0, 0))[0] for one in own.tries] == [1, 2, 3, 5, 6]
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     return make_package(tmp_path_factory.mktemp("made"))
@@ -53,10 +70,10 @@ def test_the_steps_say_what_programs_know(package, tmp_path):
     score(config, runner, made)
     told = runner.commands
     data = parse(PrepareEmojiConfig, told["data"][1:])
-    assert (data.num_train, data.num_test) == (60000, 600)
+    assert (data.num_train, data.num_portraits, data.num_test) == (48000, 8, 600)
     assert "--codebook-size" in told["tokenizer"] and "4096" in told["tokenizer"]
     assert parse(T2IConfig, told["stage1"][1:]).max_steps == STEPS["stage1"] // 2
-    assert parse(EditingConfig, told["stage2"][1:]).init_gpt_ckpt == made["stage1"]
+    assert parse(EditingConfig, told["stage2"][1:]).init_gpt_ckpt == made["t2i"]
     assert {f"judge_{mode}" for mode in MODES} <= told.keys()
     judge = told["judge_new_names"]
     assert judge[judge.index("--emoji-json") + 1] == str(tmp_path / "data" / "test_names" / "emoji.json")
@@ -141,6 +158,14 @@ def test_the_report_shows_edits_ceiling_copies_and_drawings(scored, package):
     page = (scored / "report.html").read_text()
     assert "Drawn by name" in page and "right or one change away" in page
     assert page.count("data:image/png") > 30
+
+
+def test_the_card_tells_the_scores(scored):
+    text = card(FinishedRun(scored, "train_emoji.py"), ["| a file |"], ["a note", ""])
+    check_metadata(text, "image-to-image")
+    assert "tokenizer: 99.0 dB" in text and "NOTICE.txt" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| copy source | 0.000")]
+    assert line.count("|") == len(ASKED) + 2
 
 
 def test_drawings_are_those_of_the_scenes(scored):

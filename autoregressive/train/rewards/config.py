@@ -70,6 +70,10 @@ class RewardsConfig:
     auto_resume: bool = training.auto_resume()
     gpt_model: str | None = models.gpt_model(None, sorted(GPT_MODELS))
     image_size: int | None = models.image_size(None, "the square images, for GPT-* files, pixels")
+    lora_rank: int = training.lora_rank()
+    lora_alpha: float | None = training.lora_alpha()
+    lora_dora: bool = training.lora_dora()
+    lora_train_tables: bool = training.lora_train_tables()
     t5_path: str | None = models.t5_path()
     t5_model_type: str = models.t5_model_type(DEFAULT_T5)
 
@@ -125,6 +129,7 @@ class RewardsConfig:
     def __post_init__(self) -> None:
         check_ranges(type(self), vars(self))
         POSITIVE.check("--temperature", self.temperature)
+        training.require_lora(self)
         names = [split_weight(word)[0] for word in self.rewards]
         if len(set(names)) < len(names):
             raise UserError(f"--rewards {' '.join(self.rewards)}: name each reward once")

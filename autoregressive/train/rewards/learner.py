@@ -30,11 +30,12 @@ WATCHED = ("kl", "entropy", "clipped")
 class FrozenStart:
     """The model that the trained one is held near to: a copy, made before the first step.
 
-    Of a model of which only added low-rank weights are trained, it would be the model without them.
+    Of a model with an adapter it shares the weights below: the copy's adapter is one that does nothing yet.
     """
 
     def __init__(self, model: Transformer, temperature: float, group_size: int) -> None:
-        self._model = copy.deepcopy(model).requires_grad_(False).eval()
+        frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+        self._model = copy.deepcopy(model, memo=frozen).requires_grad_(False).eval()
         self._how = temperature, group_size
         self.fingerprint = weights_fingerprint(self._model)
 

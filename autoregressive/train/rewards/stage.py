@@ -9,6 +9,7 @@ from autoregressive.models.arithmetic import model_name
 from autoregressive.models.weights import load_transformer
 from autoregressive.scaling.choices import split_weight
 from autoregressive.scaling.weighted import Judges, RewardSpec
+from autoregressive.train.components import begin_adapter
 from autoregressive.train.rewards.config import RewardsConfig
 from autoregressive.train.rewards.learner import FrozenStart, Learner
 from autoregressive.train.rewards.loop import fit
@@ -33,6 +34,7 @@ def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
         dump_config(config, config.results_dir)
     pipeline = load_pipeline(config, ranks)
     model = pipeline.transformer
+    begin_adapter(model, config)
     config = replace(config, gpt_ckpt=found, gpt_model=config.gpt_model or model_name(model.config))
     task = make_task(config, pipeline)
     prompts = read_prompts(config, pipeline)

@@ -13,7 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autoregressive import EditingPipeline, Sampling
-from autoregressive.decoding.int8_linear import INPUT_STEPS, WEIGHT_STEPS, Int8Linear, quantize_linears
+from autoregressive.decoding.int8_linear import (
+    INPUT_STEPS,
+    WEIGHT_STEPS,
+    Int8Linear,
+    quantize_linears,
+    require_movable,
+)
 from runtime.errors import UserError
 
 pytestmark = pytest.mark.skipif(
@@ -108,3 +114,13 @@ def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
     with pytest.raises(UserError, match="pip install torchao"):
         quantize_linears(nn.Linear(4, 4, bias=False), torch.device("meta"))
+
+
+def test_weights_of_8_bits_neither_move_nor_change_their_type(gpt_ckpts, vq_ckpt, t5_dir):
+    """The packed ones stayed where they were, without a word."""
+    pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir, dtype=torch.int8)
+    with pytest.raises(UserError, match="no way back to torch.float32"):
+        pipeline.to(dtype=torch.float32)
+    with pytest.raises(UserError, match="device='cuda'"):
+        require_movable(pipeline.transformer, "cuda", None)
+    assert pipeline.to("cpu") is pipeline

@@ -50,6 +50,24 @@ def codes_of(pipeline: EditingPipeline, image: Image.Image) -> list[int]:
     return pipeline.edit(image, "make the circle blue", MASK, seeds=3)[0].codes.tolist()
 
 
+def test_models_that_share_a_text_encoder_read_as_much_as_each_can(pipeline, tmp_path):
+    """Whichever comes first in their folder."""
+    slots = pipeline.transformer.config.cls_token_num
+    for name, number in (("short", 5), ("long", slots)):
+        config = dataclasses.replace(pipeline.transformer.config, cls_token_num=number)
+        one = EditingPipeline(pipeline.tokenizer, Transformer(config), pipeline.text_encoder)
+        one.save_pretrained(tmp_path, name)
+    models = EditingPipeline.all_from_pretrained(tmp_path)
+    assert models["short"].text_encoder is models["long"].text_encoder
+    assert (models["short"].max_text_tokens, models["long"].max_text_tokens) == (5, slots)
+    words = "make the circle blue"
+    models["long"].require_short(words)
+    assert models["long"].encode_texts([words])[1].sum() == 5
+    models["short"].require_short(words)
+    with pytest.raises(UserError, match="the text has 6 tokens, the model reads 5: shorten it"):
+        models["short"].require_short(f"{words} please")
+
+
 def test_what_a_folder_says_of_its_models_comes_back(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     assert "about" not in json.loads((tmp_path / "config.json").read_text()), "nothing is claimed"

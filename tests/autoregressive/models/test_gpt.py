@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_gpt import C, N, T, V, pack_batch, tiny, tiny_inputs
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from autoregressive.models.attention import (
@@ -19,7 +20,7 @@ from autoregressive.models.attention import (
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import build_gpt
 from autoregressive.models.layers import RMSNorm, _SwiGLU
-from autoregressive.models.loss import SupervisedLoss, layout_loss
+from autoregressive.models.loss import SupervisedLoss, _ScoringInChunks, layout_loss
 from autoregressive.models.weights import start_from_codebook
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.orders import random_orders
@@ -85,8 +86,22 @@ def test_the_head_on_supervised_slots_only_gives_the_plain_loss_and_gradients(in
             value = loss(model, layout)
             value.backward()
             gradients[name] = [value.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        torch.testing.assert_close(gradients["plain"][0], gradients["supervised"][0], atol=0, rtol=1e-6)
         for a, b in zip(*gradients.values(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_chunks_of_16384_codes_give_the_loss_and_gradients_of_the_whole(monkeypatch):
+    monkeypatch.setattr("autoregressive.models.loss.CHUNK", 7)
+    torch.manual_seed(0)
+    head = nn.Linear(32, 16384, bias=False)
+    hidden, targets = torch.randn(50, 32, requires_grad=True), torch.randint(16384, (50,))
+    whole = F.cross_entropy(head(hidden), targets, reduction="sum")
+    chunked = _ScoringInChunks(head)(hidden, targets)
+    torch.testing.assert_close(chunked, whole, atol=0, rtol=1e-6)
+    inputs = [hidden, head.weight]
+    for a, b in zip(torch.autograd.grad(whole, inputs), torch.autograd.grad(chunked, inputs), strict=True):
+        assert (a - b).norm() <= 1e-5 * a.norm()
 
 
 @pytest.mark.parametrize("own_cell", [False, True])

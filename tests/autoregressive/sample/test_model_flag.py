@@ -9,13 +9,13 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from autoregressive.editing.model_folders import SHIPPED, Defaults, find_folder, read_args
+from autoregressive.editing.model_folders import PRETRAINED, Defaults, find_folder, read_args
 from autoregressive.sample.flags import SampleEditing, SampleMagicBrush, SampleScaled, SampleT2I
 from autoregressive.train.config import EditingConfig, T2IConfig
 from runtime.config import dump_config, parse
 from runtime.errors import UserError
 
-SHAPES = SHIPPED["shapes"]
+SHAPES = PRETRAINED / "shapes"
 
 
 def test_the_folder_says_what_is_not_given():

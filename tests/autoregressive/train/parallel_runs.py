@@ -13,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft  # noqa: F401  # before the ranks are forked: it takes seconds
 import torch
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # before the ranks are forked
@@ -32,6 +33,9 @@ STAGES = {"t2i": (T2IConfig, "train_t2i"), "editing": (EditingConfig, "train_edi
 def run_job(job: dict, ranks: Distributed) -> None:
     """Trains, or goes on from a checkpoint without a step and saves what that gives."""
     if job["stage"] == "tokenizer":
+        # Sharded weights are gathered in the plain layout; convolutions of the other one round differently,
+        # and a code that flips is no small difference.
+        torch.channels_last = torch.contiguous_format
         train_tokenizer(parse(VQTrainConfig, job["flags"]), ranks)
         return
     config_class, train = STAGES[job["stage"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny_gpt import V, tiny
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.sequence.packing import pack_rows
+from autoregressive.train.components import resting
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.inputs import CAPTION_DROP, Encoders, NumberedBatches, chosen, editing_inputs
 from dataset.batches import EditBatch
@@ -43,6 +45,17 @@ def batch_of(texts) -> EditBatch:
 
 def features_of(encoder, texts) -> list[TextFeatures]:
     return [t if isinstance(t, TextFeatures) else encoder.encode([t])[0] for t in texts]
+
+
+@pytest.mark.parametrize(("flag", "moves"), [("--cache-codes", True), ("--center-crop", False)])
+def test_encoders_leave_the_device_where_steps_do_not_need_them(flag, moves):
+    """They are there while a preview is drawn."""
+    places = ["device"]
+    encoders = Encoders(SimpleNamespace(to=places.append), SimpleNamespace(to=places.append), 16, 8)
+    draw = resting(encoders, parse(EditingConfig, [*FLAGS, flag]), "device", lambda step: (step, places[-2:]))
+    away = "cpu" if moves else "device"
+    assert places[-1] == away
+    assert draw(3) == (3, ["device"] * (1 + moves)) and places[-1] == away
 
 
 @pytest.mark.parametrize("pack", [False, True])

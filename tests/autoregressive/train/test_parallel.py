@@ -25,11 +25,13 @@ from runtime.training.checkpoints import Checkpoints
 STEPS = 8
 OPTIMIZERS = {"t2i": ["--optimizer", "adamw"], "editing": ["--optimizer", "muon", "--ema-decay", "0.9"]}
 SAVED = "0000003.dcp"
+ADAPTER = "--lora-rank 2 --lora-dora --lora-train-tables --ema-decay 0.9 --lr 1e-3 --max-steps 5".split()
+ADAPTER += ["--ckpt-every", "3"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
-def runs(shapes, train_flags, tmp_path_factory) -> Path:
+def runs(shapes, train_flags, gpt_ckpts, tmp_path_factory) -> Path:
     """A folder for each training of the plan."""
     root = tmp_path_factory.mktemp("parallel")
 
@@ -44,6 +46,10 @@ def runs(shapes, train_flags, tmp_path_factory) -> Path:
     def resave(ranks: int) -> dict:
         return job("t2i", f"on{ranks}", *sharded, "--gpt-ckpt", saved, resave=True)
 
+    def coded(name: str, *flags: object, **more: object) -> dict:
+        flags = ["--optimizer", "adamw8bit", "--max-steps", 3, *flags]
+        return job("t2i", f"coded-{name}", *flags, **more)
+
     sharded = ["--parallel", "fsdp", "--optimizer", "muon", "--ema-decay", "0.9", "--max-steps", 3]
     saved = root / "four" / "checkpoints" / SAVED
     hsdp = ["--parallel", "hsdp", "--shard-size", 2, "--max-steps", 3, "--checkpoint", "file"]
@@ -51,12 +57,19 @@ def runs(shapes, train_flags, tmp_path_factory) -> Path:
         job("t2i", "four", *sharded, "--preview-every", 3),
         resave(4),
         job("t2i", "hsdp", *hsdp, "--activation-checkpointing"),
+        coded("four", "--parallel", "fsdp"),
     ]
     two = [of_kind(stage, kind) for stage in OPTIMIZERS for kind in ("ddp", "fsdp")]
+    adapter = [*ADAPTER, "--init-gpt-ckpt", gpt_ckpts["edit"]]
+    two += [job("editing", f"lora-{kind}", *adapter, "--parallel", kind) for kind in ("ddp", "fsdp")]
+    two.append(job("editing", "lora-again", *adapter, "--gpt-ckpt", root / "lora-fsdp/checkpoints" / SAVED))
     two += [
         resave(2),
         job("t2i", "import", *sharded, "--gpt-ckpt", root / "on2/checkpoints/0000003.pt", resave=True),
     ]
+    of_four = root / "coded-four" / "checkpoints" / SAVED
+    two += [coded(kind, "--parallel", kind, "--checkpoint", "file") for kind in ("ddp", "fsdp")]
+    two += [coded("on2", "--parallel", "fsdp", "--gpt-ckpt", of_four, resave=True)]
     two += [{"stage": "tokenizer", "flags": tokenizer_flags(shapes, root, kind)} for kind in ("ddp", "fsdp")]
     plan = root / "plan.json"
     plan.write_text(json.dumps([{"ranks": 4, "jobs": four}, {"ranks": 2, "jobs": two}]))
@@ -90,7 +103,43 @@ def test_sharded_weights_train_as_whole_ones(stage, runs):
     for part in {"model", "ema"} & whole.keys():
         assert whole[part].keys() == sharded[part].keys()
         for name, weight in whole[part].items():
-            torch.testing.assert_close(weight, sharded[part][name], atol=2e-5, rtol=1e-4)
+            assert torch.equal(weight, sharded[part][name]), name
+
+
+def test_averages_of_eight_bits_are_the_same_on_any_number_of_ranks(runs):
+    whole, sharded = (content_of(runs / f"coded-{kind}") for kind in ("ddp", "fsdp"))
+    saved, resumed = content_of(runs / "coded-four", SAVED), content_of(runs / "coded-on2")
+    codes = [n for n, entry in whole["optimizer"]["state"].items() if entry["exp_avg"].dtype == torch.uint8]
+    assert len(codes) > 4
+    for key in ("model", "optimizer"):
+        assert same(whole[key], sharded[key]) and same(saved[key], resumed[key]), key
+
+
+def test_sharded_adapters_train_as_whole_ones_and_go_on_on_one_rank(
+    runs, shapes, train_flags, gpt_ckpts, tmp_path
+):
+    flags = [
+        *stage_flags("editing", shapes, train_flags),
+        *ADAPTER,
+        "--init-gpt-ckpt",
+        str(gpt_ckpts["edit"]),
+    ]
+    one = run_stage("editing", flags, tmp_path / "one")
+    saved = str(runs / "lora-fsdp" / "checkpoints" / SAVED)
+    run_stage("editing", [*flags, "--gpt-ckpt", saved], tmp_path / "again")
+    lines = read_metrics(tmp_path / "one")
+    others = [("lora-ddp", 0), ("lora-fsdp", 0), ("lora-again", 3), (tmp_path / "again", 3)]
+    for folder, start in others:
+        for a, b in zip(lines[start:], read_metrics(runs / folder), strict=True):
+            assert abs(a["loss"] - b["loss"]) <= 1e-5 * abs(a["loss"]), folder
+    for content in (
+        content_of(runs / "lora-ddp", "0000005.pt"),
+        content_of(runs / "lora-fsdp", "0000005.dcp"),
+    ):
+        for part in ("model", "ema"):
+            assert content[part].keys() == one[part].keys()
+            for name, weight in one[part].items():
+                torch.testing.assert_close(content[part][name], weight, atol=2e-5, rtol=1e-4)
 
 
 def test_groups_of_ranks_and_recomputed_blocks_train_as_one_process(runs, shapes, train_flags, tmp_path):

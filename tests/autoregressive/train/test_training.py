@@ -20,6 +20,7 @@ import yaml
 from conftest import read_metrics, run_program
 from tiny_gpt import C, N, tiny
 
+from autoregressive.models.layers import recompute_every
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.orders import edit_orders, random_orders, region_orders
 from autoregressive.train.config import EditingConfig, T2IConfig
@@ -75,7 +76,14 @@ def test_one_batch_overfits(stage, shapes, train_flags, tmp_path):
     assert read_metrics(tmp_path)[-1]["loss"] < 0.05
 
 
-@pytest.mark.parametrize("extra", [[], ["--optimizer", "muon", "--ema-decay", "0.9", "--dropout-p", "0.1"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--optimizer", "muon", "--ema-decay", "0.9", "--dropout-p", "0.1"],
+        ["--optimizer", "adamw8bit", "--weight-decay", "0.1"],
+    ],
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_twenty_steps_are_ten_and_a_resume_and_ten(stage, extra, shapes, train_flags, tmp_path):
     flags = stage_flags(stage, shapes, train_flags) + extra
@@ -458,8 +466,28 @@ def test_ready_made_text_features_of_the_wrong_width_are_named(shapes, train_fla
 def test_recomputed_activations_give_the_same_training(stage, shapes, train_flags, tmp_path):
     flags = [*stage_flags(stage, shapes, train_flags), "--max-steps", "3", "--dropout-p", "0.1"]
     kept = run_stage(stage, flags, tmp_path / "kept")
-    recomputed = run_stage(stage, [*flags, "--activation-checkpointing"], tmp_path / "recomputed")
-    assert same(kept["model"], recomputed["model"])
+    for every in (1, 2):
+        more = ["--activation-checkpointing", "--recompute-every", every]
+        recomputed = run_stage(stage, [*flags, *more], tmp_path / f"recomputed{every}")
+        assert same(kept["model"], recomputed["model"])
+
+
+@pytest.mark.parametrize(("every", "wanted"), [(1, 6), (2, 3), (4, 2)])
+def test_every_so_many_blocks_are_recomputed(every, wanted, monkeypatch):
+    blocks = [_Kept(layer) for layer in range(6)]
+    monkeypatch.setattr("autoregressive.models.layers.checkpoint", lambda block, *_, **__: "recomputed")
+    run = recompute_every(every)
+    assert sum(run(block, None) == "recomputed" for block in blocks) == wanted
+
+
+class _Kept:
+    """A block that says how it was run."""
+
+    def __init__(self, layer: int) -> None:
+        self.attention = SimpleNamespace(layer=layer)
+
+    def __call__(self, *_) -> str:
+        return "kept"
 
 
 def test_previews_show_the_averaged_weights_and_leave_the_run_as_it_was(shapes, train_flags, tmp_path):

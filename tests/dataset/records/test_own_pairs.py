@@ -103,7 +103,7 @@ def test_all_pictures_that_cannot_be_used_are_named_at_once(pairs):
     (pairs / "source" / "dog 9.png").write_bytes(b"no picture")
     assert mistakes(pairs) == [
         "edited/cat.jpg: is 20x24, its source 24x24: save both at one size",
-        "source/dog 9.png: not an image of a known format (PNG, JPEG, WEBP, BMP, GIF)",
+        "source/dog 9.png: not an image of a known format (PNG, JPEG, WEBP, BMP, GIF): save it as one",
         "mask/dog 10_mask.png: marks nothing: paint what changes white, the rest black",
     ]
     picture(pairs / "source" / "dog 9.png", 40)

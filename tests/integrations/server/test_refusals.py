@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.client
 import json
 import threading
@@ -46,7 +47,7 @@ def post(url: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int
         ({"image": [as_file(SCENE), as_file(SCENE)]}, "image", "one picture is edited at a time"),
         ({"prompt": " "}, "prompt", "the text is empty"),
         ({"prompt": "x" * 4001}, "prompt", "4000 characters"),
-        ({"prompt": "star " * 400}, "prompt", "401 tokens, the model reads 120"),
+        ({"prompt": "star " * 400}, "prompt", "prompt has 401 tokens, the model reads 120"),
         ({"n": 11}, "n", "from 1 to 10"),
         ({"n": 2, "stream": True}, "n", "a stream shows one result"),
         ({"partial_images": 1}, "partial_images", "with stream alone"),
@@ -71,6 +72,18 @@ def test_bad_requests(options, param, words):
     with pytest.raises(openai.BadRequestError, match=f"(?s){words}") as refused:
         list(edit(running().client(), image, **options))
     assert refused.value.param == param and refused.value.type == "invalid_request_error"
+
+
+def test_a_prompt_is_as_long_as_the_model_that_is_asked_reads(monkeypatch):
+    """Models of a folder share a text encoder; one of them may have fewer slots."""
+    transformer = served().queues["t2i"].pipeline.transformer
+    monkeypatch.setattr(transformer, "config", dataclasses.replace(transformer.config, cls_token_num=8))
+    client, words = running().client(), "a large red circle at the center please"
+    with pytest.raises(openai.BadRequestError, match="prompt has 9 tokens, the model reads 8") as refused:
+        client.images.generate(prompt=words)
+    assert refused.value.param == "prompt"
+    assert client.images.generate(prompt=words.removesuffix(" please")).data[0].b64_json
+    assert edit(client, prompt=words).data[0].b64_json, "the editor reads more"
 
 
 def test_masks_of_the_other_polarity_are_never_guessed():

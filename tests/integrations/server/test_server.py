@@ -154,6 +154,13 @@ def test_a_stream_of_a_drawing(client):
     assert last.b64_json == client.images.generate(**words).data[0].b64_json
 
 
+def test_words_that_the_model_does_not_know_are_named(client):
+    odd = "make the Furry cat, the large red circle blue"
+    assert edit(client, prompt=odd).unknown_words == ["furry", "cat"] and edit(client).unknown_words == []
+    (*_, last) = client.images.generate(prompt="a dog", stream=True, partial_images=1)
+    assert last.unknown_words == ["dog"]
+
+
 def test_a_text_to_image_model_edits_zero_shot(client):
     words = "a large blue circle"
     answer = edit(client, mask=as_file(transparent(REGION)), model="t2i", prompt=words)

@@ -58,7 +58,11 @@ def test_what_is_rewarded_comes_more_often(task, flags, tmp_path):
 
 @pytest.mark.parametrize(
     "extra",
-    [["--updates-per-batch", "2", "--kl-weight", "0.5"], ["--optimizer", "muon", "--ema-decay", "0.9"]],
+    [
+        ["--updates-per-batch", "2", "--kl-weight", "0.5"],
+        ["--optimizer", "muon", "--ema-decay", "0.9"],
+        ["--lora-rank", "2", "--lora-dora", "--updates-per-batch", "2"],
+    ],
 )
 def test_four_steps_are_two_and_a_resume_and_two(extra, flags, tmp_path):
     words = flags("editing", "--rewards", "shapes", "toy_rewards:of_the_case:0.5", "--max-steps", 4, *extra)
@@ -71,6 +75,7 @@ def test_four_steps_are_two_and_a_resume_and_two(extra, flags, tmp_path):
         assert same(whole[key], resumed[key]), key
     before = load_checkpoint(half)["model"]
     assert not same(before, whole["model"])
+    assert ("adapter" in whole) == ("--lora-rank" in extra) == ("norm.weight" not in whole["model"])
     lines = [
         {k: v for k, v in line.items() if "second" not in k} for line in read_metrics(tmp_path / "whole")
     ]

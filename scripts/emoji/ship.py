@@ -1,0 +1,114 @@
+"""The shipped folder of the emoji models: weights, text encoder, licences, curves, examples, model card."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.model_folders import EXAMPLES, About, Defaults, FolderConfig, Member
+from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, front_matter
+from evaluations.report.edit_grid import EditItem, edit_grid
+from evaluations.report.report import TableSection
+from runtime.files import write_atomic
+from scripts.emoji.config import ShipEmoji
+from scripts.emoji.run import read_rates, tables
+from scripts.shapes.finished_run import FinishedRun, note_of
+from scripts.shapes.quickstart import edit_items
+from scripts.shapes.scores import MASKED_TEMPERATURE
+
+MODELS = {
+    "tokenizer": (["tokenizer"], "images of 72 px to 9 × 9 codes and back"),
+    "t2i": (["stage1"], "any-order text to image; edits zero-shot"),
+    "editing": (["stage2"], "edits, told the instruction and the region"),
+}
+"""See `FinishedRun.copy_models`."""
+DEFAULTS = {
+    "editing": Defaults(Sampling(1.0, temperature=MASKED_TEMPERATURE), "exact"),
+    "t2i": Defaults(Sampling(1.0, temperature=0.5), "exact"),
+}
+KNOWS = "Noto emoji, one large or up to three small ones, on a light background, 72 × 72 pixels"
+LICENCES = ("NOTICE.txt", "LICENSE-pictures.txt", "LICENSE-index.txt")
+_SHOWN, _TRIED = 12, 5
+
+
+def ship(config: ShipEmoji) -> None:
+    """Writes all of it.
+
+    Raises:
+      UserError: the training has not run to its end.
+    """
+    run, output = (
+        FinishedRun(Path(config.results_dir), "scripts/emoji/train_emoji.py"),
+        Path(config.output_dir),
+    )
+    lines = run.copy_models(output, MODELS)
+    for name in LICENCES:
+        shutil.copyfile(run.file(f"data/{name}"), output / name)
+    members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
+    FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
+    edit_grid(edit_items(run.root, "masked")[:_SHOWN], output / "examples.png")
+    write_tries(edit_items(run.root, "auto_mask"), output / EXAMPLES)
+    text = card(run, lines, note_of(output))
+    write_atomic(output / "README.md", lambda path: path.write_text(text))
+
+
+def write_tries(items: Sequence[EditItem], folder: Path) -> None:
+    """The first edits that it can do where nobody gives a region, for the demo to open with."""
+    folder.mkdir(exist_ok=True)
+    for number, item in enumerate([item for item in items if item.passed][:_TRIED], 1):
+        shutil.copyfile(item.source, folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"{item.instruction}\n", encoding="utf-8")
+
+
+def card(run: FinishedRun, models: list[str], note: list[str]) -> str:
+    """The model card; arguments as those of the shapes' card."""
+    return "\n".join([
+        *front_matter(edits=True),
+        "# Small models for emoji",
+        "",
+        *textwrap.wrap(
+            f"They know {KNOWS}, by their names in English, and nothing else. Trained on pictures composed "
+            "of Google's Noto emoji (Apache License 2.0) with the names of emoji-data (MIT): keep NOTICE.txt "
+            "and the licences with copies.",
+            110,
+        ),
+        "",
+        "![the first held-out edits, not chosen](examples.png)",
+        "",
+        *models,
+        "",
+        f"`{TEXT_ENCODER}/` is the text encoder that knows the words of the set.",
+        "",
+        *note,
+        "```bash",
+        "bash scripts/emoji.sh                  # package, data, tokenizer, stage 1, stage 2, scores",
+        "python scripts/emoji/ship_emoji.py     # these files",
+        "```",
+        "",
+        *textwrap.wrap(
+            "Held-out edits and names, judged by the verifier of nearest sprites (tokenizer: "
+            f"{run.psnr:.1f} dB). No picture, pair of tones or scene of them was shown in training.",
+            110,
+        ),
+        "",
+        *(line for table in tables(*read_rates(run.root)) for line in _markdown(table)),
+        "![training losses](curves.png)",
+        "",
+    ])  # fmt: skip
+
+
+def _markdown(table: TableSection) -> Iterable[str]:
+    yield from (f"**{table.title}**", "", _line(table.columns), "|---" * len(table.columns) + "|")
+    yield from (_line(row) for row in table.rows)
+    yield ""
+    if table.note:
+        yield from (*textwrap.wrap(table.note, 110), "")
+
+
+def _line(cells: Sequence[Any]) -> str:
+    said = ("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    return f"| {' | '.join(said)} |"
