@@ -363,7 +363,7 @@ def test_what_is_kept_after_each_round_can_be_evaluated(common, gpt_ckpts, tmp_p
         if number:
             scale(monkeypatch, *flags, "--rounds", number, "--output-dir", tmp_path / str(number))
             assert all(p.read_bytes() == (tmp_path / str(number) / p.name).read_bytes() for p in images)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--save-rounds is for searches that draw"):
         scale(monkeypatch, *flags, "--method", "best_of_n")
 
 
