@@ -22,7 +22,6 @@ from dataset.prepare.output import check_disk, log, require_budget, require_opti
 from runtime.config import REQUIRED, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags import shared
-from runtime.flags.ranges import COUNT
 from runtime.logging import progress
 from runtime.texts import read_json
 
@@ -35,7 +34,7 @@ class PrepareCocoConfig:
 
     annotations: str = option(REQUIRED, help="captions_val2014.json")
     output: str = option(REQUIRED, help="the table to write, a .tsv file")
-    num_prompts: int = option(30000, within=COUNT, help="prompts, each of another image")
+    num_prompts: int = shared.num_prompts("prompts, each of another image")
     seed: int = shared.seed("another seed takes other images in another order")
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="annotations")
 

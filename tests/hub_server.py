@@ -5,19 +5,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
+LARGE = 1000
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """The few routes that huggingface_hub uses for `create_repo`, `upload_folder`, `snapshot_download`."""
+    """The few routes that huggingface_hub uses for `create_repo`, `upload_folder`, `snapshot_download`.
+
+    Repositories of data sets are under their names, too. Of files longer than `LARGE` the sum is stated,
+    of those in `wrong_sums` a false one.
+    """
 
     repos: dict[str, dict[str, bytes]] = {}
+    wrong_sums: set[str] = set()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -42,7 +49,9 @@ class _Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         route = unquote(urlparse(self.path).path).strip("/").split("/")
-        if route[:2] == ["api", "models"]:
+        if route[0] == "datasets":
+            del route[0]
+        if route[:2] in (["api", "models"], ["api", "datasets"]):
             repo = "/".join(route[2:4])
             if repo not in self.repos:
                 return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -51,8 +60,8 @@ class _Hub(BaseHTTPRequestHandler):
                     {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
                     for name, data in self.repos[repo].items()
                 ])  # fmt: skip
-            names = [{"rfilename": name} for name in self.repos[repo]]
-            return self._json({"id": repo, "sha": COMMIT, "siblings": names, "private": False})
+            names = [self._entry(*file) for file in self.repos[repo].items()]
+            return self._json({"id": repo, "sha": self._commit(route), "siblings": names, "private": False})
         if route[:1] == ["api"]:
             return self._json({"name": "somebody", "type": "user", "auth": {}})
         repo, name = "/".join(route[:2]), "/".join(route[4:])
@@ -60,9 +69,21 @@ class _Hub(BaseHTTPRequestHandler):
         if data is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
         tag = f'"{hashlib.sha1(data).hexdigest()}"'
-        self._send(200, data, {"ETag": tag, "X-Repo-Commit": COMMIT})
+        self._send(200, data, {"ETag": tag, "X-Repo-Commit": self._commit(route)})
 
     do_HEAD = do_GET
+
+    def _commit(self, route: list[str]) -> str:
+        """The one that the address names; there is no other content."""
+        return next((part for part in route if re.fullmatch("[0-9a-f]{40}", part)), COMMIT)
+
+    def _entry(self, name: str, data: bytes) -> dict:
+        """What the hub says of a file."""
+        entry = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
+        if len(data) > LARGE:
+            stated = "0" * 64 if name in self.wrong_sums else hashlib.sha256(data).hexdigest()
+            entry["lfs"] = {"sha256": stated, "size": len(data), "pointerSize": 134}
+        return entry
 
     def _root(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -83,9 +104,16 @@ class _Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def local_hub() -> Iterator[str]:
-    """Serves an empty hub; gives its address, for `HF_ENDPOINT`."""
-    _Hub.repos = {}
+def local_hub(
+    repos: dict[str, dict[str, bytes]] | None = None, wrong_sums: Iterable[str] = ()
+) -> Iterator[str]:
+    """Serves a hub, an empty one or with files; gives its address, for `HF_ENDPOINT`.
+
+    Args:
+      repos: repository -> file -> content.
+      wrong_sums: files of which another sum is stated than they have.
+    """
+    _Hub.repos, _Hub.wrong_sums = repos or {}, set(wrong_sums)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

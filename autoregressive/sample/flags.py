@@ -29,6 +29,7 @@ NOT_SETTINGS = (
     *("model", "model_name", "vq_ckpt", "gpt_ckpt", "adapter", "t5_path", "t5_model_type"),
     *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
+    "save_rounds",
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
     *("gpt_type", "num_classes", "no_left_padding"),
     *("window", "guesses"),  # the same codes in fewer passes
@@ -305,7 +306,7 @@ class SampleScaled(SampleConfig):
         aliases=["list"],
     )
     output_dir: str = shared.output_dir("scaled", "gets 0000.png, 0001.png, …, strips/ and trace.json")
-    reward: str = option("clip", help="what judges the images", choices=REWARDS)
+    reward: str = drawing.reward("clip", REWARDS)
     method: str = option(
         "search",
         help="best_of_n: the baseline, whole images for as many codes as a search may draw",
@@ -329,6 +330,9 @@ class SampleScaled(SampleConfig):
     mask_rule: str = shared.mask_rule(RULES, of_model=True)
     crop: str = shared.crop(CROPS)
     crop_padding: int | None = shared.crop_padding()
+    save_rounds: bool = option(
+        False, help="also write the image kept after each round: rounds/<number>/images/, and captions.txt"
+    )
     clip_model: str | None = scoring.clip_model(None, "--reward clip")
     clip_ckpt: str | None = scoring.clip_ckpt()
 

@@ -15,7 +15,7 @@ from autoregressive.sample.flags import SampleScaled
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, require_marked
 from autoregressive.scaling.rewards import build_reward
-from autoregressive.scaling.search import SearchSettings, best_of_n, search
+from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
 from dataset.records.images import load_edit_region, load_image, load_native
@@ -111,6 +111,10 @@ def improve_all(config: SampleScaled) -> None:
     )
     improve = search if config.method == "search" else best_of_n
     traces: dict[str, dict] = {}
+    if config.save_rounds and (config.method != "search" or any(line.image for line in lines)):
+        raise UserError(
+            "--save-rounds is for searches that draw: best_of_n has no rounds, an edit no caption file"
+        )
     with distributed(config.device) as ranks:
         pipeline = load_pipeline(config, ranks.device)
         reward = build_reward(
@@ -134,6 +138,8 @@ def improve_all(config: SampleScaled) -> None:
                     image, _ = paste(whole[i].image, [view], [image], "cells", pipeline.grid)
                 save_picture(image, folder / name)
                 save_picture(strip_of(result, pipeline.grid), folder / "strips" / name)
+                if config.save_rounds:
+                    _save_rounds(result, folder / "rounds", name, config.rounds)
                 traces[name] = {"prompt": line.prompt, "caption": caption, "rounds": trace_of(result)}
 
         run_jobs(list(enumerate(lines)), config.batch_size, ranks, make, desc="scaling", unit="image")
@@ -142,6 +148,23 @@ def improve_all(config: SampleScaled) -> None:
             dump_config(config, folder)
             merged = dict(sorted(item for share in shares for item in share.items()))
             _write(folder, merged, config.settings(pipeline.text_encoder))
+            if config.save_rounds:
+                _write_captions(
+                    folder / "rounds", [item["caption"] for item in merged.values()], config.rounds
+                )
+
+
+def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> None:
+    """What the search had after each round, as evaluators of drawn images read it."""
+    for number in range(rounds + 1):
+        save_picture(result.image_after(number), folder / str(number) / "images" / name)
+
+
+def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
+    text = "".join(f"{caption}\n" for caption in captions)
+    for number in range(rounds + 1):
+        path = folder / str(number) / "captions.txt"
+        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _write(folder: Path, items: dict[str, dict], settings: dict) -> None:

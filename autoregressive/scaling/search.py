@@ -102,6 +102,10 @@ class SearchResult:
     def tokens_spent(self) -> int:
         return self.rounds[-1].tokens_spent
 
+    def image_after(self, number: int) -> Image.Image:
+        """The image that is kept after the round `number`; 0: the first one. A search may end earlier."""
+        return [r.image for r in self.rounds[: number + 1] if r.image is not None][-1]
+
     def reward_after(self, token_budget: int) -> float:
         """The reward of the best image that `token_budget` codes have bought; -inf for less than one."""
         bought = [r.reward for r in self.rounds if r.tokens_spent <= token_budget]

@@ -118,29 +118,41 @@ def prepare_pie_bench(source: Path, output: Path) -> None:
     root = (source / "annotation_images").resolve()
     sessions: dict[str, Any] = {}
     captions: dict[str, Any] = {}
-    empty = []
+    empty: set[str] = set()
     for item in progress(items, total=len(items), desc="PIE-Bench", unit="image"):
         path = (root / item.image_path).resolve()
         if not path.is_relative_to(root):
             raise UserError(f"item {item.id!r}: {item.image_path} leads out of {root}")
         names = (input_name(item.id), f"{item.id}-mask1.png", output_name(item.id, 1))
         if not decode_runs(item.runs).any():
-            empty.append(item.id)
+            empty.add(item.id)
         _write_images(item, path, [output / "images" / item.id / name for name in names])
         sessions[item.id] = [dict(zip(("input", "mask", "output"), names, strict=True))
                              | {"instruction": item.instruction}]  # fmt: skip
         captions[item.id] = {names[0]: item.source_prompt, names[2]: item.target_prompt}
     if empty:
-        log.warning("%d masks mark nothing, such as that of %s: all may be edited", len(empty), empty[0])
-    listing = {item.id: {"image_path": item.image_path, "edit_type": item.edit_type} for item in items}
+        log.warning(
+            "%d masks mark nothing, such as that of %s: all may be edited; scored, as published, as if "
+            "the border alone were", len(empty), min(empty)
+        )  # fmt: skip
+    listing = {
+        item.id: {
+            "image_path": item.image_path,
+            "edit_type": item.edit_type,
+            "marks_nothing": item.id in empty,
+        }
+        for item in items
+    }
     files = {"global_descriptions.json": captions, "local_descriptions.json": captions}
     for name, content in (files | {ITEMS_FILE: listing, SESSIONS_FILE: sessions}).items():
         text = json.dumps(content, indent=1)
         write_atomic(output / name, lambda temporary, text=text: temporary.write_text(text))
 
 
-def load_pie_items(root: str | Path) -> tuple[list[Session], dict[str, dict[str, str]]]:
-    """Reads a prepared set: its items as sessions of one turn, and {id: {image_path, edit_type}}.
+def load_pie_items(root: str | Path) -> tuple[list[Session], dict[str, dict[str, Any]]]:
+    """Reads a prepared set: its items as sessions of one turn, and what `pie_items.json` says of each.
+
+    That is {id: {image_path, edit_type, marks_nothing}}, the last not in sets that older code has prepared.
 
     Raises:
       UserError: it is not there, or damaged.
@@ -165,7 +177,7 @@ def load_pie_items(root: str | Path) -> tuple[list[Session], dict[str, dict[str,
 
 
 def find_pie_pairs(
-    sessions: Sequence[Session], listing: dict[str, dict[str, str]], generated: str | Path, root: str | Path
+    sessions: Sequence[Session], listing: dict[str, dict[str, Any]], generated: str | Path, root: str | Path
 ) -> list[ScoredPair]:
     """Pairs generated images with their sources, in the order of the list.
 
@@ -201,8 +213,14 @@ def find_pie_pairs(
     return pairs
 
 
-def load_scored_region(root: str | Path, session: Session) -> np.ndarray:
-    """(512, 512) bool of an item, with the border that the published evaluator adds."""
+def load_scored_region(root: str | Path, session: Session, marks_nothing: bool = False) -> np.ndarray:
+    """(512, 512) bool of an item, with the border that the published evaluator adds.
+
+    Args:
+      marks_nothing: its published mask does; the prepared one, which editors are given, marks everything.
+    """
+    if marks_nothing:
+        return with_border(np.zeros((PIE_SIZE, PIE_SIZE), bool))
     path = Path(root) / "images" / session.id / session.turns[0].mask
     return with_border(marked(load_magicbrush_mask(str(path))).numpy().reshape(PIE_SIZE, PIE_SIZE))
 

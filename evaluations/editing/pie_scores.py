@@ -35,7 +35,12 @@ def evaluate_run(config: PieEvalConfig, world: Distributed | None = None) -> dic
     sessions, listing = load_pie_items(config.pie_path)
     metrics = select_metrics(config.metric, PIE_METRICS, {"region", "caption"})
     ceiling = Path(config.ceiling_path) if config.ceiling_path else None
-    regions = {session.id: load_scored_region(config.pie_path, session) for session in sessions}
+    regions = {
+        session.id: load_scored_region(
+            config.pie_path, session, listing[session.id].get("marks_nothing", False)
+        )
+        for session in sessions
+    }
     runs = [
         Run(
             find_pie_pairs(sessions, listing, generated, config.pie_path),

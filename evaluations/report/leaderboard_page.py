@@ -117,12 +117,22 @@ def add_result(tables: Sequence[PaperTable], text: str) -> None:
         having = ", ".join(table.number for table in tables if table.data_set == data_set)
         raise UserError(f"--scores {text!r}: {data_set} results belong into table {having}, not {number}")
     table = takers[0]
-    values = tuple(_number(result, column.key, path) for column in table.columns)
-    if all(value is None for value in values):
-        raise UserError(f"{path}: holds none of {', '.join(str(column.key) for column in table.columns)}")
+    values = values_of(table, result, path)
     spread = result.get("interval95") or {}
     intervals = tuple(_number(spread, column.key, path) for column in table.columns)
     table.rows.append(Row(name, values, is_ours=True, intervals=intervals))
+
+
+def values_of(table: PaperTable, result: dict[str, Any], path: Path) -> tuple[float | None, ...]:
+    """The numbers of a result that a table has columns for.
+
+    Raises:
+      UserError: it holds none of them, or something else than numbers; names `path`.
+    """
+    values = tuple(_number(result, column.key, path) for column in table.columns)
+    if all(value is None for value in values):
+        raise UserError(f"{path}: holds none of {', '.join(str(column.key) for column in table.columns)}")
+    return values
 
 
 def _data_set(result: dict[str, Any], path: Path) -> str:

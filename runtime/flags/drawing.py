@@ -46,6 +46,11 @@ def prompts() -> Any:
     return option(None, help="texts to draw", aliases=["prompt"])
 
 
+def reward(default: str, choices: Sequence[str], what: str = "judges the images") -> Any:
+    """`--reward` of test-time scaling."""
+    return option(default, help=f"what {what}", choices=choices)
+
+
 def rounds() -> Any:
     """`--rounds` of test-time scaling."""
     return option(4, within=COUNT, help="attempts to improve an image")

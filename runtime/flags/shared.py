@@ -121,9 +121,9 @@ def dataset(choices: Sequence[str], more: str = "") -> Any:
 
 
 def text(choices: Sequence[str], more: str = "") -> Any:
-    """`--text` of a program that edits a test set."""
+    """`--text` of a program that edits a test set; the first choice is the default."""
     words = f"what the model is told: the instruction, or the description of the result{more}"
-    return option("instruction", help=words, choices=choices)
+    return option(choices[0], help=words, choices=choices)
 
 
 def text_field(choices: Sequence[str]) -> Any:
@@ -187,6 +187,16 @@ def mask_error() -> Any:
 def num_edits(default: int, what: str, within: Range = COUNT) -> Any:
     """`--num-edits` of a test set, from its first."""
     return option(default, within=within, help=what)
+
+
+def num_prompts(what: str) -> Any:
+    """`--num-prompts`, of COCO."""
+    return option(30000, within=COUNT, help=what)
+
+
+def work_dir(default: str, more: str = "") -> Any:
+    """`--work-dir` of a program of many steps."""
+    return option(default, help=f"everything goes here{more}")
 
 
 def center_crop() -> Any:

@@ -269,6 +269,11 @@ def dry_run(then: str = "print model size, memory, steps, speed and disk, draw t
     return option(False, help=f"train nothing: {then}")
 
 
+def gpu(default: str, what: str) -> Any:
+    """`--gpu` of a program that computes hours."""
+    return option(default, help=f"whose half-precision peak counts{what}")
+
+
 _WHERE = "checkpoints always go to --results-dir"
 
 

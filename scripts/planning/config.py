@@ -25,7 +25,7 @@ class PlanRun:
     edited_share: float = option(0.3, within=SHARE, help="cells that an edit changes, on average")
     global_batch_size: int = training.global_batch_size(256, "samples")
     num_gpus: int = option(8, within=COUNT, help="ranks, one a GPU")
-    gpu: str = option("H100", help="whose half-precision peak counts, as A100, H100, H200, B200")
+    gpu: str = training.gpu("H100", ", as A100, H100, H200, B200")
     utilisation: float = option(0.35, within=SHARE_ABOVE_NONE, help="share of the peak that is reached")
     parallel: str = training.parallel()
     shard_size: int | None = training.shard_size()

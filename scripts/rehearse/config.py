@@ -10,7 +10,7 @@ from typing import Any
 from autoregressive.models.config import GPT_MODELS
 from runtime.config import option
 from runtime.errors import UserError
-from runtime.flags import models, training
+from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,11 +49,19 @@ def llamagen_file(gpt_model: str) -> str:
     return f"pretrained_models/t2i_{gpt_model.removeprefix('R-GPT-')}_stage1_256.pt"
 
 
+def published_words(stage: str, values: dict[str, str]) -> list[str]:
+    """A published command without its launcher, with some flags' values replaced."""
+    _, _, *words = shlex.split(PUBLISHED[stage])
+    for flag, value in values.items():
+        words[words.index(flag) + 1] = value
+    return words
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """Rehearses the three published training commands with random weights."""
 
-    work_dir: str = option("results/rehearsal", help="everything goes here; it must be on a large disk")
+    work_dir: str = shared.work_dir("results/rehearsal", ", on a large disk")
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(n for n in GPT_MODELS if n.startswith("R-GPT-")))
     ranks: int = option(1, within=COUNT, help="processes a command")
     image_size: int | None = models.image_size(
@@ -94,7 +102,5 @@ class Rehearsal:
             values |= {"--validate_every": str(VALIDATED_STEP), "--early-stop": steps}
         else:
             added += ["--max-steps", steps]
-        _, _, program, *words = shlex.split(PUBLISHED[stage])
-        for flag, value in values.items():
-            words[words.index(flag) + 1] = value
+        program, *words = published_words(stage, values)
         return [str(ROOT / program), *words, *added]

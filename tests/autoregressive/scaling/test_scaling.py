@@ -25,6 +25,7 @@ from autoregressive.scaling.trace import strip_of, trace_of
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.orders import random_orders
 from dataset.edit_masks import pool_edit_mask
+from evaluations.t2i.pictures import list_generated, read_captions
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -348,6 +349,22 @@ def test_the_program_draws_on_any_ranks(common, gpt_ckpts, tmp_path, monkeypatch
         assert [entry["round"] for entry in item["rounds"]] == [0, 1, 2]
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert Image.open(tmp_path / "one" / "strips" / name).height == 144 + 16 + 28
+
+
+def test_what_is_kept_after_each_round_can_be_evaluated(common, gpt_ckpts, tmp_path, monkeypatch):
+    flags = [*common, "--gpt-ckpt", gpt_ckpts["t2i"], "--reward", "likelihood", "--save-rounds"]
+    flags += ["--output-dir", tmp_path / "made", "--prompts", "a red circle", "a blue star"]
+    scale(monkeypatch, *flags, "--rounds", "3")
+    for number in range(4):
+        folder = tmp_path / "made" / "rounds" / str(number)
+        images = list_generated(folder)
+        assert read_captions(folder, images) == ["a red circle", "a blue star"]
+        # A search of fewer rounds ends with the same pictures: seeds belong to rounds.
+        if number:
+            scale(monkeypatch, *flags, "--rounds", number, "--output-dir", tmp_path / str(number))
+            assert all(p.read_bytes() == (tmp_path / str(number) / p.name).read_bytes() for p in images)
+    with pytest.raises(UserError, match="--save-rounds is for searches that draw"):
+        scale(monkeypatch, *flags, "--method", "best_of_n")
 
 
 def test_the_program_edits_a_list(common, gpt_ckpts, tmp_path, monkeypatch):

@@ -1,0 +1,64 @@
+"""Reproduces a table: downloads, makes its rows, compares."""
+
+from __future__ import annotations
+
+import json
+
+from evaluations.report.leaderboard_page import PaperTable, read_paper, values_of
+from runtime.errors import UserError
+from runtime.files import write_atomic
+from runtime.logging import get_logger
+from runtime.texts import read_json
+from scripts.paper.config import ReproducePaper
+from scripts.paper.downloads import Downloads
+from scripts.paper.forecast import show
+from scripts.paper.rows import BY_HAND, CANNOT, ROWS, hub_sources
+from scripts.paper.sources import HAND, HUB, missing_places
+from scripts.paper.state import why_not
+from scripts.paper.steps import Work
+from scripts.paper.verdicts import Figure, as_records, compare, conclusion, format_figures
+
+log = get_logger(__name__)
+
+
+def run(config: ReproducePaper) -> None:
+    """Does what the flags ask for and prints the outcome.
+
+    Raises:
+      UserError: something is missing, or a step failed; what is done is kept.
+    """
+    (table,) = (table for table in read_paper() if table.number == config.table)
+    title = f"Table {table.number}: {table.title}"
+    if config.dry_run:
+        print(show(config, title))
+        return
+    figures = reproduce(config, table)
+    text = format_figures(title, figures)
+    content = {"table": table.number, "conclusion": conclusion(figures), "figures": as_records(figures)}
+    files = {"txt": text + "\n", "json": json.dumps(content, indent=1) + "\n"}
+    for suffix, written in files.items():
+        path = config.root / f"table{table.number}.{suffix}"
+        write_atomic(path, lambda temporary, written=written: temporary.write_text(written, encoding="utf-8"))
+    print(text)
+
+
+def reproduce(config: ReproducePaper, table: PaperTable) -> list[Figure]:
+    """Makes the rows that can be made; returns every number of the table's rows of NEP and of its models."""
+    reasons = {row.method: why for row in ROWS[table.number] if (why := why_not(config, row))}
+    rows = [row for row in ROWS[table.number] if row.method not in reasons]
+    for method, why in reasons.items():
+        log.warning("%s: %s", method, why)
+    if not rows:
+        raise UserError(f"table {table.number}: {next(iter(reasons.values()))}")
+    for name in BY_HAND[table.number]:
+        if missing := missing_places(config, name):
+            raise UserError(f"{missing[0]} is not there; {HAND[name].how}")
+    downloads = Downloads(config)
+    names = dict.fromkeys(name for row in rows for name in hub_sources(config, row))
+    work = Work(config, {name: downloads.get(HUB[name]) for name in names})
+    measured = {}
+    for row in rows:
+        path = work.make(row)
+        measured[row.method] = values_of(table, read_json(path, dict), path)
+    cannot = {method: why for (number, method), why in CANNOT.items() if number == table.number}
+    return compare(table, measured, reasons | cannot)
