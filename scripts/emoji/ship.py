@@ -11,6 +11,8 @@ from typing import Any
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.model_folders import EXAMPLES, About, Defaults, FolderConfig, Member
 from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, front_matter
+from dataset.emoji.catalogue import PAIR_KINDS
+from dataset.emoji.edits import STICKER_KINDS
 from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import TableSection
 from runtime.files import write_atomic
@@ -32,6 +34,8 @@ DEFAULTS = {
 }
 KNOWS = "Noto emoji, one large or up to three small ones, on a light background, 72 × 72 pixels"
 LICENCES = ("NOTICE.txt", "LICENSE-pictures.txt", "LICENSE-index.txt")
+KINDS = {"natural": PAIR_KINDS, "stickers": STICKER_KINDS}
+"""Pictures of the card, and what they show."""
 _SHOWN, _TRIED = 12, 5
 
 
@@ -50,8 +54,9 @@ def ship(config: ShipEmoji) -> None:
         shutil.copyfile(run.file(f"data/{name}"), output / name)
     members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
     FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
-    edit_grid(edit_items(run.root, "masked")[:_SHOWN], output / "examples.png")
-    write_tries(edit_items(run.root, "auto_mask"), output / EXAMPLES)
+    for name, kinds in KINDS.items():
+        edit_grid(edit_items(run.root, "masked", kinds)[:_SHOWN], output / f"{name}.png")
+    write_tries(edit_items(run.root, "auto_mask", PAIR_KINDS), output / EXAMPLES)
     text = card(run, lines, note_of(output))
     write_atomic(output / "README.md", lambda path: path.write_text(text))
 
@@ -77,7 +82,7 @@ def card(run: FinishedRun, models: list[str], note: list[str]) -> str:
             110,
         ),
         "",
-        "![the first held-out edits, not chosen](examples.png)",
+        *(f"![the first held-out edits of this sort, not chosen]({name}.png)" for name in KINDS),
         "",
         *models,
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from autoregressive.decoding.sampling_settings import Sampling
@@ -68,13 +69,17 @@ def summarise(config: Quickstart, runner: StepRunner) -> dict:
     }
 
 
-def edit_items(root: Path, mode: str) -> list[EditItem]:
-    """The held-out single-turn edits of a mode, as pictures with the verifier's verdict."""
+def edit_items(root: Path, mode: str, kinds: Collection[str] | None = None) -> list[EditItem]:
+    """The held-out single-turn edits of a mode, as pictures with the verifier's verdict.
+
+    Args:
+      kinds: of edit; None for all.
+    """
     test, edits = root / "data" / "test", root / "edits" / mode
     sessions = read_listed_sessions(test / SESSIONS_FILE)
     scored = json.loads((root / "scores" / mode / "evaluation_items.json").read_text())
-    passed = {
-        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"][HEADLINE]
+    verdicts = {
+        "/".join(Path(item["generated"]).parts[-2:]): item["verdict"]
         for item in scored
         if item["row"] == "generated" and item["protocol"] == "all_turn"
     }
@@ -83,6 +88,8 @@ def edit_items(root: Path, mode: str) -> list[EditItem]:
         for turn in session.turns:
             folder = test / "images" / session.id
             key = f"{session.id}/{single_turn_name(session.id, turn.number)}"
+            if kinds is not None and verdicts[key]["kind"] not in kinds:
+                continue
             items.append(
                 EditItem(
                     source=folder / turn.input,
@@ -90,7 +97,7 @@ def edit_items(root: Path, mode: str) -> list[EditItem]:
                     instruction=turn.instruction,
                     output=edits / "images" / key,
                     target=folder / turn.output,
-                    passed=passed[key],
+                    passed=verdicts[key][HEADLINE],
                 )
             )
     return items
