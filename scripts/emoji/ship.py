@@ -96,7 +96,9 @@ def card(run: FinishedRun, models: list[str], note: list[str]) -> str:
         "",
         *textwrap.wrap(
             "Held-out edits and names, judged by the verifier of nearest sprites (tokenizer: "
-            f"{run.psnr:.1f} dB). No picture, pair of tones or scene of them was shown in training.",
+            f"{run.psnr:.1f} dB). The scenes and the pairs of pictures of these edits were in no training. "
+            "Of what is drawn by name, seen emoji were there on other backgrounds, new tones in another "
+            "tone, new names not at all.",
             110,
         ),
         "",
