@@ -85,12 +85,13 @@ def test_the_flags_of_the_shipped_models_reach_the_recipe(tmp_path):
 
 def test_the_card_says_the_command(tmp_path):
     from runtime.config import dump_config
+    from scripts.shapes.finished_run import FinishedRun
     from scripts.shapes.ship import _command
 
     dump_config(
         TrainShapes(str(tmp_path), num_ranks=2, own_cell=True, edit_orders=["raster", "random"]), tmp_path
     )
-    (line,) = _command(tmp_path)
+    (line,) = _command(FinishedRun(tmp_path, "train_shapes.py"))
     assert line == "python scripts/train_shapes.py --own-cell --edit-orders raster random --num-ranks 2"
 
 
