@@ -280,11 +280,8 @@ def test_what_follows_painting_does_not_freeze(page, scene, tmp_path, then):
     wait_for_words(page, "cells edited")
 
 
-def test_a_picture_that_is_opened_while_an_edit_runs_stays(page, scene, tmp_path):
-    other = tmp_path / "other.png"
-    Image.fromarray(render(EXAMPLE, 72)).crop((0, 0, 72, 60)).save(other)
-    upload(page, scene)
-    wait_for_words(page, "72 × 72 pixels")
+def begin_long_edit(page):
+    """Eight samples of the whole picture, the first cells of which are there."""
     where(page, WHOLE)
     say(page, "make the large red circle purple")
     page.click("text=How it is drawn")
@@ -292,6 +289,14 @@ def test_a_picture_that_is_opened_while_an_edit_runs_stays(page, scene, tmp_path
     page.press("#count input[type=number]", "Tab")
     page.click("#edit")
     wait_for_words(page, "of 81 cells")
+
+
+def test_a_picture_that_is_opened_while_an_edit_runs_stays(page, scene, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(render(EXAMPLE, 72)).crop((0, 0, 72, 60)).save(other)
+    upload(page, scene)
+    wait_for_words(page, "72 × 72 pixels")
+    begin_long_edit(page)
     upload(page, other)
     wait_for_words(page, "72 × 60 pixels")
     brush(page, 0.4, 0.4, 0.6, 0.6)
@@ -476,13 +481,7 @@ def test_draw_spend_more_and_edit_what_was_drawn(page):
 
 def test_who_leaves_ends_the_edit(page, address, server_log):
     page.wait_for_selector("#canvas .ready img")
-    where(page, WHOLE)
-    say(page, "make the large red circle purple")
-    page.click("text=How it is drawn")
-    page.fill("#count input[type=number]", "8")
-    page.press("#count input[type=number]", "Tab")
-    page.click("#edit")
-    wait_for_words(page, "of 81 cells")
+    begin_long_edit(page)
     page.goto("about:blank")
     for _ in range(100):
         if "has left" in server_log.read_text():
