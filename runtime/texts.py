@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,9 @@ def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
         expected = {dict: "an object {...}", list: "a list [...]"}[kind]
         raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
     return content
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; every row has a cell a heading."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -50,11 +50,8 @@ def main() -> None:
     from runtime.checkpoint import checkpoint_args, load_checkpoint, save_checkpoint, save_safetensors
     from runtime.precision import PRECISIONS
 
-    content, dtype, suffix = (
-        load_checkpoint(config.ckpt),
-        PRECISIONS[config.precision],
-        Path(config.output).suffix,
-    )
+    content, dtype = load_checkpoint(config.ckpt), PRECISIONS[config.precision]
+    suffix = Path(config.output).suffix
     if not suffix:
         if ADAPTER not in content:
             raise UserError(

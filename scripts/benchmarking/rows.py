@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from runtime.texts import markdown_table
 from scripts.benchmarking.cases import Scale
 from scripts.benchmarking.limits import Limits
 from scripts.benchmarking.measure import Clock, Comparison, Spread
@@ -218,5 +219,4 @@ def table(rows: list[Row]) -> str:
 
 def markdown(rows: list[Row]) -> str:
     """The rows as a table in Markdown."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(HEADINGS, map(cells, rows))

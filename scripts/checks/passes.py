@@ -29,6 +29,7 @@ from dataset.testsets.magicbrush import (
 from evaluations.editing.verification import HEADLINE, load_examples, verify_example
 from runtime.files import write_atomic
 from runtime.logging import progress
+from runtime.texts import markdown_table
 from scripts.checks.passes_config import MeasurePasses
 
 COLUMNS = (
@@ -206,9 +207,5 @@ def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
-
-    def line(cells: Sequence[Any]) -> str:
-        shown = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells]
-        return "| " + " | ".join(shown) + " |\n"
-
-    return line(COLUMNS) + line(["---"] * len(COLUMNS)) + "".join(line(list(row.values())) for row in rows)
+    shown = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row.values()] for row in rows]
+    return markdown_table(COLUMNS, shown)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.model_folders import EXAMPLES, About, Defaults, FolderConfig, Member
-from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, front_matter
+from autoregressive.editing.model_folders import EXAMPLES, Defaults
+from autoregressive.editing.pretrained import TEXT_ENCODER, front_matter
 from dataset.emoji.catalogue import PAIR_KINDS
 from dataset.emoji.edits import STICKER_KINDS
 from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import TableSection
 from runtime.files import write_atomic
+from runtime.texts import markdown_table
 from scripts.emoji.config import ShipEmoji
 from scripts.emoji.run import read_rates, tables
 from scripts.shapes.finished_run import FinishedRun, note_of
@@ -45,15 +46,12 @@ def ship(config: ShipEmoji) -> None:
     Raises:
       UserError: the training has not run to its end.
     """
-    run, output = (
-        FinishedRun(Path(config.results_dir), "scripts/emoji/train_emoji.py"),
-        Path(config.output_dir),
-    )
+    run = FinishedRun(Path(config.results_dir), "scripts/emoji/train_emoji.py")
+    output = Path(config.output_dir)
     lines = run.copy_models(output, MODELS)
     for name in LICENCES:
         shutil.copyfile(run.file(f"data/{name}"), output / name)
-    members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
-    FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
+    run.write_config(output, DEFAULTS, KNOWS)
     for name, kinds in KINDS.items():
         edit_grid(edit_items(run.root, "masked", kinds)[:_SHOWN], output / f"{name}.png")
     write_tries(edit_items(run.root, "auto_mask", PAIR_KINDS), output / EXAMPLES)
@@ -109,13 +107,11 @@ def card(run: FinishedRun, models: list[str], note: list[str]) -> str:
 
 
 def _markdown(table: TableSection) -> Iterable[str]:
-    yield from (f"**{table.title}**", "", _line(table.columns), "|---" * len(table.columns) + "|")
-    yield from (_line(row) for row in table.rows)
-    yield ""
+    rows = [list(map(_cell, row)) for row in table.rows]
+    yield from (f"**{table.title}**", "", markdown_table(table.columns, rows))
     if table.note:
         yield from (*textwrap.wrap(table.note, 110), "")
 
 
-def _line(cells: Sequence[Any]) -> str:
-    said = ("" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    return f"| {' | '.join(said)} |"
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

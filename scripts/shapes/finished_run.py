@@ -13,7 +13,8 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from autoregressive.editing.pretrained import TEXT_ENCODER, arithmetic_note
+from autoregressive.editing.model_folders import About, Defaults, FolderConfig, Member
+from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, arithmetic_note
 from autoregressive.models.arithmetic import configuration
 from evaluations.report.curves import read_metrics
 from runtime.checkpoint import load_checkpoint, manifest_path
@@ -76,6 +77,12 @@ class FinishedRun:
         )
         self.draw_curves(output / "curves.png", models)
         return lines
+
+    def write_config(self, output: Path, defaults: Mapping[str, Defaults], knows: str) -> None:
+        """Says in the folder what is in it: how each transformer is used, and what they have seen."""
+        members = {name: Member(f"{name}.safetensors", how) for name, how in defaults.items()}
+        about = About(knows, round(self.psnr, 1))
+        FolderConfig(TOKENIZER, members, TEXT_ENCODER, about).write(output)
 
     def draw_curves(self, path: Path, models: Models) -> None:
         """The training losses of the models that were trained, side by side."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.model_folders import About, Defaults, FolderConfig, Member
-from autoregressive.editing.pretrained import TEXT_ENCODER, TOKENIZER, front_matter
+from autoregressive.editing.model_folders import Defaults
+from autoregressive.editing.pretrained import TEXT_ENCODER, front_matter
 from evaluations.editing.verification import HEADLINE, TITLES
 from runtime.files import write_atomic
 from scripts.shapes.config import ShipShapes, TrainShapes
@@ -50,8 +50,7 @@ def ship(config: ShipShapes) -> None:
     """Writes weights, text encoder, curves and card."""
     run, output = FinishedRun(Path(config.results_dir), "scripts/train_shapes.py"), Path(config.output_dir)
     lines = run.copy_models(output, MODELS)
-    members = {name: Member(f"{name}.safetensors", defaults) for name, defaults in DEFAULTS.items()}
-    FolderConfig(TOKENIZER, members, TEXT_ENCODER, About(KNOWS, round(run.psnr, 1))).write(output)
+    run.write_config(output, DEFAULTS, KNOWS)
     write_atomic(output / "README.md", lambda path: path.write_text(card(run, lines, note_of(output))))
 
 
