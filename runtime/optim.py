@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from runtime.precision import multiplies_bfloat16
 from runtime.sharding.tensors import is_sharded, own_part, sharded_like, whole_tensor
 from runtime.training.adamw8bit import AdamW8bit
+from runtime.training.weight_by_weight import WeightByWeight
 
 MUON_MOMENTUM = 0.95
 # What the flags say of a group; the rest of an optimizer's state is what training has made.
@@ -168,7 +168,7 @@ def build_optimizer(
     return Optimizers(members, views)
 
 
-class WholeMatrixMuon(torch.optim.Muon):
+class WholeMatrixMuon(WeightByWeight, torch.optim.Muon):
     """torch's Muon with its products in `dtype`: for devices that have none in bfloat16, and for matrices of
     which every rank keeps a part. Of these the update is gathered, one matrix after the other."""
 
@@ -176,20 +176,8 @@ class WholeMatrixMuon(torch.optim.Muon):
         super().__init__(params, **settings)
         self._dtype = dtype
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step_one(parameter, parameter.grad, group)
-        return loss
-
-    def _step_one(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
+    def _step_one(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], parameter.grad
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])

@@ -9,7 +9,6 @@ executes nothing cannot hold. Here blocks lie in rows, and codes and scales are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from runtime.sharding.tensors import is_sharded, own_part, sharded_like, wrapped_like
+from runtime.training.weight_by_weight import WeightByWeight
 
 BLOCK = 256
 """Most numbers that share a scale."""
@@ -66,7 +66,7 @@ def decode(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
     return (blocks * scales[..., None]).flatten(-2)
 
 
-class AdamW8bit(torch.optim.Optimizer):
+class AdamW8bit(WeightByWeight, torch.optim.Optimizer):
     """AdamW; the averages of weights with `block_of` are coded between the steps.
 
     A step computes in float32, a few million numbers at a time. Sharded weights are stepped part by part.
@@ -81,18 +81,6 @@ class AdamW8bit(torch.optim.Optimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._step_one(weight, group)
-        return loss
 
     def _step_one(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]

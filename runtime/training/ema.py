@@ -13,6 +13,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from runtime.sharding.tensors import is_sharded, own_part
 
 
+def copy_of_trained(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares the weights that do not train."""
+    frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, memo=frozen)
+
+
 class AveragedWeights(AveragedModel):
     """torch's average of weights, `module`, that never waits for the device and wants no gradients.
 
@@ -26,9 +32,7 @@ class AveragedWeights(AveragedModel):
           counts_initial: the weights of now are part of the average; else the first update replaces them.
         """
         super().__init__(nn.Module(), multi_avg_fn=get_ema_multi_avg_fn(decay))
-        plain = _plain(model)
-        frozen = {id(weight): weight for weight in plain.parameters() if not weight.requires_grad}
-        self.module = copy.deepcopy(plain, memo=frozen)
+        self.module = copy_of_trained(_plain(model))
         self.requires_grad_(False)
         self.n_averaged.fill_(int(counts_initial))
 

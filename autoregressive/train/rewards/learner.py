@@ -5,7 +5,6 @@ Letters: B rows, R drawn codes of all rows.
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.optim import lr_factor
 from runtime.precision import autocast
+from runtime.training.ema import copy_of_trained
 
 WATCHED = ("kl", "entropy", "clipped")
 """What `PolicyLoss` sums beside the loss, by name."""
@@ -34,8 +34,7 @@ class FrozenStart:
     """
 
     def __init__(self, model: Transformer, temperature: float, group_size: int) -> None:
-        frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
-        self._model = copy.deepcopy(model, memo=frozen).requires_grad_(False).eval()
+        self._model = copy_of_trained(model).requires_grad_(False).eval()
         self._how = temperature, group_size
         self.fingerprint = weights_fingerprint(self._model)
 
