@@ -5,6 +5,7 @@ Every example is a function of (catalogue, settings, seed); nothing is remembere
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from runtime.errors import UserError
 STICKER_KINDS = ("add", "remove", "replace", "move", "resize", "background")
 EDIT_KINDS = (*PAIR_KINDS, *STICKER_KINDS)
 NUM_LOOKS = 4  # of gradients and textures, as in the shapes set
+MIN_NAMES = 8
 _ATTEMPTS = 400
 # Larger ones come more often: of a token for 8 x 8 px little is left in 24 px.
 _SIDES = (3, 4, 5, 5, 6)
@@ -51,12 +53,15 @@ class EmojiConfig:
       natural_share: of the edits, that change a portrait into one that an artist drew beside it.
       backgrounds: subset of `BACKGROUND_KINDS`.
       max_stickers: how many stickers scenes hold at most; an edit may leave one fewer, or none.
+      num_sticker_names: how many names stickers of training have, in all their tones: names of one word first.
+        None = all. A small model learns few by heart, at any place and in every size.
     """
 
     image_size: int = 72
     natural_share: float = 0.5
     backgrounds: tuple[str, ...] = BACKGROUND_KINDS
     max_stickers: int = 3
+    num_sticker_names: int | None = None
 
     def __post_init__(self) -> None:
         if not 27 <= self.image_size <= 4096:
@@ -65,6 +70,10 @@ class EmojiConfig:
             raise UserError(f"emoji natural_share={self.natural_share}: choose 0 to 1")
         if not 2 <= self.max_stickers <= 4:
             raise UserError(f"emoji max_stickers={self.max_stickers}: choose 2 to 4, which find room")
+        if self.num_sticker_names is not None and self.num_sticker_names < MIN_NAMES:
+            raise UserError(
+                f"emoji num_sticker_names={self.num_sticker_names}: choose {MIN_NAMES} or more, or none for all"
+            )
 
 
 @dataclass(frozen=True)
@@ -143,17 +152,27 @@ def _without_color(base: str, pair: SpritePair) -> str:
     return base.removeprefix(f"{pair.old_value} ") if pair.kind == "color" else base
 
 
+def _plainness(base: str) -> tuple[int, bytes]:
+    """Sorts names of few words first, those of equally many in an order that means nothing."""
+    return len(base.split()), hashlib.blake2b(base.encode(), digest_size=8).digest()
+
+
 class EmojiEdits:
     """Draws examples of one catalogue and one setting, of either side of the splits."""
 
     def __init__(self, catalogue: Catalogue, config: EmojiConfig) -> None:
         self.catalogue, self.config = catalogue, config
         self._pairs = {side: self._by_kind(catalogue.pairs_of(held_out=side)) for side in (False, True)}
-        self._bases: dict[str, list[int]] = {}
+        bases: dict[str, list[int]] = {}
         for number in catalogue.seen:
-            self._bases.setdefault(catalogue.sprites[number].base, []).append(number)
-        if len(self._bases) < 8:
-            raise UserError(f"the package leaves {len(self._bases)} names to train on; 8 or more are needed")
+            bases.setdefault(catalogue.sprites[number].base, []).append(number)
+        if len(bases) < MIN_NAMES:
+            raise UserError(
+                f"the package leaves {len(bases)} names to train on; {MIN_NAMES} or more are needed"
+            )
+        if config.num_sticker_names is not None:
+            bases = {base: bases[base] for base in sorted(bases, key=_plainness)[: config.num_sticker_names]}
+        self._stickers = list(bases.values())
 
     def natural(self, seed: Any, held_out: bool = False) -> EmojiExample | None:
         """A portrait changed into its twin; every kind of pair comes as often as its root allows.
@@ -205,8 +224,8 @@ class EmojiEdits:
         }
 
     def _sprite(self, rng: np.random.Generator, names: list[int] | None = None) -> str:
-        """A name: all bases alike, whatever the number of their tones."""
-        number = _pick(rng, _pick(rng, list(self._bases.values())) if names is None else names)
+        """A name: those of stickers all alike, whatever the number of their tones."""
+        number = _pick(rng, _pick(rng, self._stickers) if names is None else names)
         return self.catalogue.sprites[number].name
 
     def _sticker(

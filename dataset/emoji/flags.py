@@ -30,6 +30,7 @@ class PrepareEmojiConfig:
     natural_share: float = option(
         0.5, within=SHARE, help="of the edits, that lead to what an artist drew: a tone, a time, hair, ..."
     )
+    num_sticker_names: int | None = shared.num_sticker_names(None)
     image_size: int = models.image_size(72, "the images in pixels")
     seed: int = shared.seed("another seed gives other scenes; what is held out stays")
     num_workers: int = shared.num_workers(2, "processes", within=THREADS)
@@ -43,10 +44,11 @@ class PrepareEmojiConfig:
 
     @property
     def emoji(self) -> EmojiConfig:
-        return EmojiConfig(self.image_size, self.natural_share)
+        return EmojiConfig(self.image_size, self.natural_share, num_sticker_names=self.num_sticker_names)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content of the files, beside the package."""
         names = ("num_train", "num_portraits", "num_test", "num_emu", "natural_share", "image_size", "seed")
-        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names}
+        given = {"num_sticker_names": self.num_sticker_names} if self.num_sticker_names is not None else {}
+        return {"format": _FORMAT_VERSION} | {name: getattr(self, name) for name in names} | given

@@ -223,6 +223,12 @@ def num_portraits(default: int) -> Any:
     return option(default, within=COUNT_OR_NONE, help=words)
 
 
+def num_sticker_names(default: int | None) -> Any:
+    """`--num-sticker-names` of the emoji set."""
+    words = "names that stickers have, those of one word first; all if not given"
+    return option(default, within=COUNT, help=words)
+
+
 def num_emu() -> Any:
     """`--num-emu`."""
     return option(100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format")

@@ -23,6 +23,7 @@ class TrainEmoji:
     steps_scale: float = training.steps_scale("the three trainings")
     num_train: int = shared.num_train(48000, "pairs")
     num_portraits: int = shared.num_portraits(8)
+    num_sticker_names: int | None = shared.num_sticker_names(100)
     num_test: int = shared.num_test(600)
     vq_ckpt: str | None = models.vq_ckpt(None, " to take instead of training one")
     num_ranks: int = training.num_ranks()

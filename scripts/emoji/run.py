@@ -55,6 +55,8 @@ def make_data(config: TrainEmoji, runner: StepRunner) -> None:
     command = ["dataset/emoji/prepare_emoji.py", "--package", str(Path(config.package).resolve())]
     command += ["--output-dir", str(folder), "--num-train", str(config.num_train)]
     command += ["--num-portraits", str(config.num_portraits)]
+    if config.num_sticker_names is not None:
+        command += ["--num-sticker-names", str(config.num_sticker_names)]
     command += ["--num-test", str(config.num_test), "--seed", str(config.seed)]
     runner.run("data", folder, command)
 
