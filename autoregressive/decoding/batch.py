@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autoregressive.decoding.cache import KVCache
-from autoregressive.decoding.noise import seeded_uniforms, signed, widest_float
-from autoregressive.decoding.sampling import guide, pick
+from autoregressive.decoding.sampling import guide, pick, seeded_uniforms, signed, widest_float
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.models.attention import KVCache
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
 
