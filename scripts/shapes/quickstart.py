@@ -9,8 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.model_folders import About
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import About, Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from dataset.testsets.magicbrush import SESSIONS_FILE, read_listed_sessions, single_turn_name
 from evaluations.editing.verification import HEADLINE, TITLES
