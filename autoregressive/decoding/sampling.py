@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.decoding.sampling_settings import Sampling
+from runtime.devices import widest_float
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor | float) -> Tensor:
@@ -125,8 +126,3 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 def signed(number: int) -> int:
     """64 bits, such as a seed has, as int64 has them."""
     return number - (1 << 64) if number >> 63 else number
-
-
-def widest_float(device: torch.device | str) -> torch.dtype:
-    """float64, but float32 on Apple GPUs, which have no other."""
-    return torch.float32 if torch.device(device).type == "mps" else torch.float64

@@ -31,9 +31,8 @@ from dataset.batches import Text
 from dataset.records.images import as_image, image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import TextFeatures, stack_text_features
-from runtime.distributed import accelerator, require_device
+from runtime.devices import accelerator, autocast, require_device
 from runtime.errors import UserError
-from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path

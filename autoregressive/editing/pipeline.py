@@ -48,8 +48,8 @@ from autoregressive.editing.results import (
 )
 from dataset.batches import Text
 from dataset.records.images import as_image
+from runtime.devices import timed
 from runtime.errors import UserError
-from runtime.timing import timed
 
 Mask = Image.Image | np.ndarray | Tensor
 
