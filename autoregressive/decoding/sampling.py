@@ -1,8 +1,7 @@
-"""From logits to codes, with random numbers that belong to a cell: whatever is drawn before it, beside it and
-in which order.
+"""From logits to codes, with random numbers that belong to a cell. Letters: B batch, V codes.
 
-Sampling with them is a function of the logits alone, so that a guess can be checked; see `decoding.batch`.
-Letters: B batch, V codes.
+What is drawn before a cell, beside it and in which order changes none of its numbers. So a draw is a function
+of the logits alone, and a guess can be checked; see `decoding.batch`.
 """
 
 from __future__ import annotations

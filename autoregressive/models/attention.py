@@ -1,4 +1,7 @@
-"""Attention as a layout asks for it. Letters: B batch, H heads, L slots, M keys."""
+"""Attention as a layout asks for it, and the caches of keys that it reads.
+
+Letters: B batch, H heads, L slots, M keys, R lanes that run.
+"""
 
 from __future__ import annotations
 
