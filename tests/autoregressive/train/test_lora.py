@@ -139,6 +139,23 @@ def test_some_matrices_are_adapted_and_the_others_are_as_they_were(shapes, train
     assert changed and {name.split(".")[3] for name in changed} <= {"wqkv", "wo"}
 
 
+def test_an_adapter_trains_compiled_as_it_does_plain(shapes, train_flags, gpt_ckpts, tmp_path, monkeypatch):
+    compiled, compile_it = [], torch.nn.Module.compile
+
+    def traced(module, **settings):  # all but the kernels, which take minutes
+        compiled.append(module)
+        compile_it(module, backend="aot_eager", **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    more = ["--max-steps", "2", "--optimizer", "muon", "--lora-dora"]
+    flags = lora_flags("editing", shapes, train_flags, gpt_ckpts, *more)
+    run_stage("editing", flags, tmp_path / "plain")
+    run_stage("editing", [*flags, "--compile"], tmp_path / "compiled")
+    assert compiled
+    plain, other = ([line["loss"] for line in read_metrics(tmp_path / n)] for n in ("plain", "compiled"))
+    assert plain[0] != plain[1] and other == pytest.approx(plain, rel=1e-5)
+
+
 def test_the_shipped_editor_takes_rank_16_in_attention_with_a_twentieth_of_its_parameters(caplog):
     caplog.set_level("INFO")
     model = load_transformer(ROOT / "pretrained_models" / "shapes" / "editing.safetensors")
