@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ log = get_logger(__name__)
 
 TIMEOUT = timedelta(hours=2)
 """How long ranks wait for one that works alone: reading lists, writing a checkpoint to a slow disk."""
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: which signal comes when the parent dies
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,17 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+def end_with_parent() -> None:
+    """Has the kernel kill this process when the one that started it dies, however that may be; on Linux."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()  # None: not started by multiprocessing
+    between = multiprocessing.get_start_method(allow_none=True) == "forkserver"  # is the parent then
+    if parent is not None and not between and os.getppid() != parent.pid:
+        os._exit(1)  # it was dead already
+
+
 def _warn_of_unknown_hosts(device: torch.device) -> None:
     """Says at once why the ranks may wait for minutes: a host name that nothing resolves."""
     names = {os.environ.get("MASTER_ADDR", "localhost")}
@@ -87,6 +103,8 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
     Args:
       device: see `pick_device`.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()  # torchrun's ranks have sessions of their own, and would train on without it
     rank, world_size, local_rank = (int(os.environ.get(k, d)) for k, d in
                                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
     where = pick_device(device, local_rank)

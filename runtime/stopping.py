@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
@@ -14,14 +12,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from runtime.distributed import Distributed
+from runtime.distributed import Distributed, end_with_parent
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WORKER_GRACE = 20  # seconds
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: which signal comes when the parent dies
 
 
 class StopSignals:
@@ -45,6 +42,10 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if hasattr(
+            signal, "SIGCHLD"
+        ):  # by it a loader tells of processes that have died: no error from now on
+            self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
     def heard_by(self, ranks: Distributed) -> Tensor:
         """How many ranks have received one, on the device; all must ask."""
@@ -64,16 +65,17 @@ class StopSignals:
 def leave_signals_to_the_trainer(worker: int) -> None:
     """For `DataLoader(worker_init_fn=…)`: Ctrl-C and batch systems signal the loader's processes too.
 
-    A loader's process outlives SIGTERM by what a last step and its saving may take, then ends as if all were
-    well: a trainer that dies ends its processes with SIGTERM and waits for them. One that is killed cannot:
-    its loader's processes would wait for ever to hand over their last batches, so the kernel ends them.
+    A loader's process outlives SIGTERM by what a last step and its saving may take, then ends: a trainer that
+    dies ends its processes with SIGTERM and waits for them. It ends as one that failed, which a trainer that
+    has had no signal is told at once: it would wait for ever for the rest of a batch that was half handed
+    over. A trainer that is killed cannot end them, and they would wait for ever to hand over their last
+    batches, so the kernel does.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "SIGALRM"):  # Windows has no such signals
         return
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(1))
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
 
 

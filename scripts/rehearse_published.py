@@ -7,6 +7,7 @@ memory and waiting. A checkpoint is deleted once the next command has started fr
 
     python scripts/rehearse_published.py                                  # R-GPT-XL: about an hour, 24 GB
     python scripts/rehearse_published.py --gpt-model R-GPT-B --ranks 2    # at half the size: minutes
+    python scripts/rehearse_published.py --low-memory adamw8bit lora      # stage 2 as on a GPU of 24 GB
 
 A run that was stopped goes on after the last command whose checkpoint is still there.
 """

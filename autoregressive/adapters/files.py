@@ -105,7 +105,7 @@ def write_adapter(content: dict[str, Any], folder: str | Path, dtype: torch.dtyp
     """
     lora, folder = settings_from(Lora, content[ADAPTER], path, ADAPTER), Path(folder)
     args = {n: v for n, v in checkpoint_args(content).items() if n in ("gpt_model", "model_config")}
-    config = peft_config(lora.rank, lora.alpha, dora=lora.dora, base=lora.base)
+    config = peft_config(lora.rank, lora.alpha, dora=lora.dora, base=lora.base, targets=lora.targets)
     config.inference_mode = True
     weights = {
         _PREFIX + _peft_name(name): weight.to(dtype) for name, weight in transformer_state(content).items()

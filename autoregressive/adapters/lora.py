@@ -6,7 +6,7 @@ as zeros; DoRA scales each row of that to a length that is trained too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from autoregressive.models.arithmetic import OWN_CELL_TABLE
+from autoregressive.models.config import BLOCK_MATRICES
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import MARKS, POSITION_TABLE
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
-TARGETS = ("wqkv", "wo", "w1", "w2", "w3")
-"""The linear layers of a block, all of which are adapted."""
 TABLES = (POSITION_TABLE, OWN_CELL_TABLE, *MARKS)
 """What may train along: positions, own cells, marks."""
 _SAMPLES = 4  # of each adapted weight
@@ -35,6 +34,7 @@ class Lora:
       tables: those of `TABLES` that train along.
       base: the file of the weights below.
       base_sample: some of them, see `weights_sample`.
+      targets: those of `BLOCK_MATRICES` that are adapted.
     """
 
     rank: int
@@ -43,6 +43,7 @@ class Lora:
     tables: tuple[str, ...]
     base: str
     base_sample: tuple[float, ...]
+    targets: tuple[str, ...] = BLOCK_MATRICES
 
 
 def require_peft() -> Any:
@@ -58,19 +59,26 @@ def require_peft() -> Any:
     return peft
 
 
-def peft_config(rank: int, alpha: float, *, dora: bool, base: str) -> Any:
+def peft_config(rank: int, alpha: float, *, dora: bool, base: str, targets: Sequence[str]) -> Any:
     """peft's `LoraConfig` of adapters here."""
     return require_peft().LoraConfig(
         r=rank,
         lora_alpha=alpha,
         use_dora=dora,
-        target_modules=list(TARGETS),
+        target_modules=list(targets),
         base_model_name_or_path=base,
     )
 
 
 def add_lora(
-    model: Transformer, rank: int, alpha: float, base: str, *, dora: bool = False, train_tables: bool = False
+    model: Transformer,
+    rank: int,
+    alpha: float,
+    base: str,
+    *,
+    dora: bool = False,
+    train_tables: bool = False,
+    targets: Sequence[str] = BLOCK_MATRICES,
 ) -> None:
     """Freezes `model` and puts layers of rank r beside its blocks' matrices; it computes what it did.
 
@@ -79,15 +87,18 @@ def add_lora(
     Args:
       base: the file of its weights, to be named in checkpoints.
       train_tables: its tables of positions, own cells and marks train too.
+      targets: those of `BLOCK_MATRICES` to adapt.
     Raises:
       UserError: peft is not installed.
     """
     sample = weights_sample(model)
-    require_peft().inject_adapter_in_model(peft_config(rank, alpha, dora=dora, base=base), model)
+    targets = tuple(name for name in BLOCK_MATRICES if name in targets)
+    config = peft_config(rank, alpha, dora=dora, base=base, targets=targets)
+    require_peft().inject_adapter_in_model(config, model)
     tables = tuple(name for name in TABLES if train_tables and isinstance(getattr(model, name), nn.Parameter))
     for name in tables:
         getattr(model, name).requires_grad_(True)
-    model.lora = Lora(rank, float(alpha), dora, tables, base, sample)
+    model.lora = Lora(rank, float(alpha), dora, tables, base, sample, targets)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     number = sum(p.numel() for p in model.parameters())
     log.info(
@@ -136,9 +147,10 @@ def require_same_lora(saved: Any, model: nn.Module, path: str) -> None:
         raise UserError(
             f"{path} was trained without LoRA: start an adapter on its weights with --init-gpt-ckpt"
         )
-    for name, here in (("rank", own.rank), ("alpha", own.alpha), ("dora", own.dora), ("tables", own.tables)):
-        there = tuple(saved[name]) if name == "tables" else saved[name]
-        if there != here:
+    there_all = {"targets": BLOCK_MATRICES, **saved}  # earlier checkpoints do not name theirs
+    for name in ("rank", "alpha", "dora", "tables", "targets"):
+        there, here = there_all[name], getattr(own, name)
+        if (tuple(there) if isinstance(there, list) else there) != here:
             raise UserError(
                 f"{path} was trained with LoRA of another {name}: {there} there and {here} here; give the "
                 "flags of that run"
@@ -152,7 +164,7 @@ def require_same_lora(saved: Any, model: nn.Module, path: str) -> None:
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
     """The adapted layers by their names."""
-    return {n: layer for n, layer in model.named_modules() if n.rpartition(".")[2] in TARGETS}
+    return {n: layer for n, layer in model.named_modules() if n.rpartition(".")[2] in BLOCK_MATRICES}
 
 
 def dense_weight(layer: nn.Module) -> Tensor:

@@ -42,6 +42,8 @@ class ModelConfig:
         return round(self.block_size**0.5)
 
 
+BLOCK_MATRICES = ("wqkv", "wo", "w1", "w2", "w3")
+"""The linear layers of a block: two of its attention, three of its feed-forward network."""
 _SIZES = {  # name: layers, heads, width; LlamaGen's table, then ours for laptops and tests
     "B": (12, 12, 768),
     "L": (24, 16, 1024),

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from autoregressive.adapters.lora import add_lora
-from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.config import BLOCK_MATRICES, GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_every
 from autoregressive.models.weights import initialise_from, start_from_codebook
@@ -164,6 +164,7 @@ def begin_adapter(model: Transformer, config: TrainConfig | RewardsConfig) -> No
             str(config.init_gpt_ckpt),
             dora=config.lora_dora,
             train_tables=config.lora_train_tables,
+            targets=config.lora_targets or BLOCK_MATRICES,
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.config import BLOCK_MATRICES, GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.flags.data import DataConfig
 from autoregressive.train.flags.start import flags_of_model
@@ -75,6 +75,7 @@ class TrainConfig(DataConfig):
     lora_alpha: float | None = training.lora_alpha()
     lora_dora: bool = training.lora_dora()
     lora_train_tables: bool = training.lora_train_tables()
+    lora_targets: list[str] | None = training.lora_targets(BLOCK_MATRICES)
     cls_token_num: int = models.cls_token_num(120, "text slots of the model")
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")

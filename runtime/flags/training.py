@@ -101,13 +101,18 @@ def lora_train_tables() -> Any:
     return option(False, help="LoRA: positions, own cells and edit/keep marks train too")
 
 
+def lora_targets(choices: Sequence[str]) -> Any:
+    """`--lora-targets`."""
+    return option(None, choices=choices, help="LoRA: matrices of a block with such layers (default: all)")
+
+
 def require_lora(config: Any) -> None:
     """
     Raises:
       UserError: flags of LoRA that do not go together.
     """
     if config.lora_rank == 0:
-        for name in ("lora_alpha", "lora_dora", "lora_train_tables"):
+        for name in ("lora_alpha", "lora_dora", "lora_train_tables", "lora_targets"):
             if getattr(config, name):
                 raise UserError(f"--{name.replace('_', '-')} goes with --lora-rank, which is 0: give a rank")
     elif config.init_gpt_ckpt is None:

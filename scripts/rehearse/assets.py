@@ -53,15 +53,16 @@ DINO = "pretrained_models/dino_deitsmall16_pretrain.pth"
 T5_FOLDER = "pretrained_models/t5-ckpt"
 
 
-def make_assets(root: Path, gpt_model: str, image_size: int, ranks: int) -> None:
+def make_assets(root: Path, gpt_model: str, image_size: int, ranks: int, *, validates: bool = True) -> None:
     """Writes everything that the published commands read.
 
     Args:
       gpt_model: an `R-GPT-*` name; the LlamaGen file holds the `GPT-*` model of its size.
       image_size: side of the training images; those of the test sets are twice as large, as MagicBrush's.
       ranks: there are as many samples as that many ranks need, one each a step.
+      validates: the networks of the metrics too.
     """
-    make_weights(root, gpt_model)
+    make_weights(root, gpt_model, validates=validates)
     make_data(root, image_size, ranks)
 
 
@@ -71,13 +72,12 @@ def empty_model(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def make_weights(root: Path, gpt_model: str) -> None:
-    """Writes the weight files that are missing."""
+def make_weights(root: Path, gpt_model: str, *, validates: bool = True) -> None:
+    """Writes the weight files that are missing; those of the metrics only where a command `validates`."""
     writers: dict[str, Callable[[Path], None]] = {
         TOKENIZER: _write_tokenizer,
         llamagen_file(gpt_model): lambda path: _write_llamagen(path, gpt_model.removeprefix("R-")),
-        CLIP: _write_clip,
-        DINO: _write_dino,
+        **({CLIP: _write_clip, DINO: _write_dino} if validates else {}),
     }
     for name, write in writers.items():
         if not (root / name).exists():

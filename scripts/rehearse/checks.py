@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoregressive.adapters.lora import TABLES
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.weights import POSITION_TABLE, resize_position_table
 from dataset.edit_masks import cells_to_pixels, pool_edit_mask
@@ -62,6 +63,8 @@ class Training:
     steps: int
     lr: float
     started_from: Path
+    lora: bool = False
+    eight_bits: bool = False
 
     @property
     def checkpoint(self) -> Path:
@@ -88,10 +91,14 @@ def check_training(checks: Checks, training: Training, shapes: dict[str, tuple[i
         checks.add("steps", content["steps"] == training.steps, content["steps"])
         named = isinstance(content["args"], dict) and content["args"].get("gpt_model")
         checks.add("args are a plain dict that names the model", named == training.gpt_model, named)
-        _check_weights(checks, training, content["model"], shapes)
+        if training.lora:
+            _check_adapter(checks, content["model"])
+        else:
+            _check_weights(checks, training, content["model"], shapes)
         # One moment of each kind for every weight that is trained; the unconditional caption is not.
+        trained = len(content["model"]) if training.lora else len(shapes) - 1
         moments = len(content["optimizer"]["state"])
-        checks.add("optimizer state of every parameter", moments == len(shapes) - 1, moments)
+        checks.add("optimizer state of every parameter", moments == trained, moments)
     with checks.group("metrics.jsonl"):
         losses = [line["loss"] for line in read_metrics(training) if "loss" in line]
         checks.add("a loss for every step", len(losses) == training.steps, len(losses))
@@ -138,10 +145,20 @@ def _check_weights(
         start[POSITION_TABLE] = resize_position_table(start[POSITION_TABLE], training.grid**2)
     moved = {name: (state[name] - start[name]).abs().max().item() for name in start if name in state}
     # AdamW moves a weight by about the learning rate a step; weights drawn anew would differ a thousandfold.
-    limit = 2 * training.lr * training.steps
+    # Where an average's code says zero, one weight in a million moves by tens of it.
+    limit = (100 if training.eight_bits else 2) * training.lr * training.steps
     near = moved.keys() == start.keys() and all(distance < limit for distance in moved.values())
     checks.add(f"weights started as those of {training.started_from.name}", near, max(moved.values()))
     checks.add("weights were trained", any(distance > 0 for distance in moved.values()))
+
+
+def _check_adapter(checks: Checks, state: dict[str, Tensor]) -> None:
+    odd = [name for name in state if "lora_" not in name and name not in TABLES]
+    checks.add("the adapter and its tables alone", not odd, odd[:5])
+    checks.add("weights are finite", all(torch.isfinite(t).all() for t in state.values()))
+    ends = [tensor for name, tensor in state.items() if "lora_B" in name]  # they begin as zeros
+    still = sum(not tensor.any() for tensor in ends)
+    checks.add("every layer's part was trained", bool(ends) and not still, f"{still} of {len(ends)} were not")
 
 
 def check_magicbrush(checks: Checks, root: Path, training: Training, step: int) -> None:

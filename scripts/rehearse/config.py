@@ -42,6 +42,12 @@ VALIDATED_STEP = 2
 # The names under which the published commands look for each other's results.
 HANDED_ON = {"stage1_256": "RLlamaGen.pt", "stage2_256": "NEP_256.pt"}
 NUM_TEST_ITEMS = 2  # of either test set
+# What `--low-memory` adds to the command of stage 2 at 256 px, which then starts from LlamaGen's weights.
+LOW_MEMORY = {
+    "adamw8bit": "--optimizer adamw8bit",
+    "lora": "--lora-rank 16 --lora-train-tables",  # these weights have no marks
+}
+LOW_MEMORY_STEPS = 3
 
 
 def llamagen_file(gpt_model: str) -> str:
@@ -59,7 +65,7 @@ def published_words(stage: str, values: dict[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Rehearses the three published training commands with random weights."""
+    """Rehearses the three published training commands with random weights, or stage 2 in little memory."""
 
     work_dir: str = shared.work_dir("results/rehearsal", ", on a large disk")
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(n for n in GPT_MODELS if n.startswith("R-GPT-")))
@@ -69,6 +75,11 @@ class Rehearsal:
         "the first two commands' images, the third takes twice as much (default: 256 for R-GPT-XL, else 128)",
     )
     mixed_precision: str = training.mixed_precision()
+    low_memory: list[str] | None = option(
+        None,
+        choices=list(LOW_MEMORY),
+        help="in their place stage 2 as it fits a GPU of 24 GB: all weights with AdamW in 8 bits, an adapter",
+    )
 
     def __post_init__(self) -> None:
         if self.side < 32 or self.side % 16:
@@ -87,14 +98,24 @@ class Rehearsal:
     def root(self) -> Path:
         return Path(self.work_dir).resolve()
 
+    @property
+    def stages(self) -> list[str]:
+        """What is rehearsed, in this order."""
+        return self.low_memory or list(PUBLISHED)
+
+    def steps(self, stage: str) -> int:
+        return LOW_MEMORY_STEPS if self.low_memory else STEPS[stage]
+
     def command(self, stage: str) -> list[str]:
         """The published command with the values of this rehearsal, without its launcher."""
-        steps, batch = str(STEPS[stage]), str(self.ranks)
+        steps, batch = str(self.steps(stage)), str(self.ranks)
         values = {"--results-dir": stage, "--global-batch-size": batch, "--image-size": str(self.side)}
         if self.gpt_model != "R-GPT-XL":
             values["--gpt-model"] = self.gpt_model
         added = shlex.split(ADDED) + ["--mixed-precision", self.mixed_precision]
-        if stage == "stage1_256":
+        if self.low_memory:
+            added += shlex.split(LOW_MEMORY[stage])
+        if self.low_memory or stage == "stage1_256":
             values["--init-gpt-ckpt"] = llamagen_file(self.gpt_model)
         if stage == "stage2_512":
             values |= {"--image-size": str(2 * self.side)}
@@ -102,5 +123,5 @@ class Rehearsal:
             values |= {"--validate_every": str(VALIDATED_STEP), "--early-stop": steps}
         else:
             added += ["--max-steps", steps]
-        program, *words = published_words(stage, values)
+        program, *words = published_words("stage2_256" if self.low_memory else stage, values)
         return [str(ROOT / program), *words, *added]

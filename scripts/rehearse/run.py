@@ -23,7 +23,7 @@ from scripts.rehearse.checks import (
     check_training,
     expected_shapes,
 )
-from scripts.rehearse.config import HANDED_ON, PUBLISHED, STEPS, VALIDATED_STEP, Rehearsal
+from scripts.rehearse.config import HANDED_ON, VALIDATED_STEP, Rehearsal
 from scripts.rehearse.processes import run_watched
 
 log = get_logger("rehearsal")
@@ -39,7 +39,7 @@ def run(config: Rehearsal) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the command ends too
     records = rehearse(config)
     print(table(records))
-    if len(records) < len(PUBLISHED) or not passed(records[-1]):
+    if len(records) < len(config.stages) or not passed(records[-1]):
         raise UserError(
             f"{records[-1]['stage']} failed; see above and {config.root / records[-1]['stage']}.log"
         )
@@ -57,9 +57,11 @@ def training_of(config: Rehearsal, stage: str) -> Training:
         gpt_model=value("--gpt-model"),
         image_size=int(value("--image-size")),
         mask_in_context="--mask_in_context" in words,
-        steps=STEPS[stage],
+        steps=config.steps(stage),
         lr=float(value("--lr")),
         started_from=config.root / value("--init-gpt-ckpt"),
+        lora="--lora-rank" in words,
+        eight_bits="adamw8bit" in words,
     )
 
 
@@ -70,11 +72,12 @@ def rehearse(config: Rehearsal) -> list[dict[str, Any]]:
       UserError: too little disk.
     """
     check_disk(config)
-    make_assets(config.root, config.gpt_model, 2 * config.side, config.ranks)
+    side, validates = 2 * config.side, not config.low_memory
+    make_assets(config.root, config.gpt_model, side, config.ranks, validates=validates)
     records = kept_records(config)
     for record in records:
         log.info("%s: done before, %s is still there", record["stage"], HANDED_ON[record["stage"]])
-    for stage in list(PUBLISHED)[len(records) :]:
+    for stage in config.stages[len(records) :]:
         records.append(run_stage(config, stage))
         content = json.dumps({"settings": config.settings(), "commands": records}, indent=1)
         write_atomic(config.root / "rehearsal.json", lambda path, text=content: path.write_text(text))

@@ -75,6 +75,10 @@ BREAKS = (
         3, "step, to 1, 1 time(s)",
     ),
     Break(
+        3, "runtime/distributed.py", 'if "TORCHELASTIC_RUN_ID" in os.environ:', 'if "TORCHELASTIC_RUN_ID" in "":',
+        "tests/runtime/test_distributed.py", "test_a_rank_ends_with_its_torchrun_and_another_process_lives_on",
+    ),
+    Break(
         3, "runtime/training/resume.py", "newest or restarted and launch.started_run()", "newest",
         9, "sigkill of rank 0 at step 5",
     ),

@@ -2,9 +2,9 @@
 
     python -m tests.battery.sharded_memory
 
-Two ranks, AdamW, float32, two edits of 16 cells each. Held: this rank's weights, gradients and averages of
-the optimizer, summed over its tensors; computed: 16 bytes a parameter, over the ranks that share it. The peak
-is the process's, above what it had before the model, activations and all.
+Two ranks, and four that share; AdamW, float32, two edits of 16 cells each. Held: this rank's weights,
+gradients and averages of the optimizer, summed over its tensors; computed: 16 bytes a parameter, over the
+ranks that share it. The peak is the process's, above what it had before the model, activations and all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from runtime.errors import run_command
 from runtime.optim import build_optimizer
 from runtime.sharding.tensors import own_part
 
-MODEL, RANKS, CELLS, SAMPLES, TEXT = "R-GPT-B", 2, 16, 2, 32
+MODEL, CELLS, SAMPLES, TEXT = "R-GPT-B", 16, 2, 32
+RUNS = (("ddp", 2), ("fsdp", 2), ("fsdp", 4))
+"""`--parallel` and the number of ranks; with ddp a rank holds as much on four."""
 TOLERANCE = 0.15
 _RETURNS_MEMORY = "MALLOC_MMAP_THRESHOLD_"  # of glibc: bytes from which memory goes back when it is freed
 GB = 1e9
@@ -78,11 +80,11 @@ def hold(kind: str, ranks: Distributed) -> dict[str, float]:
     return held
 
 
-def run_rank(kind: str, rank: int, folder: Path) -> None:
+def run_rank(kind: str, rank: int, num_ranks: int, folder: Path) -> None:
     """A rank of its own: it writes what it held."""
-    store = torch.distributed.FileStore(str(folder / f"store-{kind}"), RANKS)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
-    held = hold(kind, Distributed(rank, RANKS, rank, torch.device("cpu")))
+    store = torch.distributed.FileStore(str(folder / f"store-{kind}-{num_ranks}"), num_ranks)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
+    held = hold(kind, Distributed(rank, num_ranks, rank, torch.device("cpu")))
     (folder / f"{kind}-{rank}.json").write_text(json.dumps(held))
     torch.distributed.destroy_process_group()
 
@@ -93,37 +95,40 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, _RETURNS_MEMORY: str(2**20)})
     torch.set_num_threads(1)
     print(
-        f"{'':<5}{'rank':>5}{'weights':>9}{'gradients':>11}{'averages':>10}{'sum':>7}{'computed':>10}{'peak':>7}"
+        f"{'':<5}{'rank':>7}{'weights':>9}{'gradients':>11}{'averages':>10}{'sum':>7}{'computed':>10}{'peak':>7}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("ddp", "fsdp"):
+        for kind, num_ranks in RUNS:
             children = []
-            for rank in range(RANKS):
+            for rank in range(num_ranks):
                 child = os.fork()
                 if child == 0:
                     status = 1
                     try:
-                        run_rank(kind, rank, Path(folder))
+                        run_rank(kind, rank, num_ranks, Path(folder))
                         status = 0
                     finally:
                         os._exit(status)
                 children.append(child)
             assert not any(os.waitpid(child, 0)[1] for child in children), f"a rank with {kind} failed"
-            for rank in range(RANKS):
-                report(kind, rank, json.loads((Path(folder) / f"{kind}-{rank}.json").read_text()))
+            for rank in range(num_ranks):
+                report(kind, rank, num_ranks, json.loads((Path(folder) / f"{kind}-{rank}.json").read_text()))
 
 
-def report(kind: str, rank: int, held: dict[str, float]) -> None:
+def report(kind: str, rank: int, num_ranks: int, held: dict[str, float]) -> None:
     """Prints a row.
 
     Raises:
       AssertionError: the rank held more, or less, than what is computed.
     """
     parts = [held[name] for name in ("weights", "gradients", "averages")]
-    computed = 16 * held["parameters"] / (1 if kind == "ddp" else RANKS)
+    computed = 16 * held["parameters"] / (1 if kind == "ddp" else num_ranks)
     columns = [f"{value / GB:.3f}" for value in (*parts, sum(parts), computed, held["peak"])]
     widths = (9, 11, 10, 7, 10, 7)
-    print(f"{kind:<5}{rank:>5}" + "".join(c.rjust(w) for c, w in zip(columns, widths, strict=True)))
+    print(
+        f"{kind:<5}{f'{rank} of {num_ranks}':>7}"
+        + "".join(c.rjust(w) for c, w in zip(columns, widths, strict=True))
+    )
     assert abs(sum(parts) / computed - 1) < TOLERANCE, f"{kind}, rank {rank}: not as computed"
 
 

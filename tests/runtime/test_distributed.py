@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
-from runtime.distributed import _warn_of_unknown_hosts
+from runtime.distributed import _warn_of_unknown_hosts, end_with_parent
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -57,3 +64,59 @@ def test_docstrings_that_libraries_read_are_not_stripped(flag, status):
     done = subprocess.run([sys.executable, flag, "-c", code], capture_output=True, text=True)
     assert done.returncode == status
     assert ("python -OO" in done.stderr) == (status == 2)
+
+
+AGENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)  # as torchrun does
+child.wait()
+"""
+RANK = """
+import os, time
+from runtime.distributed import distributed
+with distributed("cpu"):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it")
+@pytest.mark.parametrize("torchrun", [True, False])
+def test_a_rank_ends_with_its_torchrun_and_another_process_lives_on(torchrun):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **({"TORCHELASTIC_RUN_ID": "none"} if torchrun else {})}
+    command = [sys.executable, "-c", AGENT, RANK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True) as agent:
+        rank = int(agent.stdout.readline())
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        deadline = time.monotonic() + (30 if torchrun else 1)
+        while (there := _runs(rank)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if there:
+            os.kill(rank, signal.SIGKILL)
+    assert there != torchrun
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it")
+@pytest.mark.parametrize(("method", "ends"), [("fork", True), ("spawn", True), ("forkserver", False)])
+def test_a_process_whose_parent_has_died_before_it_could_ask_ends(method, ends, monkeypatch):
+    asked = SimpleNamespace(prctl=lambda *words: asked.words.append(words), words=[])
+    monkeypatch.setattr("runtime.distributed.ctypes.CDLL", lambda name: asked)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda **_: method)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    end_with_parent()  # this process is no one's child
+    for pid in (os.getppid(), os.getppid() + 1):
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda pid=pid: SimpleNamespace(pid=pid))
+        if ends and pid != os.getppid():
+            with pytest.raises(SystemExit):
+                end_with_parent()
+        else:
+            end_with_parent()
+    assert asked.words == [(1, signal.SIGKILL)] * 3

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from autoregressive.train.state import TrainState
 from runtime.checkpoint import load_checkpoint
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
-from runtime.stopping import StopSignals
+from runtime.stopping import Loading, StopSignals, leave_signals_to_the_trainer
 from runtime.training import meter as meters
 from runtime.training.checkpoints import Checkpoints, due, list_checkpoints
 from runtime.training.meter import Means, TrainingMeter
@@ -115,3 +119,52 @@ def test_all_ranks_hear_of_a_signal(capfd):
 
     assert run_threads(2, work) == [(1, 128 + 15), (1, 128 + 2)]
     assert capfd.readouterr().err.count("stopped by a signal at step 7; --auto-resume goes on") == 2
+
+
+class BigBatches(torch.utils.data.Dataset):
+    """Batches that do not fit into a pipe: a process hands each over in parts."""
+
+    def __len__(self):
+        return 99
+
+    def __getitem__(self, index):
+        return bytes(1 << 20)
+
+
+def _as_it_is(batch):
+    return batch
+
+
+@pytest.mark.parametrize("trainer_too", [False, True])
+def test_a_loader_process_that_a_signal_ends_is_told_to_a_trainer_that_had_none(trainer_too, monkeypatch):
+    def hangs(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr("runtime.stopping.WORKER_GRACE", 1)
+    settings = {"batch_size": None, "collate_fn": _as_it_is, "num_workers": 1}
+    loader = torch.utils.data.DataLoader(
+        BigBatches(), **settings, worker_init_fn=leave_signals_to_the_trainer
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
+    signal.signal(signal.SIGALRM, hangs)
+    try:
+        with StopSignals() as signals, Loading(loader) as batches:
+            batches.next()
+            (process,) = multiprocessing.active_children()
+            for pid in (process.pid, *([os.getpid()] if trainer_too else [])):
+                os.kill(pid, signal.SIGTERM)
+            if trainer_too:  # its last step takes longer than the process waits, and no error disturbs it
+                process.join()
+                assert signals.received == signal.SIGTERM
+            else:
+                signal.alarm(60)
+                started = time.monotonic()
+                with pytest.raises(RuntimeError, match=f"pid {process.pid}. exited unexpectedly"):
+                    while True:
+                        time.sleep(0.1)
+                        if time.monotonic() > started + 2:
+                            batches.next()
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,9 @@ from conftest import run_program
 from PIL import Image
 from test_published_commands import STAGE_1, STAGE_2, STAGE_512, flags_of
 
+from autoregressive.train.config import EditingConfig
 from runtime.checkpoint import manifest_path
+from runtime.config import parse
 
 FLAGS = ["--gpt-model", "R-GPT-tiny", "--image-size", "32"]
 PUBLISHED = {"stage1_256": STAGE_1, "stage2_256": STAGE_2, "stage2_512": STAGE_512}
@@ -73,6 +75,54 @@ def test_a_rehearsal_goes_on_after_the_last_checkpoint_that_is_there(work, tmp_p
     assert len(rehearse.kept_records(rehearse.Rehearsal(**settings))) == 2
     other = rehearse.Rehearsal(**settings | {"gpt_model": "R-GPT-mini"})
     assert rehearse.kept_records(other) == [] and not (tmp_path / "NEP_256.pt").exists()
+
+
+@pytest.mark.slow
+def test_little_memory_passes_and_leaves_no_checkpoint(tmp_path):
+    words = ["--work-dir", tmp_path, *FLAGS, "--low-memory", "lora", "adamw8bit"]
+    run_program("scripts/rehearse_published.py", *words)
+    records = records_of(tmp_path)
+    assert list(records) == ["lora", "adamw8bit"]
+    for record in records.values():
+        assert len(record["checks"]) >= 11 and all(check["passed"] for check in record["checks"])
+    assert {path.name for path in tmp_path.rglob("*.pt")} == {"vq_ds16_t2i.pt", "t2i_tiny_stage1_256.pt"}
+
+
+@pytest.mark.parametrize("recipe", ["lora", "adamw8bit"])
+def test_little_memory_is_stage_2_with_more_flags(recipe):
+    config = importlib.import_module("scripts.rehearse.config")
+    rehearsal = config.Rehearsal(low_memory=[recipe])
+    _, *words = rehearsal.command(recipe)
+    ran = {flag: values for flag, *values in flags_of(shlex.join(words))}
+    published = {flag: values for flag, *values in flags_of(STAGE_2)}
+    own = {flag for flag, *_ in flags_of(config.LOW_MEMORY[recipe])}
+    assert {flag for flag in published if published[flag] != ran.get(flag)} <= MAY_DIFFER
+    assert ran.keys() - published.keys() - own <= MAY_COME and own <= ran.keys()
+    assert ran["--max-steps"] == ["3"] and ran["--init-gpt-ckpt"] == [
+        "pretrained_models/t2i_XL_stage1_256.pt"
+    ]
+    assert rehearsal.stages == [recipe] and parse(EditingConfig, words).image_size == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("layers.0.attention.wo.lora_B.default.weight", 0.5, set()),
+        ("layers.0.attention.wo.lora_B.default.weight", 0.0, {"every layer's part was trained"}),
+        ("mask_embedding", float("nan"), {"weights are finite"}),
+        ("norm.weight", 0.5, {"the adapter and its tables alone"}),
+    ],
+)
+def test_a_spoiled_adapter_fails_its_checks(name, value, expected):
+    checks_module = importlib.import_module("scripts.rehearse.checks")
+    state = {
+        f"layers.{layer}.attention.wo.lora_{part}.default.weight": torch.ones(2, 2)
+        for layer in (0, 1)
+        for part in "AB"
+    }
+    checks = checks_module.Checks()
+    checks_module._check_adapter(checks, state | {name: torch.full((2, 2), value)})
+    assert len(checks.results) == 3 and {check["name"] for check in checks.failed} == expected
 
 
 def spoil_nothing(content: dict) -> None:

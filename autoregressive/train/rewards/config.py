@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from autoregressive.models.config import GPT_MODELS
+from autoregressive.models.config import BLOCK_MATRICES, GPT_MODELS
 from autoregressive.scaling.choices import split_weight
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.train.rewards.choices import REGIONS, TASKS
@@ -74,6 +74,7 @@ class RewardsConfig:
     lora_alpha: float | None = training.lora_alpha()
     lora_dora: bool = training.lora_dora()
     lora_train_tables: bool = training.lora_train_tables()
+    lora_targets: list[str] | None = training.lora_targets(BLOCK_MATRICES)
     t5_path: str | None = models.t5_path()
     t5_model_type: str = models.t5_model_type(DEFAULT_T5)
 

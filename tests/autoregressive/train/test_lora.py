@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
-from conftest import read_metrics
+from conftest import ROOT, read_metrics
 from test_training import STAGES, run_stage, same, stage_flags
 from tiny_gpt import tiny
 
-from autoregressive.adapters.lora import TABLES, TARGETS, add_lora
+from autoregressive.adapters.adapted import adapted_copy
+from autoregressive.adapters.files import read_adapter, write_adapter
+from autoregressive.adapters.lora import TABLES, add_lora
+from autoregressive.models.config import BLOCK_MATRICES
 from autoregressive.models.weights import load_transformer
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
@@ -67,7 +71,7 @@ def test_a_checkpoint_holds_the_adapter_alone_and_names_its_base(shapes, train_f
     for part in ("model", "ema"):
         names = content[part].keys()
         assert {name for name in names if "lora_" not in name} == tables
-        assert {name.split(".")[3] for name in names - tables} == set(TARGETS)
+        assert {name.split(".")[3] for name in names - tables} == set(BLOCK_MATRICES)
     assert content["adapter"]["base"] == str(gpt_ckpts["edit"])
     moments = content["optimizer"]["state"]
     assert len(moments) == len(content["model"])
@@ -81,6 +85,7 @@ def test_a_checkpoint_holds_the_adapter_alone_and_names_its_base(shapes, train_f
         (["--lora-rank", "3"], "LoRA of another rank: 2 there and 3 here"),
         (["--lora-alpha", "1"], r"LoRA of another alpha: 2\.0 there and 1\.0 here"),
         (["--lora-dora"], "LoRA of another dora"),
+        (["--lora-targets", "wo"], r"LoRA of another targets: .* there and \('wo',\) here"),
         (["--lora-rank", "0"], "was trained with LoRA: give --lora-rank 2"),
         (["--init-gpt-ckpt", "OTHER"], "holds other weights: give that run's --init-gpt-ckpt"),
     ],
@@ -117,6 +122,45 @@ def test_flags_that_need_others(shapes, train_flags, gpt_ckpts, tmp_path):
     with pytest.raises(UserError, match="has no mask_embedding.* give --lora-train-tables"):
         run_stage("editing", without_marks, tmp_path)
     run_stage("editing", [*without_marks, "--lora-train-tables", "--max-steps", "1"], tmp_path)
+
+
+def test_some_matrices_are_adapted_and_the_others_are_as_they_were(shapes, train_flags, gpt_ckpts, tmp_path):
+    more = ["--lora-targets", "wo", "wqkv", "--max-steps", "1"]
+    content = run_stage("editing", lora_flags("editing", shapes, train_flags, gpt_ckpts, *more), tmp_path)
+    assert {name.split(".")[3] for name in content["model"]} == {"wqkv", "wo"}
+    assert content["adapter"]["targets"] == ("wqkv", "wo")
+    write_adapter(content, tmp_path / "adapter", torch.float32, "a.pt")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert set(written["target_modules"]) == {"wqkv", "wo"}
+    adapter = read_adapter(tmp_path / "adapter")
+    base = load_transformer(gpt_ckpts["edit"])
+    merged = adapted_copy(base, adapter, merged=True).state_dict()
+    changed = {n for n, weight in base.state_dict().items() if not torch.equal(weight, merged[n])}
+    assert changed and {name.split(".")[3] for name in changed} <= {"wqkv", "wo"}
+
+
+def test_an_adapter_trains_compiled_as_it_does_plain(shapes, train_flags, gpt_ckpts, tmp_path, monkeypatch):
+    compiled, compile_it = [], torch.nn.Module.compile
+
+    def traced(module, **settings):  # all but the kernels, which take minutes
+        compiled.append(module)
+        compile_it(module, backend="aot_eager", **settings)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    more = ["--max-steps", "2", "--optimizer", "muon", "--lora-dora"]
+    flags = lora_flags("editing", shapes, train_flags, gpt_ckpts, *more)
+    run_stage("editing", flags, tmp_path / "plain")
+    run_stage("editing", [*flags, "--compile"], tmp_path / "compiled")
+    assert compiled
+    plain, other = ([line["loss"] for line in read_metrics(tmp_path / n)] for n in ("plain", "compiled"))
+    assert plain[0] != plain[1] and other == pytest.approx(plain, rel=1e-5)
+
+
+def test_the_shipped_editor_takes_rank_16_in_attention_with_a_twentieth_of_its_parameters(caplog):
+    caplog.set_level("INFO")
+    model = load_transformer(ROOT / "pretrained_models" / "shapes" / "editing.safetensors")
+    add_lora(model, 16, 16, "base.pt", targets=("wqkv", "wo"))
+    assert "(3.45 %)" in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

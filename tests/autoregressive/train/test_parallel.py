@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT, read_metrics
+from test_gpu import train_packed
 from test_training import run_stage, same, stage_flags
 
 from autoregressive.train import stages
@@ -71,12 +73,17 @@ def runs(shapes, train_flags, gpt_ckpts, tmp_path_factory) -> Path:
     two += [coded(kind, "--parallel", kind, "--checkpoint", "file") for kind in ("ddp", "fsdp")]
     two += [coded("on2", "--parallel", "fsdp", "--gpt-ckpt", of_four, resave=True)]
     two += [{"stage": "tokenizer", "flags": tokenizer_flags(shapes, root, kind)} for kind in ("ddp", "fsdp")]
+    train_all(root, {4: four, 2: two})
+    return root
+
+
+def train_all(root: Path, jobs: dict[int, list[dict]]) -> None:
+    """Trains, on so many ranks each, the jobs of `parallel_runs`."""
     plan = root / "plan.json"
-    plan.write_text(json.dumps([{"ranks": 4, "jobs": four}, {"ranks": 2, "jobs": two}]))
+    plan.write_text(json.dumps([{"ranks": ranks, "jobs": some} for ranks, some in jobs.items()]))
     program = [sys.executable, "tests/autoregressive/train/parallel_runs.py", str(plan)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-6000:]
-    return root
 
 
 def tokenizer_flags(shapes: Path, root: Path, kind: str) -> list[str]:
@@ -104,6 +111,45 @@ def test_sharded_weights_train_as_whole_ones(stage, runs):
         assert whole[part].keys() == sharded[part].keys()
         for name, weight in whole[part].items():
             assert torch.equal(weight, sharded[part][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stage", OPTIMIZERS)
+def test_fifty_steps_sharded_are_those_of_whole_weights(stage, optimizer, shapes, train_flags, tmp_path):
+    """On one, two and four ranks, averages too."""
+    kinds = {1: ["ddp", "fsdp"], 2: ["ddp", "fsdp"], 4: ["ddp", "fsdp", "hsdp --shard-size 2"]}
+    flags = [*stage_flags(stage, shapes, train_flags), "--optimizer", optimizer, "--ema-decay", "0.9"]
+    flags += ["--max-steps", "50", "--epochs", "99", "--ckpt-every", "50", "--no-epoch-save"]
+    flags += ["--checkpoint", "file", "--cache-codes"]
+    flags += ["--center-crop"] if stage == "editing" else []
+
+    def folder(ranks: int, kind: str) -> Path:
+        return tmp_path / f"{ranks}-{kind.split()[0]}"
+
+    def job(ranks: int, kind: str) -> dict:
+        words = [*flags, "--parallel", *kind.split(), "--results-dir", str(folder(ranks, kind))]
+        return {"stage": stage, "flags": words}
+
+    train_all(tmp_path, {ranks: [job(ranks, kind) for kind in some] for ranks, some in kinds.items()})
+    apart = {}
+    for ranks, (whole, *others) in kinds.items():
+        lines, weights = read_metrics(folder(ranks, whole)), content_of(folder(ranks, whole), "0000050.pt")
+        assert len(lines) == 50
+        for kind in others:
+            there = read_metrics(folder(ranks, kind))
+            pairs = zip(lines, there, strict=True)
+            loss = max(abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in pairs)
+            content = content_of(folder(ranks, kind), "0000050.pt")
+            most = max(
+                (weights[part][name] - weight).abs().max().item()
+                for part in ("model", "ema")
+                for name, weight in content[part].items()
+            )
+            apart[ranks, kind] = loss, most
+    print(f"\n{stage}, {optimizer}: losses and weights apart by at most {apart}")
+    assert all(loss <= 1e-5 for loss, _ in apart.values()), apart
+    assert all(most <= 1e-4 for _, most in apart.values()), apart
 
 
 def test_averages_of_eight_bits_are_the_same_on_any_number_of_ranks(runs):
@@ -183,6 +229,19 @@ def test_a_sharded_tokenizer_trains_as_a_whole_one(runs):
         for name, weight in whole[part].items():
             torch.testing.assert_close(weight, sharded[part][name], atol=1e-4, rtol=1e-3)
     assert (runs / "tokenizer-fsdp" / "previews" / "0000003.png").is_file()
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_sharded_compiled_blocks_train_on_packed_rows_of_a_cpu(compiled, tmp_path):
+    """What `test_gpu.py` asks of a GPU."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        sharded = train_packed(torch.device("cpu"), sharded=True, compiled=compiled)
+    finally:
+        dist.destroy_process_group()
+    plain = train_packed(torch.device("cpu"), sharded=False, compiled=False)
+    assert len(set(plain)) == len(plain) and sharded == pytest.approx(plain, rel=0.02)
 
 
 def test_groups_must_divide_the_ranks_and_belong_to_hsdp():
