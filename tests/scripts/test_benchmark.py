@@ -232,6 +232,24 @@ def test_memory_of_a_head_is_counted_from_the_norm_on():
     assert scores <= measure.head_memory(CPU, norm, step) <= 2 * scores + 2 * weight_gradient
 
 
+def test_a_profile_tells_every_operation_of_a_step_to_its_kind(networks, edits):
+    model, _ = networks
+    project, profile, measure = load("project"), load("profile"), load("measure")
+    with (
+        torch.inference_mode(),
+        project.joined(Engine(model), edits.only(3), project.SAMPLING) as batch,
+    ):
+        seconds, calls = profile.profiled(model, batch, measure.Clock(CPU, "cpu"))
+        assert batch.rows[0].num_settled == 2, "it is a step like any other"
+    layers = model.config.n_layer
+    assert calls[profile.PRODUCTS] == 5 * layers + 3  # the caption's two matrices, of no slot, and the head
+    assert calls[profile.ATTENTION] == 5 * layers  # keys and values written, two products, the softmax
+    assert calls[profile.NORMS] > 8 * (2 * layers + 1) and calls[profile.ENDS] > 0
+    assert calls[profile.CALLS] > sum(calls[kind] for kind in profile.KINDS[:-1]), "and views"
+    assert all(value > 0 for value in seconds.values())
+    assert not model.norm._forward_hooks and not model.layers[0]._forward_pre_hooks
+
+
 def test_ratios_are_of_pairs_and_targets_are_judged():
     measure, rows = load("measure"), load("rows")
     compared = measure.Comparison.of([1.0, 2.0, 1.0], [2.0, 6.0, 5.0])
@@ -276,6 +294,8 @@ def test_sides_run_in_turn_and_the_first_run_is_not_counted():
     (["everything"], "cannot be measured"),
     (["all", "--repeats", "2"], "too few"),
     (["all", "--image-size", "250"], "not a multiple of 16"),
+    (["decode", "--clock", "cpu"], "--threads 1"),
+    (["all", "--clock", "cpu", "--threads", "1"], "no loader"),
 ])  # fmt: skip
 def test_bad_requests_are_refused(words, message):
     with pytest.raises(UserError, match=message):
