@@ -22,8 +22,8 @@ from scripts.benchmarking.limits import describe_machine, measure_limits
 from scripts.benchmarking.loader import loader_rows
 from scripts.benchmarking.measure import Clock
 from scripts.benchmarking.pictures import draw_pictures
-from scripts.benchmarking.profile import profile_rows
 from scripts.benchmarking.rows import Bench, markdown, table
+from scripts.benchmarking.step_profile import profile_rows
 from scripts.benchmarking.training import training_rows
 from scripts.benchmarking.windows import window_rows
 
