@@ -10,7 +10,11 @@ the ratio of the pairs. The machine's memory bandwidth and matrix rate are measu
 which share of them the project reaches. Weights and data are made up. `--output-dir` gets results.json, the
 table as Markdown, and pictures.
 
-Groups: loader (training data), prefill, decode, edit (whole edits), train (forward and backward), all.
+Groups: loader (training data), prefill, decode, profile (where the time of a step goes on a CPU), edit (whole
+edits), windows (the queue and 8 bits too), train (forward and backward), all. `--clock cpu --threads 1`
+measures processor time, for a machine on which other programs run:
+
+    python scripts/benchmark.py profile --threads 1 --clock cpu --image-size 256 --dtype bf16
 """
 
 from __future__ import annotations

@@ -102,9 +102,10 @@ class Transformer(nn.Module):
         turns = torch.stack([getattr(layout, self.config.query_turn), layout.cells], dim=2)
         rotary = self.rotary[turns]  # of query and key
         attend = attention_of(layout, x.dtype)
-        for layer in self.layers:
-            x = self.run_block(layer, x, rotary, attend, layout.slots, cache)
-        return self.norm(x[:, x.shape[1] - layout.num_predictions :])
+        kept = [x.shape[1]] * (len(self.layers) - 1) + [layout.num_predictions]
+        for layer, num_kept in zip(self.layers, kept, strict=True):
+            x = self.run_block(layer, x, rotary, attend, layout.slots, cache, num_kept)
+        return self.norm(x)
 
     def embed(self, layout: SequenceLayout, text: Tensor) -> Tensor:
         """(B, L, D) slot inputs: content, dropped out where it is not a mark, plus the cells' rows."""

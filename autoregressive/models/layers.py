@@ -69,13 +69,16 @@ class Attention(nn.Module):
         self.wo = nn.Linear(dim, dim, bias=False)
         self.resid_dropout = nn.Dropout(resid_dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache, num_kept: int
+    ) -> Tensor:
         batch, length, dim = x.shape
         qkv = self.wqkv(x).view(batch, length, 3, self.n_head, dim // self.n_head)
         query, key = rotate(qkv[:, :, :2], rotary[:, :, :, None]).transpose(1, 3).unbind(2)
         key, value = cache.update(self.layer, slots, key, qkv[:, :, 2].transpose(1, 2))
         mixed = attend(query, key, value, self.attn_dropout * self.training)
-        return self.resid_dropout(self.wo(mixed.transpose(1, 2).reshape(batch, length, dim)))
+        kept = mixed[:, :, length - num_kept :].transpose(1, 2).reshape(batch, num_kept, dim)
+        return self.resid_dropout(self.wo(kept))
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -108,7 +111,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and feed-forward, each on a residual branch."""
+    """Pre-norm attention and feed-forward, each on a residual branch.
+
+    It takes (B, L, D) and gives (B, K, D), the trailing `num_kept` = K slots: all of them but in the last
+    layer, whose other slots are read as keys and values only.
+    """
 
     def __init__(self, config, layer: int, drop_path: float) -> None:
         super().__init__()
@@ -120,8 +127,11 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache) -> Tensor:
-        x = x + self.drop_path(self.attention(self.attention_norm(x), rotary, attend, slots, cache))
+    def forward(
+        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache, num_kept: int
+    ) -> Tensor:
+        mixed = self.attention(self.attention_norm(x), rotary, attend, slots, cache, num_kept)
+        x = x[:, x.shape[1] - num_kept :] + self.drop_path(mixed)
         return x + self.drop_path(self.feed_forward(self.ffn_norm(x)))
 
 

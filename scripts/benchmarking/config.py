@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT, THREADS
 
-GROUPS = ("loader", "prefill", "decode", "edit", "windows", "train")
+GROUPS = ("loader", "prefill", "decode", "profile", "edit", "windows", "train")
 # The slow twin turns queries and keys as published.
 MODELS = sorted(n for n, config in GPT_MODELS.items() if config.any_order and config.query_turn == "cells")
 LEAST_REPEATS = 5  # fewer make no median worth quoting
@@ -30,6 +30,11 @@ class Benchmark:
     baseline: str = option("eager", help="the slow twin, or none", choices=["eager", "none"])
     repeats: int = option(LEAST_REPEATS, within=COUNT, help="counted runs of each side")
     threads: int = option(2, within=THREADS, help="CPU threads; the CPU targets are for two")
+    clock: str = option(
+        "wall",
+        help="cpu: the processor time of this process, where other programs share the cores; with one thread",
+        choices=["wall", "cpu"],
+    )
     output_dir: str = shared.output_dir("results/benchmark", "folder for results.json and the pictures")
     compile: bool = shared.compile("the project's decoding and training steps: for GPUs")
     quick: bool = shared.quick("a tiny network and tiny images: tries the benchmark, measures nothing")
@@ -47,6 +52,11 @@ class Benchmark:
             raise UserError(f"--image-size {bad[0]} is not a multiple of 16 from 32 on")
         if self.threads < 1:
             raise UserError(f"--threads {self.threads}: at least 1")
+        if self.clock == "cpu" and (self.threads > 1 or self.device != "cpu" or "loader" in self.groups):
+            raise UserError(
+                "--clock cpu is the time of one thread on a CPU: give --threads 1 and --device cpu, and no "
+                "loader, whose workers it would leave out"
+            )
 
     @property
     def groups(self) -> set[str]:

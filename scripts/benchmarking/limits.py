@@ -27,7 +27,7 @@ class Limits:
     bandwidths: dict[str, float]
 
 
-def measure_limits(device: torch.device, asked: Collection[str], *, quick: bool) -> Limits:
+def measure_limits(clock: Clock, asked: Collection[str], *, quick: bool) -> Limits:
     """Measures the machine with all the threads that are set.
 
     The rate of a type that is not asked for may take minutes: on CPUs without bfloat16, its own.
@@ -35,10 +35,10 @@ def measure_limits(device: torch.device, asked: Collection[str], *, quick: bool)
     Bandwidth is the best of copy and triad (McCalpin's STREAM) and of reading alone, over arrays far larger
     than any cache; the matrix rate the best of several square products.
     """
-    on_gpu = device.type == "cuda"
+    device, on_gpu = clock.device, clock.device.type == "cuda"
     megabytes = 8 if quick else 4096 if on_gpu else 512
     side = 128 if quick else 8192 if on_gpu else 2048
-    clock, elements = Clock(device), megabytes * 2**20 // 4
+    elements = megabytes * 2**20 // 4
     a, b = torch.ones(elements, device=device), torch.ones(elements, device=device)
     out = torch.empty_like(a)
     kernels = {

@@ -62,12 +62,18 @@ class Clock:
     On CUDA a moment is an event in the stream; the device is waited for when seconds are asked for.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kind: str = "wall") -> None:
+        """
+        Args:
+          kind: "wall", or "cpu" for the processor time of this process, which leaves out what other programs
+            take of a processor that they share.
+        """
         self.device = device
+        self._seconds = time.process_time if kind == "cpu" else time.perf_counter
 
     def now(self) -> float | torch.cuda.Event:
         if self.device.type != "cuda":
-            return time.perf_counter()
+            return self._seconds()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event

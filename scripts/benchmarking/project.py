@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.engine import Engine
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
@@ -20,6 +22,7 @@ from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
 from autoregressive.sequence.builders import editing_prompt
+from autoregressive.sequence.layout import Prompt
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import Encoders, Inputs, editing_inputs, t2i_inputs
@@ -87,20 +90,33 @@ def edit(
     Returns:
       (B · num_samples, K) codes.
     """
-    model = engine.model
-    weight = model.tok_embeddings.weight
-    text, text_valid = stack_text_features(edits.texts)
-    orders = raster_edit_order(edits.edit_mask)[:, : max(edits.counts())]
-    prompt = editing_prompt(edits.source, edits.edit_mask, orders, text_valid, model.config.vocab_size)
     return engine.generate(
-        prompt.to(weight.device),
-        text.to(weight),
-        orders.repeat_interleave(num_samples, 0).to(weight.device),
-        range(len(edits) * num_samples),
+        *_asked(engine, edits, num_samples),
         sampling,
         counts=[count for count in edits.counts() for _ in range(num_samples)],
         on_pass=lambda _codes, _numbers: on_event("code"),
     ).codes
+
+
+def _asked(engine: Engine, edits: Edits, num_samples: int = 1) -> tuple[Prompt, Tensor, Tensor, range]:
+    """Prompt, text, orders and seeds of `Engine.generate`, or `Batch.join`, for these edits."""
+    weight = engine.model.tok_embeddings.weight
+    text, text_valid = stack_text_features(edits.texts)
+    orders = raster_edit_order(edits.edit_mask)[:, : max(edits.counts())]
+    vocab_size = engine.model.config.vocab_size
+    prompt = editing_prompt(edits.source, edits.edit_mask, orders, text_valid, vocab_size)
+    orders = orders.repeat_interleave(num_samples, 0).to(weight.device)
+    return prompt.to(weight.device), text.to(weight), orders, range(len(orders))
+
+
+@contextmanager
+def joined(engine: Engine, edits: Edits, sampling: Sampling) -> Iterator[Batch]:
+    """A batch that the edits have joined: their first codes are drawn."""
+    prompt, text, orders, seeds = _asked(engine, edits)
+    num_lanes = len(orders) * sampling.num_lanes
+    with engine.batch(num_lanes, prompt.cells.shape[1], orders.shape[1], sampling.window) as batch:
+        batch.join(prompt, text, orders, seeds, sampling, edits.counts())
+        yield batch
 
 
 def set_up_caches(engine: Engine, rows: int, length: int) -> None:

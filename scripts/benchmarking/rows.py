@@ -107,6 +107,7 @@ class Bench:
       machine: as `describe_machine` tells it.
       baseline: measure the slow twin too.
       compile: compile the project's side where time is measured.
+      clock: of all times.
       curves: for pictures, by name.
     """
 
@@ -121,12 +122,9 @@ class Bench:
     compile: bool
     limits: Limits
     machine: dict[str, object]
+    clock: Clock
     rows: list[Row] = field(default_factory=list)
     curves: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    @property
-    def clock(self) -> Clock:
-        return Clock(self.device)
 
     @property
     def on_gpu(self) -> bool:
@@ -186,6 +184,11 @@ def amount(value: float, unit: str) -> str:
     return f"{value / size:.3g} {name}"
 
 
+def percent(share: float) -> str:
+    """A share as it stands in a table."""
+    return f"{share:.0%}"
+
+
 HEADINGS = ("what", "setting", "project", "baseline", "ratio (min–max)", "target", "reached", "limit reached")
 
 
@@ -203,7 +206,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
         " and ".join(wanted),
         {None: "", True: "yes", False: "NO"}[row.reached],
-        "" if row.share is None else f"{row.share:.0%} {row.limit}",
+        "" if row.share is None else f"{percent(row.share)} {row.limit}",
     )
 
 

@@ -20,8 +20,10 @@ from scripts.benchmarking.config import Benchmark
 from scripts.benchmarking.generation import edit_rows, generation_rows
 from scripts.benchmarking.limits import describe_machine, measure_limits
 from scripts.benchmarking.loader import loader_rows
+from scripts.benchmarking.measure import Clock
 from scripts.benchmarking.pictures import draw_pictures
 from scripts.benchmarking.rows import Bench, markdown, table
+from scripts.benchmarking.step_profile import profile_rows
 from scripts.benchmarking.training import training_rows
 from scripts.benchmarking.windows import window_rows
 
@@ -50,7 +52,8 @@ def measure(config: Benchmark) -> Bench:
     load = machine["load_average"]
     if load is not None and load > 0.3 * (os.cpu_count() or 1):
         log.warning("other programs are running (load %.1f): times will not hold, ratios may", load)
-    limits = measure_limits(device, config.dtype, quick=config.quick)
+    clock = Clock(device, config.clock)
+    limits = measure_limits(clock, config.dtype, quick=config.quick)
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in limits.matrix.items())
     log.info("this machine: memory %.3g GB/s, %s", limits.bandwidth / 1e9, rates)
     bench = Bench(
@@ -65,10 +68,12 @@ def measure(config: Benchmark) -> Bench:
         compile=config.compile,
         limits=limits,
         machine=machine,
+        clock=clock,
     )
     stages: dict[str, Callable[[], None]] = {
         "loader": lambda: loader_rows(bench),
         "prefill": lambda: generation_rows(bench, config.groups & {"prefill", "decode"}),
+        "profile": lambda: profile_rows(bench),
         "edit": lambda: edit_rows(bench),
         "windows": lambda: window_rows(bench),
         "train": lambda: training_rows(bench),

@@ -27,9 +27,10 @@ from dataset.testsets.magicbrush import (
     read_sessions,
 )
 from evaluations.editing.verification import HEADLINE, load_examples, verify_example
-from runtime.files import write_atomic
+from runtime.errors import UserError
+from runtime.files import path_sha256, write_atomic
 from runtime.logging import progress
-from runtime.texts import markdown_table
+from runtime.texts import markdown_table, read_json
 from scripts.checks.passes_config import MeasurePasses
 
 COLUMNS = (
@@ -136,35 +137,77 @@ def ways(case: Case, config: MeasurePasses) -> Iterator[tuple[str, dict[str, Any
 
 
 def measure_passes(config: MeasurePasses) -> None:
-    """Makes the edits of every case in all ways and writes the table."""
+    """Makes the edits of every case in all ways and writes the tables; rows that are there already stay."""
     edits = read_edits(Path(config.data_path), config.num_edits)
     first = Edits(*(values[: config.batch_size] for values in (edits.turns, edits.captions, edits.examples)))
     wanted = list(cases(config.cases))
-    rows: list[dict[str, Any]] = []
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    store = output / "passes.json"
+    settings = settings_of(config)
+    done = read_rows(store, settings)
+    rows: dict[str, dict[str, Any]] = {}
     with progress(
         total=sum(1 + len(list(ways(case, config))) for case in wanted), desc="cases", unit="run"
     ) as bar:
         for case in wanted:
-            pipeline = EditingPipeline.from_pretrained(config.models, case.model)
-            if config.device is not None:
-                pipeline.to(config.device)
-            plain = dataclasses.replace(pipeline.defaults.sampling, **case.sampling, window=1)
-            run_edits(pipeline, first, case, plain, config.batch_size)  # warm
-            slow = run_edits(pipeline, edits, case, plain, config.batch_size)
-            bar.update()
-            if config.trace_path is not None and case.name == "editor":
+            left = dict(ways(case, config))
+            for name in list(left):
+                if (row := done.get(f"{case.name}; {name}")) is not None:
+                    rows[row["case"]] = row
+                    del left[name]
+                    bar.update()
+            traced = config.trace_path is not None and case.name == "editor"
+            if left or traced:
+                pipeline = EditingPipeline.from_pretrained(config.models, case.model)
+                if config.device is not None:
+                    pipeline.to(config.device)
+                plain = dataclasses.replace(pipeline.defaults.sampling, **case.sampling, window=1)
+            if traced:
                 write_trace(pipeline, edits, plain, config.windows, Path(config.trace_path))
-            for name, settings in ways(case, config):
-                how = dataclasses.replace(plain, **settings)
-                fast = run_edits(pipeline, edits, case, how, config.batch_size)
-                rows.append(compare(f"{case.name}; {name}", slow, fast))
+            if left:
+                run_edits(pipeline, first, case, plain, config.batch_size)  # warm
+                slow = run_edits(pipeline, edits, case, plain, config.batch_size)
+            bar.update()
+            for name, how in left.items():
+                fast = run_edits(pipeline, edits, case, dataclasses.replace(plain, **how), config.batch_size)
+                row = compare(f"{case.name}; {name}", slow, fast)
+                rows[row["case"]] = done[row["case"]] = row
+                content = json.dumps({"settings": settings, "rows": list(done.values())}, indent=1) + "\n"
+                write_atomic(store, lambda path, content=content: path.write_text(content))
                 bar.update()
-    output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomic(output / "passes.json", lambda path: path.write_text(json.dumps(rows, indent=1) + "\n"))
-    table = markdown(rows)
-    write_atomic(output / "passes.md", lambda path: path.write_text(table))
-    print(table)
+    tables = "\n".join([markdown(list(rows.values())), *overviews(wanted, rows, config)])
+    write_atomic(output / "passes.md", lambda path: path.write_text(tables))
+    print(tables)
+
+
+def settings_of(config: MeasurePasses) -> dict[str, Any]:
+    """What a row depends on besides its case and way."""
+    return {
+        "data": path_sha256(config.data_path),
+        "models": path_sha256(config.models),
+        "num_edits": config.num_edits,
+        "batch_size": config.batch_size,
+        "device": config.device,
+        "torch": torch.__version__,
+    }
+
+
+def read_rows(store: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows by name that an earlier run of these settings has written.
+
+    Raises:
+      UserError: the file is of other settings.
+    """
+    if not store.exists():
+        return {}
+    fix = "choose another --output-dir"
+    content = read_json(store, dict, fix)
+    found = content.get("settings", {})
+    if found != settings:
+        other = ", ".join(name for name in settings if found.get(name) != settings[name])
+        raise UserError(f"{store} was measured with another {other}: {fix}")
+    return {row["case"]: row for row in content["rows"]}
 
 
 def write_trace(
@@ -209,3 +252,25 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table."""
     shown = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row.values()] for row in rows]
     return markdown_table(COLUMNS, shown)
+
+
+def overviews(
+    wanted: Sequence[Case], rows: dict[str, dict[str, Any]], config: MeasurePasses
+) -> Iterator[str]:
+    """A table for each window, of codes a pass by first guesses, and one of what cells in parallel cost."""
+    names = list(dict.fromkeys(name for case in wanted for name in case.guesses))
+    for window in config.windows:
+        lines = []
+        for case in wanted:
+            found = [rows.get(f"{case.name}; window {window}, {name}") for name in names]
+            shown = [f"{row['a pass, mean']:.2f} / {row['a pass, all']:.2f}" if row else "" for row in found]
+            done = next(row["done"] for row in found if row)
+            lines.append([case.name, *shown, f"{done:.3f}"])
+        yield markdown_table([f"window of {window}, codes a pass, mean / all", *names, "done"], lines)
+    if config.parallels:
+        lines = []
+        for case in wanted:
+            found = [rows[f"{case.name}; {number} in parallel"] for number in config.parallels]
+            shares = [found[0]["done at window 1"], *(row["done"] for row in found)]
+            lines.append([case.name, *(f"{share:.3f}" for share in shares)])
+        yield markdown_table(["cells in parallel, done", "1", *map(str, config.parallels)], lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -111,14 +112,20 @@ def test_a_step_of_the_twin_has_as_many_operations_as_the_published_one(edits):
 class Operations(TorchDispatchMode):
     """Counts operations that compute or copy something."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        return self.by_name.total()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         with self:
             result = func.decompose(*args, **(kwargs or {}))
         if result is not NotImplemented:
             return result
-        self.count += not func.is_view and func is not torch.ops.aten._unsafe_view.default
+        self.by_name[str(func)] += not func.is_view and func is not torch.ops.aten._unsafe_view.default
         return func(*args, **(kwargs or {}))
 
 
@@ -232,6 +239,34 @@ def test_memory_of_a_head_is_counted_from_the_norm_on():
     assert scores <= measure.head_memory(CPU, norm, step) <= 2 * scores + 2 * weight_gradient
 
 
+def test_a_profile_runs_the_products_and_the_attention_of_a_step(networks, edits):
+    model, _ = networks
+    project, profile, measure = load("project"), load("step_profile"), load("measure")
+    with (
+        torch.inference_mode(),
+        project.joined(Engine(model), edits.only(3), project.SAMPLING) as batch,
+    ):
+        forward = batch._step = profile.Forward(model, measure.Clock(CPU, "cpu"))
+        seconds = profile.parts_of_step(batch, forward, 2)
+        assert batch.rows[0].num_settled == 3, "they are steps like any other"
+        counts = []
+        for work in (
+            batch.step,
+            lambda: profile.run_products(forward),
+            lambda: profile.run_attention(forward),
+        ):
+            with Operations() as operations:
+                work()
+            counts.append(operations.by_name)
+    assert seconds.keys() == {profile.STEP, *profile.PARTS} and min(seconds.values()) >= 0
+    step, products, attention = counts
+    layers = model.config.n_layer
+    assert products["aten.mm.default"] == 5 * layers + 1
+    for name in ("aten.bmm.default", "aten._softmax.default", "aten.index_put_.default"):
+        extra = name == "aten.index_put_.default"  # of the codes drawn
+        assert attention[name] == step[name] - extra > 0, name
+
+
 def test_ratios_are_of_pairs_and_targets_are_judged():
     measure, rows = load("measure"), load("rows")
     compared = measure.Comparison.of([1.0, 2.0, 1.0], [2.0, 6.0, 5.0])
@@ -276,6 +311,8 @@ def test_sides_run_in_turn_and_the_first_run_is_not_counted():
     (["everything"], "cannot be measured"),
     (["all", "--repeats", "2"], "too few"),
     (["all", "--image-size", "250"], "not a multiple of 16"),
+    (["decode", "--clock", "cpu"], "--threads 1"),
+    (["all", "--clock", "cpu", "--threads", "1"], "no loader"),
 ])  # fmt: skip
 def test_bad_requests_are_refused(words, message):
     with pytest.raises(UserError, match=message):

@@ -56,6 +56,26 @@ def test_two_samples_packed_into_one_row_give_their_own_logits(inputs):
     torch.testing.assert_close(logits, wanted, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("num", [1, N, 3 * N])
+def test_the_last_layer_on_predicting_slots_only_gives_their_logits_and_gradients(inputs, num):
+    """Against all slots, of which the others are thrown away."""
+    model = tiny()
+    valid, codes = inputs["text_valid"], inputs["codes"]
+    layout = editing_layout(codes, codes.roll(1, 0), inputs["edit_mask"], valid, V)
+    length = layout.cells.shape[1]
+    seen, gradients = [], []
+    for asked in (num, length):
+        model.zero_grad()
+        logits = model(dataclasses.replace(layout, num_predictions=asked), inputs["text"])
+        assert logits.shape[1] == asked
+        seen.append(logits[:, asked - num :])
+        seen[-1].square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*seen, atol=2e-5, rtol=0)
+    for few, all_slots in zip(*gradients, strict=True):
+        torch.testing.assert_close(few, all_slots, atol=1e-4, rtol=1e-4)
+
+
 def test_loss_is_a_sum_over_the_supervised_slots(inputs):
     model = tiny()
     layout = t2i_layout(inputs["codes"], random_orders(list(range(8)), N), inputs["text_valid"])
