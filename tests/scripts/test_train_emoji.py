@@ -71,6 +71,7 @@ def test_the_steps_say_what_programs_know(package, tmp_path):
     told = runner.commands
     data = parse(PrepareEmojiConfig, told["data"][1:])
     assert (data.num_train, data.num_portraits, data.num_test) == (48000, 8, 600)
+    assert data.num_sticker_names == config.num_sticker_names == 100
     assert "--codebook-size" in told["tokenizer"] and "4096" in told["tokenizer"]
     assert parse(T2IConfig, told["stage1"][1:]).max_steps == STEPS["stage1"] // 2
     assert parse(EditingConfig, told["stage2"][1:]).init_gpt_ckpt == made["t2i"]

@@ -156,6 +156,26 @@ def test_equal_seeds_give_equal_examples_and_any_size(edits, catalogue):
     assert render(large.after, 160, catalogue).shape == (160, 160, 3)
 
 
+def test_stickers_of_few_names(catalogue, edits):
+    few = EmojiEdits(catalogue, EmojiConfig(num_sticker_names=9))
+    bases = {sprite.name: sprite.base for sprite in catalogue.sprites}
+
+    def shown(source: EmojiEdits, **words) -> set[str]:
+        examples = [example for n in range(60) for example in source.stickers([3, n], turns=2, **words)]
+        scenes = [scene for example in examples for scene in (example.before, example.after)]
+        return {bases[sticker.name] for scene in scenes for sticker in scene.stickers}
+
+    names = shown(few)
+    words = sorted(len(catalogue.sprites[n].base.split()) for n in catalogue.seen)
+    assert len(names) == 9 < len(shown(edits))
+    assert sorted(len(name.split()) for name in names)[0] == words[0] == 1
+    assert names | shown(few, held_out=True) == names, "the same names on both sides of the splits"
+    drawn = [few.natural([4, n]).wanted.name for n in range(40)]
+    assert {bases[name] for name in drawn} - names, "portraits are of all names"
+    with pytest.raises(UserError, match="num_sticker_names=7: choose 8 or more"):
+        EmojiConfig(num_sticker_names=7)
+
+
 def test_the_verifier_passes_true_results_and_fails_the_source(examples, catalogue):
     verifier = EmojiVerifier(catalogue)
     for example in examples[::4]:
