@@ -93,10 +93,10 @@ class Samples:
 
     def require(self, file: Path) -> None:
         """Raises `UserError` where the pictures of a parquet file, or all of their masks, are not here."""
-        column = read_text_columns(file, IMAGES[:1])[IMAGES[0]]
-        if len(column) == 0:
+        cells = read_text_columns(file, IMAGES[:1])[IMAGES[0]].to_pylist()
+        path = next((paths[0] for paths in cells if isinstance(paths, list) and len(paths) == 1), None)
+        if path is None:  # none of its rows is a pair, and each will be named
             return
-        path = _one(column[0].as_py(), IMAGES[0], f"{file} row 0")
         store, sample = self._place(path, str(file))
         has_mask = store.read(f"{sample}/{MASK}") is not None  # also: the archive is whole
         if self._masks is None and not has_mask:

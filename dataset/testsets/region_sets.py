@@ -189,7 +189,7 @@ def load_region_set(root: str | Path) -> tuple[RegionSet, list[Session], Listing
             said |= {"caption": texts[turn["output"]], "input_caption": texts[turn["input"]]}
             sessions.append(Session(identity, (ListedTurn(1, turn["input"], turn["output"], **said),)))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{root / kind.items_file}: not a prepared {kind.title} ({error!r}); {fix}") from None
+        raise UserError(f"{root / kind.items_file}: not as prepared ({error!r}); {fix}") from None
     return kind, sessions, listing
 
 
