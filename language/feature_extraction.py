@@ -14,11 +14,11 @@ from dataset.records.jsonl import JsonLine, JsonlRecords
 from language.flags import ExtractConfig
 from language.t5 import T5Encoder, resolve_t5
 from language.text_features import count_stored_tokens, save_text_features
+from runtime.devices import PRECISIONS
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.precision import PRECISIONS
 
 # LlamaGen's names for the entries of a line's `text` list.
 CAPTION_INDEX = {"blip": 0, "llava": 1, "llava_first": 2}

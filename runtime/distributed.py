@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runtime.errors import UserError
+from runtime.devices import pick_device
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -61,70 +61,6 @@ ONE_RANK = Distributed(0, 1, 0, torch.device("cpu"))
 def restart_count() -> int:
     """How often torchrun (`--max-restarts`) has started this process again after a crash on its machine."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-
-
-def pick_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device of a `--device` flag: "auto" (an NVIDIA or AMD GPU, else the CPU), "cpu", "cuda" or "mps".
-
-    Raises:
-      UserError: a GPU that is not here, more ranks than GPUs on this machine, or another word.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return torch.device("cpu")
-    if device == "mps":
-        if local_rank:
-            raise UserError("--device mps: an Apple GPU serves one process; lower --nproc_per_node to 1")
-        return require_device(device)
-    if device != "cuda":
-        raise UserError(f"--device {device!r} is not known; use auto, cpu, cuda or mps")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"local rank {local_rank} wants GPU {local_rank}, but torch sees {torch.cuda.device_count()} "
-            "GPU(s); lower --nproc_per_node or pass --device cpu"
-        )
-    return torch.device("cuda", local_rank)
-
-
-def require_device(device: str | torch.device) -> torch.device:
-    """The device of a name such as "cpu", "cuda", "cuda:1" or "mps".
-
-    Raises:
-      UserError: an unknown name, or a device that is not here, with those that are.
-    """
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UserError(f"device {device!r} is not known; use one of {', '.join(_here())}") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if found.type in there and not there[found.type]():
-        reason = {
-            "cuda": "torch sees no GPU (a CPU-only build of torch, or no driver)",
-            "mps": "torch sees no Apple GPU (macOS 12.3 and Apple silicon have it)",
-        }[found.type]
-        raise UserError(f"device {str(device)!r}: {reason}; use one of {', '.join(_here())}")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {str(device)!r}: torch sees {torch.cuda.device_count()} GPU(s), from cuda:0")
-    return found
-
-
-def accelerator() -> torch.device:
-    """The GPU that is here.
-
-    Raises:
-      UserError: there is none.
-    """
-    names = _here()
-    if len(names) == 1:
-        raise UserError("no GPU here: everything stays on the CPU, and there is nothing to offload from")
-    return torch.device(names[0])
-
-
-def _here() -> list[str]:
-    """Names of the devices that work here, the fastest first."""
-    names = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
-    return [name for name, here in names if here]
 
 
 def _warn_of_unknown_hosts(device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.precision import multiplies_bfloat16
+from runtime.devices import multiplies_bfloat16
 from runtime.sharding.tensors import is_sharded, own_part, sharded_like, whole_tensor
 from runtime.training.adamw8bit import AdamW8bit
 from runtime.training.weight_by_weight import WeightByWeight

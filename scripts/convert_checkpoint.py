@@ -70,7 +70,7 @@ def main() -> None:
         read_config,
     )
     from autoregressive.editing.pipeline import EditingPipeline
-    from runtime.precision import PRECISIONS
+    from runtime.devices import PRECISIONS
 
     files = {"vq_ckpt": config.vq_ckpt, "t5_path": config.t5_path, "t5_model_type": config.t5_model_type}
     folder = None if config.like is None else find_folder(config.like)

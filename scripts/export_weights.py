@@ -48,7 +48,7 @@ def main() -> None:
     from autoregressive.models.arithmetic import marked_like
     from autoregressive.models.weights import ADAPTER, transformer_state
     from runtime.checkpoint import checkpoint_args, load_checkpoint, save_checkpoint, save_safetensors
-    from runtime.precision import PRECISIONS
+    from runtime.devices import PRECISIONS
 
     content, dtype = load_checkpoint(config.ckpt), PRECISIONS[config.precision]
     suffix = Path(config.output).suffix

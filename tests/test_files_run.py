@@ -50,15 +50,40 @@ def files_run(call: Callable[[], Any]) -> dict[str, list[str]]:
     return {file: list(functions) for file, functions in found.items()}
 
 
-def check(title: str, files: dict[str, list[str]]) -> None:
-    """Prints the files; all must be named in architecture.md, and be as few as it says."""
+def walk(heading: str) -> tuple[int, list[str]]:
+    """What a section of architecture.md says to open, and the files that its numbered steps link."""
+    text = DOC.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    (most,) = re.findall(r"^(\d+) files to open", text, re.MULTILINE)
+    steps = "".join(re.findall(r"^\d+\. .*\n(?: {3}.*\n)*", text, re.MULTILINE))
+    files = dict.fromkeys(re.findall(r"\]\(\.\./([^)#]+\.py)\)", steps))
+    return int(most), list(files)
+
+
+def check(title: str, files: dict[str, list[str]]) -> str:
+    """Prints the files; all must be named in architecture.md, and be as many as it says.
+
+    Returns:
+      What its table names.
+    """
     print(f"\n{title}: {len(files)} files")
     for file, functions in files.items():
         print(f"  {file}: {', '.join(functions)}")
     text = " ".join(DOC.read_text().split())
-    (most,) = re.findall(rf"{title}: (\d+) files", text)
-    assert len(files) <= int(most), f"{len(files)} files, architecture.md says {most}"
+    ((number, row),) = re.findall(rf"\| {title}: (\d+) files \|([^|]*)\|", text)
+    assert len(files) == int(number), f"{len(files)} files, architecture.md says {number}"
     assert [file for file in files if not re.search(rf"\b{Path(file).name}\b", text)] == []
+    return row
+
+
+@pytest.mark.parametrize(
+    ("heading", "limit", "num_steps"), [("One edit", 15, 8), ("One training step", 25, 5)]
+)
+def test_few_files_are_to_be_opened(heading, limit, num_steps):
+    most, files = walk(heading)
+    section = DOC.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    assert re.findall(r"^(\d+)\. ", section, re.MULTILINE) == [str(i + 1) for i in range(num_steps)]
+    assert len(files) == most <= limit
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 @pytest.mark.parametrize(("title", "mask"), [("an edit", "box"), ("an edit that finds its mask", "auto")])
@@ -66,7 +91,15 @@ def test_an_edit_runs_code_of_few_files(title, mask, gpt_ckpts, vq_ckpt, t5_dir)
     pipeline = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], t5_dir)
     image, box = Image.new("RGB", (40, 30), (190, 190, 190)), np.zeros((30, 40), bool)
     box[10:20, 10:20] = True
-    check(title, files_run(lambda: pipeline.edit(image, "a red star", box if mask == "box" else mask)))
+    files = files_run(lambda: pipeline.edit(image, "a red star", box if mask == "box" else mask))
+    if not torch.backends.mkldnn.is_available():  # nothing is packed
+        files["autoregressive/decoding/packed_linear.py"] = []
+    row = check(title, files)
+    _, opened = walk("One edit")
+    assert set(opened) <= files.keys(), "architecture.md has files opened that an edit does not run"
+    if mask == "box":
+        beside = {Path(file).name for file in files.keys() - set(opened)}
+        assert set(re.findall(r"`(\w+\.py)`", row)) == beside
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.train import loop
 from autoregressive.train.inputs import Inputs
 from autoregressive.train.steps import parts_of
+from runtime.devices import autocast, computing_type
 from runtime.distributed import ONE_RANK
 from runtime.optim import build_optimizer
-from runtime.precision import autocast, computing_type
 from runtime.training.parallel import Sharding, parallel
 
 pytestmark = pytest.mark.gpu

@@ -123,6 +123,24 @@ def test_rooms_are_small():
     assert {str(room.relative_to(ROOT)): n for room, n in counts.items() if n > MOST_FILES} == {}
 
 
+MOST_LINES = 60
+
+
+def test_functions_are_short():
+    """Their documentation included."""
+    long = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                long += [f"{module}.{node.name}: {lines} lines"] if lines > MOST_LINES else []
+    assert long == []
+
+
+def test_the_pipeline_is_short():
+    assert len((ROOT / "autoregressive/editing/pipeline.py").read_text().splitlines()) <= 300
+
+
 @pytest.mark.parametrize("edge", ["scripts", "integrations"])
 def test_nothing_imports_what_stands_at_the_edge(edge):
     for module, names in IMPORTS.items():

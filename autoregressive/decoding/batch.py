@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autoregressive.decoding.cache import KVCache
-from autoregressive.decoding.noise import seeded_uniforms, signed, widest_float
-from autoregressive.decoding.sampling import guide, pick
+from autoregressive.decoding.sampling import guide, pick, seeded_uniforms, signed
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.models.attention import KVCache
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
+from runtime.devices import widest_float
 
 NOT_FINITE = -1
 """Stands in the place of every code of a row for which the model gave NaN or infinity."""

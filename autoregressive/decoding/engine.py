@@ -5,6 +5,7 @@ A model is weights and a forward; all that decoding needs besides belongs to an 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from autoregressive.decoding.batch import Batch
-from autoregressive.decoding.cache import CachePool, KVCache
 from autoregressive.decoding.int8_linear import quantize_linears, require_movable
 from autoregressive.decoding.packed_linear import PackedLinear, pack_linears, unpack_linears
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.models.attention import KVCache
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import Prompt, SequenceLayout
 
@@ -233,3 +234,70 @@ def guesses_of(sampling: Sampling, before: Tensor, orders: Tensor) -> Tensor | N
       (B, K) codes; None leaves the guesses to `generate`.
     """
     return before.gather(1, orders) if sampling.guesses == "source" else None
+
+
+class CachePool:
+    """Memory for caches that serves call after call; callers at the same time get memory of their own."""
+
+    STEP = 64  # lengths are rounded up to this, so that edits of different size share
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: _Memory | None = None
+
+    def __reduce__(self) -> tuple:
+        """A copy or a pickle of a pool is an empty one."""
+        return CachePool, ()
+
+    @contextmanager
+    def borrow(
+        self, n_layer: int, num_lanes: int, n_head: int, length: int, head_dim: int, like: Tensor
+    ) -> Iterator[KVCache]:
+        """A cache of `num_lanes` lanes of at least `length` slots, of the type and on the device of `like`.
+
+        It is the caller's alone until the block ends: another thread, or an edit inside a progress callback,
+        borrows other memory meanwhile.
+        """
+        with self._lock:
+            memory, self._idle = self._idle or _Memory(), None
+        try:
+            yield memory.cache(
+                (n_layer, 2, num_lanes, n_head, -(-length // self.STEP) * self.STEP, head_dim), like
+            )
+        finally:
+            with self._lock:  # of several only the largest is kept
+                self._idle = max(filter(None, (self._idle, memory)), key=_Memory.numel)
+
+    def clear(self) -> None:
+        """Gives the memory back that nobody uses now."""
+        with self._lock:
+            self._idle = None
+
+
+class _Memory:
+    """One allocation and the caches that it was cut into."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self._caches: dict[tuple[int, ...], KVCache] = {}
+
+    def numel(self) -> int:
+        return 0 if self.buffer is None else self.buffer.numel()
+
+    def cache(self, shape: tuple[int, ...], like: Tensor) -> KVCache:
+        numel = torch.Size(shape).numel()
+        if self.buffer is None or self.buffer.numel() < numel or not _alike(self.buffer, like):
+            self.buffer = None  # given back before the new one is made
+            self._caches.clear()
+            self.buffer = torch.zeros(numel, dtype=like.dtype, device=like.device)
+        if shape not in self._caches:
+            store = self.buffer[:numel].view(shape)
+            torch._dynamo.mark_static_address(store)  # a compiled step may keep where it is
+            self._caches[shape] = KVCache(store)
+        cache = self._caches[shape]
+        cache.live, cache.lanes = 0, slice(None)
+        return cache
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device

@@ -1,4 +1,5 @@
-"""What the model sees of a picture: a square around each far part of the region, or the whole; and back.
+"""What the model sees of a picture: a square around each far part of the region, or the whole; and back into
+the picture: which pixels may change, and nothing else does.
 
 Letters: N cells, H and W the picture's height and width.
 """
@@ -17,8 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoregressive.decoding.engine import Drawn
-from autoregressive.editing.composite import changed_region, put
-from autoregressive.editing.options import EditOptions
+from autoregressive.editing.arguments import EditOptions
 from autoregressive.editing.results import Crop, EditResult
 from dataset.edit_masks import cells_to_pixels, full_mask, pool_edit_mask
 from runtime.logging import get_logger
@@ -236,6 +236,65 @@ def paste(
     if source.mode == "RGBA" and not pixels[..., 3][changed.numpy()].any():
         log.warning("all that this edit changes is transparent in its picture, and stays so")
     return like(pixels, source), changed
+
+
+def changed_region(
+    composite: str, edit_mask: Tensor, pixel_mask: Tensor | None, grid: int, size: tuple[int, int]
+) -> Tensor:
+    """Which pixels come from the decoder.
+
+    Args:
+      composite: "cells" (the edited cells), "mask" (the masked pixels), "none" (all), "published" (wherever
+        the bicubically upsampled token mask is not exactly 0, which leaves a ring around the cells).
+      edit_mask: (N,) bool raster.
+      pixel_mask: (H, W) bool, or None for an edit without a mask.
+      grid: cells per side.
+      size: (width, height) of the image.
+    Returns:
+      (H, W) bool.
+    """
+    width, height = size
+    if composite == "none":
+        return torch.ones(height, width, dtype=torch.bool)
+    if composite == "mask" and pixel_mask is not None:
+        return pixel_mask
+    if composite == "published":
+        coarse = edit_mask.view(1, 1, grid, grid).float()
+        return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0, 0] != 0
+    return cells_to_pixels(edit_mask, grid, height, width)
+
+
+def compose(source: Image.Image, decoded: Image.Image, region: Tensor) -> Image.Image:
+    """`source` with the pixels of `region` (H, W) from `decoded`, which is resized to fit.
+
+    What `kept_info` keeps of the source stays too.
+    """
+    pixels = np.array(source.convert("RGB"))
+    put(pixels, decoded, region)
+    return like(pixels, source)
+
+
+def put(pixels: np.ndarray, decoded: Image.Image, region: Tensor) -> None:
+    """Writes the pixels of `region` from `decoded`, which is resized to fit, into a picture or a part of it.
+
+    Args:
+      pixels: (H, W, 3) or (H, W, 4) uint8, or (H, W) uint16, changed in place. Opacity stays; the colours
+        under it become those that over white look as decoded. Grey gets the luminance.
+      decoded: RGB.
+      region: (H, W) bool.
+    """
+    height, width = region.shape
+    if decoded.size != (width, height):
+        decoded = decoded.resize((width, height), Image.Resampling.BICUBIC)
+    chosen = region.numpy()
+    if pixels.ndim == 2:
+        pixels[chosen] = np.asarray(decoded.convert("L"))[chosen].astype(np.uint16) * 257
+        return
+    colours = np.asarray(decoded)[chosen]
+    if pixels.shape[2] == 4:
+        opacity = np.maximum(pixels[chosen][:, 3:], 1) / 255
+        colours = (255 - (255 - colours) / opacity).round().clip(0, 255).astype(np.uint8)
+    pixels[..., :3][chosen] = colours
 
 
 def _derived(seed: int, part: int) -> int:

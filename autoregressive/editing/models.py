@@ -22,19 +22,17 @@ from typing_extensions import Self
 from autoregressive.adapters.switch import AdapterSwitch
 from autoregressive.decoding.engine import Engine
 from autoregressive.editing.arguments import as_prompts
-from autoregressive.editing.composite import as_image
 from autoregressive.editing.model_folders import About, Defaults, find_files, find_folder, read_config
 from autoregressive.editing.pretrained import push_folder, save_pretrained
 from autoregressive.editing.token_editor import TokenEditor
 from autoregressive.models.gpt import GPT_MODELS, Transformer
 from autoregressive.models.weights import load_transformer
 from dataset.batches import Text
-from dataset.records.images import image_to_tensor
+from dataset.records.images import as_image, image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import TextFeatures, stack_text_features
-from runtime.distributed import accelerator, require_device
+from runtime.devices import accelerator, autocast, require_device
 from runtime.errors import UserError
-from runtime.precision import autocast
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path

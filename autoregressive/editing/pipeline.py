@@ -21,6 +21,7 @@ from torch import Tensor
 
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import (
+    EditOptions,
     as_call,
     as_call_seeds,
     as_codes,
@@ -34,10 +35,8 @@ from autoregressive.editing.arguments import (
     require_told,
 )
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.composite import as_image
 from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
-from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
     EditResult,
@@ -48,8 +47,9 @@ from autoregressive.editing.results import (
     require_output_type,
 )
 from dataset.batches import Text
+from dataset.records.images import as_image
+from runtime.devices import timed
 from runtime.errors import UserError
-from runtime.timing import timed
 
 Mask = Image.Image | np.ndarray | Tensor
 

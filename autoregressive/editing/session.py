@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.editing.composite import as_image, as_native_image
+from autoregressive.editing.arguments import EditOptions
 from autoregressive.editing.models import Picture
-from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.editing.results import EditResult
 from dataset.batches import Text
+from dataset.records.images import as_image, as_native_image
 from runtime.errors import UserError
 
 OPTIONS = ("sampling", "mode", "mask_rule", "order", "random_order", "auto_mask", "mask_error", "progress")

@@ -1,4 +1,7 @@
-"""Attention as a layout asks for it. Letters: B batch, H heads, L slots, M keys."""
+"""Attention as a layout asks for it, and the caches of keys that it reads.
+
+Letters: B batch, H heads, L slots, M keys, R lanes that run.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,64 @@ class NoCache:
 
     def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return key, value
+
+
+class KVCache:
+    """Keys and values of all layers, written slot by slot in the lanes that run; a lane is one sequence's.
+
+    `lanes` (which of them run) and `live` (slots in sight) are set by the decoding loop, which knows them
+    without asking the device.
+    """
+
+    def __init__(self, store: Tensor) -> None:
+        """
+        Args:
+          store: (layers, 2, lanes, H, M, head_dim), whatever it holds.
+        """
+        self._store = store
+        self.live = 0
+        self.lanes = slice(None)
+
+    @property
+    def length(self) -> int:
+        """Slots there are, live or not."""
+        return self._store.shape[4]
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes there are, running or not."""
+        return self._store.shape[2]
+
+    def update(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes (R, H, L, head_dim) keys and values of the running lanes at (R, L) `slots`.
+
+        Returns:
+          Those of the live slots.
+        """
+        keys, values = self._store[layer][:, self.lanes]
+        if slots.shape[1] == 1 and len(slots) == 1:
+            keys.index_copy_(2, slots[0], key.to(keys.dtype))
+            values.index_copy_(2, slots[0], value.to(values.dtype))
+        else:
+            lanes = torch.arange(len(slots), device=slots.device)[:, None]
+            keys[lanes, :, slots] = key.transpose(1, 2).to(keys.dtype)
+            values[lanes, :, slots] = value.transpose(1, 2).to(values.dtype)
+        return keys[:, :, : self.live], values[:, :, : self.live]
+
+    def blank_from(self, slot: int) -> None:
+        """Zeroes the running lanes from a slot on: what is masked counts nothing, unless it is NaN."""
+        self._store[:, :, self.lanes, :, slot:].zero_()
+
+    def spread(self, source: Tensor) -> None:
+        """Running lane i becomes what running lane `source[i]` was, in the live slots."""
+        for layer in self._store[
+            :, :, self.lanes, :, : self.live
+        ]:  # one by one: a copy of the whole may not fit
+            layer.copy_(layer[:, source])
+
+    def move(self, source: int, target: int) -> None:
+        """Lane `target` becomes a copy of lane `source`."""
+        self._store[:, :, target].copy_(self._store[:, :, source])
 
 
 SHORT_ENOUGH_FOR_A_MATRIX = 512 * 512  # scores of one head

@@ -21,12 +21,12 @@ from autoregressive.sample.loading import require_marked
 from dataset.batches import Text
 from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, load_native, marked
 from language.t5 import encode_texts
+from runtime.devices import timed
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic, writing
 from runtime.logging import get_logger
 from runtime.pictures import save_picture
-from runtime.timing import timed
 
 log = get_logger(__name__)
 Entry = dict[str, Any]

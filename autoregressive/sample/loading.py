@@ -12,9 +12,9 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import DrawConfig, SampleConfig
 from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import marked
+from runtime.devices import DECODING_PRECISIONS
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import DECODING_PRECISIONS
 from tokenizer.tokenizer_image.vq_model import require_config
 
 log = get_logger(__name__)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoregressive.editing.arguments import as_regions
+from autoregressive.editing.arguments import EditOptions, as_regions
 from autoregressive.editing.crop import View, paste, views_of
-from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import SampleScaled
 from autoregressive.sample.jobs import run_jobs

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import guesses_of, place
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.arguments import as_regions
-from autoregressive.editing.composite import as_image, changed_region, compose
-from autoregressive.editing.crop import cells_of
+from autoregressive.editing.arguments import EditOptions, as_regions
+from autoregressive.editing.crop import cells_of, changed_region, compose
 from autoregressive.editing.models import Picture
-from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline, Mask
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.scaling.revision import revision_prompt
 from autoregressive.sequence.builders import editing_layout, t2i_layout
 from autoregressive.sequence.orders import random_orders
+from dataset.records.images import as_image
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
 

@@ -32,10 +32,10 @@ from language.published import DEFAULT_T5
 from language.t5 import T5Encoder, resolve_t5
 from runtime.checkpoint import weights_fingerprint
 from runtime.config import dump_config
+from runtime.devices import PRECISIONS
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import PRECISIONS
 from runtime.training.parallel import hollow_copy, shards
 from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.vq_model import VQModel, load_vq_model, require_config

@@ -29,9 +29,9 @@ from autoregressive.train.config import EditingConfig, T2IConfig, TrainConfig
 from dataset.batches import EditBatch, T2IBatch, Text, collate_samples
 from language.t5 import T5Encoder, T5Tokenizer, TokenizedTexts, encode_texts
 from language.text_features import TextFeatures, says_nothing, stack_text_features
+from runtime.devices import autocast
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import autocast
 from runtime.tensor_fields import TensorFields
 from tokenizer.tokenizer_image.vq_model import VQModel
 

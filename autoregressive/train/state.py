@@ -15,11 +15,11 @@ from autoregressive.models.weights import ADAPTER, model_args, transformer_state
 from autoregressive.train.config import TrainConfig
 from dataset.data_order import ResumableBatchSampler
 from runtime.checkpoint import load_weights
+from runtime.devices import loss_scaler
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import build_optimizer
-from runtime.precision import loss_scaler
 from runtime.training.checkpoints import Checkpoints, checkpoint_kind
 from runtime.training.ema import AveragedWeights
 from runtime.training.resume import ResumeFile

@@ -15,10 +15,10 @@ from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, Prepared
 from autoregressive.train.state import TrainState
 from dataset.batches import collate_samples
+from runtime.devices import autocast
 from runtime.distributed import Distributed
 from runtime.logging import get_logger
 from runtime.optim import lr_factor
-from runtime.precision import autocast
 from runtime.training.checks import require_few_bad, require_few_skipped
 from runtime.training.parallel import Parts, exchanging, parallel, sharding_of
 

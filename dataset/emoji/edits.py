@@ -53,7 +53,7 @@ class EmojiConfig:
       natural_share: of the edits, that change a portrait into one that an artist drew beside it.
       backgrounds: subset of `BACKGROUND_KINDS`.
       max_stickers: how many stickers scenes hold at most; an edit may leave one fewer, or none.
-      num_sticker_names: how many names stickers of training have, in all their tones: names of one word first.
+      num_sticker_names: how many names stickers of training have, in all tones: names of one word first.
         None = all. A small model learns few by heart, at any place and in every size.
     """
 
@@ -72,7 +72,7 @@ class EmojiConfig:
             raise UserError(f"emoji max_stickers={self.max_stickers}: choose 2 to 4, which find room")
         if self.num_sticker_names is not None and self.num_sticker_names < MIN_NAMES:
             raise UserError(
-                f"emoji num_sticker_names={self.num_sticker_names}: choose {MIN_NAMES} or more, or none for all"
+                f"emoji num_sticker_names={self.num_sticker_names}: choose {MIN_NAMES} or more, none for all"
             )
 
 

@@ -42,11 +42,11 @@ from dataset.testsets.magicbrush import (
     read_sessions,
     sessions_with_features,
 )
+from runtime.devices import PRECISIONS
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger, only_errors, progress
 from runtime.pictures import save_picture
-from runtime.precision import PRECISIONS
 
 NAME = "magicbrush"
 FEATURES = "t5"  # folder of the instructions' features

@@ -1,4 +1,4 @@
-"""Safe image loading: everything that reads a picture from disk goes through here."""
+"""Pictures and masks, from disk or handed over: everything that reads one goes through here, safely."""
 
 from __future__ import annotations
 
@@ -105,6 +105,62 @@ def as_native(image: Image.Image) -> Image.Image:
     return native
 
 
+def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.Image:
+    """An RGB image of any picture.
+
+    Args:
+      picture: a PIL image, taken as viewers show it (`as_seen`); a file's path; a (H, W, 3) array or a
+        (3, H, W) tensor of bytes, or of floats in [0, 1]; one of shape (H, W) is grey.
+    Raises:
+      UserError: another shape, type or range, or nothing in it.
+    """
+    if isinstance(picture, str | Path):
+        return load_image(picture)
+    if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise UserError(f"an image of {picture.width}x{picture.height}: it has no pixels")
+        return as_seen(picture)
+    if not isinstance(picture, np.ndarray | Tensor):
+        raise UserError(
+            f"an image of type {type(picture).__name__}: give a PIL image, a path, an array or a tensor"
+        )
+    kind, shape = ("array", "(H, W, 3)") if isinstance(picture, np.ndarray) else ("tensor", "(3, H, W)")
+    pixels = picture
+    if kind == "tensor":
+        pixels = _to_numpy(picture.movedim(0, -1) if picture.ndim == 3 else picture)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(
+            f"an image {kind} of shape {tuple(picture.shape)}: it must be {shape}, or (H, W) for grey"
+        )
+    if pixels.size == 0:
+        raise UserError(f"an image {kind} of shape {tuple(picture.shape)}: it has no pixels")
+    if pixels.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype.kind not in "biuf":
+        raise UserError(f"an image {kind} of {pixels.dtype}: give bytes, or floats in [0, 1]")
+    if pixels.dtype.kind != "f" or not (0 <= pixels.min() and pixels.max() <= 1):
+        raise UserError(
+            f"an image {kind} of {pixels.dtype} from {pixels.min()} to {pixels.max()}: give bytes, or floats "
+            "in [0, 1]"
+        )
+    return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
+
+
+def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.Image:
+    """An image of any picture that keeps its transparency and its 16-bit grey, see `as_native`.
+
+    Args:
+      picture: as in `as_image`, which it becomes otherwise.
+    """
+    if isinstance(picture, str | Path):
+        return load_native(picture)
+    if isinstance(picture, Image.Image) and 0 not in picture.size:
+        return as_native(picture)
+    return as_image(picture)
+
+
 def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
     """Reads a mask, see `edit_region`.
 
@@ -177,12 +233,16 @@ def _grey_values(image: Image.Image) -> np.ndarray:
 
 def _numbers(mask: object, name: str) -> np.ndarray:
     if isinstance(mask, Tensor) and not mask.is_complex():
-        mask = mask.detach().cpu()
-        return (mask.float() if mask.is_floating_point() else mask).numpy()  # NumPy has no bfloat16
+        return _to_numpy(mask)
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
         return mask
     kind = f"of {mask.dtype}" if isinstance(mask, np.ndarray | Tensor) else f"a {type(mask).__name__}"
     raise UserError(f"{name} is {kind}: give numbers, above half of their range = edit")
+
+
+def _to_numpy(values: Tensor) -> np.ndarray:
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
 
 
 def _end_of_range(values: np.ndarray) -> int:

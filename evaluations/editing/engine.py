@@ -19,7 +19,8 @@ from evaluations.metrics.encoders import Network, full_float32
 from evaluations.metrics.formulas import half_interval95, mean_over_pairs
 from evaluations.report.item_page import write_item_page
 from runtime.config import command_line
-from runtime.distributed import Distributed, pick_device
+from runtime.devices import pick_device
+from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress

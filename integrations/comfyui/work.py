@@ -21,7 +21,7 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
 from dataset.records.images import as_seen
-from runtime.distributed import pick_device
+from runtime.devices import pick_device
 from runtime.errors import UserError
 
 _PLACEHOLDER = (64, 64)

@@ -10,9 +10,8 @@ from typing import Any
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.pipeline import EditingPipeline
 from integrations.server.errors import bad_request, model_not_found
-from runtime.distributed import pick_device
+from runtime.devices import DECODING_PRECISIONS, pick_device
 from runtime.errors import UserError
-from runtime.precision import DECODING_PRECISIONS
 
 
 def load_pipelines(

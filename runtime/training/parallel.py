@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from runtime.devices import computing_type
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.precision import computing_type
 from runtime.sharding.tensors import whole_tensor
 
 if TYPE_CHECKING:  # imported where a run shards: it takes most of a second

@@ -27,7 +27,7 @@ from dataset.batches import EditBatch, T2IBatch, collate_samples
 from dataset.build import build_dataset
 from dataset.packed.dataset import PackedEdits
 from language.text_features import TextFeatures, stack_text_features
-from runtime.precision import autocast
+from runtime.devices import autocast
 from scripts.benchmarking.baseline import SlowTransformer
 from scripts.benchmarking.cases import Edits, Scale
 from tokenizer.tokenizer_image.vq_model import build_vq_model

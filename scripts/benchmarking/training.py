@@ -12,7 +12,7 @@ import scripts.benchmarking.project as project
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import training_flops
 from autoregressive.models.gpt import Transformer
-from runtime.precision import autocast
+from runtime.devices import autocast
 from scripts.benchmarking.baseline import SlowTransformer
 from scripts.benchmarking.baseline_data import SlowSample
 from scripts.benchmarking.cases import (

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.editing.arguments import as_regions
-from autoregressive.editing.composite import changed_region, compose
-from autoregressive.editing.crop import cells_of
-from autoregressive.editing.options import EditOptions
+from autoregressive.editing.arguments import EditOptions, as_regions
+from autoregressive.editing.crop import cells_of, changed_region, compose
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.loading import load_pipeline
 from autoregressive.scaling.likelihood import log_likelihood

@@ -9,8 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.model_folders import About
-from autoregressive.editing.options import Defaults
+from autoregressive.editing.model_folders import About, Defaults
 from autoregressive.editing.pipeline import EditingPipeline
 from dataset.testsets.magicbrush import SESSIONS_FILE, read_listed_sessions, single_turn_name
 from evaluations.editing.verification import HEADLINE, TITLES
@@ -113,33 +112,8 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
         for row, rates in verifier.items()
     ]
     seconds = [[name, spent] for name, spent in runner.seconds.items()]
-    pairs = sorted((root / "edits" / "masked" / "ceiling").glob("*/*.png"))[:12]
-    originals = [root / "data" / "test" / "images" / p.parent.name / p.name for p in pairs]
     details = [
-        EditGridSection("More edits in the masked region", masked[NUM_FIRST:NUM_SHOWN]),
-        EditGridSection("More masked edits that failed", failed[NUM_FAILED:NUM_SHOWN]),
-        EditGridSection(
-            "Zero-shot, by the text-to-image model of stage 1",
-            edit_items(root, "zero_shot")[:NUM_SHOWN],
-            note="It is told what the result shows, not the instruction.",
-        ),
-        EditGridSection(
-            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
-        ),
-        ImagePairsSection(
-            f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",
-            [(original, path, "") for original, path in zip(originals, pairs, strict=True)],
-        ),
-        CurveSection(
-            "Tokenizer loss",
-            {"tokenizer": root / "tokenizer" / "metrics.jsonl"},
-            note="Absolute and quantization error of pictures in [-1, 1], by optimizer step.",
-        ),
-        CurveSection(
-            "Transformer loss",
-            {stage: root / stage / "metrics.jsonl" for stage in ("stage1", "stage2")},
-            note="Cross-entropy, nats a predicted token, by optimizer step.",
-        ),
+        *_detail_sections(root, summary, masked, failed),
         TableSection("Where the time went", ["step", "seconds"], seconds, digits=1),
     ]
     return [
@@ -167,6 +141,39 @@ def report_sections(runner: StepRunner, summary: dict) -> list[Section]:
         ),
         DetailsSection("Details: more edits, other ways to edit, the tokenizer, losses, times", details),
         CommandSection("Try your model now", commands(root)),
+    ]
+
+
+def _detail_sections(
+    root: Path, summary: dict, masked: list[EditItem], failed: list[EditItem]
+) -> list[Section]:
+    pairs = sorted((root / "edits" / "masked" / "ceiling").glob("*/*.png"))[:12]
+    originals = [root / "data" / "test" / "images" / p.parent.name / p.name for p in pairs]
+    return [
+        EditGridSection("More edits in the masked region", masked[NUM_FIRST:NUM_SHOWN]),
+        EditGridSection("More masked edits that failed", failed[NUM_FAILED:NUM_SHOWN]),
+        EditGridSection(
+            "Zero-shot, by the text-to-image model of stage 1",
+            edit_items(root, "zero_shot")[:NUM_SHOWN],
+            note="It is told what the result shows, not the instruction.",
+        ),
+        EditGridSection(
+            "Full regeneration: all cells, no region given", edit_items(root, "full_regeneration")[:NUM_SHOWN]
+        ),
+        ImagePairsSection(
+            f"Tokenizer, {summary['tokenizer_psnr']:.1f} dB",
+            [(original, path, "") for original, path in zip(originals, pairs, strict=True)],
+        ),
+        CurveSection(
+            "Tokenizer loss",
+            {"tokenizer": root / "tokenizer" / "metrics.jsonl"},
+            note="Absolute and quantization error of pictures in [-1, 1], by optimizer step.",
+        ),
+        CurveSection(
+            "Transformer loss",
+            {stage: root / stage / "metrics.jsonl" for stage in ("stage1", "stage2")},
+            note="Cross-entropy, nats a predicted token, by optimizer step.",
+        ),
     ]
 
 

@@ -14,10 +14,9 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.model_folders import PRETRAINED, at_hand, find_folder
 from autoregressive.editing.pipeline import EditingPipeline
 from language.published import DEFAULT_T5
-from runtime.distributed import pick_device
+from runtime.devices import DECODING_PRECISIONS, pick_device
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.precision import DECODING_PRECISIONS
 from scripts.web_demo.advice import vocabulary
 from scripts.web_demo.config import Demo
 from scripts.web_demo.examples import examples_for

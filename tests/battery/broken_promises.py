@@ -119,7 +119,7 @@ BREAKS = (
         "tests/autoregressive/models/test_arithmetic.py", "test_other_arithmetic_is_refused_by_name",
     ),
     Break(
-        10, "autoregressive/decoding/cache.py",
+        10, "autoregressive/decoding/engine.py",
         "memory, self._idle = self._idle or _Memory(), None", "memory = self._idle = self._idle or _Memory()",
         "tests/autoregressive/decoding/test_threads.py", "test_a_callback_that_edits_disturbs_no_one",
     ),
@@ -180,7 +180,7 @@ BREAKS = (
         17, "a proposal made for another image",
     ),
     Break(
-        10, "autoregressive/decoding/cache.py",
+        10, "autoregressive/decoding/engine.py",
         "memory, self._idle = self._idle or _Memory(), None", "memory = self._idle = self._idle or _Memory()",
         17, "a callback that edits",
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from runtime import precision
+from runtime import devices
 from runtime.optim import WholeMatrixMuon, build_optimizer, gradient_norm, lr_factor, orthogonalized
 from runtime.training.adamw8bit import AdamW8bit, decode, encode
 from runtime.training.ema import AveragedWeights
@@ -230,13 +230,13 @@ def test_orthogonalized_brings_singular_values_near_one():
 def test_a_cpu_without_bfloat16_products_computes_in_float32(monkeypatch):
     """There bfloat16 took eighty times as long."""
     cpu = torch.device("cpu")
-    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: False)
-    with precision.autocast(cpu, "bf16"):
+    monkeypatch.setattr(devices, "_cpu_multiplies_bfloat16", lambda: False)
+    with devices.autocast(cpu, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     kinds = {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
     assert WholeMatrixMuon in kinds
-    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: True)
-    with precision.autocast(cpu, "bf16"):
+    monkeypatch.setattr(devices, "_cpu_multiplies_bfloat16", lambda: True)
+    with devices.autocast(cpu, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert WholeMatrixMuon not in {type(member) for member in _muon(torch.nn.Linear(4, 4)).members}
 

@@ -11,14 +11,14 @@ import torch
 from pictures import picture, square_mask
 from PIL import Image, ImageCms, ImageFont
 
-from autoregressive.editing.composite import as_image, compose
+from autoregressive.editing.crop import compose
 from autoregressive.editing.pictures import enlarge
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from autoregressive.sample import file_edits, sample_editing
 from autoregressive.sample.file_edits import comparison, read_jobs, require_usable
 from autoregressive.sample.flags import SampleEditing
-from dataset.records.images import MAX_PIXELS, load_image
+from dataset.records.images import MAX_PIXELS, as_image, load_image
 from evaluations.report.edit_grid import EditItem, edit_grid, to_image
 from runtime import pictures
 from runtime.errors import UserError

@@ -12,9 +12,9 @@ import torch
 
 from runtime.checkpoint import load_checkpoint, load_weights
 from runtime.containers import unwrap
+from runtime.devices import loss_scaler
 from runtime.distributed import Distributed
 from runtime.optim import build_optimizer
-from runtime.precision import loss_scaler
 from runtime.training.checkpoints import Checkpoints, checkpoint_kind
 from runtime.training.ema import AveragedWeights
 from runtime.training.parallel import Parts, gathered, hollow_copy, parallel, sharding_of

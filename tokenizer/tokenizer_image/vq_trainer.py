@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.devices import autocast
 from runtime.distributed import Distributed
 from runtime.optim import Optimizers, lr_factor
-from runtime.precision import autocast
 from runtime.sharding.tensors import sharded_like, whole_tensor
 from runtime.training.meter import Means
 from runtime.training.parallel import exchanging, parallel

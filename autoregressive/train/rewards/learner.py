@@ -18,9 +18,9 @@ from autoregressive.train.rewards.policy import PolicyLoss, drawn_codes
 from autoregressive.train.rewards.rollout import Rows, Task
 from autoregressive.train.state import TrainState
 from runtime.checkpoint import weights_fingerprint
+from runtime.devices import autocast
 from runtime.distributed import Distributed
 from runtime.optim import lr_factor
-from runtime.precision import autocast
 from runtime.training.ema import copy_of_trained
 
 WATCHED = ("kl", "entropy", "clipped")

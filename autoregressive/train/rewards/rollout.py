@@ -17,7 +17,7 @@ from torch import Tensor
 from autoregressive.decoding.engine import place
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.composite import changed_region, compose
+from autoregressive.editing.crop import changed_region, compose
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sequence.builders import editing_layout, editing_prompt, infill_layout, infill_prompt
 from autoregressive.sequence.layout import Prompt, TrainingLayout

@@ -10,8 +10,7 @@ from tiny_gpt import GREEDY, N, V, tiny, tiny_inputs
 from torch import Tensor
 
 from autoregressive.decoding.engine import Engine, place
-from autoregressive.decoding.noise import gumbel_noise
-from autoregressive.decoding.sampling import filtered_probabilities, pick
+from autoregressive.decoding.sampling import filtered_probabilities, gumbel_noise, pick
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_layout, t2i_prompt
 from autoregressive.sequence.orders import edit_orders, random_orders

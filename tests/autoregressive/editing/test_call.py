@@ -13,7 +13,7 @@ from PIL import Image
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.results import PipelineOutput
-from runtime import distributed
+from runtime import devices
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -246,9 +246,9 @@ def test_devices_that_are_not_here_are_named(
 def test_a_gpu_beyond_the_last_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed.require_device("cuda:1") == torch.device("cuda:1")
+    assert devices.require_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(UserError, match=r"device 'cuda:2': torch sees 2 GPU\(s\), from cuda:0"):
-        distributed.require_device("cuda:2")
+        devices.require_device("cuda:2")
 
 
 def test_offloaded_models_are_moved_only_while_they_work(gpt_ckpts, vq_ckpt, t5_dir, monkeypatch):

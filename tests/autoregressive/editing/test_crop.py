@@ -14,11 +14,10 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import Drawn
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.arguments import EditOptions
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.composite import put
-from autoregressive.editing.crop import MOST_CROPS, Window, crop_windows, views_of
+from autoregressive.editing.crop import MOST_CROPS, Window, crop_windows, put, views_of
 from autoregressive.editing.model_folders import Defaults
-from autoregressive.editing.options import EditOptions
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from dataset.edit_masks import EmptyMaskError

@@ -26,7 +26,7 @@ from autoregressive.editing.models import _Recent
 from autoregressive.editing.results import Drawing
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import load_transformer, model_args
-from runtime import precision
+from runtime import devices
 from runtime.checkpoint import load_checkpoint, require_whole, save_checkpoint
 from runtime.errors import UserError
 
@@ -303,7 +303,7 @@ def test_moving_to_another_type_and_back(pipeline, image):
 
 
 def test_pixels_are_decoded_in_the_type_of_the_weights_and_codes_are_not(pipeline, image, monkeypatch):
-    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(devices, "_cpu_multiplies_bfloat16", lambda: True)
     codes, types = pipeline.encode([image]), []
     pipeline.tokenizer.decoder.register_forward_hook(lambda module, given, made: types.append(made.dtype))
     whole = np.asarray(pipeline.decode(codes)[0]).astype(int)

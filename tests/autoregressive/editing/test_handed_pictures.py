@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autoregressive.editing.composite import as_image, check_mask
-from dataset.records.images import load_image
+from autoregressive.editing.arguments import check_mask
+from dataset.records.images import as_image, load_image
 from runtime.errors import UserError
 
 WIDTH, HEIGHT = 6, 4
