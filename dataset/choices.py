@@ -10,3 +10,5 @@ IMAGE_FORMATS = ("original", "png", "jpg")
 """How prepared pictures are stored: byte for byte, or encoded anew."""
 RULES = ("published", "exact")
 """How `dataset.edit_masks` pools a mask of pixels into one of cells."""
+LANGUAGES = ("en", "cn")
+"""Of GEdit-Bench's instructions."""

@@ -38,13 +38,16 @@ COMMANDS = {
     "evaluate pairs": Command("evaluations.editing.pairs_eval", "results beside true results, two folders"),
     "evaluate magicbrush": Command("evaluations.editing.image_eval", "results on MagicBrush's test set"),
     "evaluate emu": Command("evaluations.editing.emuedit_eval", "results on Emu Edit's test set"),
-    "evaluate pie": Command("evaluations.editing.pie_eval", "results on PIE-Bench"),
+    "evaluate pie": Command("evaluations.editing.pie_eval", "results on PIE-Bench, BrushBench or EditBench"),
     "evaluate t2i": Command("evaluations.t2i.evaluation", "drawings of COCO's captions: FID, CLIP score"),
     "evaluate tokenizer": Command("evaluations.tokenizer.evaluation", "reconstructions beside originals"),
     "leaderboard": Command("evaluations.report.leaderboard", "your figures beside the paper's, a page"),
     "sample editing": Command("autoregressive.sample.sample_editing", "one edit, a list, or own pairs"),
     "sample magicbrush": Command("autoregressive.sample.sample_magicbrush", "all edits of MagicBrush's test"),
     "sample emu": Command("autoregressive.sample.sample_emu_edit", "all edits of Emu Edit's test set"),
+    "sample judged": Command(
+        "autoregressive.sample.judged.sample_judged", "GEdit-Bench or ImgEdit-Bench, for their own judges"
+    ),
     "sample t2i": Command("autoregressive.sample.sample_t2i", "draw a list of texts"),
     "sample captions": Command("autoregressive.sample.sample_t2i_ddp", "draw COCO's captions, on many GPUs"),
     "sample scaling": Command(
@@ -58,7 +61,13 @@ COMMANDS = {
     "prepare magicbrush": Command("dataset.prepare_magicbrush", "MagicBrush, as it comes from its authors"),
     "prepare emu": Command("dataset.prepare_emu_edit", "Emu Edit's parquet files"),
     "prepare pie": Command("dataset.testsets.prepare_pie_bench", "PIE-Bench, as it is published"),
+    "prepare brush": Command(
+        "dataset.testsets.prepare_brush_bench", "BrushBench and EditBench, as BrushNet publishes them"
+    ),
     "prepare ultraedit": Command("dataset.prepare_ultraedit", "UltraEdit's parquet files"),
+    "prepare imgedit": Command(
+        "dataset.imgedit.prepare_imgedit", "ImgEdit's archives, with the masks of what was edited"
+    ),
     "prepare captions": Command("dataset.prepare_captions", "captioned images, for stage 1"),
     "prepare coco": Command("dataset.prepare_coco", "COCO's captions, to draw"),
     "prepare features": Command("language.extract_t5_feature", "text features of a list"),

@@ -64,17 +64,30 @@ def read_text(file: str | Path, fix: str = "") -> str:
 def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
     """Reads a json file whose outermost value is a `kind` (dict or list); errors name the file.
 
+    A key that an object has twice is refused: the json module would keep the last and say nothing.
+
     Args:
       fix: see `read_text`.
     """
     text = read_text(file, fix)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON: {error}") from None
     if not isinstance(content, kind):
         expected = {dict: "an object {...}", list: "a list [...]"}[kind]
         raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"the key {twice!r} is there twice; keep one of them")
     return content
 
 

@@ -24,7 +24,8 @@ ROOMS = {
     "dataset.shapes": ["runtime", "dataset.records", "dataset.prepare"],
     # Backgrounds and formats are those of the shapes set.
     "dataset.emoji": ["runtime", "dataset.prepare", "dataset.shapes.scenes", "dataset.shapes.writers"],
-    "dataset.testsets": ["runtime", "language.text_features", "dataset.records"],
+    "dataset.imgedit": ["runtime", "dataset.prepare", "dataset.records", "dataset.choices"],
+    "dataset.testsets": ["runtime", "language.text_features", "dataset.records", "dataset.choices"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
     "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",

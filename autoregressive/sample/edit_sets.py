@@ -10,6 +10,7 @@ from pathlib import Path
 from autoregressive.editing.choices import AUTO
 from autoregressive.sample.edit_run import KeyedEdit, files_sha256
 from dataset.batches import Text, load_text
+from dataset.records.images import ImageSource
 from dataset.records.parquet import ParquetImage
 from dataset.testsets.emu_edit import EmuItem
 from dataset.testsets.magicbrush import Turn, iterate_turns, multi_turn_name, single_turn_name
@@ -100,10 +101,14 @@ def with_output_caption(item: EmuItem) -> EmuItem:
 
 
 def emu_sha256(items: Sequence[EmuItem]) -> str:
-    """Identifies the items: their texts, and the content of the files that hold their images."""
-    sources = [item.source_path for item in items]
-    files = dict.fromkeys(s.path if isinstance(s, ParquetImage) else s for s in sources)
-    texts = (f"{item.idx}\0{item.instruction}\0" for item in items)
+    """See `edits_sha256`."""
+    return edits_sha256([(item.idx, item.instruction, item.source_path) for item in items])
+
+
+def edits_sha256(edits: Sequence[tuple[int | str, str, ImageSource]]) -> str:
+    """Identifies edits (name, instruction, source): the texts, and the content of the sources' files."""
+    files = dict.fromkeys(s.path if isinstance(s, ParquetImage) else s for _, _, s in edits)
+    texts = (f"{name}\0{instruction}\0" for name, instruction, _ in edits)
     return files_sha256([*texts, *map(file_sha256, files)])
 
 

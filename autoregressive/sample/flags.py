@@ -10,7 +10,7 @@ from autoregressive.editing.choices import AUTO, COMPOSITES, CROPS, MODES
 from autoregressive.sample.models.flags import ModelFlags
 from autoregressive.scaling.choices import METHODS, REGIONS, REWARDS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
-from dataset.choices import RULES
+from dataset.choices import LANGUAGES, RULES
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.files import file_sha256, path_sha256
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 TURNS = ("both", "single", "multi")
 """Edits of a session: each alone, one after the other, or both."""
+BENCHMARKS = ("gedit", "imgedit")
+"""Those whose own programs judge the results."""
 # Flags that change no result, in any program: where weights and test sets are (their content is hashed), what
 # to make and where, what must be as the models are, and what has no effect.
 NOT_SETTINGS = (
     *("model", "model_name", "vq_ckpt", "gpt_ckpt", "adapter", "t5_path", "t5_model_type"),
     *("magicbrush_path", "allow_outside_root", "emu_path", "valid_list", "split", "prompt_csv"),
+    *("benchmark", "data_path", "edit_json", "languages"),
     *("turns", "num_fid_samples", "output_dir", "sample_dir", "write_ceiling", "device", "batch_size"),
     "save_rounds",
     *("t5_feature_dim", "cls_token_num", "codebook_size", "codebook_embed_dim", "downsample_size"),
@@ -263,6 +266,32 @@ class SampleEmuEdit(EditSampleConfig):
     split: str = shared.split("which parquet files")
     output_dir: str = shared.output_dir()
     write_ceiling: bool = shared.write_ceiling("sources")
+
+
+@dataclass(frozen=True)
+class SampleJudged(EditSampleConfig):
+    """Edits GEdit-Bench or ImgEdit-Bench for their own judges."""
+
+    TOPICS: ClassVar[dict[str, str]] = {"benchmark": "the test set"}
+
+    benchmark: str = option(REQUIRED, help="which one", choices=BENCHMARKS)
+    data_path: str = option(
+        REQUIRED, help="gedit: folder of the hub's parquet files; imgedit: folder of the pictures"
+    )
+    edit_json: str | None = option(
+        None, help="imgedit: its list, such as basic_edit.json; default: singleturn.json in --data-path"
+    )
+    languages: list[str] = option(
+        ["en"], choices=LANGUAGES, help="gedit: of the instructions; FLAN-T5 reads no Chinese"
+    )
+    output_dir: str = shared.output_dir()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.benchmark == "gedit" and self.edit_json is not None:
+            raise UserError(
+                f"--edit-json {self.edit_json} is a list of imgedit; gedit has parquet files alone"
+            )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Job:
       num_bytes: about what it writes.
       fingerprint: changes when its input does.
       payload: whatever `work` needs.
+      retry_bad: do it again if it had bad items, for they may be mended where the fingerprint does not look.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Job:
     num_bytes: int
     fingerprint: str
     payload: Any
+    retry_bad: bool = False
 
 
 @dataclass
@@ -166,7 +168,7 @@ def _do_job(records: Path, job: Job, work: Work, tick: Tick) -> UnreadableJob | 
 def _is_done(records: Path, job: Job) -> bool:
     try:
         content = json.loads((records / f"{job.name}.json").read_text())
-        same = content["fingerprint"] == job.fingerprint
+        same = content["fingerprint"] == job.fingerprint and not (job.retry_bad and content["problems"])
         return same and all((records.parent / file).exists() for file in content["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

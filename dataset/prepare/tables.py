@@ -81,6 +81,7 @@ def export_rows(
     *,
     num_workers: int | None,
     unit: str,
+    retry_bad: bool = False,
 ) -> Outcome:
     """Writes what `convert` makes of every row; each row group is a job that a second run need not repeat.
 
@@ -91,6 +92,7 @@ def export_rows(
       convert: raises `UserError` for a row that cannot be used.
       num_workers: threads; None = one a core.
       unit: of the progress bar.
+      retry_bad: try row groups with bad rows again, for `convert` reads other files too.
     """
     folder = records.parent
     bytes_each = _mean_bytes(files, columns, convert)
@@ -103,7 +105,8 @@ def export_rows(
                 size = metadata.row_group(group).num_rows
                 first_row = sum(metadata.row_group(before).num_rows for before in range(group))
                 payload = (file, group, first_row)
-                yield Job(f"{file.stem}-{group:05d}", size, round(size * bytes_each), stamp, payload)
+                name = f"{file.stem}-{group:05d}"
+                yield Job(name, size, round(size * bytes_each), stamp, payload, retry_bad)
 
     def work(job: Job, tick: Tick) -> Result:
         result = Result()

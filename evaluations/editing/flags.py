@@ -18,6 +18,7 @@ _IMAGE_NAMES = ("l1", "l2", "psnr", "ssim", "lpips", "clip-i", "dino")
 PAIR_NAMES = (*_IMAGE_NAMES, "clip-t", "region", "unchanged")
 MAGICBRUSH_NAMES = PAIR_NAMES
 PIE_NAMES = ("structure", "unedited", "lpips", "clip")
+BRUSH_NAMES = ("kept", "lpips", "clip")
 EMU_NAMES = (*_IMAGE_NAMES, "clip-t", "clip-dir-l14")
 
 
@@ -110,13 +111,18 @@ class EmuEvalConfig(EvalConfig):
 
 @dataclass(frozen=True)
 class PieEvalConfig(EvalConfig):
-    """Scores results on PIE-Bench."""
+    """Scores results on PIE-Bench, BrushBench or EditBench."""
 
     generated_path: list[str] = option(
-        help="folder with <id>/<id>_1.png, or <type's folder>/<id>.jpg as published; or several, one per seed"
+        help="folder with <id>/<id>_1.png, or the pictures' published paths; or several, one per seed"
     )
-    pie_path: str = option(REQUIRED, help="the set that prepare_pie_bench.py has written")
-    metric: str = scoring.metric(f"comma-separated, of {', '.join(PIE_NAMES)}", ",".join(PIE_NAMES))
+    pie_path: str = option(
+        REQUIRED, help="the set that prepare_pie_bench.py or prepare_brush_bench.py has written"
+    )
+    metric: str | None = scoring.metric(
+        f"comma-separated, of {', '.join(PIE_NAMES)} (PIE-Bench) or {', '.join(BRUSH_NAMES)}; default: all",
+        None,
+    )
     ceiling_path: str | None = option(
         None, help="folder with <id>/<id>-output1.png, sources passed through the tokenizer"
     )

@@ -1,16 +1,22 @@
-"""What PIE-Bench's published evaluator measures, by the names of its columns.
+"""What the published evaluators of PIE-Bench and of BrushBench (BrushNet's) measure.
 
-Pixels of the edited part are set to black in both images, and the whole images are compared: so PSNR, MSE and
-SSIM count the black pixels too. The region has the outermost pixels added (see `dataset.testsets.pie_bench`).
+PIE-Bench, by the names of its columns: pixels of the edited part are set to black in both images, and the
+whole images are compared: so PSNR, MSE and SSIM count the black pixels too. The region has the outermost
+pixels added (see `dataset.testsets.region_sets`).
+
+BrushBench: the squared differences of all three channels over the number of kept pixels, three times the mean
+over channels; LPIPS as PIE-Bench's, without the border; CLIP similarity of the whole image.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from torch import Tensor
 
 from evaluations.editing.registry import Metric, PairImages, Values
-from evaluations.metrics.formulas import cosine, l2, psnr, ssim_map
+from evaluations.metrics.formulas import PSNR_CAP, cosine, l2, psnr, ssim_map
 
 # Pixels at each side whose windows would reach beyond the image are left out, as torchmetrics did to 1.4.1.
 _SSIM_BORDER = 5
@@ -64,16 +70,48 @@ def _measure_clip(images: PairImages) -> Values:
     return values
 
 
+def _measure_kept(images: PairImages) -> Values:
+    kept = ~images.region
+    if not kept.any():
+        return {"psnr_kept": None, "mse_kept": None}
+    channels = len(images.generated)
+    error = channels * l2(images.generated, images.target, kept)
+    decibels = PSNR_CAP if error <= 10 ** (-PSNR_CAP / 10) else -10 * math.log10(error)
+    return {"psnr_kept": decibels, "mse_kept": error}
+
+
+def _measure_kept_lpips(images: PairImages) -> Values:
+    (distance,) = _measure_lpips(images).values()
+    return {"lpips_kept": distance}
+
+
+def _measure_caption(images: PairImages) -> Values:
+    features = images.features["clip-l14"]
+    similarity = None if features.caption is None else _hundredths(features.generated, features.caption)
+    return {"clip_similarity": similarity}
+
+
 def _hundredths(image: Tensor, text: Tensor) -> float:
     return max(100 * cosine(image, text), 0.0)
 
 
-PIE_METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("structure", _measure_structure, needs=("structure",)),
-        Metric("unedited", _measure_unedited),
-        Metric("lpips", _measure_lpips, needs=("lpips-squeeze",)),
-        Metric("clip", _measure_clip, needs=("clip-l14",)),
-    )
-}
+def _table(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+PIE_METRICS = _table(
+    Metric("structure", _measure_structure, needs=("structure",)),
+    Metric("unedited", _measure_unedited),
+    Metric("lpips", _measure_lpips, needs=("lpips-squeeze",)),
+    Metric("clip", _measure_clip, needs=("clip-l14",)),
+)
+BRUSH_METRICS = _table(
+    Metric("kept", _measure_kept),
+    Metric("lpips", _measure_kept_lpips, needs=("lpips-squeeze",)),
+    Metric("clip", _measure_caption, needs=("clip-l14",)),
+)
+BRUSH_NOT_COMPUTED = dict.fromkeys(
+    ("Image Reward", "HPS V2.1", "Aesthetic Score"),
+    "a network of its own; BrushNet's examples/brushnet/evaluate_brushnet.py computes it",
+)
+"""Columns of BrushNet's evaluator that are no metrics of ours."""

@@ -68,9 +68,8 @@ HUB = {
             0.1,
             "dino_deitsmall16_pretrain.pth",
         ),
-        HubSource(
-            "emu_edit", "facebook/emu_edit_test_set_generations", ("data/test*.parquet",), 4, kind="dataset"
-        ),
+        # Not ..._generations: that has Emu Edit's own results, and its "test" is the validation set.
+        HubSource("emu_edit", "facebook/emu_edit_test_set", ("data/test*.parquet",), 1.4, kind="dataset"),
     )
 }
 HAND = {

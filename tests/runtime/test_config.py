@@ -53,6 +53,9 @@ COMMANDS = {
     "nep draw": ("nep.draw", "DrawPicture"),
     "prepare_emoji": ("dataset.emoji.flags", "PrepareEmojiConfig"),
     "prepare_pie_bench": ("dataset.testsets.prepare_pie_bench", "PreparePieBenchConfig"),
+    "prepare_brush_bench": ("dataset.testsets.prepare_brush_bench", "PrepareBrushBenchConfig"),
+    "prepare_imgedit": ("dataset.imgedit.flags", "PrepareImgEditConfig"),
+    "sample_judged": ("autoregressive.sample.flags", "SampleJudged"),
     "pie_eval": ("evaluations.editing.pie_eval", "PieEvalConfig"),
     "leaderboard": ("evaluations.report.leaderboard", "LeaderboardConfig"),
 }

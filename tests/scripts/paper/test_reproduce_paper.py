@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hub_server import local_hub
 
 from evaluations.report.leaderboard_page import read_paper
@@ -68,6 +69,12 @@ def test_the_printed_figures_are_the_papers(number):
     assert all(method in text for method in expected) and "nothing that could be judged" in text
     for why in reasons.values():
         assert why in text
+
+
+def test_emu_edits_set_is_the_one_that_the_documentation_names():
+    """Its test split has the 3,589 items of which 2,834 are scored; that of the set with results 2,022."""
+    assert HUB["emu_edit"].repository == "facebook/emu_edit_test_set"
+    assert f"`{HUB['emu_edit'].repository}`" in (ROOT / "docs" / "data.md").read_text()
 
 
 def test_a_verdict_follows_the_tolerance_and_the_better_direction():
@@ -166,7 +173,7 @@ def test_files_are_downloaded_once_at_one_commit_and_by_their_sum(hub, tmp_path)
     repos = {
         "peizesun/llamagen_t2i": {"vq_ds16_t2i.pt": b"v" * 2000, "t2i_XL_stage1_256.pt": b"g" * 2000},
         "google/flan-t5-xl": {"config.json": b"{}", "a.safetensors": b"t" * 2000, "tf_model.h5": b"h"},
-        "facebook/emu_edit_test_set_generations": {"data/test-0.parquet": b"p", "data/val-0.parquet": b"q"},
+        "facebook/emu_edit_test_set": {"data/test-0.parquet": b"p", "data/val-0.parquet": b"q"},
     }
     with local_hub(repos, wrong_sums=["t2i_XL_stage1_256.pt"]) as address:
         hub(address)
