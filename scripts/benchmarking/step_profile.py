@@ -15,8 +15,7 @@ from torch import Tensor
 
 import scripts.benchmarking.project as project
 from autoregressive.decoding.batch import Batch
-from autoregressive.decoding.cache import KVCache
-from autoregressive.models.attention import attention_of
+from autoregressive.models.attention import KVCache, attention_of
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.sequence.layout import SequenceLayout
