@@ -42,9 +42,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if hasattr(
-            signal, "SIGCHLD"
-        ):  # by it a loader tells of processes that have died: no error from now on
+        if hasattr(signal, "SIGCHLD"):
+            # By it a loader tells of processes that have died: no error from now on.
             self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
 
     def heard_by(self, ranks: Distributed) -> Tensor:
