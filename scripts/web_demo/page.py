@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import gradio as gr
 from scripts.web_demo.advice import about_model
 from scripts.web_demo.draw_tabs import draw_tab, scaling_tab
 from scripts.web_demo.edit_tab import EditTab, Studio
-from scripts.web_demo.widgets import MODEL, says
+from scripts.web_demo.widgets import MODEL, PIECES, says
 
 _LONG = 500  # characters of a line about a model, from which on it is folded
 
@@ -63,6 +62,6 @@ def _place(page: gr.Blocks, studio: Studio) -> None:
 def _line(words: str) -> str:
     """A line about a model, as HTML; what is long, as a vocabulary can be, is shown when asked for."""
     if len(words) <= _LONG:
-        return f"<p>{html.escape(words)}</p>"
+        return str(PIECES.line(words))
     head, _, rest = words.partition(": ")
-    return f"<details><summary>{html.escape(head)}</summary><p>{html.escape(rest)}</p></details>"
+    return str(PIECES.folded(head, rest))

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
@@ -23,6 +24,8 @@ from scripts.web_demo.work import AT_ONCE, SIDES, fit_within
 
 FOLDER = Path(__file__).parent
 CSS = (FOLDER / "page.css").read_text(encoding="utf-8")
+PIECES = Environment(loader=FileSystemLoader(FOLDER), autoescape=True).get_template("pieces.html").module
+"""The macros of pieces.html."""
 KEEP_DESK_S = 1800  # of a visitor who does nothing
 MODEL = {"concurrency_limit": AT_ONCE, "concurrency_id": "model"}
 _SMALL_SIDE = 256  # pictures up to here are shown pixel by pixel
@@ -109,22 +112,13 @@ def strip_value(title: str, pictures: Sequence[tuple[Image.Image, str]], taken: 
     Args:
       taken: number of the one that was chosen, where they can be chosen from.
     """
-    figures = []
-    for number, (image, words) in enumerate(pictures):
-        words = html.escape(words)
-        shown = f'<img src="{as_url(fit_within(image, _STRIP_SIDE))}" alt="{words}">'
-        if taken is not None:
-            shown = f'<button type="button" data-number="{number}" aria-label="Take {words}">{shown}</button>'
-        kind = ' class="taken"' if number == taken else ""
-        figures.append(f"<figure{kind}>{shown}<figcaption>{words}</figcaption></figure>")
-    return f'<div class="strip"><h3>{title}</h3><div class="row">{"".join(figures)}</div></div>'
+    shown = [(as_url(fit_within(image, _STRIP_SIDE)), words) for image, words in pictures]
+    return str(PIECES.strip(title, shown, taken))
 
 
 def notices(errors: Sequence[str] = (), warnings: Sequence[str] = ()) -> str:
     """What is wrong, and what to be aware of, as HTML."""
-    lines = [f'<p class="notice error" role="alert">{html.escape(words)}</p>' for words in errors]
-    lines += [f'<p class="notice warning" role="status">{html.escape(words)}</p>' for words in warnings]
-    return "".join(lines)
+    return str(PIECES.notices(errors, warnings))
 
 
 def says(function: Callable, notice: gr.HTML) -> Callable:

@@ -24,6 +24,7 @@ from autoregressive.sample.flags import (
     SampleConfig,
     SampleEditing,
     SampleEmuEdit,
+    SampleJudged,
     SampleMagicBrush,
     SampleScaled,
     SampleT2I,
@@ -34,7 +35,15 @@ from autoregressive.sample.scaling_run import read_lines
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from runtime.errors import UserError
 
-PROGRAMS = [SampleEditing, SampleMagicBrush, SampleEmuEdit, SampleT2I, SampleT2IDDP, SampleScaled]
+PROGRAMS = [
+    SampleEditing,
+    SampleMagicBrush,
+    SampleEmuEdit,
+    SampleJudged,
+    SampleT2I,
+    SampleT2IDDP,
+    SampleScaled,
+]
 
 
 @pytest.fixture
