@@ -360,9 +360,11 @@ class EditingModels(AdapterSwitch):
         """(B, N) codes → RGB images of the model's size.
 
         In bfloat16 where the transformer's weights are: only pixels are wanted here, codes stay in float32.
+        On a CPU one by one: its kernels round otherwise in another batch, which may move a pixel by 1.
         """
         precision = "bf16" if self.transformer.dtype is torch.bfloat16 else "none"
         with self._working(self.tokenizer), autocast(self.device, precision):
-            pixels = self.tokenizer.decode_ids(codes.to(self.device)).float()
+            parts = codes.split(1) if self.device.type == "cpu" else (codes,)
+            pixels = torch.cat([self.tokenizer.decode_ids(part.to(self.device)) for part in parts]).float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
