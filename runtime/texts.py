@@ -69,17 +69,29 @@ def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
     Args:
       fix: see `read_text`.
     """
-    text = read_text(file, fix)
+    return parse_json(read_text(file, fix), kind, file)
+
+
+def parse_json(text: str, kind: type, origin: str | Path) -> Any:
+    """As `read_json`, of a text; `origin` names it in errors."""
     try:
         content = json.loads(text, object_pairs_hook=_unique)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{origin}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not JSON: {error}") from None
+        raise UserError(f"{origin}: not JSON: {error}") from None
     if not isinstance(content, kind):
         expected = {dict: "an object {...}", list: "a list [...]"}[kind]
-        raise UserError(f"{file}: must be {expected}, got {type(content).__name__}")
+        raise UserError(f"{origin}: must be {expected}, got {type(content).__name__}")
     return content
+
+
+def text_under(entry: Any, key: str, origin: str) -> str:
+    """The text that an object of a JSON file has under a key; refused if there is none, or only blanks."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{origin}: needs a text under the key {key!r}, got {value!r}")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ ImgEdit_recap_mask has, in `jsons/`, a file for each picture with the masks of a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +21,7 @@ from dataset.imgedit.archives import Store
 from dataset.prepare.pictures import ImageBytes
 from dataset.records.images import edit_region, open_image
 from runtime.errors import UserError
-from runtime.texts import decode_text
+from runtime.texts import decode_text, parse_json, text_under
 
 MASK, METADATA = "mask.png", "result.json"
 _PHOTO = re.compile(r"(\d{5})\D?(\d{5})\D?(\d{9})")
@@ -140,10 +139,7 @@ class ObjectMasks:
 
 def photo_of(metadata: dict[str, Any], origin: str) -> str:
     """The picture that a sample was made of, such as "00094/00030/000304748"."""
-    path = metadata.get("original_path")
-    if not isinstance(path, str) or not path:
-        raise UserError(f"{origin}: needs a text under the key 'original_path', got {path!r}")
-    return path.rpartition(".")[0]
+    return text_under(metadata, "original_path", origin).rpartition(".")[0]
 
 
 def edited_object(metadata: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -162,12 +158,10 @@ def edited_object(metadata: dict[str, Any], origin: str) -> dict[str, Any]:
 def parse_object(data: bytes, origin: str) -> dict[str, Any]:
     """A JSON object."""
     try:
-        content = json.loads(decode_text(data))
-    except (ValueError, RecursionError, UserError) as error:
+        text = decode_text(data)
+    except UserError as error:
         raise UserError(f"{origin}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{origin}: must be an object {{...}}, got {type(content).__name__}")
-    return content
+    return parse_json(text, dict, origin)
 
 
 def _read_record(store: Store, name: str) -> dict[str, Any]:

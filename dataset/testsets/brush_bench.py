@@ -15,7 +15,7 @@ from typing import Any
 
 from dataset.testsets.region_sets import BRUSH_BENCH, SIDE, RegionItem, is_count, prepare_region_set
 from runtime.errors import UserError
-from runtime.texts import read_json
+from runtime.texts import read_json, text_under
 
 
 def read_brush_mapping(path: str | Path, mask_key: str) -> list[RegionItem]:
@@ -31,7 +31,7 @@ def read_brush_mapping(path: str | Path, mask_key: str) -> list[RegionItem]:
     for identity, entry in content.items():
         where = f"{path}: item {identity!r}"
         entry = entry if isinstance(entry, dict) else {}
-        image, caption = (_text(entry, key, where) for key in ("image", "caption"))
+        image, caption = (text_under(entry, key, where) for key in ("image", "caption"))
         runs = _runs(entry, mask_key, where)
         notes = {"mask_key": mask_key}
         items.append(RegionItem(identity, image, caption, None, caption, runs, notes))
@@ -51,13 +51,6 @@ def prepare_brush_bench(source: Path, output: Path, mask_key: str) -> None:
     """
     items = read_brush_mapping(source / "mapping_file.json", mask_key)
     prepare_region_set(BRUSH_BENCH, items, source, output)
-
-
-def _text(entry: dict[str, Any], key: str, where: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: needs a text under the key {key!r}, got {value!r}")
-    return value
 
 
 def _runs(entry: dict[str, Any], mask_key: str, where: str) -> tuple[int, ...]:

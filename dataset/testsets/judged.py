@@ -21,7 +21,7 @@ from dataset.records.jsonl import require_files
 from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
-from runtime.texts import read_json
+from runtime.texts import read_json, text_under
 
 _COLUMNS = ("key", "task_type", "instruction", "instruction_language")
 _IMAGES = ("input_image_raw", "input_image")
@@ -101,10 +101,7 @@ def read_imgedit_bench(root: str | Path, listing: str | Path | None = None) -> l
     items = []
     for key, entry in read_json(file, dict, "give ImgEdit-Bench's list with --edit-json").items():
         origin = f"{file}: item {key!r}"
-        values = {name: entry.get(name) if isinstance(entry, dict) else None for name in ("id", "prompt")}
-        for name, value in values.items():
-            if not isinstance(value, str) or not value.strip():
-                raise UserError(f"{origin}: needs a text under the key {name!r}, got {value!r}")
+        values = {name: text_under(entry, name, origin) for name in ("id", "prompt")}
         source = (folder / values["id"]).resolve()
         if not source.is_relative_to(folder):
             raise UserError(f"{origin}: {values['id']} leads out of {folder}")
