@@ -5,6 +5,7 @@
 The plan is docs/claims.md. Data and tokenizer are the same for all seeds; stage 1 and five variants of stage
 2 are trained for each, and on three variants of the data what their rows need.
 Steps that are done are skipped, an interrupted training goes on. Writes RESULTS.md, results.json, figures/.
+Seeds measured elsewhere come in by `--add their/results.json`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from autoregressive.scaling.choices import METHODS
 from evaluations.editing.verification import HEADLINE
 from evaluations.images import load_region
 from evaluations.metrics.formulas import half_interval95
+from runtime.errors import UserError
 from scripts.reproduce.rows import (
     BASELINES,
     CROWDED,
@@ -81,6 +82,21 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         return _to_dicts({"rows": self.rows, "mask_error": self.mask_error, "scaling": self.scaling})
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> Results:
+        """From what `to_dict` has made; further entries are left alone."""
+        return Results(**{name: _from_dicts(content[name]) for name in ("rows", "mask_error", "scaling")})
+
+    @staticmethod
+    def together(parts: Sequence[Results]) -> Results:
+        """The seeds of several runs, in the order of the runs.
+
+        Raises:
+          UserError: one holds a row or number that another lacks.
+        """
+        names = ("rows", "mask_error", "scaling")
+        return Results(**{name: _joined([getattr(part, name) for part in parts], name) for name in names})
 
 
 def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
@@ -165,8 +181,33 @@ def _columns(found: Sequence[dict[str, list[float]]]) -> dict[str, list[Statisti
     return columns
 
 
+def _joined(parts: Sequence[Any], where: str) -> Any:
+    """Statistics of several runs, over all their seeds; a column that ends early stays where it is."""
+    first = parts[0]
+    if isinstance(first, Statistic):
+        return Statistic(tuple(value for part in parts for value in part.values))
+    if isinstance(first, dict):
+        if differing := set().union(*parts) - set.intersection(*map(set, parts)):
+            raise UserError(
+                f"{where}: one run has measured {', '.join(sorted(differing))} and another has not; give all "
+                "runs the same --rows"
+            )
+        return {key: _joined([part[key] for part in parts], f"{where}, {key}") for key in first}
+    length = max(map(len, parts))
+    filled = [[*part, *part[-1:] * (length - len(part))] for part in parts]
+    return [_joined(same, where) for same in zip(*filled, strict=True)]
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def _from_dicts(content: Any) -> Any:
+    if isinstance(content, dict) and "values" in content:
+        return Statistic(tuple(content["values"]))
+    if isinstance(content, dict):
+        return {key: _from_dicts(value) for key, value in content.items()}
+    return [_from_dicts(value) for value in content]
 
 
 def _to_dicts(content: Any) -> Any:

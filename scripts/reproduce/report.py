@@ -100,11 +100,17 @@ CAPTIONS: dict[str, dict[str, str]] = {
 
 
 def write_report(
-    path: Path, results: Results, claims: Sequence[Claim], about: dict[str, Any], figures: Sequence[Path]
+    path: Path,
+    results: Results,
+    claims: Sequence[Claim],
+    about: dict[str, Any],
+    figures: Sequence[Path],
+    shown_seed: int,
 ) -> None:
     """Writes RESULTS.md beside the folder of figures.
 
     Args:
+      shown_seed: the one that the pictures are of.
       about: "command", "machine", "date", "commit", "seeds", "num_test", "num_scaled", "num_train", "steps",
         "minutes".
     """
@@ -114,7 +120,7 @@ def write_report(
         parts.append(_mask_error(results))
     if results.scaling:
         parts.append(_scaling(results, about["num_scaled"]))
-    parts = [with_figures(part, shown, about["seeds"][0]) for part in parts]
+    parts = [with_figures(part, shown, shown_seed) for part in parts]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

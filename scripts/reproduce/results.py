@@ -15,10 +15,11 @@ from typing import Any
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from scripts.reproduce.added import about_all, check_together, read_added
 from scripts.reproduce.claims import judge
 from scripts.reproduce.config import ReproduceResults
 from scripts.reproduce.figures import draw_figures
-from scripts.reproduce.numbers import collect
+from scripts.reproduce.numbers import Results, collect
 from scripts.reproduce.report import write_report
 from scripts.reproduce.rows import Prepared, data_of, data_root, make_validation, run_seed
 from scripts.shapes.recipe import make_data, train_tokenizer
@@ -31,17 +32,21 @@ def run(config: ReproduceResults) -> None:
     """Runs what is not done yet, and writes RESULTS.md, results.json and figures/."""
     config = config.sizes()
     root = Path(config.results_dir).resolve()
+    added = read_added(config.add)
+    check_together([*(part["about"] for part in added), planned(config)])
     prepared = prepare(config, StepRunner(root))
     for number, seed in enumerate(config.seeds, start=1):
         log.info("seed %d (%d of %d): %s", seed, number, len(config.seeds), ", ".join(config.rows))
         run_seed(replace(config.recipe(), seed=seed), prepared, config.rows, config.num_scaled)
-    results = collect(root, config.seeds, config.rows)
-    claims, facts = judge(results), about(config, prepared)
+    own = collect(root, config.seeds, config.rows)
+    results = Results.together([*map(Results.from_dict, added), own])
+    facts = about_all([*(part["about"] for part in added), about(config, prepared)])
+    claims = judge(results)
     content = {"about": facts, **results.to_dict(), "claims": [claim.to_dict() for claim in claims]}
     text = json.dumps(content, indent=1)
     write_atomic(root / "results.json", lambda temporary: temporary.write_text(text + "\n"))
     figures = draw_figures(results, root, config.seeds[0], config.rows)
-    write_report(root / "RESULTS.md", results, claims, facts, figures)
+    write_report(root / "RESULTS.md", results, claims, facts, figures, config.seeds[0])
     for claim in claims:
         print(f"{claim.words}: {claim.verdict}")
     print(f"\nRead {root / 'RESULTS.md'}")
@@ -68,24 +73,26 @@ def prepare(config: ReproduceResults, runner: StepRunner) -> Prepared:
     return Prepared(vq_ckpt, runner, variants)
 
 
+def planned(config: ReproduceResults) -> dict[str, Any]:
+    """What is known of a run before it."""
+    steps = dict(config.recipe().steps)
+    if not config.train_tokenizer:
+        del steps["tokenizer"]
+    sizes = {name: getattr(config, name) for name in ("seeds", "num_train", "num_test", "num_scaled")}
+    return {**sizes, "steps": steps}
+
+
 def about(config: ReproduceResults, prepared: Prepared) -> dict[str, Any]:
     """What the numbers were made with."""
     runners = [prepared.runner, *prepared.variants.values()]
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     processors = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    steps = dict(config.recipe().steps)
-    if not config.train_tokenizer:
-        del steps["tokenizer"]
     return {
         "command": shlex.join(["python", "scripts/reproduce_results.py", *sys.argv[1:]]),
         "machine": f"{processors[0] if processors else platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": ", ".join(sorted(set().union(*(runner.commits for runner in runners)))),
-        "seeds": config.seeds,
-        "num_train": config.num_train,
-        "num_test": config.num_test,
-        "num_scaled": config.num_scaled,
-        "steps": steps,
         "minutes": sum(sum(runner.seconds.values()) for runner in runners) / 60,
+        **planned(config),
     }

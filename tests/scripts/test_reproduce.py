@@ -12,6 +12,7 @@ from PIL import Image
 from autoregressive.sample.flags import SampleMagicBrush
 from autoregressive.train.config import EditingConfig
 from runtime.config import parse
+from runtime.errors import UserError
 from scripts.reproduce.scaling_config import ReproduceScaling
 
 ROWS = ["zero_shot", "scaling"]
@@ -308,3 +309,47 @@ def test_a_tiny_run_writes_report_numbers_and_figures_and_is_resumed(tmp_path, v
         assert f"figures/{name}" in report and Image.open(tmp_path / "figures" / name).width > 300
     again = run_program("scripts/reproduce_results.py", *flags)
     assert again.stderr.count("done already") == len(list((tmp_path / "steps").rglob("*.json")))
+
+
+def test_seeds_of_two_runs_are_shown_together():
+    from scripts.reproduce.added import about_all, check_together
+    from scripts.reproduce.numbers import SINGLE, Results
+
+    first = Results({"nep": {SINGLE: {"l1": statistic(1.0, 2.0)}}}, {}, {"draw": [statistic(1.0, 2.0)]})
+    second = Results(
+        {"nep": {SINGLE: {"l1": statistic(None)}}}, {}, {"draw": [statistic(3.0), statistic(4.0)]}
+    )
+    stored = Results.from_dict(json.loads(json.dumps(first.to_dict())))
+    assert stored == first
+    both = Results.together([stored, second])
+    assert both.find("nep", "l1").values == (1.0, 2.0, None)
+    assert [point.values for point in both.scaling["draw"]] == [(1.0, 2.0, 3.0), (1.0, 2.0, 4.0)]
+    with pytest.raises(UserError, match="rows: one run has measured ntp and another has not"):
+        Results.together([first, Results({**second.rows, "ntp": {}}, {}, {})])
+
+    plan = {"num_train": 9, "num_test": 9, "num_scaled": 2, "steps": {"stage1": 5}}
+    parts = [
+        {**plan, "seeds": [0, 2], "machine": "A", "date": "d", "commit": "c", "minutes": 3, "command": "a"},
+        {**plan, "seeds": [1], "machine": "B", "date": "d", "commit": "c", "minutes": 4, "command": "b"},
+    ]
+    check_together(parts)
+    facts = {"seeds": [0, 2, 1], "machine": "A, B", "date": "d", "commit": "c", "minutes": 7, "command": "b"}
+    assert about_all(parts) == {**plan, **facts}
+    with pytest.raises(UserError, match="seed 2 is in two runs"):
+        check_together([parts[0], {**parts[1], "seeds": [2]}])
+    with pytest.raises(UserError, match="num_test 9 does not go with this one's 8"):
+        check_together([parts[0], {**parts[1], "num_test": 8}])
+
+
+def test_a_file_to_add_is_checked_before_anything_is_trained(tmp_path):
+    """It may hold other things, or results of another size."""
+    other = tmp_path / "other.json"
+    flags = ["scripts/reproduce_results.py", "--results-dir", tmp_path / "run", "--add", other]
+    for content, words in (("{}", "other.json holds no results"), (None, "other.json: cannot be read")):
+        if content is not None:
+            other.write_text(content)
+        elif other.exists():
+            other.unlink()
+        done = run_program(*flags, check=False)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert not (tmp_path / "run").exists()
