@@ -1,7 +1,8 @@
 """Trainings on several ranks: `python parallel_runs.py PLAN.json`, a list of groups of ranks.
 
 A group is {"ranks", "jobs"}; its jobs are trained one after the other in the same processes. A job is
-{"stage", "flags"}, perhaps with "resave": go on from its checkpoint, without a step, and save that as a file.
+{"stage", "flags"}, perhaps with "resave": go on from its checkpoint, without a step, and save that as a file,
+or "small_buckets": DDP's gradients are summed over the ranks in another order.
 """
 
 from __future__ import annotations
@@ -12,22 +13,32 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft  # noqa: F401  # before the ranks are forked: it takes seconds
 import torch
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # before the ranks are forked
+from torch.nn.parallel import DistributedDataParallel
 
 from autoregressive.train import stages
 from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.state import TrainState, save
 from runtime.config import parse
 from runtime.distributed import Distributed, distributed
+from runtime.training import parallel
 from runtime.training.checkpoints import Checkpoints
 from tokenizer.tokenizer_image.vq_config import VQTrainConfig
 from tokenizer.tokenizer_image.vq_loop import train as train_tokenizer
 
 STAGES = {"t2i": (T2IConfig, "train_t2i"), "editing": (EditingConfig, "train_editing")}
+
+
+class SmallBuckets(DistributedDataParallel):
+    """DDP that reduces a parameter or two at a time: the ranks' parts of a sum come in another order."""
+
+    def __init__(self, module: torch.nn.Module, **flags: Any) -> None:
+        super().__init__(module, **flags, bucket_cap_mb=0.001)
 
 
 def run_job(job: dict, ranks: Distributed) -> None:
@@ -41,6 +52,7 @@ def run_job(job: dict, ranks: Distributed) -> None:
     config_class, train = STAGES[job["stage"]]
     config = parse(config_class, job["flags"])
     found: list[TrainState] = []
+    parallel.DistributedDataParallel = SmallBuckets if job.get("small_buckets") else DistributedDataParallel
     fit = stages.fit
     stages.fit = lambda *args, **kwargs: found.append(fit(*args, **kwargs))
     try:
