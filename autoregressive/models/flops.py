@@ -39,7 +39,7 @@ def forward_flops(config: ModelConfig, slots: Number, predicted: Number, text_sl
     Two for every weight that a slot passes (Kaplan et al. 2020, section 2.1), and for attention 4·L²·D a
     layer (PaLM, Chowdhery et al. 2022, appendix B), of which a causal mask leaves half. The output head
     counts for predicted slots only, the caption's two matrices for text slots only; embeddings and norms do
-    not count.
+    not count. The last layer counts for all slots, as is the custom, though only predicted ones need it.
 
     Args:
       slots: L, all slots of the sequence, text included; no padding.

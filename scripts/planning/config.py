@@ -19,6 +19,10 @@ class PlanRun:
     gpt_model: str = models.gpt_model("R-GPT-XL", sorted(GPT_MODELS))
     image_size: int = models.image_size(what="the images, pixels")
     cell_size: int = option(16, within=COUNT, help="pixels of a cell's side")
+    codebook_size: int | None = models.codebook_size("codes of the tokenizer (default: the published 16,384)")
+    t5_feature_dim: int | None = models.t5_feature_dim(
+        "width of the text features (default: the published 2048)"
+    )
     num_samples: int = option(16_000_000, within=COUNT, help="pairs in the data")
     epochs: int = training.epochs(1, "passes over the data")
     text_tokens: float = option(30.0, within=POSITIVE, help="tokens of a text, on average")
@@ -26,6 +30,9 @@ class PlanRun:
     global_batch_size: int = training.global_batch_size(256, "samples")
     num_gpus: int = option(8, within=COUNT, help="ranks, one a GPU")
     gpu: str = training.gpu("H100", ", as A100, H100, H200, B200")
+    peak_tflops: float | None = option(
+        None, within=POSITIVE, help="10^12 operations a second at most, in the place of --gpu's"
+    )
     utilisation: float = option(0.35, within=SHARE_ABOVE_NONE, help="share of the peak that is reached")
     parallel: str = training.parallel()
     shard_size: int | None = training.shard_size()

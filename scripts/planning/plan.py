@@ -41,8 +41,12 @@ class Plan(NamedTuple):
 def model_config(config: PlanRun) -> ModelConfig:
     """That of the model for these images."""
     cells = (config.image_size // config.cell_size) ** 2
-    marks = config.stage == "editing"
-    return replace(GPT_MODELS[config.gpt_model], block_size=cells, mask_in_context=marks)
+    model = replace(GPT_MODELS[config.gpt_model], block_size=cells, mask_in_context=config.stage == "editing")
+    return replace(
+        model,
+        vocab_size=config.codebook_size or model.vocab_size,
+        caption_dim=config.t5_feature_dim or model.caption_dim,
+    )
 
 
 def make_plan(config: PlanRun) -> Plan:
@@ -75,7 +79,7 @@ def make_plan(config: PlanRun) -> Plan:
         slots=slots,
         steps=steps,
         flops=flops,
-        hours=flops / (_peak(config.gpu) * config.utilisation * config.num_gpus) / 3600,
+        hours=flops / (_peak(config) * config.utilisation * config.num_gpus) / 3600,
         data=config.num_samples * (codes + HALF * config.text_tokens * model.caption_dim),
         states=(2 * FLOAT * parameters + moments + averages) / ranks,
         # Two blocks, the one that runs and the next, and the output head; in half precision.
@@ -112,10 +116,15 @@ def _sharing_ranks(config: PlanRun) -> int:
     return size
 
 
-def _peak(gpu: str) -> float:
-    if gpu not in PEAKS:
-        raise UserError(f"--gpu {gpu}: its peak is not known; use one of {', '.join(PEAKS)}")
-    return PEAKS[gpu]
+def _peak(config: PlanRun) -> float:
+    """Operations a second at most."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops * 1e12
+    if config.gpu not in PEAKS:
+        raise UserError(
+            f"--gpu {config.gpu}: its peak is not known; use one of {', '.join(PEAKS)}, or give --peak-tflops"
+        )
+    return PEAKS[config.gpu]
 
 
 def show(config: PlanRun) -> None:
@@ -128,7 +137,8 @@ def show(config: PlanRun) -> None:
         "model": f"{config.gpt_model}, {plan.parameters / 1e6:.1f} M parameters",
         "sequence": f"{plan.slots:.0f} slots a sample, {tokens:.3g} tokens in all",
         "steps": f"{plan.steps} of {config.global_batch_size} samples",
-        "work": f"{plan.flops:.3g} operations; {plan.hours:.1f} hours on {config.num_gpus} x {config.gpu} at "
+        "work": f"{plan.flops:.3g} operations; {plan.hours:.3g} hours on {config.num_gpus} x "
+        f"{config.gpu if config.peak_tflops is None else f'{config.peak_tflops:g} TFLOP/s'} at "
         f"{config.utilisation:.0%} of its peak",
         "data": f"{plan.data / GB:.1f} GB packed (codes and text features), for {config.num_samples} samples",
         "memory": f"{plan.states / GB:.2f} GB a rank for weights, gradients and optimizer, "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
+from autoregressive.models.loss import SupervisedLoss
+from autoregressive.sequence.builders import editing_layout, t2i_layout
 from runtime.checkpoint import save_checkpoint
 from runtime.config import parse
 from runtime.errors import UserError
@@ -45,8 +48,19 @@ def test_what_is_sharded_is_divided():
     assert sharded.gathered < 0.1 * whole.states and whole.checkpoint == sharded.checkpoint
     with pytest.raises(UserError, match="--shard-size 3 does not divide --num-gpus 8"):
         plan_of("--num-gpus", "8", "--parallel", "hsdp", "--shard-size", "3")
-    with pytest.raises(UserError, match="--gpu abacus: its peak is not known"):
+    with pytest.raises(UserError, match="--gpu abacus: its peak is not known.*--peak-tflops"):
         plan_of("--gpu", "abacus")
+
+
+def test_another_device_and_another_tokenizer():
+    plan = plan_of("--peak-tflops", "2", "--utilisation", "0.5", "--num-gpus", "3")
+    assert plan.hours == pytest.approx(plan.flops / 3e12 / 3600)
+    small = plan_of("--codebook-size", "512", "--t5-feature-dim", "128")
+    config = GPT_MODELS["R-GPT-XL"]
+    fewer = (
+        2 * (config.vocab_size - 512) + 2048 - 128
+    ) * config.dim  # codes in and out, the first of captions
+    assert plan.parameters - small.parameters == fewer and small.flops < plan.flops
 
 
 def test_twice_the_machine_takes_half_the_time_and_twice_the_data_twice_the_disk():
@@ -57,6 +71,25 @@ def test_twice_the_machine_takes_half_the_time_and_twice_the_data_twice_the_disk
     assert plan.steps == 4000 and plan.slots == pytest.approx(30 + 2 * 256 + 0.3 * 256 - 1)
     t2i = plan_of("--stage", "t2i")
     assert t2i.slots == 30 + 255 and t2i.data < plan_of().data
+
+
+@pytest.mark.parametrize("stage", ["t2i", "editing"])
+def test_a_training_step_makes_the_operations_that_are_planned(stage):
+    """Counted by PyTorch: of the last layer fewer, and attention to slots behind a slot, which are hidden."""
+    words, edited, samples = 10, 20, 3
+    flags = ["--stage", stage, "--gpt-model", "R-GPT-mini", "--image-size", "128", "--text-tokens", words]
+    flags += ["--edited-share", edited / 64, "--global-batch-size", samples, "--num-samples", samples]
+    plan, config = plan_of(*flags), model_config(parse(PlanRun, list(map(str, flags))))
+    loss, text_valid = SupervisedLoss(Transformer(config)), torch.ones(samples, words, dtype=torch.bool)
+    codes = torch.randint(config.vocab_size, (2, samples, 64))
+    if stage == "t2i":
+        layout = t2i_layout(codes[0], torch.arange(64).expand(samples, -1), text_valid)
+    else:
+        edit_mask = (torch.arange(64) < edited).expand(samples, -1)
+        layout = editing_layout(*codes, edit_mask, text_valid, config.vocab_size)
+    with FlopCounterMode(display=False) as counter:
+        loss(layout, torch.randn(samples, words, config.caption_dim)).backward()
+    assert counter.get_total_flops() == pytest.approx(plan.flops, rel=0.1)
 
 
 def test_the_table_names_all_of_it(capsys):
