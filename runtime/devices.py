@@ -116,6 +116,24 @@ def _seconds_of_product(dtype: torch.dtype, tries: int = 8) -> float:
     return min(times)
 
 
+@contextmanager
+def subnormals_as_zero(device: torch.device) -> Iterator[None]:
+    """Inside, numbers below 1e-38 count as zero on CPUs: in this thread and in those it starts.
+
+    The gradients of sharp predictions are full of them, and Intel's processors take a hundred times as long for
+    each: stage 2 of R-GPT-mini trained at 7 samples a second there, and trains at 33.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.tensor(1e-40).mul(1).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
     """The autocast context of a `--mixed-precision` choice; "none" computes in the weights' own type.
 

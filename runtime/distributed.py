@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runtime.devices import pick_device
+from runtime.devices import pick_device, subnormals_as_zero
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -100,6 +100,8 @@ def _warn_of_unknown_hosts(device: torch.device) -> None:
 def distributed(device: str = "auto") -> Iterator[Distributed]:
     """Joins the process group that torchrun describes (nccl on GPUs, gloo on CPUs), or none without torchrun.
 
+    On CPUs subnormal numbers count as zero inside.
+
     Args:
       device: see `pick_device`.
     """
@@ -121,7 +123,8 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         backend = "nccl" if where.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
-        yield Distributed(rank, world_size, local_rank, where)
+        with subnormals_as_zero(where):
+            yield Distributed(rank, world_size, local_rank, where)
     finally:
         if world_size > 1:
             dist.destroy_process_group()

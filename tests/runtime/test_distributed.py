@@ -66,6 +66,23 @@ def test_docstrings_that_libraries_read_are_not_stripped(flag, status):
     assert ("python -OO" in done.stderr) == (status == 2)
 
 
+def test_subnormal_numbers_count_as_zero_on_cpus_inside():
+    """In all threads that compute, and afterwards as before."""
+    code = (
+        "import torch; from runtime.distributed import distributed; torch.set_num_threads(2)\n"
+        "count = lambda: torch.full((1 << 20,), 1e-40).mul(1).count_nonzero().item()\n"
+        "with distributed('cpu'):\n"
+        "    inside = count()\n"
+        "    with distributed('cpu'):\n"
+        "        pass\n"
+        "    again = count()\n"
+        "single = lambda: torch.tensor(1e-40).mul(1).item() > 0\n"
+        "print(inside, again, single())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["0", "0", "True"], done.stderr
+
+
 AGENT = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)  # as torchrun does
