@@ -90,8 +90,8 @@ def _here() -> list[str]:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device's products are faster in bfloat16 than in float32: on CPUs a matter of the kind.
 
-    One without such products is eighty times as slow; Intel's AVX-512 ones without AMX half as fast; AMD's twice
-    as fast. On CPUs it is measured once, in some milliseconds.
+    One without such products is eighty times as slow; Intel's AVX-512 ones without AMX are half as fast; AMD's
+    twice as fast. On CPUs it is measured once, in some milliseconds.
     """
     return device.type != "cpu" or _cpu_multiplies_bfloat16()
 
@@ -120,8 +120,8 @@ def _seconds_of_product(dtype: torch.dtype, tries: int = 8) -> float:
 def subnormals_as_zero(device: torch.device) -> Iterator[None]:
     """Inside, numbers below 1e-38 count as zero on CPUs: in this thread and in those it starts.
 
-    The gradients of sharp predictions are full of them, and Intel's processors take a hundred times as long for
-    each: stage 2 of R-GPT-mini trained at 7 samples a second there, and trains at 33.
+    The gradients of sharp predictions are full of them, and Intel's processors take a hundred times as long
+    for each: stage 2 of R-GPT-mini trained at 7 samples a second there, and trains at 33.
     """
     if device.type != "cpu":
         yield
