@@ -90,8 +90,8 @@ def _here() -> list[str]:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device's products are faster in bfloat16 than in float32: on CPUs a matter of the kind.
 
-    One without such products is eighty times as slow; with Intel's AVX-512, but no AMX, half as fast; with AMD's
-    twice. On CPUs it is measured once, in some milliseconds.
+    One without such products is eighty times as slow, Intel's without AMX half as fast, AMD's twice. It is
+    measured once, in some milliseconds.
     """
     return device.type != "cpu" or _cpu_multiplies_bfloat16()
 
