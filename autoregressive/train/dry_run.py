@@ -21,9 +21,9 @@ from autoregressive.train.state import new_state
 from autoregressive.train.steps import backward, share, update
 from dataset.batches import EditBatch, T2IBatch, collate_samples
 from runtime.distributed import Distributed
-from runtime.dry_run import Plan, measure, report
 from runtime.errors import UserError
 from runtime.logging import get_logger
+from runtime.training.dry_run import Plan, measure, report
 
 log = get_logger(__name__)
 MAX_SHOWN = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from types import FrameType
 
@@ -22,6 +21,7 @@ from integrations.server.door import House
 from integrations.server.served import Served, load_adapters, load_pipelines
 from runtime.errors import UserError
 from runtime.logging import get_logger
+from runtime.ports import listen
 
 log = get_logger("server")
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
 def serve(config: Serve) -> None:
     """Loads the models and answers until the program is told to stop."""
     start = time.perf_counter()
-    listening = _listen(config.host, config.port)
+    listening = listen(config.host, config.port)
     with listening:
         pipelines = load_pipelines(config.model, config.device, config.precision, config.t5_path)
         load_adapters(pipelines, config.adapters())
@@ -74,18 +74,3 @@ def serve(config: Serve) -> None:
         log.info("%s at %s (ready after %.1f s; Ctrl-C ends it)", ", ".join(served.names()), address, seconds)
         Server(settings, house).run(sockets=[listening])
     log.info("stopped")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """An open port, before the models are loaded: a taken one is told at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)  # bound alone, another server could bind it too
-    except OSError as error:
-        listening.close()
-        message = f"{host}:{port} cannot be opened ({error.strerror}); give another --host or --port"
-        raise UserError(message) from None
-    return listening

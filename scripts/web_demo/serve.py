@@ -17,6 +17,7 @@ from language.published import DEFAULT_T5
 from runtime.devices import DECODING_PRECISIONS, pick_device
 from runtime.errors import UserError
 from runtime.logging import get_logger
+from runtime.ports import listen
 from scripts.web_demo.advice import vocabulary
 from scripts.web_demo.config import Demo
 from scripts.web_demo.examples import examples_for
@@ -93,6 +94,7 @@ def serve(config: Demo) -> None:
             from scripts.web_demo.widgets import CSS
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is not installed: pip install -e .[demo]") from error
+        listen(config.host, config.port).close()  # gradio opens it once the models are loaded
         page = build_page(make_studios(config)).queue(max_size=config.max_queue)
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none from elsewhere
         try:

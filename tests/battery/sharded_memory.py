@@ -27,10 +27,10 @@ from autoregressive.train.config import T2IConfig
 from autoregressive.train.steps import share
 from runtime.config import parse
 from runtime.distributed import Distributed
-from runtime.dry_run import measure
 from runtime.errors import run_command
 from runtime.optim import build_optimizer
 from runtime.sharding.tensors import own_part
+from runtime.training.dry_run import measure
 
 MODEL, CELLS, SAMPLES, TEXT = "R-GPT-B", 16, 2, 32
 RUNS = (("ddp", 2), ("fsdp", 2), ("fsdp", 4))

@@ -16,11 +16,11 @@ from dataset.data_order import ResumableBatchSampler
 from dataset.image_folder import ImageDataset, collate_images, list_images
 from runtime.config import dump_config
 from runtime.distributed import Distributed
-from runtime.dry_run import Plan, measure, report
 from runtime.logging import get_logger, progress
 from runtime.stopping import LateReading, Loading, StopSignals, leave_signals_to_the_trainer
 from runtime.training.checkpoints import due
 from runtime.training.checks import require_few_bad, require_few_skipped
+from runtime.training.dry_run import Plan, measure, report
 from runtime.training.meter import TrainingMeter
 from runtime.training.resume import resume_point
 from tokenizer.tokenizer_image.pictures import save_pairs
