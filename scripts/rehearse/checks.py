@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,13 @@ def check_training(checks: Checks, training: Training, shapes: dict[str, tuple[i
         chance = math.log(shapes["output.weight"][0])
         plausible = all(0 < loss < 3 * chance for loss in losses)
         checks.add("losses have the size of chance", plausible, [round(loss, 3) for loss in losses])
+
+
+def check_measured_memory(checks: Checks, log_file: Path, below: float) -> None:
+    """What `--dry-run` has measured a rank to take, from its log; in GB."""
+    found = re.search(r"memory per rank +([\d.]+) GB", log_file.read_text())
+    name = f"the dry run measures less than {below} GB"
+    checks.add(name, found is not None and float(found[1]) < below, found and f"{found[1]} GB")
 
 
 def read_metrics(training: Training) -> list[dict[str, Any]]:

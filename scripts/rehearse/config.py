@@ -48,6 +48,7 @@ LOW_MEMORY = {
     "lora": "--lora-rank 16 --lora-train-tables",  # these weights have no marks
 }
 LOW_MEMORY_STEPS = 3
+LOW_MEMORY_GB = 24  # of the GPU that it is for
 
 
 def llamagen_file(gpt_model: str) -> str:

@@ -20,10 +20,11 @@ from scripts.rehearse.checks import (
     Training,
     check_emu,
     check_magicbrush,
+    check_measured_memory,
     check_training,
     expected_shapes,
 )
-from scripts.rehearse.config import HANDED_ON, VALIDATED_STEP, Rehearsal
+from scripts.rehearse.config import HANDED_ON, LOW_MEMORY_GB, VALIDATED_STEP, Rehearsal
 from scripts.rehearse.processes import run_watched
 
 log = get_logger("rehearsal")
@@ -94,6 +95,10 @@ def run_stage(config: Rehearsal, stage: str) -> dict[str, Any]:
     words = [*launcher, *config.command(stage)]
     log.info("%s, in %s:\ntorchrun %s", stage, config.root, shlex.join(words))
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    if config.low_memory:
+        dry_run = config.root / f"{stage}_dry_run.log"
+        run_watched([*torchrun, *words, "--dry-run"], config.root, dry_run)
+        check_measured_memory(checks, dry_run, LOW_MEMORY_GB)
     taken = run_watched([*torchrun, *words], config.root, config.root / f"{stage}.log")
     checks.add("exit status 0", taken.status == 0, taken.status)
     if taken.status == 0:
