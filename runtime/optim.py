@@ -17,6 +17,8 @@ from runtime.training.weight_by_weight import WeightByWeight
 MUON_MOMENTUM = 0.95
 # What the flags say of a group; the rest of an optimizer's state is what training has made.
 _FROM_FLAGS = ("lr", "initial_lr", "betas", "momentum", "weight_decay")
+# Settings by which kinds are told apart: AdamW has the first and the last, AdamW8bit the first alone.
+_OF_A_KIND = ("betas", "ns_steps", "dampening", "fused")
 
 
 def gradient_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -104,15 +106,25 @@ class Optimizers:
         return states[0] if len(states) == 1 else {"members": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the moments and the counts; rates, betas and decay stay those of this run's flags."""
+        """Takes the moments and the counts; rates, betas and decay stay those of this run's flags.
+
+        Raises:
+          ValueError: they are another kind's, which torch would take and stumble over at the next step.
+        """
         states = state.get("members", [state])
         if len(states) != len(self.members):
             raise ValueError(f"the state holds {len(states)} optimizers, this run has {len(self.members)}")
         for member, member_state in zip(self.members, states, strict=True):
+            if _kind(member_state["param_groups"]) != _kind(member.param_groups):
+                raise ValueError(f"the state is not one of {type(member).__name__}")
             own = [{n: group[n] for n in _FROM_FLAGS if n in group} for group in member.param_groups]
             member.load_state_dict(member_state)
             for group, settings in zip(member.param_groups, own, strict=True):
                 group.update(settings)
+
+
+def _kind(groups: list[dict[str, Any]]) -> set[str]:
+    return {name for name in _OF_A_KIND for group in groups if name in group}
 
 
 def build_optimizer(

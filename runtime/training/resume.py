@@ -203,4 +203,8 @@ class ResumeFile:
         try:
             optimizers.load_state_dict(self.content[part])
         except ValueError as error:
-            raise UserError(f"{self.path} was trained with another optimizer: {error}") from error
+            name = checkpoint_args(self.content).get("optimizer")
+            remedy = f"give --optimizer {name} as that run did, or {self.instead}" if name else self.instead
+            raise UserError(
+                f"{self.path} was trained with another optimizer: {error}; {remedy}"
+            ) from error

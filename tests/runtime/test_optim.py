@@ -74,6 +74,25 @@ def test_state_round_trip_goes_on_alike():
         build_optimizer(other, "adamw", **settings).load_state_dict(state)
 
 
+@pytest.mark.parametrize("matrices_alone", [False, True])
+def test_the_state_of_another_kind_is_refused(matrices_alone):
+    """Of matrices alone, as low-rank layers are, all kinds have one group; in 8 bits AdamW has as many."""
+    settings = {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+    kinds = ("adamw", "adamw8bit", "muon", "sgd")
+    model = nn.Linear(64, 64, bias=not matrices_alone)
+    states = {}
+    for kind in kinds:
+        model(torch.randn(2, 64)).square().sum().backward()
+        optimizers = build_optimizer(model, kind, **settings)
+        optimizers.step(OFF)
+        states[kind] = optimizers.state_dict()
+    for kind in kinds:
+        build_optimizer(model, kind, **settings).load_state_dict(states[kind])
+        for other in {*kinds} - {kind}:
+            with pytest.raises(ValueError, match="holds|is not one of|different number of parameter groups"):
+                build_optimizer(model, kind, **settings).load_state_dict(states[other])
+
+
 def test_the_gradients_norm_does_not_follow_the_order_of_its_sum():
     """In float32 clipping would hand the last digit on to every gradient."""
     torch.manual_seed(0)
@@ -139,7 +158,7 @@ def test_averages_of_eight_bits_take_a_quarter_and_small_ones_stay():
     state = optimizers.state_dict()["state"]
     sizes = [sum(t.numel() * t.element_size() for n, t in state[i].items() if n != "step") for i in range(5)]
     assert sizes == [2 * (256 * 64 + 4 * 64), 8 * 64 * 3, 8 * 64, 8 * 64, 8 * 3]
-    with pytest.raises(ValueError, match="not those of AdamW8bit"):
+    with pytest.raises(ValueError, match="is not one of AdamW8bit"):
         plain = build_optimizer(model, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95))
         plain.step(OFF)
         optimizers.load_state_dict(plain.state_dict())
