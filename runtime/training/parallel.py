@@ -122,8 +122,9 @@ def _shard(network: nn.Module, sharding: Sharding, parts: Parts, compiled: bool)
     mesh, num_shards = sharding.mesh, sharding.mesh.size(-1)
 
     def placement(parameter: nn.Parameter) -> Shard:
-        """Rows, where there is one for every rank; else a dimension that they divide, if there is one."""
-        rest = [dim for dim, size in enumerate(parameter.shape) if size % num_shards == 0]
+        """Rows, where there is one for every rank; else a dimension that they divide, if there is one. Never
+        the last one, along which `AdamW8bit` has its blocks."""
+        rest = [dim for dim, size in enumerate(parameter.shape[:-1]) if size % num_shards == 0]
         return Shard(0 if parameter.shape[0] >= num_shards or not rest else rest[0])
 
     def policy(dtype: torch.dtype) -> MixedPrecisionPolicy:

@@ -205,6 +205,4 @@ class ResumeFile:
         except ValueError as error:
             name = checkpoint_args(self.content).get("optimizer")
             remedy = f"give --optimizer {name} as that run did, or {self.instead}" if name else self.instead
-            raise UserError(
-                f"{self.path} was trained with another optimizer: {error}; {remedy}"
-            ) from error
+            raise UserError(f"{self.path} was trained with another optimizer: {error}; {remedy}") from error

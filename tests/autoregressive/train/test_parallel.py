@@ -14,15 +14,19 @@ import torch.distributed as dist
 from conftest import ROOT, read_metrics
 from test_gpu import train_packed
 from test_training import run_stage, same, stage_flags
+from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from autoregressive.train import stages
 from autoregressive.train.config import T2IConfig
 from autoregressive.train.state import save
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
-from runtime.distributed import ONE_RANK
+from runtime.distributed import ONE_RANK, Distributed
 from runtime.errors import UserError
+from runtime.optim import build_optimizer
 from runtime.training.checkpoints import Checkpoints
+from runtime.training.parallel import Parts, parallel, sharding_of
 
 STEPS = 8
 OPTIMIZERS = {"t2i": ["--optimizer", "adamw"], "editing": ["--optimizer", "muon", "--ema-decay", "0.9"]}
@@ -254,3 +258,23 @@ def test_groups_must_divide_the_ranks_and_belong_to_hsdp():
     flags = ["--data-path", "x", "--vq-ckpt", "x", "--shard-size", "2"]
     with pytest.raises(UserError, match="--shard-size goes with --parallel hsdp, not ddp"):
         parse(T2IConfig, flags)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_table_that_no_rank_count_divides_has_its_blocks_of_eight_bits(rank):
+    """81 cells on two ranks: split along the last dimension, a rank had a part of a block."""
+    dist.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+    try:
+        network = nn.Linear(256, 64)
+        network.table = nn.Parameter(torch.randn(1, 81, 256))
+        ranks = Distributed(rank, 2, rank, torch.device("cpu"))
+        parallel(network, ranks, sharding_of("fsdp", None, "none", ranks), Parts([], []))
+        optimizers = build_optimizer(network, "adamw8bit", lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95))
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizers.step(torch.amp.GradScaler("cpu", enabled=False))
+        kept = optimizers.members[0].state[network.table]
+        assert kept["exp_avg"].shape == (1, 81, 256) and kept["exp_avg_scale"].shape == (1, 81, 1)
+        assert kept["exp_avg_scale"].to_local().shape[1:] == (81, 1)
+    finally:
+        dist.destroy_process_group()
