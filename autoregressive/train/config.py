@@ -193,8 +193,7 @@ class TrainConfig(DataConfig):
         training.require_parallel(self.parallel, self.shard_size)
         training.require_lora(self)
         self.sampling()  # checks its values
-        if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+        training.require_optimizer(self.optimizer, self.mixed_precision)
 
     def _take_model(self) -> None:
         """Puts the flags of `--model` in its place.

@@ -146,9 +146,17 @@ def edit_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
 def optimizer(choices: Sequence[str]) -> Any:
     """`--optimizer`."""
     words = "muon: Muon on the matrices, AdamW on the rest"
-    if "adamw8bit" in choices:
-        words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8"
+    words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8" * ("adamw8bit" in choices)
     return option("adamw", help=words, choices=choices)
+
+
+def require_optimizer(name: str, mixed_precision: str) -> None:
+    """
+    Raises:
+      UserError: each of two optimizers would find its own infinities, and one step where the other skips.
+    """
+    if name == "muon" and mixed_precision == "fp16":
+        raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
 
 
 def lr(of: str = "AdamW", default: float = 1e-4) -> Any:

@@ -135,8 +135,7 @@ class VQTrainConfig:
             raise UserError("--steps and --epochs both say how long to train: give one")
         if self.cache_images and self.augment:
             raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
-        if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise UserError("--optimizer muon does not go with fp16 loss scaling; use --mixed-precision bf16")
+        training.require_optimizer(self.optimizer, self.mixed_precision)
         training.require_parallel(self.parallel, self.shard_size)
         if self.finetune and not self.vq_ckpt:
             raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")

@@ -131,6 +131,7 @@ class RewardsConfig:
         check_ranges(type(self), vars(self))
         POSITIVE.check("--temperature", self.temperature)
         training.require_lora(self)
+        training.require_optimizer(self.optimizer, self.mixed_precision)
         names = [split_weight(word)[0] for word in self.rewards]
         if len(set(names)) < len(names):
             raise UserError(f"--rewards {' '.join(self.rewards)}: name each reward once")
