@@ -21,10 +21,11 @@ def save(state: TrainState, start: str, config: RewardsConfig, ranks: Distribute
     ranks.barrier()
 
 
-def require_same_start(path: str, start: str, init_gpt_ckpt: str) -> None:
-    """
+def saved_start(path: str) -> str:
+    """The fingerprint of the model that the checkpoint's run is held near to.
+
     Raises:
-      UserError: the checkpoint's run was held near to another model, or is no training by rewards.
+      UserError: it is no checkpoint of a training by rewards.
     """
     saved = load_checkpoint(path).get(START)
     if saved is None:
@@ -32,6 +33,17 @@ def require_same_start(path: str, start: str, init_gpt_ckpt: str) -> None:
             f"{path} is no checkpoint of a training by rewards: to start from its weights, give it as "
             "--init-gpt-ckpt"
         )
+    return saved
+
+
+def require_same_start(path: str, saved: str, start: str, init_gpt_ckpt: str) -> None:
+    """Where adapter and seed are known to be those of the checkpoint: they make the start, too.
+
+    Args:
+      saved: the `saved_start` of `path`.
+    Raises:
+      UserError: the checkpoint's run was held near to another model.
+    """
     if saved != start:
         raise UserError(
             f"{path} comes from a run that started from other weights than {init_gpt_ckpt} holds, and is "

@@ -15,7 +15,7 @@ from autoregressive.train.rewards.learner import FrozenStart, Learner
 from autoregressive.train.rewards.loop import fit
 from autoregressive.train.rewards.prompts import DrawPrompts, EditPrompts, Prompts
 from autoregressive.train.rewards.rollout import Editing, Infilling, Rollouts, Task
-from autoregressive.train.rewards.saving import require_same_start
+from autoregressive.train.rewards.saving import require_same_start, saved_start
 from autoregressive.train.state import new_state
 from dataset.build import build_dataset
 from dataset.data_order import ResumableBatchSampler
@@ -39,8 +39,7 @@ def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
     task = make_task(config, pipeline)
     prompts = read_prompts(config, pipeline)
     start = FrozenStart(model, config.temperature, config.group_size)
-    if found is not None:
-        require_same_start(found, start.fingerprint, config.init_gpt_ckpt)
+    near_to = None if found is None else saved_start(found)
     sampler = ResumableBatchSampler(
         len(prompts),
         config.global_batch_size,
@@ -50,6 +49,8 @@ def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
         num_epochs=config.epochs,
     )
     state = new_state(model, sampler, config, ranks)
+    if near_to is not None:
+        require_same_start(found, near_to, start.fingerprint, config.init_gpt_ckpt)
     total_steps = config.epochs * sampler.batches_per_epoch
     if (config.max_steps or 0) > 0:
         total_steps = min(total_steps, config.max_steps)
