@@ -29,7 +29,8 @@ _SHOWN = ("reward", "kl", "entropy", "equal_groups", "grad_norm")
 class RewardMeter(TrainingMeter):
     """Sums what the steps since the last log line counted, over all ranks, and logs the quotients.
 
-    reward, reward_<name>       means over the samples that were judged; <name> is without its weight
+    reward, reward_<name>       means over the samples that were judged; <name> is without its weight; absent,
+                                as reward_spread is, where none was
     reward_spread               mean standard deviation of the rewards in a group
     equal_groups, failed_groups share of the groups that taught nothing: all rewards alike, or no reward
     kl, entropy, clipped        means over the codes that were trained on, so of the other groups alone
@@ -64,9 +65,10 @@ class RewardMeter(TrainingMeter):
         """Logs the steps since the last line, with the gradient norm of the latest."""
         sums, self._sums = self._sums, {}
         speed = self.read_speed(self.state.step, self.config.global_batch_size * self.config.group_size)
-        numbers = {name: sums[name] / max(sums["rows"], 1) for name in sums if name.startswith("reward")}
-        judged = sums["groups"] - sums["failed"]
-        numbers["reward_spread"] = sums["spread"] / max(judged, 1)
+        numbers = {}
+        if sums["rows"]:  # a reward of 0 would be a number of its own
+            numbers = {name: sums[name] / sums["rows"] for name in sums if name.startswith("reward")}
+            numbers["reward_spread"] = sums["spread"] / (sums["groups"] - sums["failed"])
         numbers["equal_groups"] = sums["equal"] / max(sums["groups"], 1)
         numbers["failed_groups"] = sums["failed"] / max(sums["groups"], 1)
         if sums["codes"]:
