@@ -32,3 +32,13 @@ def nan_at_blue(images: list[Image.Image], cases: list[RewardCase]) -> list[floa
 
 def too_few(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
     return [1.0]
+
+
+def hopeless_but_one(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    """The least that float32 holds, as judges say it of pictures that they refuse."""
+    return [0.0, *[float(np.finfo(np.float32).min)] * (len(images) - 1)]
+
+
+def last_digits(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    """The same, but for float32's rounding."""
+    return [30.0, 30.000002, *[30.0] * (len(images) - 2)]

@@ -92,10 +92,10 @@ class Stepping:
         rows, judgements = self._draw_and_judge(usable) if usable else (None, [])
         size = self.config.group_size
         totals = [judgement.total or [math.nan] * size for judgement in judgements]
-        rewards = torch.tensor(totals).view(len(totals), size)
+        rewards = torch.tensor(totals, dtype=torch.float64).view(len(totals), size)
         differ = have_spread(rewards)
         chosen = differ.repeat_interleave(size)
-        advantages = group_advantages(rewards).flatten()[chosen]
+        advantages = group_advantages(rewards).float().flatten()[chosen]
         update = self.learner.learn(None if rows is None else rows.take(chosen), advantages)
         self.state.step += 1
         self.meter.add(self._counts(judgements, rewards, differ, update))

@@ -17,14 +17,15 @@ from autoregressive.sequence.layout import TrainingLayout
 from autoregressive.train.rewards.shared_prompts import hidden_of_groups
 
 LEAST_SPREAD = 1e-6
-"""Groups whose rewards differ by no more are equal ones: they say nothing of what is better."""
+"""Groups whose rewards differ by no more are equal ones: they say nothing of what is better. Of rewards above
+1 it is a share of the largest: they come in float32, and their last digits are noise."""
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
     """(r - mean) / standard deviation, by group.
 
     Args:
-      rewards: (P, G) float.
+      rewards: (P, G) float64: squares of what float32 holds.
     Returns:
       (P, G) float; a group of equal rewards gets zeros.
     """
@@ -40,7 +41,8 @@ def deviation_of(rewards: Tensor) -> Tensor:
 
 def have_spread(rewards: Tensor) -> Tensor:
     """(P,) bool: groups of (P, G) rewards that are not all equal."""
-    return rewards.amax(1) - rewards.amin(1) > LEAST_SPREAD
+    largest = rewards.abs().amax(1).clamp(min=1.0)
+    return rewards.amax(1) - rewards.amin(1) > LEAST_SPREAD * largest
 
 
 class DrawnCodes(NamedTuple):

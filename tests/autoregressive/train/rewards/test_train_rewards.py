@@ -131,6 +131,22 @@ def test_equal_rewards_are_counted_and_change_nothing(flags, tmp_path):
     assert all(torch.equal(ended["model"][name], weight) for name, weight in start.items())
 
 
+def test_the_largest_rewards_are_learned_from_and_last_digits_are_not(flags, tmp_path):
+    words = flags("t2i", "--max-steps", 1, "--rewards")
+    run([*words, "toy_rewards:hopeless_but_one:2"], tmp_path / "large")
+    (line,) = read_metrics(tmp_path / "large")
+    assert 0 < line["grad_norm"] < 1e6 and line["reward_spread"] == pytest.approx(2.947e38, rel=1e-3)
+    run([*words, "toy_rewards:last_digits"], tmp_path / "equal")
+    (line,) = read_metrics(tmp_path / "equal")
+    assert line["equal_groups"] == 1 and "grad_norm" not in line
+
+
+def test_where_nothing_is_judged_no_reward_is_logged(flags, tmp_path):
+    run(flags("t2i", "--rewards", "toy_rewards:too_few", "--max-steps", 1), tmp_path)
+    (line,) = read_metrics(tmp_path)
+    assert line["failed_groups"] == 1 and not any(name.startswith("reward") for name in line)
+
+
 def test_unusable_prompts_are_named_and_too_many_end_the_run(flags, shapes, tmp_path):
     lines = (shapes / "train" / "editing.jsonl").read_text().splitlines()
     broken = [json.loads(line) | {"file_name": "images/none.png"} for line in lines[:20]]
@@ -164,6 +180,7 @@ def test_a_signal_saves_and_the_run_goes_on(flags, tmp_path, monkeypatch):
         ("editing", ["--rewards", "likelihood"], "needs --reward-gpt-ckpt"),
         ("editing", ["--rewards", "shapes", "--temperature", "0"], "--temperature 0.0: must be"),
         ("editing", ["--rewards", "shapes", "--batch-size", "2"], "less than a group"),
+        ("editing", ["--rewards", "shapes", "--optimizer", "muon", "--mixed-precision", "fp16"], "fp16 loss"),
         ("t2i", ["--rewards", "shapes", "--regions", "all"], "leave out --regions"),
         ("infill", ["--rewards", "shapes", "--regions", "found"], "only editors find"),
     ],
@@ -191,3 +208,17 @@ def test_a_resume_from_another_start_is_refused(flags, gpt_ckpts, tmp_path):
     words[words.index("--gpt-ckpt") + 1] = str(gpt_ckpts["t2i"])
     with pytest.raises(UserError, match="is no checkpoint of a training by rewards"):
         run(words, tmp_path / "another")
+
+
+def test_a_resume_with_another_adapter_is_told_so(flags, tmp_path):
+    """Adapter and seed make the start too, and the weights of --init-gpt-ckpt are the right ones."""
+    words = flags("t2i", "--rewards", "toy_rewards:brightness", "--max-steps", 1)
+    adapter = ["--lora-rank", "2"]
+    run([*words, *adapter], tmp_path / "run")
+    words += ["--gpt-ckpt", str(tmp_path / "run" / "checkpoints" / "0000001.pt")]
+    with pytest.raises(UserError, match="was trained with LoRA: give --lora-rank 2"):
+        run(words, tmp_path / "a")
+    with pytest.raises(UserError, match="LoRA of another rank: 2 there and 4 here"):
+        run([*words, "--lora-rank", "4"], tmp_path / "b")
+    with pytest.raises(UserError, match="give --global-seed 0"):
+        run([*words, *adapter, "--global-seed", "1"], tmp_path / "c")
