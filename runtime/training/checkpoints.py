@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -28,6 +29,18 @@ log = get_logger(__name__)
 def due(every: int, step: int) -> bool:
     """Whether something that comes every so many steps comes at this one; never where `every` ≤ 0."""
     return every > 0 and step % every == 0
+
+
+def count_saves(steps: int, every: int, epoch: int = 0) -> int:
+    """Checkpoints that a training writes: every so many steps, at the ends of epochs, at the last step.
+
+    Args:
+      every: ≤ 0 for never.
+      epoch: steps of one; 0: its end is no reason to save.
+    """
+    periods = [period for period in (every, epoch) if period > 0]
+    both = steps // math.lcm(*periods) if len(periods) > 1 else 0
+    return sum(steps // period for period in periods) - both + all(steps % period for period in periods)
 
 
 def checkpoint_kind(checkpoint: str, parallel: str, ranks: Distributed) -> str:

@@ -16,6 +16,7 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.logging import get_logger
 from runtime.optim import Optimizers
+from runtime.training.checkpoints import count_saves
 
 log = get_logger(__name__)
 GB = 1e9
@@ -55,8 +56,8 @@ class Plan:
 
     def num_kept(self) -> int:
         """Checkpoints in the end."""
-        saves = -(-self.steps // self.ckpt_every) if self.ckpt_every > 0 else 1
-        saves += int(self.passes) if self.epoch_saves else 0
+        epoch = self.samples // self.global_batch_size if self.epoch_saves else 0
+        saves = count_saves(self.steps, self.ckpt_every, epoch)
         return min(saves, self.max_checkpoints) if self.max_checkpoints > 0 else saves
 
     def checkpoint_bytes(self) -> int:

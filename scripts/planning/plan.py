@@ -13,6 +13,7 @@ from autoregressive.models.flops import PEAKS, training_flops
 from autoregressive.models.gpt import Transformer
 from runtime.errors import UserError
 from runtime.training.adamw8bit import block_of
+from runtime.training.checkpoints import count_saves
 from scripts.planning.config import PlanRun
 
 GB = 1e9
@@ -36,6 +37,7 @@ class Plan(NamedTuple):
     """Weights of others that a rank holds at most, where they are sharded."""
     checkpoint: float
     num_saves: int
+    """With one at the end of each epoch, as trainings have it without `--no-epoch-save`."""
 
 
 def model_config(config: PlanRun) -> ModelConfig:
@@ -65,7 +67,8 @@ def make_plan(config: PlanRun) -> Plan:
     predicted = cells * config.edited_share if edits else cells
     # An edit: source codes, marks, and the edited cells but for the last, which nothing follows.
     slots = config.text_tokens + (2 * cells + predicted - 1 if edits else cells - 1)
-    steps = config.num_samples // config.global_batch_size * config.epochs
+    epoch = config.num_samples // config.global_batch_size
+    steps = epoch * config.epochs
     flops = training_flops(model, slots, predicted, config.text_tokens) * steps * config.global_batch_size
     averages = FLOAT * parameters * (config.ema_decay > 0)
     moments = _moments(network, config.optimizer)
@@ -85,7 +88,7 @@ def make_plan(config: PlanRun) -> Plan:
         # Two blocks, the one that runs and the next, and the output head; in half precision.
         gathered=0 if ranks == 1 else HALF * (2 * largest + sizes["output.weight"]),
         checkpoint=FLOAT * parameters + moments + averages,
-        num_saves=-(-steps // config.ckpt_every) if config.ckpt_every > 0 else 1,
+        num_saves=count_saves(steps, config.ckpt_every, epoch),
     )
 
 

@@ -14,6 +14,7 @@ from runtime.checkpoint import save_checkpoint
 from runtime.config import parse
 from runtime.errors import UserError
 from runtime.optim import build_optimizer
+from runtime.training.checkpoints import count_saves, due
 from scripts.planning.config import PlanRun
 from scripts.planning.plan import GB, make_plan, model_config, show
 
@@ -50,6 +51,18 @@ def test_what_is_sharded_is_divided():
         plan_of("--num-gpus", "8", "--parallel", "hsdp", "--shard-size", "3")
     with pytest.raises(UserError, match="--gpu abacus: its peak is not known.*--peak-tflops"):
         plan_of("--gpu", "abacus")
+
+
+@pytest.mark.parametrize("every", [-1, 0, 1, 3, 4, 5, 10, 30, 100])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_checkpoints_are_counted_as_trainings_write_them(every, epochs):
+    """At a period, at the ends of epochs of ten steps, at the last step, and once where these fall together."""
+    steps = range(1, 10 * epochs + 1)
+    ends = {step for step in steps if step % 10 == 0}
+    of_period = {step for step in steps if due(every, step)}
+    plan = plan_of("--num-samples", 102, "--global-batch-size", 10, "--epochs", epochs, "--ckpt-every", every)
+    assert plan.num_saves == len(ends | of_period)
+    assert count_saves(10 * epochs - 1, every) == len({s for s in of_period if s < 10 * epochs - 1}) + 1
 
 
 def test_another_device_and_another_tokenizer():
