@@ -46,13 +46,19 @@ def dry_run(
     Two steps are taken with the first global batch, as `loop.fit` takes them, and thrown away.
 
     Raises:
-      UserError: a step does not fit into the GPU's memory, or no sample of the first batch can be used.
+      UserError: a step does not fit into the GPU's memory, no sample of the first batch can be used, or the
+        run is done.
     """
     sampler = make_sampler(dataset, config, ranks)
     network = share(SupervisedLoss(model), config, ranks)
     state = new_state(model, sampler, config, ranks)
     first = islice(sampler, config.gradient_accumulation_steps)
     batches = [collate_samples([dataset[key] for key in keys]) for keys in first]
+    if not batches:
+        raise UserError(
+            f"{config.gpt_ckpt} has done all of --epochs {config.epochs}: nothing is left to train; give "
+            "more, or another --results-dir"
+        )
     _require_usable(batches, ranks)
     picture = _picture(pipeline, batches[0], config) if ranks.is_main else None
     model.train()

@@ -56,7 +56,7 @@ def test_what_is_sharded_is_divided():
 @pytest.mark.parametrize("every", [-1, 0, 1, 3, 4, 5, 10, 30, 100])
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_checkpoints_are_counted_as_trainings_write_them(every, epochs):
-    """At a period, at the ends of epochs of ten steps, at the last step, and once where these fall together."""
+    """At a period, at ends of epochs of ten steps, at the last step, and once where these fall together."""
     steps = range(1, 10 * epochs + 1)
     ends = {step for step in steps if step % 10 == 0}
     of_period = {step for step in steps if due(every, step)}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, run_program
 from PIL import Image
+from test_training import run_stage, stage_flags
 
 from autoregressive.train.dry_run import _require_usable
 from dataset.batches import EditSample, T2ISample, collate_samples
@@ -65,6 +66,14 @@ def test_it_fails_without_a_usable_sample(kind):
         _require_usable([batch_of(kind, "torn", None)], ranks)
         with pytest.raises(UserError, match="no sample of the first batch can be used(.|\n)*torn"):
             _require_usable([batch_of(kind, "torn", "lost"), batch_of(kind, "torn")], ranks)
+
+
+def test_of_a_run_that_is_done_it_says_so(shapes, train_flags, tmp_path):
+    """And does not ask for data to be mended."""
+    flags = [*stage_flags("t2i", shapes, train_flags), "--global-batch-size", "48", "--epochs", "1"]
+    run_stage("t2i", flags, tmp_path)
+    with pytest.raises(UserError, match="0000001.pt has done all of --epochs 1: nothing is left to train"):
+        run_stage("t2i", [*flags, "--auto-resume", "--dry-run"], tmp_path)
 
 
 def tokenizer_flags(shapes, tmp_path) -> list[str]:
