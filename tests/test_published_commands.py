@@ -132,3 +132,8 @@ def test_a_one_cycle_shape_chooses_the_one_cycle_schedule():
     start = ["--data-path", "d.jsonl", "--vq-ckpt", "v.pt"]
     assert parse(T2IConfig, start).schedule == "constant"
     assert parse(T2IConfig, [*start, "--lr_scheduler_annealing", "cos"]).schedule == "onecycle"
+    shape = [*start, "--lr_scheduler_annealing", "linear"]
+    with pytest.raises(UserError, match="--lr-scheduler-annealing linear is the shape of the one-cycle"):
+        parse(T2IConfig, [*shape, "--lr-scheduler", "cosine"])
+    with pytest.raises(UserError, match="--warmup-steps 100 is for constant and cosine"):
+        parse(T2IConfig, [*shape, "--warmup-steps", "100"])
