@@ -28,6 +28,9 @@ from dataset.records.own_pairs import check_own_pairs, list_line, tell
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 
 def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
@@ -51,7 +54,13 @@ def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Da
     if config.packed_data:
         return load_packed(config, encoders, "t2i")
     options = {}
-    if config.dataset != "t2i_cc12m":
+    if config.dataset == "t2i_cc12m":
+        if ranks.is_main and (config.t5_feat_path or config.short_t5_feat_path):
+            log.warning(
+                "--t5-feat-path and --short-t5-feat-path are not read: they are of LlamaGen's folders, and "
+                "the lists of --dataset t2i_cc12m name their features themselves"
+            )
+    else:
         options = {"t5_feat_path": config.t5_feat_path, "short_t5_feat_path": config.short_t5_feat_path}
     if config.dataset == "t2i_code":
         grid = config.image_size // encoders.tokenizer.config.downsampling

@@ -81,6 +81,11 @@ class ExtractCodesConfig(PackingConfig):
             self._require_npy_flags()
         elif self.data_start or self.data_end is not None:
             raise UserError("--data-start and --data-end go with --code-path; name the lists to pack")
+        elif self.t5_feat_path and self.dataset == "t2i_cc12m":
+            raise UserError(
+                "--t5-feat-path holds the features of a LlamaGen folder: add --dataset t2i_laion_coco; the "
+                "lists of t2i_cc12m name theirs themselves"
+            )
 
     def _require_npy_flags(self) -> None:
         if len(self.data_path) > 1:

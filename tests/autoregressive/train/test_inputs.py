@@ -9,18 +9,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from test_training import stage_flags
 from tiny_gpt import V, tiny
 
 from autoregressive.sequence.builders import editing_layout
 from autoregressive.sequence.orders import raster_edit_order
 from autoregressive.sequence.packing import pack_rows
 from autoregressive.train.components import resting
-from autoregressive.train.config import EditingConfig
+from autoregressive.train.config import EditingConfig, T2IConfig
 from autoregressive.train.inputs import CAPTION_DROP, Encoders, NumberedBatches, chosen, editing_inputs
+from autoregressive.train.packing.config import ExtractCodesConfig
+from autoregressive.train.stages import train_t2i
 from dataset.batches import EditBatch
 from language.t5 import T5Encoder
 from language.text_features import TextFeatures, stack_text_features
 from runtime.config import parse
+from runtime.distributed import distributed
 from runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -135,3 +139,14 @@ def test_a_step_sees_the_same_coin_in_all_its_micro_batches():
     full = [inputs.preparation()(batch_of(ready), step).layout.num_predictions == N for step in range(40)]
     coins = [np.random.default_rng([3, config.global_seed, step]).random() < 0.5 for step in range(40)]
     assert full == coins and 8 < sum(full) < 32
+
+
+def test_features_that_are_not_read_are_told_of(shapes, train_flags, tmp_path, capsys):
+    """Published commands give the flags; the default --dataset has no use for them."""
+    flags = [*stage_flags("t2i", shapes, train_flags), "--short-t5-feat-path", "short", "--dry-run"]
+    with distributed("cpu") as ranks:
+        train_t2i(parse(T2IConfig, [*flags, "--results-dir", str(tmp_path)]), ranks)
+    assert "--t5-feat-path and --short-t5-feat-path are not read" in capsys.readouterr().err
+    words = "--data-path a.jsonl --vq-ckpt v.pt --packed-path p --t5-feat-path f".split()
+    with pytest.raises(UserError, match="add --dataset t2i_laion_coco"):
+        parse(ExtractCodesConfig, words)
