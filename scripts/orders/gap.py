@@ -71,14 +71,8 @@ def score(config: OrderGap, runner: StepRunner, data: str, model: str, samples: 
         folder,
         ["scripts/orders/score_orders.py", "--vq-ckpt", vq_ckpt, "--gpt-ckpt", ckpt]
         + ["--t5-path", str(runner.root / "t5"), "--magicbrush-path", str(runner.root / "data" / "test")]
-        + [
-            "--orders",
-            *config.orders,
-            "--num-edits",
-            str(config.num_test),
-            "--mask-error",
-            str(ZERO_SHOT_WIDENING),
-        ]
+        + ["--orders", *config.orders, "--num-edits", str(config.num_test)]
+        + ["--mask-error", str(ZERO_SHOT_WIDENING)]
         + ["--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64", "--seed", str(config.seed)]
         + ["--output", str(folder / "orders.json")],
     )
