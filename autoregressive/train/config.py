@@ -9,7 +9,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.models.config import BLOCK_MATRICES, GPT_MODELS
 from autoregressive.sequence.order_kinds import ORDER_KINDS, REGION_ORDERS
 from autoregressive.train.flags.data import DataConfig
-from autoregressive.train.flags.schedule import require_schedule, schedule_of
+from autoregressive.train.flags.schedule import require_schedule
 from autoregressive.train.flags.start import flags_of_model
 from autoregressive.train.flags.validation import ValidationConfig
 from dataset.choices import DATASET_NAMES, RULES, TEXT_FIELDS
@@ -191,7 +191,7 @@ class TrainConfig(DataConfig):
             raise UserError("--recompute-every goes with --activation-checkpointing")
         if self.pack_rows == "on" and self.drop_path > 0:
             raise UserError("--pack-rows on does not go with --drop-path, which drops whole rows")
-        require_schedule(self.lr_scheduler, self.lr_scheduler_annealing, self.warmup_steps)
+        require_schedule(self)
         training.require_parallel(self.parallel, self.shard_size)
         training.require_lora(self)
         self.sampling()  # checks its values
@@ -231,7 +231,7 @@ class TrainConfig(DataConfig):
     @property
     def schedule(self) -> str:
         """`--lr-scheduler`; naming a one-cycle shape, as the published commands do, chooses onecycle."""
-        return schedule_of(self.lr_scheduler, self.lr_scheduler_annealing)
+        return self.lr_scheduler if self.lr_scheduler_annealing == "none" else "onecycle"
 
     def packs_rows(self, device_type: str) -> bool:
         """Whether batches become one row without padding on such a device."""

@@ -1,28 +1,24 @@
-"""Which schedule the flags of the learning rate choose."""
+"""Which flags of the learning rate go together."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from runtime.errors import UserError
 
 
-def schedule_of(scheduler: str, annealing: str) -> str:
-    """`--lr-scheduler`, or the one-cycle schedule where `--lr-scheduler-annealing` names its shape."""
-    return scheduler if annealing == "none" else "onecycle"
-
-
-def require_schedule(scheduler: str, annealing: str, warmup_steps: int) -> None:
+def require_schedule(config: Any) -> None:
     """
     Raises:
       UserError: flags of two schedules, of which one would do nothing.
     """
-    schedule = schedule_of(scheduler, annealing)
-    if scheduler == "cosine" and schedule != scheduler:
+    if config.lr_scheduler == "cosine" and config.schedule != "cosine":
         raise UserError(
-            f"--lr-scheduler-annealing {annealing} is the shape of the one-cycle schedule: leave it out, or "
-            "--lr-scheduler cosine"
+            f"--lr-scheduler-annealing {config.lr_scheduler_annealing} is the shape of the one-cycle "
+            "schedule: leave it out, or --lr-scheduler cosine"
         )
-    if warmup_steps and schedule == "onecycle":
+    if config.warmup_steps and config.schedule == "onecycle":
         raise UserError(
-            f"--warmup-steps {warmup_steps} is for constant and cosine: the one-cycle schedule rises within "
-            "--pct-start of the steps"
+            f"--warmup-steps {config.warmup_steps} is for constant and cosine: the one-cycle schedule rises "
+            "within --pct-start of the steps"
         )
