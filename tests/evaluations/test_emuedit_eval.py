@@ -145,7 +145,7 @@ def test_unreadable_lists(tmp_path):
     with pytest.raises(UserError, match="nothing.json: cannot be read"):
         load_emu_list(tmp_path / "nothing.json")
     (tmp_path / "torn.json").write_text('[{"idx": 1')
-    with pytest.raises(UserError, match="torn.json: not a JSON file"):
+    with pytest.raises(UserError, match="torn.json: not JSON"):
         load_emu_list(tmp_path / "torn.json")
 
 
