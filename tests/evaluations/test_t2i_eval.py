@@ -140,6 +140,7 @@ def test_both_scores_are_written_as_published(coco, clip_ckpt, capsys):
     assert len(list((coco / "cache").glob("*.npz"))) == 1
     assert run(coco, inception_ckpt=inception, clip_model4eval="WO")["fid"] == pytest.approx(result["fid"])
     assert (coco / "fake" / "score.txt").read_text().startswith("FID_24px: ")
+    assert not list((coco / "fake").glob("score_items.*"))  # those of the run before are not this one's
 
 
 def test_equal_images_are_at_distance_zero_and_rows_from_below_count_alone(coco):
