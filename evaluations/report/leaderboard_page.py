@@ -171,7 +171,8 @@ def other_data(data_set: str, result: dict[str, Any]) -> str | None:
         all(info.get(*known) == known[1] for known in zip(keys, sizes, strict=True)) for sizes in published
     ):
         return None
-    return str(info.get("data_set") or f"{info[keys[0]]} {keys[0].removeprefix('num_')}")
+    said = keys[0].removeprefix("num_").replace("generated", "generated images")
+    return str(info.get("data_set") or f"{info[keys[0]]} {said}")
 
 
 def _number(result: dict[str, Any], key: str | None, path: Path) -> float | None:
