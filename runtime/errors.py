@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -14,8 +15,11 @@ class UserError(ValueError):
 def run_command(main: Callable[[], None]) -> None:
     """Runs a program: a `UserError` becomes one line on stderr and exit status 2, without a traceback.
 
-    So it is with Ctrl-C, and with a pipe that nobody reads any more.
+    So it is with Ctrl-C, and with a pipe that nobody reads any more. What is printed may name files whose
+    names are no UTF-8: their bytes are written as they are.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         if sys.flags.optimize > 1:
             raise UserError("python -OO strips docstrings that transformers reads; use python or python -O")

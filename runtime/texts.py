@@ -14,6 +14,9 @@ from typing import Any
 from runtime.errors import UserError
 from runtime.files import require_regular
 
+NOT_UTF8 = "backslashreplace"
+"""How text is written that UTF-8 cannot hold: names of files are bytes, which Python reads as half pairs."""
+
 _OTHER_MARKS = (  # UTF-32's first: it begins as UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),

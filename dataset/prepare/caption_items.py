@@ -82,19 +82,23 @@ def folder_jobs(rules: PathRules) -> Iterator[Job]:
 
 
 def _folder_items(root: Path, folder: Path, names: Sequence[str]) -> Iterator[CaptionItem]:
-    stems: dict[str, dict[str, str]] = {}
+    stems: dict[str, dict[str, list[str]]] = {}
     for name in sorted(name for name in names if not is_mac_metadata(Path(name))):
-        stem, suffix = os.path.splitext(name)
-        stems.setdefault(stem, {})[suffix.lower()] = name
+        stem, suffix = os.path.splitext(name)  # a.jpg and a.JPG are two files
+        stems.setdefault(stem, {}).setdefault(suffix.lower(), []).append(name)
     holds_images = any(IMAGE_SUFFIXES & set(found) for found in stems.values())
     for found in stems.values():
-        images = [name for suffix, name in found.items() if suffix in IMAGE_SUFFIXES]
-        caption = found.get(".txt") or found.get(".json")
+        images = [name for suffix, same in found.items() if suffix in IMAGE_SUFFIXES for name in same]
+        captions = found.get(".txt") or found.get(".json") or []
         if not images and ".txt" in found and holds_images:
-            yield CaptionItem(None, None, None, str(folder / found[".txt"]))
+            for name in captions:
+                yield CaptionItem(None, None, None, str(folder / name))
         for name in images:
-            path = folder / name
-            yield CaptionItem(str(path.relative_to(root)), None, caption and folder / caption, str(path))
+            path, origin = folder / name, str(folder / name)
+            if len(captions) > 1:
+                origin += f" ({' and '.join(captions)} are both there; keep one)"
+            caption = folder / captions[0] if len(captions) == 1 else None
+            yield CaptionItem(str(path.relative_to(root)), None, caption, origin)
 
 
 def table_items(file: Path, image_column: str | None, caption_column: str | None) -> Iterator[CaptionItem]:
@@ -115,7 +119,7 @@ def table_items(file: Path, image_column: str | None, caption_column: str | None
             header = next(reader, [])
             image = _column(file, header, image_column, IMAGE_COLUMNS, "--image-column")
             caption = _column(file, header, caption_column, CAPTION_COLUMNS, "--caption-column")
-            for fields in reader:
+            for fields in filter(None, reader):  # a blank line is no row
                 origin = f"{file} line {reader.line_num}"
                 if is_tsv:
                     fields = [f[1:-1].replace('""', '"') if _QUOTED.fullmatch(f) else f for f in fields]

@@ -8,7 +8,6 @@ that of `runtime.texts`.
 from __future__ import annotations
 
 import codecs
-import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.files import require_regular
-from runtime.texts import decode_text, refuse_other_encodings
+from runtime.texts import decode_text, parse_json, refuse_other_encodings
 
 NO_MASK = "NONE"
 """What a mask's value ends in where there is no mask: UltraEdit's sign."""
@@ -193,12 +192,12 @@ class JsonlRecords(Sequence):
                 data = stream.readline()
         except OSError as error:
             raise UserError(f"{file} line {number}: cannot be read: {error.strerror}") from None
+        origin = f"{file} line {number}"
         try:
-            values = json.loads(decode_text(data))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file} line {number}: not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{file} line {number}: must be an object {{...}}, got {type(values).__name__}")
+            text = decode_text(data)
+        except UserError as error:
+            raise UserError(f"{origin}: not JSON: {error}") from None
+        values = parse_json(text, dict, origin)
         rules = PathRules(file.parent, self.allow_outside_root, self.absolute_paths)
         return JsonLine(values, file, number, rules)
 

@@ -95,9 +95,9 @@ def find_own_pairs(folder: str | Path) -> list[OwnPair]:
 
 
 def holds_own_pairs(folder: Path) -> bool:
-    """Whether a folder looks like one of pairs, not like one of results."""
+    """Whether a folder looks like one of pairs, not like one of results, which may be called x_edited.png."""
     named = (_FLAT.fullmatch(file.stem) for file in _files(folder) if file.suffix.lower() in SUFFIXES)
-    return (folder / "edited").is_dir() or any(match and match["role"] == "edited" for match in named)
+    return (folder / "edited").is_dir() or {"source", "edited"} <= {m["role"] for m in named if m}
 
 
 def check_own_pairs(folder: str | Path, num_threads: int = 4) -> tuple[list[OwnPair], list[str]]:

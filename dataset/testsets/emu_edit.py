@@ -8,7 +8,6 @@ Its images, once prepared, are those to edit:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 from dataset.records.images import ImageSource
 from dataset.records.jsonl import require_files
-from dataset.records.parquet import ParquetImage, read_text_columns, require_columns
+from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
-from runtime.texts import read_text
+from runtime.texts import read_json
 
 CAPTIONS = ("input_caption", "output_caption")
 _TEXTS = (*CAPTIONS, "edit_instruction")
@@ -108,6 +107,8 @@ def read_emu_parquet(files: Sequence[str | Path], valid_list: str | Path | None 
             idx = values.pop("idx")
             if not isinstance(idx, int) or idx in items:
                 raise UserError(f"{file} row {row}: idx must be a number of its own, got {idx!r}")
+            if valid_list is None:  # else the list says what to do
+                require_text(values["instruction"], "instruction", f"{file} row {row} (idx {idx})")
             items[idx] = EmuItem(idx, ParquetImage(file, row, "image"), **values)
     if valid_list is None:
         return list(items.values())
@@ -130,15 +131,13 @@ def read_valid_list(file: str | Path, *, instructions: bool = True) -> list[dict
     Raises:
       UserError: the file is missing, is not such a list, or holds an idx twice.
     """
-    text = read_text(file, "give emu_test_data.json")
+    wanted = f"expected a list of {{idx, {', '.join(_TEXTS)}}} with at least one item"
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not a JSON file ({error})") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(
-            f"{file}: must be a list; expected a list of {{idx, {', '.join(_TEXTS)}}} with at least one item"
-        )
+        entries = read_json(file, list, "give emu_test_data.json")
+    except UserError as error:
+        raise UserError(f"{error}; {wanted}") from None
+    if not entries:
+        raise UserError(f"{file}: must be a list; {wanted}")
     items: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(entries, start=1):
         item = _parse_entry(f"{file} item {number}", entry, instructions)
@@ -170,8 +169,8 @@ def _parse_entry(origin: str, entry: Any, instructions: bool) -> dict[str, Any]:
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise UserError(f"{origin}: {key} must be a string, got {text!r}")
-    if instructions and texts["edit_instruction"] is None:
-        raise UserError(f"{origin}: needs a string under the key 'edit_instruction'")
+    if instructions and not (texts["edit_instruction"] or "").strip():
+        raise UserError(f"{origin}: needs a string under the key 'edit_instruction' that says what to do")
     return entry | texts
 
 

@@ -190,7 +190,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not sessions:
         raise UserError(f"{file}: expected an object {{session id: turns}} with at least one session")
     for session_id in sessions:
-        if not _is_plain_name(session_id):
+        if not is_plain_name(session_id):
             raise UserError(f"{file}: session {session_id!r}: an id must be a plain folder name")
     return sessions
 
@@ -264,7 +264,7 @@ def _described_turns(file: Path, session_id: str, texts: dict[str, str]) -> tupl
 def _require_names(file: Path, session_id: str, turn: ListedTurn) -> None:
     origin = _origin(file, session_id, turn.number)
     for key, name in (("input", turn.input), ("output", turn.output)):
-        if not _is_plain_name(name):
+        if not is_plain_name(name):
             raise UserError(f"{origin}: {key} must be a plain file name, got {name!r}")
     expected = output_name(session_id, turn.number)
     if turn.output != expected:
@@ -293,5 +293,6 @@ def _origin(file: Path, session_id: str, number: int) -> str:
     return f"{file} session {session_id!r} turn {number}"
 
 
-def _is_plain_name(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
+    """Whether a name of a list leads nowhere but into its own folder."""
     return name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)

@@ -21,7 +21,13 @@ from PIL import Image
 from dataset.records.images import load_image, load_magicbrush_mask, marked
 from dataset.testsets.folders import image_names, name_differences, require_folder
 from dataset.testsets.listed import ListedTurn, Session
-from dataset.testsets.magicbrush import SESSIONS_FILE, input_name, output_name, single_turn_name
+from dataset.testsets.magicbrush import (
+    SESSIONS_FILE,
+    input_name,
+    is_plain_name,
+    output_name,
+    single_turn_name,
+)
 from dataset.testsets.pairs import ALL_TURN, GeneratedEdit, ScoredPair
 from runtime.errors import UserError
 from runtime.files import write_atomic
@@ -123,20 +129,24 @@ def prepare_region_set(kind: RegionSet, items: Sequence[RegionItem], pictures: P
       pictures: the folder that `image_path` counts from.
       output: the folder to write.
     Raises:
-      UserError: an item without a usable picture, two with the same, or a folder that holds other masks.
+      UserError: an item without a usable id or picture, two with the same, or a folder of other masks.
     """
     root = pictures.resolve()
     sessions: dict[str, Any] = {}
     captions: dict[str, Any] = {}
     empty: set[str] = set()
-    owners: dict[str, str] = {}
+    owners: dict[str, RegionItem] = {}
     for item in progress(items, total=len(items), desc=kind.title, unit="image"):
+        if not is_plain_name(item.id):
+            raise UserError(f"item {item.id!r}: an id names a folder here; it must be a plain folder name")
         path = (root / item.image_path).resolve()
         if not path.is_relative_to(root):
             raise UserError(f"item {item.id!r}: {item.image_path} leads out of {root}")
-        if (owner := owners.setdefault(item.image_path, item.id)) != item.id:
+        stem = os.path.splitext(os.path.normpath(item.image_path))[0]  # a result may have another suffix
+        if (owner := owners.setdefault(stem, item)) is not item:
             raise UserError(
-                f"item {item.id!r}: {item.image_path} is the picture of item {owner!r} too; give each its own"
+                f"item {item.id!r}: {item.image_path} is the picture of item {owner.id!r} too, or would "
+                f"share its result, whose suffix does not count ({owner.image_path}); give each its own name"
             )
         names = (input_name(item.id), f"{item.id}-mask1.png", output_name(item.id, 1))
         if not decode_runs(item.runs).any():

@@ -93,6 +93,8 @@ def _write_scores_by_idx(folder: Path, items: list[Item]) -> None:
                 by_idx.setdefault(item["session"], []).append(item["metrics"][key])
         if by_idx:
             write_json(folder / file, {idx: _mean(values) for idx, values in by_idx.items()})
+        else:
+            (folder / file).unlink(missing_ok=True)  # of other images, or of another time
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -24,6 +24,7 @@ from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.texts import NOT_UTF8
 
 log = get_logger(__name__)
 
@@ -97,7 +98,8 @@ def write_results(folder: Path, result: dict[str, Any], items: list[Item], table
     """Writes items, page, table and, last, the metrics."""
     write_json(folder / ITEMS_FILE, items)
     write_item_page(folder / PAGE_FILE, items)
-    write_atomic(folder / TABLE_FILE, lambda temporary: temporary.write_text(f"{table}\n", encoding="utf-8"))
+    text = f"{table}\n".encode("utf-8", NOT_UTF8)
+    write_atomic(folder / TABLE_FILE, lambda temporary: temporary.write_bytes(text))
     write_json(folder / METRICS_FILE, result)
 
 

@@ -134,9 +134,16 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
             "metrics": values,
         }
         if run.verify:
-            item["verdict"] = run.verify(image, pair)
+            item["verdict"] = _verdict(run, image, pair, path)
         items.append(item)
     return items
+
+
+def _verdict(run: Run, image: np.ndarray, pair: ScoredPair, path: Path) -> dict[str, Any]:
+    try:
+        return run.verify(image, pair)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _load_regions(pair: ScoredPair, run: Run) -> list[np.ndarray]:

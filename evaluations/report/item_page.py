@@ -21,7 +21,7 @@ from evaluations.report.pages import write_page
 _SHOWN_SIDE = 192
 _SMALL_SIDE = 128
 _JPEG = {"format": "JPEG", "quality": 88, "subsampling": 0}
-_LOWER_IS_BETTER = {"l1", "l2", "lpips", "structure_distance", "lpips_unedit_part", "mse_unedit_part"}
+_LOWER_IS_BETTER = {"l1", "l2", "mse", "lpips", "distance"}  # words of a name, wherever they were measured
 
 
 def write_item_page(path: str | Path, items: Sequence[dict[str, Any]], *, per_end: int = 24) -> None:
@@ -90,7 +90,7 @@ def format_number(value: float | None) -> str:
 
 
 def _is_lower_better(name: str) -> bool:
-    return name.removeprefix("inside_").removeprefix("outside_") in _LOWER_IS_BETTER
+    return not _LOWER_IS_BETTER.isdisjoint(name.split("_"))
 
 
 def _key(item: dict[str, Any]) -> tuple:

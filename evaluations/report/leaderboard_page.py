@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.report.pages import write_page
+from evaluations.t2i.flags import COCO
 from runtime.errors import UserError
 from runtime.files import write_atomic
+from runtime.logging import get_logger
 from runtime.texts import read_json
 
+log = get_logger(__name__)
 PAPER = "https://arxiv.org/abs/2508.06044"
 _TABLES = Path(__file__).parent / "paper_tables.json"
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}  # fmt: skip
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # fmt: skip
+# Of each test set: what its results say of their size, and the sizes that the paper's figures may be of.
+_SIZES = {
+    "magicbrush": (("num_sessions", "num_edits"), ((535, 1053),)),
+    "emu": (("num_items",), ((3589,), (2834,))),
+    "coco": (("num_generated",), ((30_000,),)),
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,11 @@ def add_result(tables: Sequence[PaperTable], text: str) -> None:
     values = values_of(table, result, path)
     spread = result.get("interval95") or {}
     intervals = tuple(_number(spread, column.key, path) for column in table.columns)
-    table.rows.append(Row(name, values, is_ours=True, intervals=intervals))
+    if other := other_data(data_set, result):
+        log.warning("%s: of %s, not of the paper's test set: shown, but not ranked", path, other)
+    note = f"of {other}, not ranked" if other else ""
+    unranked = tuple(column.name for column in table.columns) if other else ()
+    table.rows.append(Row(name, values, note, unranked, is_ours=True, intervals=intervals))
 
 
 def values_of(table: PaperTable, result: dict[str, Any], path: Path) -> tuple[float | None, ...]:
@@ -137,7 +152,7 @@ def values_of(table: PaperTable, result: dict[str, Any], path: Path) -> tuple[fl
 
 def _data_set(result: dict[str, Any], path: Path) -> str:
     info = result.get("info") if isinstance(result.get("info"), dict) else {}
-    if "clip_score" in result or "fid" in result:
+    if "clip_score" in result and info.get("ref_data", COCO) == COCO:
         return "coco"
     if "num_sessions" in info:
         return "magicbrush"
@@ -148,12 +163,25 @@ def _data_set(result: dict[str, Any], path: Path) -> str:
     )
 
 
+def other_data(data_set: str, result: dict[str, Any]) -> str | None:
+    """What a result is of, where that is not as large as the paper's test set; None where it is."""
+    info = result.get("info") or {}
+    keys, published = _SIZES[data_set]
+    if any(
+        all(info.get(*known) == known[1] for known in zip(keys, sizes, strict=True)) for sizes in published
+    ):
+        return None
+    said = keys[0].removeprefix("num_").replace("generated", "generated images")
+    return str(info.get("data_set") or f"{info[keys[0]]} {said}")
+
+
 def _number(result: dict[str, Any], key: str | None, path: Path) -> float | None:
     value: Any = result
     for part in (key or "").split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise UserError(f"{path}: {key} is {value!r}, not a number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and math.isfinite(value)):
+        raise UserError(f"{path}: {key} is {value!r}, not a number that can be compared")
     return value
 
 

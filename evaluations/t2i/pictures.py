@@ -9,19 +9,26 @@ import numpy as np
 from PIL import Image
 
 from dataset.testsets.folders import name_differences
-from evaluations.folders import natural_key
+from evaluations.folders import IMAGE_SUFFIXES, natural_key
 from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
 from runtime.files import require_regular, without_mac_metadata
+from runtime.logging import get_logger
+from runtime.texts import decode_text
+
+log = get_logger(__name__)
 
 
 def list_generated(fake_dir: str | Path) -> list[Path]:
-    """The files of `<fake_dir>/images/*.png` in natural order: 2.png before 10.png."""
+    """The .png files of `<fake_dir>/images` in natural order, 2.png before 10.png; warns of others."""
     folder = Path(fake_dir) / "images"
-    paths = sorted(without_mac_metadata(folder.glob("*.png")), key=lambda path: natural_key(path.name))
+    pictures = [p for p in without_mac_metadata(folder.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [path for path in pictures if path.suffix.lower() == ".png"]
     if not paths:
         raise UserError(f"{folder} holds no .png files; --fake_dir is the folder above images/")
-    return paths
+    if others := [path.name for path in pictures if not path.name.lower().endswith(".png")]:
+        log.warning("%s: %d pictures are no .png, so not scored, such as %s", folder, len(others), others[0])
+    return sorted(paths, key=lambda path: natural_key(path.name))
 
 
 def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
@@ -35,8 +42,8 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
     path = Path(fake_dir) / "captions.txt"
     require_regular(path, "a list of captions")
     try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode_text(path.read_bytes())
+    except (OSError, UserError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); it holds a caption a line, the first for 000000.png. "
             "--clip_model4eval WO does without captions"

@@ -149,5 +149,8 @@ def _write(config: T2IEvalConfig, result: dict[str, Any], items: list[dict[str, 
     if items:
         texts["score_items.json"] = json.dumps(items, indent=1, allow_nan=False) + "\n"
         write_item_page(folder / "score_items.html", items)
+    else:  # those of another time do not belong to these scores
+        for name in ("score_items.json", "score_items.html"):
+            (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))

@@ -75,9 +75,8 @@ class ReconstructionScores:
         """Means over the pairs of all ranks and "fid" of the sets; and {"name", "metrics"} of every pair."""
         self._pool.shutdown()
         shares = self._world.gather_objects(self._items)
-        items = sorted(
-            (item for share in shares for item in share), key=lambda item: natural_key(item["name"])
-        )
+        items = [item for share in shares for item in share]
+        items.sort(key=lambda item: (natural_key(item["name"]), item["name"]))  # 1 and 01 share a key
         means = mean_over_pairs([item["metrics"] for item in items])
         if self._judges.inception:
             means["fid"] = frechet_distance(*(moments.gaussian(self._world) for moments in self._moments))

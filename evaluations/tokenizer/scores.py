@@ -73,7 +73,8 @@ def evaluate_run(config: TokenizerEvalConfig, world: Distributed) -> dict[str, A
     settings = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
     result = means | {"info": settings | {"num_images": len(pairs), "weights": judges.describe()}}
     if world.is_main:
-        _write(config, result, [_item(pair, found) for pair, found in zip(pairs, measured, strict=True)])
+        metrics = {found["name"]: found["metrics"] for found in measured}
+        _write(config, result, [_item(pair, metrics[pair.name]) for pair in pairs])
     return result
 
 
@@ -90,8 +91,7 @@ def _load(pair: ImagePair) -> tuple[str, np.ndarray, np.ndarray]:
     return pair.name, load_rgb(pair.original), load_rgb(pair.reconstruction)
 
 
-def _item(pair: ImagePair, measured: dict[str, Any]) -> dict[str, Any]:
-    assert pair.name == measured["name"]
+def _item(pair: ImagePair, metrics: dict[str, float]) -> dict[str, Any]:
     return {
         "row": GENERATED,
         "protocol": "reconstruction",
@@ -102,7 +102,7 @@ def _item(pair: ImagePair, measured: dict[str, Any]) -> dict[str, Any]:
         "generated": str(pair.reconstruction),
         "target": str(pair.original),
         "source": str(pair.original),
-        "metrics": measured["metrics"],
+        "metrics": metrics,
     }
 
 

@@ -13,6 +13,7 @@ from runtime.texts import read_json
 SAME = ("num_train", "num_test", "num_scaled", "steps")
 """Of what a run was made with: seeds of runs that differ in these are of different experiments."""
 MADE_WITH = ("machine", "date", "commit")
+_ABOUT = (*SAME, *MADE_WITH, "seeds", "minutes")
 
 
 def read_added(files: Sequence[str]) -> list[dict[str, Any]]:
@@ -27,6 +28,10 @@ def read_added(files: Sequence[str]) -> list[dict[str, Any]]:
     for file, content in zip(files, contents, strict=True):
         if not {"about", "rows", "mask_error", "scaling"} <= content.keys():
             raise UserError(f"{file} holds no results; give the results.json of reproduce_results.py")
+        if lacking := [name for name in _ABOUT if name not in content["about"]]:
+            raise UserError(
+                f"{file} does not say its {', '.join(lacking)}, as that of an older program; run that again"
+            )
     return contents
 
 

@@ -193,6 +193,9 @@ def test_lines_after_a_byte_order_mark_keep_their_numbers(tmp_path):
     assert len(records) == 2 and records[0] == (2, 1)
     with pytest.raises(UserError, match="line 3: not JSON"):
         records[1]
+    (tmp_path / "a.jsonl").write_text('{"text": "a cat", "text": "a dog"}\n')
+    with pytest.raises(UserError, match="a.jsonl line 1: the key 'text' is there twice"):
+        JsonlRecords([tmp_path / "a.jsonl"], lambda line: line)[0]
 
 
 def test_the_program_ends_without_a_traceback(folder, vq_ckpt, gpt_ckpts, t5_dir):

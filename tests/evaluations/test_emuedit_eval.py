@@ -80,6 +80,13 @@ def test_results_are_compared_with_their_sources(run):
     assert not (run / "scores" / "clip_t_score_by_idx.json").exists()
 
 
+def test_scores_by_idx_of_another_time_do_not_stay(run):
+    (run / "scores").mkdir()
+    (run / "scores" / "clip_t_score_by_idx.json").write_text('{"10": 0.3}')
+    evaluate_run(config(run))
+    assert not (run / "scores" / "clip_t_score_by_idx.json").exists()
+
+
 def test_results_may_be_jpeg(run):
     (run / "samples" / "7.png").unlink()
     picture(7, SIZE).save(run / "samples" / "7.jpg", quality=100)
@@ -145,7 +152,7 @@ def test_unreadable_lists(tmp_path):
     with pytest.raises(UserError, match="nothing.json: cannot be read"):
         load_emu_list(tmp_path / "nothing.json")
     (tmp_path / "torn.json").write_text('[{"idx": 1')
-    with pytest.raises(UserError, match="torn.json: not a JSON file"):
+    with pytest.raises(UserError, match="torn.json: not JSON"):
         load_emu_list(tmp_path / "torn.json")
 
 

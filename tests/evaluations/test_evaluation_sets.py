@@ -241,6 +241,12 @@ def test_emu_edit_prepared_and_parquet(tmp_path):
         (2, "edit 2", "color"),
     ]
     assert np.array_equal(np.asarray(load_image(chosen[0].source_path)), np.asarray(picture(5)))
+    pq.write_table(
+        pa.Table.from_pylist([*rows[:2], rows[2] | {"instruction": " "}]), tmp_path / "test.parquet"
+    )
+    with pytest.raises(UserError, match=r"row 2 \(idx 5\): 'instruction' must be a text, got ' '"):
+        read_emu_parquet([tmp_path / "test.parquet"])
+    assert read_emu_parquet([tmp_path / "test.parquet"], listing)[0].instruction == "edit 5"
     listing.write_text(json.dumps([emu_entry(9)]))
     with pytest.raises(UserError, match=r"1 of its items are not in the parquet files: idx \[9\]"):
         read_emu_parquet([tmp_path / "test.parquet"], listing)
@@ -253,9 +259,11 @@ def test_emu_edit_prepared_and_parquet(tmp_path):
         ([{"idx": "5"}], "item 1: needs a whole number"),
         ([emu_entry(1), emu_entry(1)], "item 2: idx 1 is there twice"),
         ([{**emu_entry(1), "edit_instruction": None}], "idx 1.*'edit_instruction'"),
+        ([{**emu_entry(1), "edit_instruction": " "}], "idx 1.*'edit_instruction'"),
+        ('[{"idx": 1, "idx": 2, "edit_instruction": "a"}]', "the key 'idx' is there twice"),
     ],
 )
 def test_bad_emu_lists(tmp_path, entries, reason):
-    (tmp_path / "valid.json").write_text(json.dumps(entries))
+    (tmp_path / "valid.json").write_text(entries if isinstance(entries, str) else json.dumps(entries))
     with pytest.raises(UserError, match=f"valid.json.*{reason}"):
         read_valid_list(tmp_path / "valid.json")

@@ -133,6 +133,13 @@ def test_failed_edit_counts(run):
     assert result["verifier"]["generated"]["final_turn"]["passed_and_unchanged"] == 1 / 2
 
 
+def test_a_result_that_the_verifier_cannot_read_is_named(run):
+    path = run / "out" / "images" / "1" / "1_1.png"
+    save(path, np.asarray(Image.open(path))[:60])
+    with pytest.raises(UserError, match=r"1_1.png: the shapes verifier reads square .* not \(60, 72, 3\)"):
+        evaluate_run(config(run, regions_path=None, samples_json=None))
+
+
 def test_an_edit_that_damages_something_else_is_not_done(run):
     path = run / "out" / "images" / "1" / "1_1.png"
     (example,) = json.loads((run / "shapes.json").read_text())["1"]

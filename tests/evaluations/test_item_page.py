@@ -75,9 +75,11 @@ def test_worst_and_best_of_every_metric_are_chosen(tmp_path):
 
 def test_lower_is_better_for_distances_only():
     items = [{"metrics": {"m": value}} for value in (2, None, 3, 1)]
-    for name in ("l1", "l2", "lpips", "inside_l1", "outside_lpips"):
+    distances = ("l1", "l2", "lpips", "inside_l1", "outside_lpips", "structure_distance")
+    for name in (*distances, "mse_unedit_part", "lpips_unedit_part", "mse_kept", "lpips_kept"):
         assert rank_items([{"metrics": {name: item["metrics"]["m"]}} for item in items], name) == [2, 0, 3]
-    for name in ("clip-i", "dino", "psnr", "inside_ssim", "unchanged_pixel_share"):
+    likeness = ("clip-i", "dino", "psnr", "inside_ssim", "unchanged_pixel_share", "clip_similarity")
+    for name in (*likeness, "psnr_kept", "psnr_unedit_part", "clip_similarity_target_image_edit_part"):
         assert rank_items([{"metrics": {name: item["metrics"]["m"]}} for item in items], name) == [3, 0, 2]
 
 

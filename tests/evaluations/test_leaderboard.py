@@ -29,7 +29,11 @@ COCO = {"clip_score": 0.331, "fid": 10.0, "info": {}}
 
 @pytest.fixture
 def files(tmp_path):
-    for name, content in (("mb", MAGICBRUSH), ("emu", EMU), ("coco", COCO), ("pie", {"info": {}})):
+    contents = {"mb": MAGICBRUSH, "emu": EMU, "coco": COCO, "pie": {"info": {}}}
+    contents["tokenizer"] = {"psnr": 30.0, "ssim": 0.9, "fid": 0.5, "info": {"num_images": 9}}
+    contents["other"] = COCO | {"info": {"ref_data": "flowers", "ref_type": "test"}}
+    contents["nan"] = COCO | {"clip_score": float("nan")}
+    for name, content in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
 
@@ -78,8 +82,28 @@ def test_results_join_the_table_of_their_set(files):
     assert latex.count("{") == latex.count("}")
 
 
+@pytest.mark.parametrize(
+    ("result", "info", "of"),
+    [
+        (MAGICBRUSH, {"num_sessions": 3, "num_edits": 7, "data_set": "3 sessions, 7 edits"}, "3 sessions"),
+        (EMU, {"num_items": 12, "data_set": "12 items (another selection)"}, "12 items"),
+        (COCO, {"ref_data": "coco2014", "num_generated": 100}, "100 generated"),
+    ],
+)
+def test_results_of_another_set_are_not_ranked_beside_the_papers(files, result, info, of):
+    """Such as those of shapes, or of a part of the test set: the evaluators are the same."""
+    tables = read_paper()
+    (files / "small.json").write_text(json.dumps(result | {"info": info}))
+    add_result(tables, f"mine={files / 'small.json'}")
+    (table,) = (table for table in tables if table.rows[-1].is_ours)
+    row = table.rows[-1]
+    assert row.note.startswith(f"of {of}") and row.note.endswith("not ranked")
+    assert not any(table.cell(row, index)["best"] for index in range(len(table.columns)))
+
+
 def test_latex_escapes_what_it_would_read():
     assert escape_latex("50% & a_b {x}\\") == r"50\% \& a\_b \{x\}\textbackslash{}"
+    assert escape_latex("a<b>|") == r"a\textless{}b\textgreater{}\textbar{}"  # else ¡, ¿ and a dash
     lines = to_latex(read_paper()[3]).splitlines()
     assert r"NEP & 13.25 & \textbf{2.88} \\" in lines
 
@@ -91,6 +115,9 @@ def test_latex_escapes_what_it_would_read():
         ("2:ours={}/mb.json", "magicbrush results belong into table 1, 3, 5, 6, not 2"),
         ("ours={}/pie.json", "no table of the paper takes it"),
         ("ours={}/nowhere.json", "nowhere.json"),
+        ("ours={}/tokenizer.json", "no table of the paper takes it"),
+        ("ours={}/other.json", "no table of the paper takes it"),
+        ("ours={}/nan.json", "clip_score is nan, not a number"),
     ],
 )
 def test_what_cannot_be_added_is_refused(files, result, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_own_pairs_give_truth_and_sources(folders, tmp_path, monkeypatch):
     items = json.loads((tmp_path / "scores" / "evaluation_items.json").read_text())
     assert [item["session"] for item in items if item["row"] == "generated"] == ["2", "10"]
     assert items[0]["instruction"] == "darker" and (tmp_path / "scores" / "evaluation_items.html").exists()
+
+
+def test_names_that_are_no_utf8(folders, tmp_path):
+    """Of folders and files: all that is measured is written, the page and the table too."""
+    name = os.fsdecode(b"caf\xe9")
+    for file in tmp_path.rglob("2.*"):
+        file.rename(file.with_stem(name))
+    truth = (tmp_path / "pairs" / "edited").rename(tmp_path / name)
+    scores = tmp_path / "scores"
+    config = PairsEvalConfig(results=folders["results"], truth=str(truth), metric="l1", save_path=str(scores))
+    assert evaluate_run(config)["all_turn"]["l1"] == pytest.approx(0.1)
+    assert {file.name for file in scores.iterdir()} == {
+        f"evaluation_{name}" for name in ("items.html", "items.json", "metrics.json", "table.txt")
+    }
+    assert "caf\\udce9" in (scores / "evaluation_table.txt").read_text("utf-8")
 
 
 def test_two_plain_folders_have_no_row_of_sources(folders, tmp_path):

@@ -252,6 +252,18 @@ def test_the_samplers_names_and_a_ceiling_serve_too(data, tmp_path):
     assert same[0] == same[1] and 5 < same[0]["psnr_unedit_part"] < 30
 
 
+@pytest.mark.parametrize("other", ["a/1.png", "./a/1.jpg", "a/../a/1.jpg"])
+def test_two_items_never_share_a_result(tmp_path, other):
+    """A result may have another suffix than its picture: both of these would be scored by one a/1.png."""
+    (tmp_path / "annotation_images" / "a").mkdir(parents=True)
+    for name in ("a/1.jpg", "a/1.png"):
+        noise(1).save(tmp_path / "annotation_images" / name)
+    items = {"1": entry("a/1.jpg", "0", [1, 2]), "2": entry(other, "0", [1, 2])}
+    (tmp_path / "mapping_file.json").write_text(json.dumps(items))
+    with pytest.raises(UserError, match=f"item '2': {other} is the picture of item '1' too"):
+        prepare_pie_bench(tmp_path, tmp_path / "out")
+
+
 def test_what_is_wrong_is_named(data, tmp_path, capsys):
     with pytest.raises(UserError, match=r"2 generated images expected, 0 found. Missing: 000000000000/"):
         (tmp_path / "none").mkdir()
@@ -268,5 +280,9 @@ def test_what_is_wrong_is_named(data, tmp_path, capsys):
     (tmp_path / "mapping_file.json").write_text(json.dumps({"1": entry("../1.jpg", "0", [1, 2])}))
     with pytest.raises(UserError, match="leads out of"):
         prepare_pie_bench(tmp_path, tmp_path / "out")
+    for identity in ("../../evil", "a/b", "", "."):
+        (tmp_path / "mapping_file.json").write_text(json.dumps({identity: entry("1.jpg", "0", [1, 2])}))
+        with pytest.raises(UserError, match="an id names a folder here; it must be a plain folder name"):
+            prepare_pie_bench(tmp_path, tmp_path / "out")
     with pytest.raises(SystemExit):
         main()

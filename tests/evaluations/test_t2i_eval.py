@@ -140,6 +140,7 @@ def test_both_scores_are_written_as_published(coco, clip_ckpt, capsys):
     assert len(list((coco / "cache").glob("*.npz"))) == 1
     assert run(coco, inception_ckpt=inception, clip_model4eval="WO")["fid"] == pytest.approx(result["fid"])
     assert (coco / "fake" / "score.txt").read_text().startswith("FID_24px: ")
+    assert not list((coco / "fake").glob("score_items.*"))  # those of the run before are not this one's
 
 
 def test_equal_images_are_at_distance_zero_and_rows_from_below_count_alone(coco):
@@ -169,14 +170,16 @@ def test_images_are_in_natural_order_and_unequal_numbers_are_refused(tmp_path):
     images.mkdir()
     with pytest.raises(UserError, match="holds no .png files"):
         list_generated(tmp_path)
-    for name in ("10.png", "9.png", "000011.png", "8.jpg"):
+    for name in ("10.png", "9.png", "000011.png", "8.jpg", "7.PNG"):
         (images / name).touch()
-    assert [path.name for path in list_generated(tmp_path)] == ["9.png", "10.png", "000011.png"]
+    assert [path.name for path in list_generated(tmp_path)] == ["7.PNG", "9.png", "10.png", "000011.png"]
     images = [images / name for name in ("0.png", "1.png", "000002.png")]
     with pytest.raises(UserError, match="captions.txt.*clip_model4eval WO"):
         read_captions(tmp_path, images)
     (tmp_path / "captions.txt").write_bytes("one\r\ntwo\u2028and a half\n\n".encode())
     assert read_captions(tmp_path, images) == ["one", "two\u2028and a half", ""]
+    (tmp_path / "captions.txt").write_bytes("\ufeffone\ntwo\nthree\n".encode())
+    assert read_captions(tmp_path, images)[0] == "one"  # CLIP is not told of a byte-order mark
     with pytest.raises(UserError, match="holds 3 captions, but .*images 2 images.* Missing: 000002.png.$"):
         read_captions(tmp_path, images[:2])
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe")

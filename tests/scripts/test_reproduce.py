@@ -345,7 +345,9 @@ def test_a_file_to_add_is_checked_before_anything_is_trained(tmp_path):
     """It may hold other things, or results of another size."""
     other = tmp_path / "other.json"
     flags = ["scripts/reproduce_results.py", "--results-dir", tmp_path / "run", "--add", other]
-    for content, words in (("{}", "other.json holds no results"), (None, "other.json: cannot be read")):
+    old = json.dumps({"about": {"seeds": [7], "num_train": 9}, "rows": {}, "mask_error": {}, "scaling": {}})
+    cases = [("{}", "other.json holds no results"), (old, "other.json does not say its num_test, num_scaled")]
+    for content, words in (*cases, (None, "other.json: cannot be read")):
         if content is not None:
             other.write_text(content)
         elif other.exists():

@@ -64,6 +64,18 @@ def test_a_known_difference_has_its_known_psnr_and_the_files_hold_it(tmp_path):
     assert "reconstruction" in (tmp_path / "scores" / "evaluation_items.html").read_text()
 
 
+def test_numbers_stay_with_their_files_whatever_their_names_sort_like(tmp_path):
+    """By its path "cat 2.png" comes before "cat.png", by its name after it; 1 and 01 are equal numbers."""
+    originals, generated = tmp_path / "a", tmp_path / "b"
+    for grey, name in enumerate(("cat.png", "cat 2.png", "1.png", "01.png"), start=1):
+        write_flat(originals, 0, (name,))
+        write_flat(generated, grey, (name,))
+    run(generated, originals, tmp_path / "scores", batch_size=3)
+    items = json.loads((tmp_path / "scores" / "evaluation_items.json").read_text())
+    found = {item["instruction"]: round(255 * 10 ** (-item["metrics"]["psnr"] / 20)) for item in items}
+    assert found == {"cat": 1, "cat 2": 2, "1": 3, "01": 4}
+
+
 def test_pairs_come_from_relative_paths(tmp_path):
     originals = write_flat(tmp_path / "a", 1, ("10.png", "9.png", "sub/9.jpg"))
     generated = write_flat(tmp_path / "b", 1, ("sub/9.png", "9.png", "10.bmp"))

@@ -68,6 +68,17 @@ def test_folder(folder):
     assert texts(run(folder))[2] == ("00001/000010000.jpg", "another")
 
 
+def test_names_that_differ_in_case_alone(folder):
+    """A camera's a.JPG beside a.jpg: neither replaces the other, and no caption is chosen among several."""
+    (folder / "00000" / "000000000.JPG").write_bytes(encoded(picture(9), "JPEG"))
+    assert [path for path, _ in texts(run(folder))][:2] == ["00000/000000000.JPG", "00000/000000000.jpg"]
+    (folder / "00000" / "000000001.TXT").write_text("another caption")
+    with pytest.raises(UserError, match="1 of 5 items"):
+        run(folder)
+    (problem,) = (folder / "captions_preparation" / "bad_items.txt").read_text().splitlines()
+    assert "000000001.TXT and 000000001.txt are both there; keep one): no caption" in problem
+
+
 def test_small_and_broken_images_are_reported(folder):
     (folder / "00000" / "000000001.jpg").write_bytes(encoded(picture(1, 12), "PNG"))
     listing = run(folder)
@@ -122,7 +133,7 @@ def images(tmp_path):
 
 def test_csv(images):
     (images / "list.csv").write_text(
-        'filepath,title\nimages/0.png,"two, ""quoted""\nlines"\nimages/1.png,x\n'
+        'filepath,title\nimages/0.png,"two, ""quoted""\nlines"\n\nimages/1.png,x\n\n'  # blank lines too
     )
     assert texts(run(images / "list.csv")) == [
         ("images/0.png", 'two, "quoted"\nlines'),

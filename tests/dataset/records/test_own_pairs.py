@@ -72,6 +72,9 @@ def test_pairs_in_one_folder(tmp_path):
         ("b", "paint b", None),
     ]
     assert holds_own_pairs(tmp_path)
+    for name in "ab":
+        (tmp_path / f"{name}_source.png").unlink()
+    assert not holds_own_pairs(tmp_path)  # results whose names say that they were edited
 
 
 def test_all_files_that_lack_something_are_named_at_once(pairs):

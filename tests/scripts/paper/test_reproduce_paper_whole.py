@@ -135,6 +135,9 @@ def test_a_table_is_made_from_the_hub_to_its_verdicts(number, reproduce, shapes,
         assert method in said
     assert result["conclusion"].startswith(("not reproduced", "reproduced")), log
     assert result["conclusion"] in said
+    others = set() if number == "4" else {figure["method"] for figure in measured}  # of a few images
+    assert result["measured_on_others"].keys() == others
+    assert said.count("; the paper's figures are of its whole test set") == len(others)
     again = reproduce(number, *more)  # everything is there
     log = capfd.readouterr().err
     assert again == result and "done already" in log and "python " not in log and "downloading" not in log
