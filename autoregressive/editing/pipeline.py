@@ -93,6 +93,10 @@ class EditingPipeline(EditingModels):
         """
         require_output_type(output_type)
         require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
+        if "num_samples" in options:
+            raise UserError("num_samples is num_images_per_prompt in a call: give that")
+        if callback_on_step_end is not None and "progress" in options:
+            raise UserError("progress and callback_on_step_end are both told of each pass: give one of them")
         prompts, images, masks = as_call(prompt, image, mask_image)
         seeds = options.pop("seeds", None)
         if seeds is None:
