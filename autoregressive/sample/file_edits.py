@@ -89,7 +89,7 @@ def _read_job(line: JsonLine) -> FileEdit:
 
 
 def _require_own_outputs(jobs: Sequence[FileEdit]) -> None:
-    """Raises `UserError` where two lines would write one file, a line a folder, or what another line reads."""
+    """Raises `UserError` where two lines would write one file, one a folder, or one what another reads."""
     written: dict[Path, str] = {}
     for job in jobs:
         try:
