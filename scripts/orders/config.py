@@ -20,7 +20,6 @@ BATCH = 32
 DATA = {
     "unspoken": (None, "offsets that no caption names"),
     "named_offsets": ("named_offsets", "captions name the offsets"),
-    "no_offsets": ("no_offsets", "no offsets"),
 }
 _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
 
@@ -45,7 +44,7 @@ class OrderGap:
     """Trains stage 1 at several sizes and lengths, and measures what each in-mask order costs."""
 
     results_dir: str = shared.results_dir("results/order_gap")
-    data: list[str] = option(["unspoken", "no_offsets"], choices=tuple(DATA), help="what to train on")
+    data: list[str] = option(["unspoken", "named_offsets"], choices=tuple(DATA), help="what to train on")
     gpt_models: list[str] = option(list(SIZES), choices=sorted(GPT_MODELS), help="model sizes")
     samples: list[int] = option(
         [8000, 16000, 32000, 64000], within=COUNT, help=f"images seen, {BATCH} a step; a training each"

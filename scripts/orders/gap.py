@@ -66,14 +66,13 @@ def score(config: OrderGap, runner: StepRunner, data: str, model: str, samples: 
     vq_ckpt = str(Path(config.vq_ckpt).resolve())
     ckpt = train_stage1(made, runner, vq_ckpt, f"trained/{name}")
     folder = runner.root / "scores" / name
-    # Without offsets regions are whole places already; wider ones would cut into the neighbours'.
-    widening = 0 if made.variant == "no_offsets" else ZERO_SHOT_WIDENING
     runner.run(
         f"score_{name}",
         folder,
         ["scripts/orders/score_orders.py", "--vq-ckpt", vq_ckpt, "--gpt-ckpt", ckpt]
         + ["--t5-path", str(runner.root / "t5"), "--magicbrush-path", str(runner.root / "data" / "test")]
-        + ["--orders", *config.orders, "--num-edits", str(config.num_test), "--mask-error", str(widening)]
+        + ["--orders", *config.orders, "--num-edits", str(config.num_test)]
+        + ["--mask-error", str(ZERO_SHOT_WIDENING)]
         + ["--cfg-scale", "1", "--temperature", "0.5", "--batch-size", "64", "--seed", str(config.seed)]
         + ["--output", str(folder / "orders.json")],
     )

@@ -25,7 +25,7 @@ WHY = {
     "boxes around one object, and the first cell already says nearly as much: that comparison stands beside. "
     "Of adds that fit their region only the region's extent tells the size.",
     "3": "A model that has learned every order finds a region equally likely in all of them. In the hard "
-    "setting cells drawn in a random order must agree on an offset that no caption names; without offsets "
+    "setting cells drawn in a random order must agree on an offset that no caption names; where captions do, "
     "nothing is left to agree on. `scripts/order_gap.sh` measures the difference against samples and size.",
     "4": "A search accepts higher rewards only, so that its reward cannot fall; the verifier is an "
     "independent judge where likelihood leads. The paper claims a rise over rounds, no win over best-of-n.",
@@ -136,7 +136,7 @@ def _any_order_checks(results: Results) -> list[Check]:
     """Zero-shot edits above copying, random order against raster order, with unspoken offsets and without."""
     same = "a random in-mask order does as well as raster order"
     checks = []
-    for start, where in {"": "", "no_offsets_": "without offsets: "}.items():
+    for start, where in {"": "", "named_": "offsets named: "}.items():
         row, copy, shuffled = f"{start}zero_shot", f"{start}copy_source", f"{start}zero_shot_random_order"
         words = f"{where}zero-shot edits are done more often than by copying the source"
         checks += _done_more(results, row, copy, words)

@@ -213,8 +213,8 @@ def _tables(results: Results) -> list[str]:
             _BOTH,
         ),
         (
-            "In-mask order where nothing is left unsaid: objects in the middle of their places",
-            ["no_offsets_copy_source", "no_offsets_zero_shot", "no_offsets_zero_shot_random_order"],
+            "In-mask order where nothing is left unsaid: captions name the offsets",
+            ["named_copy_source", "named_zero_shot", "named_zero_shot_random_order"],
             _BOTH,
         ),
         (FOUND, ["nep_supervised", "auto_mask", "full_mask_supervised"], _AUTO),

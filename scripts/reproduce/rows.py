@@ -44,9 +44,9 @@ ROWS = {
     "zero_shot": Row("stage1", ZERO_SHOT, "zero-shot, region widened by half a cell"),
     "zero_shot_random_order": Row("stage1", (*ZERO_SHOT, "--random-order"), "the same, random in-mask order"),
     "zero_shot_tight": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, region as it is"),
-    "no_offsets_zero_shot": Row("stage1", ZERO_SHOT_TIGHT, "zero-shot, no offsets", "no_offsets"),
-    "no_offsets_zero_shot_random_order": Row(
-        "stage1", (*ZERO_SHOT_TIGHT, "--random-order"), "the same, random in-mask order", "no_offsets"
+    "named_zero_shot": Row("stage1", ZERO_SHOT, "zero-shot, offsets named", "named_offsets"),
+    "named_zero_shot_random_order": Row(
+        "stage1", (*ZERO_SHOT, "--random-order"), "the same, random in-mask order", "named_offsets"
     ),
     "fitting_marks": Row("stage2", _INSTRUCTION, "NEP, on adds that fit their region", "fitting_adds"),
     "fitting_no_marks": Row(
@@ -57,7 +57,7 @@ ROWS = {
 BASELINES = {
     "copy_source": ("nep", "copy_source", "the source, copied"),
     "tokenizer_ceiling": ("nep", "tokenizer_ceiling", "the true result through the tokenizer"),
-    "no_offsets_copy_source": ("no_offsets_zero_shot", "copy_source", "the source, copied, no offsets"),
+    "named_copy_source": ("named_zero_shot", "copy_source", "the source, copied, offsets named"),
 }
 
 MASK_ERRORS = (-8, -4, 0, 4, 8, 12)  # pixels; a cell has eight

@@ -82,7 +82,7 @@ def test_the_recipes_differ_in_data_size_and_length_alone():
 
     config = OrderGap()
     made = [recipe(config, data, "R-GPT-midi", 64000) for data in DATA]
-    assert [one.variant for one in made] == [None, "named_offsets", "no_offsets"]
+    assert [one.variant for one in made] == [None, "named_offsets"]
     assert all(one.own_cell and one.region_orders == tuple(config.orders) for one in made)
     assert made[0].steps == {"stage1": 2000} and made[0].gpt_model == "R-GPT-midi"
 
@@ -109,7 +109,7 @@ def test_a_figure_of_every_size_order_and_kind_of_data(tmp_path):
 
 @pytest.mark.slow
 def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
-    flags = ["--results-dir", tmp_path, "--vq-ckpt", vq_ckpt, "--data", "no_offsets", "--num-train", "24"]
+    flags = ["--results-dir", tmp_path, "--vq-ckpt", vq_ckpt, "--data", "named_offsets", "--num-train", "24"]
     flags += [
         "--gpt-models",
         "R-GPT-tiny",
@@ -132,7 +132,7 @@ def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
     again = run_program("scripts/orders/order_gap.py", *flags)
     assert (
         again.stderr.count("done already")
-        == len(list((tmp_path / "no_offsets" / "steps").rglob("*.json")))
+        == len(list((tmp_path / "named_offsets" / "steps").rglob("*.json")))
         == 4
     )
 

@@ -125,9 +125,9 @@ def test_claims_follow_the_rows():
     deciding = [check.verdict for check in claim.checks if check.decides]
     assert deciding == ["holds"] * 8 + ["not measured"] * 8
     assert claim.verdict == "undecided" and claim.to_dict()["checks"][8]["difference"] is None
-    rows |= {f"no_offsets_{name}": numbers for name, numbers in rows.items()}
+    rows |= {f"named_{name}": numbers for name, numbers in rows.items()}
     assert judge(results_of(rows))[-1].verdict == "holds"
-    rows["no_offsets_zero_shot_random_order"] = bad
+    rows["named_zero_shot_random_order"] = bad
     assert judge(results_of(rows))[-1].verdict == "does not hold"
 
 
@@ -256,10 +256,10 @@ def test_every_row_gets_its_model_and_flags_that_exist(tmp_path):
 
 def check_variants(variants):
     """Each has data, models and scores of its own."""
-    assert list(variants) == ["no_offsets", "fitting_adds", "crowded"]
+    assert list(variants) == ["named_offsets", "fitting_adds", "crowded"]
     told = {name: runner.commands for name, runner in variants.items()}
-    plain = parse(SampleMagicBrush, told["no_offsets"]["edit_seed0/no_offsets_zero_shot"][1:])
-    assert plain.mask_error == 0 and "no_offsets/seed0/stage1" in plain.gpt_ckpt
+    named = parse(SampleMagicBrush, told["named_offsets"]["edit_seed0/named_zero_shot"][1:])
+    assert named.mask_error == 4 and "named_offsets/seed0/stage1" in named.gpt_ckpt
     fitting = {
         name.split("/")[1]: parse(EditingConfig, command[1:])
         for name, command in told["fitting_adds"].items()
