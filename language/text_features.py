@@ -90,6 +90,21 @@ def says_nothing(features: TextFeatures) -> bool:
     return len(rows) == 1 and bool(rows.any())
 
 
+def require_readable(features: TextFeatures, width: int, name: str) -> None:
+    """Raises `UserError` for features that a model of that width cannot read; `name` names them there."""
+    rows = features.rows()
+    if rows.shape[1] != width:
+        raise UserError(
+            f"{name}: text features of width {rows.shape[1]}, but the model expects {width}; make them with "
+            "the text encoder that it was trained with"
+        )
+    if not len(rows):
+        raise UserError(
+            f"{name}: text features without a row; for no text give those of an empty one, "
+            'text_encoder.encode([""])'
+        )
+
+
 def load_text_features(path: str | Path, width: int, max_tokens: int = MAX_TOKENS) -> TextFeatures:
     """Reads one caption's features.
 

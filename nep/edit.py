@@ -39,9 +39,10 @@ class EditPicture(PictureFlags):
     def __post_init__(self) -> None:
         take_shipped(self)
         super().__post_init__()
-        self.require_saveable(self.output)
-        if self.output is not None:
-            require_new(self.output, self.overwrite)
+        self.require_outputs(self.output, self.image, self.mask)
+        for flag in ("output", "comparison", "save_crop"):
+            if (path := getattr(self, flag)) is not None:
+                require_new(path, self.overwrite, f"--{flag.replace('_', '-')}")
 
 
 def take_shipped(config: PictureFlags | DrawConfig) -> None:
@@ -53,10 +54,10 @@ def take_shipped(config: PictureFlags | DrawConfig) -> None:
         raise UserError("--vq-ckpt and --gpt-ckpt go together; or give --model, a folder that holds both")
 
 
-def require_new(path: str | Path, overwrite: bool) -> None:
+def require_new(path: str | Path, overwrite: bool, flag: str = "--output") -> None:
     """Raises `UserError` where a file is that is not to be replaced."""
     if Path(path).exists() and not overwrite:
-        raise UserError(f"--output {path} is there already: give another name, or --overwrite")
+        raise UserError(f"{flag} {path} is there already: give another name, or --overwrite")
 
 
 def free_name(beside: Path) -> Path:

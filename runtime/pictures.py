@@ -66,6 +66,8 @@ def save_picture(image: Image.Image, path: str | Path, *, optimize: bool = False
     """
     name = require_saveable(path, image.size, image.mode)
     options = _options(image, name) | ({"optimize": True} if optimize else {})
+    if name == "BMP" and "icc_profile" in options:
+        log.warning("%s: a BMP file has no place for the picture's colour profile; write .png", path)
     write_atomic(path, lambda temporary: image.save(temporary, format=name, **options))
 
 

@@ -123,5 +123,5 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def signed(number: int) -> int:
-    """64 bits, such as a seed has, as int64 has them."""
-    return number - (1 << 64) if number >> 63 else number
+    """64 bits, such as a seed has, as int64 has them; one below 0 is so already."""
+    return number - (1 << 64) if number >= 1 << 63 else number

@@ -109,12 +109,14 @@ class SharedEngine:
         """
         num_rows, num_cells = orders.shape
         counts = [num_cells] * num_rows if counts is None else list(counts)
+        caller = getattr(self._callers, "this", _Caller())
         if sampling.parallel > 1:
-            given = {"counts": counts, "guesses": guesses, "on_pass": on_pass}
+            heeding = _heeding(caller.cancelled, on_pass)
+            given = {"counts": counts, "guesses": guesses, "on_pass": heeding}
             return self.engine.generate(prompt, text, orders, seeds, sampling, **given)
         if sampling.num_lanes > self.max_lanes:
             raise UserError("guidance takes two lanes a row, and there is one: give max_lanes 2 or more")
-        caller, news, calls = getattr(self._callers, "this", _Caller()), queue.SimpleQueue(), []
+        news, calls = queue.SimpleQueue(), []
         for start, end in _spans(num_rows, len(prompt.cells), self.max_lanes // sampling.num_lanes):
             rows, num_samples = slice(start, end), num_rows // len(prompt.cells)
             own = torch.arange(start // num_samples, (end - 1) // num_samples + 1, device=prompt.cells.device)
@@ -192,7 +194,15 @@ class SharedEngine:
                     break
                 call = self._waiting.popleft()
             running.append(call)  # before it joins, so that it hears of an error
-            call.rows = batch.join(*call.arguments)
+            rows_before = len(batch.rows)
+            try:
+                call.rows = batch.join(*call.arguments)
+            except Exception as error:
+                if len(batch.rows) > rows_before:
+                    raise
+                running.remove(call)  # nothing of it is in the batch: the others go on
+                call.news.put((call, error))
+                continue
             came.append(call)
         self._tell(batch, came)
 
@@ -208,6 +218,18 @@ class SharedEngine:
             for i, row in enumerate(call.rows):
                 codes[i, : row.count] = drawn[id(row)] if row.codes is None else row.codes
             call.news.put((call, (codes, [row.num_settled for row in call.rows])))
+
+
+def _heeding(cancelled: Callable[[], bool], on_pass: OnPass | None) -> OnPass:
+    """`on_pass` of a call that runs alone: it ends the call once that is cancelled."""
+
+    def heed(codes: Tensor, num_settled: list[int]) -> None:
+        if cancelled():
+            raise CancelledError
+        if on_pass is not None:
+            on_pass(codes, num_settled)
+
+    return heed
 
 
 def _spans(num_rows: int, num_prompts: int, most: int) -> list[tuple[int, int]]:

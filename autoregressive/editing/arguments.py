@@ -208,6 +208,14 @@ def as_call(
     return lists["prompts"], lists["images"], lists["masks"]
 
 
+def require_said_once(options: Mapping[str, Any], callback: Any) -> None:
+    """Raises `UserError` for options of a call that say what an argument of its own says."""
+    if "num_samples" in options:
+        raise UserError("num_samples is num_images_per_prompt in a call: give that")
+    if callback is not None and "progress" in options:
+        raise UserError("progress and callback_on_step_end are both told of each pass: give one of them")
+
+
 def _call_mask(mask: Any) -> Any:
     """A mask as `edit` takes it: files are read, and a leading side of 1 is left out."""
     if isinstance(mask, Path) or isinstance(mask, str) and mask != AUTO:

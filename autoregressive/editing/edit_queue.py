@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +97,9 @@ class EditQueue:
             self._closed = True
         self._threads.shutdown()
         for editor, shared in self._shared.items():
-            shared.close()
-            if editor.shared is shared:
+            if editor.shared is shared:  # first: other threads' calls go to the engine itself from here on
                 editor.shared = None
+            shared.close()
 
     def __enter__(self) -> EditQueue:
         return self
@@ -148,10 +149,8 @@ class EditQueue:
                         raise CancelledError
                     result = request.work(*request.inputs, **request.options)
                 future.set_result(result)
-        except (CancelledError, InvalidStateError):
-            pass
-        except BaseException as error:
-            if not future.cancelled():
+        except BaseException as error:  # `CancelledError` too: a progress callback may raise what it likes
+            with suppress(InvalidStateError):  # it is cancelled, perhaps just now
                 future.set_exception(error)
         finally:
             if not dropped:

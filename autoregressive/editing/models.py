@@ -30,7 +30,7 @@ from autoregressive.models.weights import load_transformer
 from dataset.batches import Text
 from dataset.records.images import as_image, image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
-from language.text_features import TextFeatures, stack_text_features
+from language.text_features import TextFeatures, require_readable, stack_text_features
 from runtime.devices import accelerator, autocast, require_device
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
@@ -344,6 +344,9 @@ class EditingModels(AdapterSwitch):
     def encode_texts(self, texts: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Strings or features → (B, T, C) and (B, T), left-padded, on the CPU."""
         prompts = as_prompts(texts)
+        for number, prompt in enumerate(prompts):
+            if isinstance(prompt, TextFeatures):
+                require_readable(prompt, self.transformer.config.caption_dim, f"prompt {number}")
 
         def encoded(missing: list[int]) -> list[TextFeatures]:
             with self._working(self.text_encoder) if self.text_encoder else nullcontext():

@@ -32,6 +32,7 @@ from autoregressive.editing.arguments import (
     as_seeds,
     is_auto,
     require_kind,
+    require_said_once,
     require_told,
 )
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
@@ -93,6 +94,7 @@ class EditingPipeline(EditingModels):
         """
         require_output_type(output_type)
         require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
+        require_said_once(options, callback_on_step_end)
         prompts, images, masks = as_call(prompt, image, mask_image)
         seeds = options.pop("seeds", None)
         if seeds is None:

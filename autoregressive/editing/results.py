@@ -188,7 +188,7 @@ def tell_progress(progress: Progress, codes: Tensor, orders: Tensor, counts: Ten
 
     def on_pass(so_far: Tensor, num_settled: list[int]) -> None:
         settled = numbers < torch.tensor(num_settled)[:, None]
-        codes.scatter_(1, orders, torch.where(settled, so_far.cpu(), codes.gather(1, orders)))
+        codes.scatter_(1, orders, torch.where(settled, so_far.cpu().clamp(min=0), codes.gather(1, orders)))
         drawn_cells.scatter_(1, orders, settled)
         progress(Drawing(max(num_settled), len(numbers), codes, drawn_cells, to_draw))
 

@@ -6,9 +6,11 @@ D model width. Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -141,12 +143,23 @@ def rows_of(table: Tensor, cells: Tensor) -> Tensor:
     return F.embedding(cells % padded.shape[0], padded)
 
 
+_EVALUATING = threading.Lock()
+_evaluated: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()  # blocks; training before
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; afterwards as before."""
-    training = model.training
-    model.eval()
+    """Without dropout inside; as before once the last block has ended, of whichever thread."""
+    with _EVALUATING:
+        blocks, training = _evaluated.get(model, (0, model.training))
+        _evaluated[model] = blocks + 1, training
+        model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        with _EVALUATING:
+            blocks, training = _evaluated.pop(model)
+            if blocks > 1:
+                _evaluated[model] = blocks - 1, training
+            else:
+                model.train(training)

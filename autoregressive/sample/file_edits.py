@@ -62,12 +62,18 @@ def read_jobs(config: SampleEditing) -> list[FileEdit]:
 def _own_jobs(config: SampleEditing) -> list[FileEdit]:
     """An edit of each source of own pairs; told the caption if it is what zero-shot models want."""
     zero_shot, jobs = config.mode == "zero_shot", []
-    for pair in find_own_pairs(config.data):
+    pairs = find_own_pairs(config.data)
+    own = {file.resolve() for pair in pairs for file in (pair.source, pair.edited, pair.mask) if file}
+    for pair in pairs:
         if zero_shot and pair.caption is None:
             raise UserError(f"{config.data}: {pair.name!r} has no caption of the result for --mode zero_shot")
         prompt = pair.caption if zero_shot else pair.prompt
         require_words(prompt, f"{config.data}: {pair.name}")
         output = Path(config.output_dir) / f"{pair.name}.png"
+        if output.resolve() in own:
+            raise UserError(
+                f"--output-dir: {output} is a picture of --data {config.data}: give another folder"
+            )
         jobs.append(FileEdit(pair.source, pair.mask, prompt, output, pair.name))
     return jobs
 
@@ -83,7 +89,7 @@ def _read_job(line: JsonLine) -> FileEdit:
 
 
 def _require_own_outputs(jobs: Sequence[FileEdit]) -> None:
-    """Raises `UserError` where two lines would write the same file, or one a folder."""
+    """Raises `UserError` where two lines would write one file, one a folder, or one what another reads."""
     written: dict[Path, str] = {}
     for job in jobs:
         try:
@@ -98,6 +104,14 @@ def _require_own_outputs(jobs: Sequence[FileEdit]) -> None:
                 f"{job.origin}: the output {job.output} is that of {written[file]} too; give each its own"
             )
         written[file] = job.origin
+    for job in jobs:
+        for file in filter(None, (job.image, None if job.mask == AUTO else job.mask)):
+            writer = written.get(file.resolve(), job.origin)
+            if writer != job.origin:  # a line may edit its picture in place
+                raise UserError(
+                    f"{job.origin}: reads {file}, which is the output of {writer}; what it finds there would "
+                    "hang on the batch: give that output another name"
+                )
 
 
 def as_mask(value: str | None) -> Path | str | None:
@@ -187,9 +201,11 @@ def run_edits(jobs: Sequence[FileEdit], config: PictureFlags) -> None:
             batch = [job for _, job in numbered]
             results = edit_files(pipeline, batch, config, [config.seed + number for number, _ in numbered])
             for job, result in zip(batch, results, strict=True):
+                # Before the output, which may be the picture's own file.
+                beside = comparison(load_image(job.image), result) if config.comparison else None
                 save_picture(result.image, job.output)
-                if config.comparison:
-                    save_picture(comparison(load_image(job.image), result), Path(config.comparison))
+                if beside is not None:
+                    save_picture(beside, Path(config.comparison))
                 if config.save_crop:
                     save_picture(seen_crops(result, pipeline.grid), Path(config.save_crop))
             if len(jobs) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,10 +176,26 @@ class PictureFlags(EditSampleConfig):
         None, help="also write here what the model saw, with its cells outlined; several crops side by side"
     )
 
-    def require_saveable(self, output: str | None) -> None:
-        """Raises `UserError` for pictures of which the suffix names no format that is written."""
-        for path in filter(None, (output, self.comparison, self.save_crop)):
+    def require_outputs(self, output: str | None, image: str | None, mask: str | None) -> None:
+        """Raises `UserError` for pictures that cannot be written, or that would be written over another file.
+
+        The output alone may take the place of the picture that is edited.
+        """
+        taken = {
+            os.path.abspath(path): what for path, what in ((mask, "--mask"), (image, "the picture")) if path
+        }
+        for flag, path in (
+            ("--output", output),
+            ("--comparison", self.comparison),
+            ("--save-crop", self.save_crop),
+        ):
+            if path is None:
+                continue
             require_saveable(path)
+            place, edited = os.path.abspath(path), image and os.path.abspath(image)
+            if place in taken and not (flag == "--output" and place == edited):
+                raise UserError(f"{flag} {path} would be written over {taken[place]}: give another name")
+            taken[place] = flag
 
 
 @dataclass(frozen=True)
@@ -225,7 +242,7 @@ class SampleEditing(PictureFlags):
             raise UserError(f"--list {self.list} and --data {self.data} both say what to edit: give one")
         if (self.data is None) != (self.output_dir is None):
             raise UserError("--data and --output-dir go together: the pairs, and where their results go")
-        self.require_saveable(self.output)
+        self.require_outputs(self.output, self.image, self.mask)
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,30 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Reads one image as `as_native` has it; warns of colours of 16 bits, which Pillow reads as 8.
+    """Reads one image as `as_native` has it; warns of what of its file is not kept.
+
+    Colours of 16 bits, which Pillow reads as 8; the transparency of 16-bit grey; frames after the first.
 
     Args and errors as `load_image`.
     """
     native = as_native(open_image(source, max_pixels))
     stream_source = Path(source) if isinstance(source, str) else source
-    with stream_source.open("rb") as stream, Image.open(stream) as file:
+    with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as file:
         if native.mode != "I;16" and any(";16" in str(tile[3]) for tile in file.tile):
             log.warning("%s: its colours have 16 bits, of which 8 are kept", source)
+        if native.mode == "I;16" and "transparency" in file.info:
+            log.warning("%s: transparency beside 16-bit grey is not kept; save it as 8 bits first", source)
+        if (frames := _num_frames(file)) > 1:
+            log.warning("%s: of its %d frames the first is taken", source, frames)
     return native
+
+
+def _num_frames(file: Image.Image) -> int:
+    """Of an animation; the other pictures of a camera's JPEG are previews of the first."""
+    try:
+        return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+    except Exception:
+        return 1  # a frame behind the first is damaged: of no interest here
 
 
 def as_native(image: Image.Image) -> Image.Image:

@@ -264,7 +264,7 @@ def results_dir(default: str, what: str = "everything goes here") -> Any:
 
 def overwrite() -> Any:
     """`--overwrite` of a program that writes the file that --output names."""
-    return option(False, help="let --output replace a file")
+    return option(False, help="let --output, or a picture beside it, replace a file")
 
 
 def write_ceiling(of: str) -> Any:

@@ -46,17 +46,27 @@ class SharedPipeline:
 
     def __init__(self, edits: EditQueue) -> None:
         self.edits, self.encode = edits, edits.pipeline.encode
-        self._future: Future | None = None
+        self._running: dict[Future, Progress | None] = {}
 
-    def edit(self, *inputs: Any, **options: Any) -> list[EditResult]:
+    def edit(self, *inputs: Any, progress: Progress | None = None, **options: Any) -> list[EditResult]:
         """As `EditingPipeline.edit`; raises `CancelledError` if it is cancelled."""
-        self._future = self.edits.submit(*inputs, **options)
-        return self._future.result()
+        future = self.edits.submit(*inputs, progress=progress, **options)
+        self._running[future] = progress
+        try:
+            return future.result()
+        finally:
+            del self._running[future]
 
     def cancel(self) -> None:
-        """Ends the edit that waits or runs, if there is one."""
-        if self._future is not None:
-            self._future.cancel()
+        """Ends the edits that wait or run."""
+        for future in list(self._running):
+            future.cancel()
+
+    def cancel_one(self, progress: Progress) -> None:
+        """Ends the edit that tells `progress`, if it waits or runs; others go on."""
+        for future, told in list(self._running.items()):
+            if told is progress:
+                future.cancel()
 
 
 @dataclass
@@ -107,10 +117,13 @@ class Desk:
         self, words: str, mask: np.ndarray | str | None, **options: Any
     ) -> Generator[Drawing | None, None, list[EditResult]]:
         """Ways to edit the image, see `EditSession.propose`, while they are drawn, see `follow`."""
-        return follow(
-            lambda progress: self.session.propose(words, mask, **options, progress=progress),
-            self.shared.cancel,
-        )
+        told: list[Progress] = []
+
+        def work(progress: Progress) -> list[EditResult]:
+            told.append(progress)
+            return self.session.propose(words, mask, **options, progress=progress)
+
+        return follow(work, lambda: [self.shared.cancel_one(progress) for progress in told])
 
     def take_turn(self, prompt: str, before: Image.Image, samples: list[EditResult]) -> None:
         """Makes the first sample the next turn.

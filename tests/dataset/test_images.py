@@ -9,7 +9,7 @@ import torch
 from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
-from dataset.records.images import as_seen, load_edit_region, load_image, load_magicbrush_mask
+from dataset.records.images import as_seen, load_edit_region, load_image, load_magicbrush_mask, load_native
 from runtime.errors import UserError
 
 
@@ -102,3 +102,26 @@ def test_magicbrush_mask_is_transparent_or_black(tmp_path, capsys):
         Image.fromarray(black).convert(mode).save(tmp_path / f"{mode}.png")
         assert torch.equal(load_magicbrush_mask(tmp_path / f"{mode}.png"), expected)
         assert f"{mode}.png has no transparent pixels; taking pure black" in capsys.readouterr().err
+
+
+def test_what_is_not_kept_of_a_file_is_told(tmp_path, caplog):
+    """Animations lose their later frames, 16-bit grey its transparent value; all else is told nothing of."""
+    still, two = picture(), [picture(), picture().transpose(Image.Transpose.ROTATE_180)]
+    for name in ("a.png", "a.gif", "a.webp"):
+        two[0].save(tmp_path / name, save_all=True, append_images=two[1:])
+        caplog.clear()
+        assert load_native(tmp_path / name).size == still.size
+        assert f"{name}: of its 2 frames the first is taken" in caplog.text
+    grey = Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) * 9000)
+    grey.save(tmp_path / "grey.png")
+    content = (tmp_path / "grey.png").read_bytes()
+    body = b"tRNS" + struct.pack(">H", 9000)
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    start = content.index(b"IDAT") - 4
+    (tmp_path / "clear.png").write_bytes(content[:start] + chunk + content[start:])
+    caplog.clear()
+    still.save(tmp_path / "still.gif")
+    assert load_native(tmp_path / "grey.png").mode == "I;16" and load_native(tmp_path / "still.gif")
+    assert not caplog.text
+    assert load_native(tmp_path / "clear.png").mode == "I;16"
+    assert "clear.png: transparency beside 16-bit grey is not kept" in caplog.text

@@ -130,6 +130,18 @@ def test_an_output_that_is_there_is_not_replaced_unless_asked_for(scene):
     assert free_name(scene.with_suffix(".jpg")).name == "scene.edited.png"
 
 
+@pytest.mark.parametrize("flag", ["comparison", "save-crop"])
+def test_pictures_beside_the_result_replace_nothing_either(scene, flag):
+    words = [str(scene), "make it red", f"--{flag}"]
+    there = scene.with_name("there.png")
+    there.touch()
+    with pytest.raises(UserError, match=f"--{flag} .*there.png is there already"):
+        parse(EditPicture, [*words, str(there)])
+    assert parse(EditPicture, [*words, str(there), "--overwrite"])
+    with pytest.raises(UserError, match=f"--{flag} .*scene.png would be written over the picture"):
+        parse(EditPicture, [*words, str(scene), "--overwrite"])
+
+
 def test_edit_and_draw_take_the_model_that_can(scene):
     edit, draw = parse(EditPicture, [str(scene), "make it red"]), parse(DrawPicture, ["a circle"])
     assert edit.gpt_ckpt.endswith("editing.safetensors") and draw.gpt_ckpt.endswith("t2i.safetensors")

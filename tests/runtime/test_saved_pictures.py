@@ -45,6 +45,15 @@ def test_bytes_fit_the_suffix(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_profile_that_a_format_has_no_place_for_is_told_of(tmp_path, caplog):
+    image = picture()
+    image.info["icc_profile"] = SRGB
+    for name in ("a.png", "a.webp", "a.bmp"):
+        save_picture(image, tmp_path / name)
+        lost = Image.open(tmp_path / name).info.get("icc_profile") != SRGB
+        assert lost == (name == "a.bmp") == ("no place for the picture's colour profile" in caplog.text)
+
+
 @pytest.mark.parametrize("name", ["a", "a.gif", "a.tiff", "a.jpg.bak", ".png", "a."])
 def test_other_suffixes_are_refused_by_name(tmp_path, name):
     for write in (save_picture, lambda image, path: edit_grid([EditItem(image, image, "x", image)], path)):

@@ -182,6 +182,35 @@ def list_all(work):
             return end.value
 
 
+def test_an_edit_that_ends_ends_no_other_of_its_desk(work, edits):
+    """As when an example is drawn and another edit of its picture is asked for meanwhile."""
+    second_began, first_done, results = threading.Event(), threading.Event(), []
+    plain, edit = edits.pipeline.edit, edits.pipeline.edit
+
+    def held(*inputs, seeds, progress, **options):
+        def told(drawing):
+            progress(drawing)
+            if seeds == 2:
+                second_began.set()
+            assert (first_done if seeds == 2 else second_began).wait(60)
+
+        return edit(*inputs, seeds=seeds, progress=told, **options)
+
+    edits.pipeline.edit = held
+    try:
+        desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        first = desk.propose("red", None, seed=1)
+        next(first)
+        second = threading.Thread(target=lambda: results.append(list_all(desk.propose("red", None, seed=2))))
+        second.start()
+        assert len(list_all(first)) == 1
+        first_done.set()
+        second.join(60)
+    finally:
+        edits.pipeline.edit = plain
+    assert len(results) == 1 and len(results[0]) == 1
+
+
 def test_visitors_share_the_model_and_each_gets_their_own(work, editor, edits):
     scenes = [Image.new("RGB", (72, 72), color) for color in ("white", "beige", "gray", "pink")]
     desks = [work.Desk.open(edits, scene, 8000) for scene in scenes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
+from autoregressive.models.gpt import evaluating
 
 GUIDED = Sampling(cfg_scale=2.0)
 
@@ -72,3 +74,25 @@ def test_a_copied_pipeline_edits_alike(pipeline, image):
     assert torch.equal(_edit(copied, image, 1), _edit(pipeline, image, 1))
     assert copied.engine.caches is not pipeline.engine.caches
     assert copied.engine.model is copied.transformer is not pipeline.transformer
+
+
+def test_a_model_that_trains_evaluates_until_the_last_thread_is_done(pipeline):
+    model = copy.deepcopy(pipeline.transformer).train()
+    seen, inside, first_done = [], threading.Event(), threading.Event()
+
+    def second() -> None:
+        with evaluating(model):
+            inside.set()
+            assert first_done.wait(60)
+            seen.append(any(module.training for module in model.modules()))
+
+    with ThreadPoolExecutor(1) as pool:
+        with evaluating(model):
+            later = pool.submit(second)
+            assert inside.wait(60)
+        first_done.set()
+        later.result(60)
+    assert seen == [False] and model.training
+    with evaluating(model), evaluating(model):
+        assert not model.training
+    assert all(module.training for module in model.modules())

@@ -13,6 +13,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.arguments import as_seeds
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
+from language.text_features import TextFeatures
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -33,6 +34,27 @@ def box() -> np.ndarray:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[:8, :8] = True
     return mask
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63, 2**64 - 1])
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(cfg_scale=1.0, draw="inverse")])
+def test_seeds_of_64_bits_draw_with_a_sign_and_without(pipelines, seed, sampling):
+    options = {"sampling": sampling, "order": "random"}
+    (result,) = pipelines["edit"].edit(noise(), "red", box(), seeds=seed, **options)
+    (same,) = pipelines["edit"].edit(noise(), "red", box(), seeds=seed, **options)
+    assert torch.equal(result.codes, same.codes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((3, 17), "prompt 0: .* width 17, but .* expects 16"), ((0, 16), "without a row")]
+)
+def test_features_that_the_model_cannot_read_are_named(pipelines, shape, message):
+    features = TextFeatures(torch.zeros(shape), torch.ones(shape[0], dtype=torch.bool))
+    for mask in (box(), "auto"):
+        with pytest.raises(UserError, match=message):
+            pipelines["edit"].edit(noise(), features, mask)
+    with pytest.raises(UserError, match=message):
+        pipelines["t2i"].draw(features)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from autoregressive.decoding.batch import NOT_FINITE
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.editing.results import PipelineOutput
+from autoregressive.editing.results import PipelineOutput, tell_progress
 from runtime import devices
 from runtime.errors import UserError
 
@@ -295,3 +296,25 @@ def test_features_need_no_text_encoder(gpt_ckpts, vq_ckpt, pipelines):
     pipe = EditingPipeline.load(vq_ckpt, gpt_ckpts["edit"], with_text_encoder=False)
     words = pipelines["edit"]("red", noise(), box(), seeds=3).images[0]
     assert same(pipe(features, noise(), box(), seeds=3).images[0], words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 2}, "num_samples is num_images_per_prompt"),
+        ({"progress": print, "callback_on_step_end": print}, "progress and callback_on_step_end"),
+    ],
+)
+def test_what_is_said_in_two_ways_is_named(pipelines, options, message):
+    with pytest.raises(UserError, match=message):
+        pipelines["edit"]("red", noise(), box(), **options)
+
+
+def test_progress_of_rows_that_are_not_finite_holds_codes(pipelines):
+    """A row that left with `NOT_FINITE` is told of until the others are done; its picture can be seen."""
+    codes, orders = torch.zeros(1, 9, dtype=torch.long), torch.arange(9)[None]
+    seen = []
+    tell_progress(lambda drawing: seen.append(drawing.codes.clone()), codes, orders)(
+        torch.full((1, 9), NOT_FINITE), [9]
+    )
+    assert pipelines["t2i"].decode(seen[0])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from autoregressive.decoding.batch import Batch
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.decoding.shared import SharedEngine
 from autoregressive.editing.edit_queue import EditQueue, QueueFullError
@@ -164,6 +165,81 @@ def test_one_that_fails_fails_alone(pipelines):
             refused.result(60)
         assert fine.result(60)
         assert edits.submit(noise(24, 24), "red", seeds=1, sampling=HOW).result(60)
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_one_that_cannot_join_ends_no_other(pipelines, joins, monkeypatch):
+    """What goes wrong while rows join is told to their own call; those that are drawn go on."""
+    pipeline, began, go_on = pipelines["edit"], threading.Event(), threading.Event()
+    slow = dataclasses.replace(HOW, window=1)
+    (alone,) = pipeline.edit(noise(24, 24), "red", seeds=1, sampling=slow)
+    prefill = Batch._prefill
+
+    def failing(batch, prompt, text, orders, copies):
+        if copies == 2:
+            raise RuntimeError("no room for a prompt")
+        return prefill(batch, prompt, text, orders, copies)
+
+    def hold(drawing) -> None:
+        began.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(Batch, "_prefill", failing)
+    with EditQueue(pipeline) as edits:
+        if joins:
+            running = edits.submit(noise(24, 24), "red", seeds=1, sampling=slow, progress=hold)
+            assert began.wait(60)
+        guided = dataclasses.replace(HOW, cfg_scale=2.0)
+        broken = edits.submit(noise(24, 24), "red", seeds=1, sampling=guided)
+        with pytest.raises(RuntimeError, match="no room for a prompt"):
+            broken.result(60)
+        go_on.set()
+        later = edits.submit(noise(24, 24), "red", seeds=1, sampling=slow)
+        for future in ([running] if joins else []) + [later]:
+            assert _same(future.result(60), [alone])
+
+
+def test_a_callback_may_raise_what_cancelled_requests_raise(pipelines):
+    """Nobody has cancelled it: who waits for it is told, and does not wait for ever."""
+
+    def bad(drawing) -> None:
+        raise concurrent.futures.CancelledError
+
+    with EditQueue(pipelines["edit"]) as edits:
+        future = edits.submit(noise(24, 24), "red", sampling=HOW, progress=bad)
+        with pytest.raises(concurrent.futures.CancelledError):
+            future.result(60)
+        assert future.done() and not future.cancelled()
+
+
+def test_cells_drawn_in_parallel_are_cancelled_between_passes_too(pipelines):
+    pipeline, began, go_on, steps = pipelines["edit"], threading.Event(), threading.Event(), []
+
+    def hold(drawing) -> None:
+        steps.append(drawing.step)
+        began.set()
+        go_on.wait(60)
+
+    with EditQueue(pipeline) as edits:
+        sampling = dataclasses.replace(HOW, parallel=2)
+        running = edits.submit(noise(24, 24), "red", seeds=1, sampling=sampling, progress=hold)
+        assert began.wait(60) and running.cancel()
+        go_on.set()
+    assert steps == [1]
+
+
+def test_calls_of_other_threads_outlive_the_queue(pipelines):
+    """While it closes, they go to the pipeline's own engine."""
+    pipeline = pipelines["edit"]
+    edits = EditQueue(pipeline)
+    close = edits._shared[pipeline.token_editor].close
+
+    def closing() -> None:
+        close()
+        assert pipeline.edit(noise(24, 24), "red", sampling=HOW)
+
+    edits._shared[pipeline.token_editor].close = closing
+    edits.close()
 
 
 def test_a_request_can_be_cancelled_while_it_is_drawn(pipelines):

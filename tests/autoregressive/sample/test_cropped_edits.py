@@ -14,7 +14,7 @@ from autoregressive.sample import file_edits, sample_editing, sample_test_time_s
 from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
 from autoregressive.sample.file_edits import read_jobs, require_usable
 from autoregressive.sample.flags import SampleEditing, SampleEmuEdit, SampleMagicBrush, SampleScaled
-from dataset.records.images import load_native
+from dataset.records.images import load_image, load_native
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
@@ -58,6 +58,14 @@ def test_the_program_edits_at_native_resolution(pipeline, photo, monkeypatch):
     assert not changed.any()
     assert Image.open(photo / "seen.png").size == (2 * 528, 528)  # two crops of 24, 22 times as large
     assert Image.open(photo / "side.png").size == (3 * WIDTH, HEIGHT)
+
+
+def test_the_comparison_of_an_edit_in_place_shows_what_was_there(pipeline, photo, monkeypatch):
+    before = np.asarray(load_image(photo / "in.png"))
+    files = {"image": "in.png", "mask": "one.png", "output": "in.png", "comparison": "side.png"}
+    edit(pipeline, monkeypatch, photo, **files, crop="auto")
+    side = np.asarray(Image.open(photo / "side.png"))
+    assert (side[:, :WIDTH] == before).all() and (side[:, 2 * WIDTH :] != before).any()
 
 
 def test_the_published_way_is_the_default(pipeline, photo, monkeypatch):

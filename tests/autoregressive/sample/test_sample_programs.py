@@ -122,6 +122,53 @@ def test_a_list_stands_alone(flag):
     SampleEditing(list="edits.jsonl", auto_mask=True, seed=3)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"output": "m.png"}, "--output m.png would be written over --mask"),
+        ({"output": "o.png", "comparison": "./o.png"}, "--comparison ./o.png would be .* over --output"),
+        (
+            {"output": "o.png", "comparison": "c.png", "save_crop": "c.png"},
+            "--save-crop c.png .*--comparison",
+        ),
+        ({"output": "in.png", "save_crop": "in.png"}, "--save-crop in.png would be written over --output"),
+        ({"save_crop": "in.png"}, "--save-crop in.png would be written over the picture"),
+    ],
+)
+def test_no_picture_is_written_over_another(flags, message):
+    with pytest.raises(UserError, match=message):
+        SampleEditing(image="in.png", mask="m.png", prompt="red", **flags)
+    SampleEditing(image="in.png", mask="m.png", prompt="red", output="in.png", comparison="c.png")
+
+
+@pytest.mark.parametrize("role", ["image", "mask"])
+def test_no_line_of_a_list_writes_what_another_reads(tmp_path, role):
+    """Which of the two came first would hang on the batch."""
+    for name in ("a.png", "b.png"):
+        picture().save(tmp_path / name)
+    lines = [
+        {"image": "a.png", "prompt": "red", "output": "b.png"},
+        {"image": "a.png", "mask": "a.png", "prompt": "red", "output": "c.png", role: "b.png"},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = SampleEditing(list=str(tmp_path / "list.jsonl"))
+    with pytest.raises(UserError, match="line 2: reads .*b.png, which is the output of .*line 1"):
+        read_jobs(config)
+    (tmp_path / "list.jsonl").write_text(json.dumps(lines[0] | {"image": "b.png"}))
+    assert len(read_jobs(config)) == 1
+
+
+@pytest.mark.parametrize("folder", ["source", "edited"])
+def test_results_of_own_pairs_replace_none_of_them(tmp_path, folder):
+    for role in ("source", "edited"):
+        (tmp_path / role).mkdir()
+        picture().save(tmp_path / role / "cat.png")
+    (tmp_path / "prompts.csv").write_text("name,prompt\ncat,make it red\n")
+    config = SampleEditing(data=str(tmp_path), output_dir=str(tmp_path / folder))
+    with pytest.raises(UserError, match="--output-dir: .*cat.png is a picture of --data"):
+        read_jobs(config)
+
+
 def test_an_empty_mask_of_a_list_is_named(tmp_path):
     picture().save(tmp_path / "in.png")
     Image.fromarray(np.zeros(picture().size[::-1], np.uint8)).save(tmp_path / "empty.png")
