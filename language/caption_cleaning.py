@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 
 import ftfy
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
+from bs4.builder import ParserRejectedMarkup
 
 from runtime.errors import UserError
 
@@ -134,7 +135,10 @@ def _without_markup(text: str) -> str:
         return text
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # a caption is never a path to open
-        return BeautifulSoup(text, features="html.parser").text
+        try:
+            return BeautifulSoup(text, features="html.parser").text
+        except ParserRejectedMarkup:  # "<![" that begins no section; the published cleaning ends there
+            return BeautifulSoup(text.replace("<![", "["), features="html.parser").text
 
 
 def require_words(text: str, origin: str = "") -> None:

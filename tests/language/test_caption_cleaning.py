@@ -26,6 +26,9 @@ def test_recorded_caption(case):
         ("'-x", "x"),  # the second pass takes the dash that the first one uncovered
         ("page 12~,#12:30 pm meeting", ":30 pm meeting"),  # spaces hide the comma and the colon, once each
         ("a ㊗ sign and a 中 word", "a sign and a word"),
+        ("a cat <![foo] on a <b>mat</b>", "a cat foo on a mat"),  # no section that HTML has
+        ("<![if IE]>a cat<![endif]>", "a cat"),
+        ("a <![ 5 cats", "a 5 cats"),
     ],
 )
 def test_corner(text, cleaned):
