@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runtime.errors import UserError
@@ -75,7 +76,7 @@ def own_names(state: dict[Any, Tensor], path: str | Path) -> dict[str, Tensor]:
     """Weights by the names that the bare model gives them.
 
     Raises:
-      UserError: names that are no words, or two that become one.
+      UserError: names that are no words, two that become one, or a weight that is not all there.
     """
     own: dict[str, str] = {}
     for name in state:
@@ -87,5 +88,18 @@ def own_names(state: dict[Any, Tensor], path: str | Path) -> dict[str, Tensor]:
         if bare in own:
             raise UserError(f"{path} holds two weights for {bare}: {own[bare]} and {name}; keep one of them")
         own[bare] = name
+        _require_own_memory(state[name], name, path)
     shared = _LIGHTNING if all(bare.startswith(_LIGHTNING) for bare in own) else ""
     return {bare.removeprefix(shared): state[name] for bare, name in own.items()}
+
+
+def _require_own_memory(weight: Tensor, name: str, path: str | Path) -> None:
+    """Refuses a weight of few numbers that are repeated: a model of its shape takes more than its file."""
+    if type(weight) is not Tensor or weight.layout is not torch.strided or weight.is_meta:
+        return
+    held = weight.untyped_storage().nbytes()
+    if weight.numel() * weight.element_size() > held:
+        raise UserError(
+            f"{path}: {name} is misshapen: {tuple(weight.shape)} of only {held} bytes, which are repeated; "
+            "save a contiguous copy of it"
+        )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.codebook import CodeCounts, reseed_unused, spherical_kmeans
-from tokenizer.tokenizer_image.vq_model import build_vq_model, codebook_usage, load_vq_model
+from tokenizer.tokenizer_image.vq_model import VectorQuantizer, build_vq_model, codebook_usage, load_vq_model
 from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 
 REFERENCE = ROOT / "tests" / "reference"
@@ -173,6 +173,18 @@ def test_bad_checkpoints_are_refused_with_the_reason(tmp_path):
         tiny_model().encode_ids(torch.zeros(1, 3, 20, 16))
     with pytest.raises(UserError, match="square"):
         tiny_model().decode_ids(torch.zeros(1, 5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["VQ-16", None])
+def test_a_codebook_takes_no_more_memory_than_its_file_has(tmp_path, name, monkeypatch):
+    """One number that is shown as many: of a published file and of one with its settings."""
+    path, rows = tmp_path / "vq.pt", 10**9
+    state = tiny_model().state_dict() | {"quantize.embedding.weight": torch.zeros(1).expand(rows, 8)}
+    args = {} if name else {"vq_config": vq_settings(codebook_size=rows, codebook_embed_dim=8)}
+    torch.save({"model": state, "args": args}, path)
+    monkeypatch.setattr(VectorQuantizer, "__init__", lambda *_: pytest.fail("a model of that size is made"))
+    with pytest.raises(UserError, match=r"quantize.embedding.weight is misshapen: \(1000000000, 8\) of only"):
+        load_vq_model(path, name)
 
 
 def vq_settings(**changes) -> dict:
