@@ -166,6 +166,27 @@ def test_settings_that_cannot_work_are_explained(images, tmp_path):
         run(images, tmp_path / "d", "--vq-ckpt", str(tmp_path / "w.pt"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--image-size 20", "--image-size 20 is not a multiple of 8"),
+        ("--quantize-after 2", "--quantize-after 2: the run ends at step 2, before there are codes"),
+        (
+            "--image-size 16 --disc-weight 1 --disc-start 1",
+            "--image-size 16: the discriminator judges .* of 24",
+        ),
+    ],
+)
+def test_what_would_fail_late_or_leave_no_codes_is_refused_before_it_starts(images, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        run(images, tmp_path / "run", "--steps", "2", *flags.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_smallest_images_of_the_discriminator_train(images, tmp_path):
+    run(images, tmp_path / "run", *"--steps 2 --image-size 24 --disc-weight 1 --disc-start 1".split())
+
+
 def spoil(images, *numbers: int) -> None:
     for number in numbers:
         (images / f"{number}.png").write_bytes(b"no image")

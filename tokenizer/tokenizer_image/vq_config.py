@@ -20,6 +20,7 @@ from tokenizer.tokenizer_image.vq_registry import VQ_MODELS
 
 DISCRIMINATOR_LOSS_NAMES = ("hinge", "vanilla", "non-saturating")  # of tokenizer_image.losses, as published
 GENERATOR_LOSS_NAMES = ("hinge", "non-saturating")
+SMALLEST_JUDGED = 24  # pixels a side that leave the discriminator one logit
 DEFAULT_STEPS = 400_000  # 40 epochs of ImageNet at 128 images a step, as published
 
 
@@ -135,10 +136,29 @@ class VQTrainConfig:
             raise UserError("--steps and --epochs both say how long to train: give one")
         if self.cache_images and self.augment:
             raise UserError("--cache-images keeps one crop of every image: add --no-augment, or leave it out")
+        cell = VQ_MODELS[self.vq_model].downsampling
+        if self.image_size % cell:
+            raise UserError(
+                f"--image-size {self.image_size} is not a multiple of {cell}, "
+                f"the pixels of a cell's side in {self.vq_model}"
+            )
         training.require_optimizer(self.optimizer, self.mixed_precision)
         training.require_parallel(self.parallel, self.shard_size)
         if self.finetune and not self.vq_ckpt:
             raise UserError("--finetune needs --vq-ckpt, the checkpoint to start from")
+
+    def check_length(self) -> None:
+        """Raises UserError for what the run's `steps` show to be too late, or to fail late."""
+        if self.quantize_after >= self.steps > 0:
+            raise UserError(
+                f"--quantize-after {self.quantize_after}: the run ends at step {self.steps}, before "
+                "there are codes; start them earlier or train longer"
+            )
+        if self.disc_weight and self.disc_start < self.steps and self.image_size < SMALLEST_JUDGED:
+            raise UserError(
+                f"--image-size {self.image_size}: the discriminator judges images of {SMALLEST_JUDGED} "
+                "pixels a side or more; larger images, or --disc-weight 0"
+            )
 
     def lpips_weights(self) -> tuple[Path, Path]:
         """The weight files of LPIPS, given or found."""

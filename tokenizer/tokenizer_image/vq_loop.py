@@ -114,6 +114,7 @@ def train(config: VQTrainConfig, dist: Distributed) -> None:
     """Runs the training that `config` describes, from the start or from its checkpoint."""
     paths = find_images(config)
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
+    config.check_length()
     if config.dry_run:  # measures a step in which everything takes part
         config = replace(config, quantize_after=0, disc_start=0)
     state = VQTrainState(config, dist)
