@@ -70,6 +70,16 @@ def test_every_page_can_be_found_in_two_clicks():
     assert len(asked) >= 10 and set(asked) == set(re.findall(r'<a id="(\w+)">', faq))
 
 
+def test_what_extending_names_stands_in_the_file_beside_it():
+    """`NAME` in, into or of [`file`](file)."""
+    page = prose(ROOT / "docs" / "extending.md")
+    named = re.findall(r"`(_?[A-Z]\w+)`[^`.]*?(?:in|into|of)\s+\[`([\w/]+\.py)`\]", page)
+    assert len(named) >= 6
+    for name, file in named:
+        text = (ROOT / file).read_text()
+        assert re.search(rf"^(?:class )?{name}\b", text, re.MULTILINE), f"{file} has no {name}"
+
+
 @pytest.mark.parametrize(("kind", "code"), blocks())
 def test_commands_run(kind, code, tmp_path):
     for entry in ROOT.iterdir():
