@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -392,4 +392,28 @@ def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T
             f"{path}: {len(broken)} weights are missing or misshapen ({', '.join(broken[:4])}); "
             "download the model again"
         )
+    _require_fitting(path, tokenizer, model, report["unexpected_keys"])
     return tokenizer, model
+
+
+def _require_fitting(
+    path: str, tokenizer: PreTrainedTokenizerBase, model: T5EncoderModel, unexpected: Iterable[str]
+) -> None:
+    """Refuses files of different models: blocks that the config leaves out, words that have no vector."""
+    left_out = sorted(name for name in unexpected if name.startswith("encoder.block."))
+    if left_out:
+        raise UserError(
+            f"{path}: its weights have more blocks than its config.json, {model.config.num_layers} "
+            f"({left_out[0]}): take both files from one model"
+        )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= model.config.vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer knows tokens up to {highest}, its model {model.config.vocab_size}: "
+            "take all files from one model"
+        )
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"{path}: its tokenizer has no padding token (pad_token in tokenizer_config.json, in T5 <pad>); "
+            "take the tokenizer's files from the model's own folder"
+        )

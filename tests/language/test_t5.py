@@ -193,6 +193,24 @@ def test_damaged_models_are_user_errors(folder, tmp_path):
         T5Encoder(deeper)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"num_layers": 0}, "more blocks than its config.json, 0"),
+        ("tokenizer.json", {"zebra": 10_000}, "knows tokens up to 10000, its model"),
+        ("tokenizer_config.json", {"pad_token": None}, "no padding token"),
+    ],
+)
+def test_files_of_different_models_are_refused(folder, tmp_path, file, change, message):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    content = json.loads((mixed / file).read_text())
+    (content["model"]["vocab"] if file == "tokenizer.json" else content).update(change)
+    (mixed / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        T5Encoder(mixed)
+
+
 def write_jsonl(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
