@@ -75,7 +75,9 @@ class MetricsLog:
             return
         lines = []
         if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= resume_step]
+            # A power cut may leave bytes that are no text; their line goes, as every torn one.
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if _step_of(line) <= resume_step]
         content = "".join(f"{line}\n" for line in lines)
         write_atomic(self._path, lambda temporary: temporary.write_text(content))
 
