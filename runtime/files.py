@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def require_regular(path: str | Path, what: str = "what is read here") -> None:
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}.{threading.get_ident()}"  # two threads may write one file, too
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

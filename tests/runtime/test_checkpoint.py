@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +76,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(UserError, match="cannot write .*No space left"):
         write_atomic(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    path, both = tmp_path / "file", threading.Barrier(2, timeout=20)
+
+    def write(letter: str) -> None:
+        def in_halves(temporary: Path) -> None:
+            temporary.write_text(letter)
+            both.wait()
+            with temporary.open("a") as file:
+                file.write(letter)
+            both.wait()
+
+        write_atomic(path, in_halves)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, "ab"))
+    assert path.read_text() in ("aa", "bb") and [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_old_checkpoint_stays_whole_until_the_new_one_has_its_place(tmp_path, monkeypatch):
