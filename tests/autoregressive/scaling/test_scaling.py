@@ -394,3 +394,9 @@ def test_the_program_edits_a_list(common, gpt_ckpts, tmp_path, monkeypatch):
             scale(monkeypatch, *flags)
     with pytest.raises(UserError, match="give texts with --prompts, or edits with --list"):
         scale(monkeypatch, *flags[:-4])
+
+
+@pytest.mark.parametrize(("seed", "words"), [(-1, "0 or more"), (2**64, "64 bits"), (1.5, "whole number")])
+def test_a_seed_that_no_draw_takes_is_refused(seed, words):
+    with pytest.raises(UserError, match=words):
+        Task("a red circle", seed=seed)
