@@ -385,3 +385,15 @@ def test_a_file_that_was_appended_again_and_what_macs_add_are_no_second_files(tm
     (tmp_path / "x.tar").write_bytes(stream.getvalue())
     (store,) = find_stores([tmp_path])
     assert store.read("s/a") == b"new" and "s/._a" not in store.names()
+
+
+def test_records_of_one_picture_that_differ_are_named(data, tmp_path):
+    jsons = tmp_path / "masks" / "jsons"
+    (jsons / "copy.json").write_text(json.dumps(record(3)))  # the same as in the archive
+    expected = read_lines(run(data, tmp_path / "out"))
+    assert len(expected) == 3
+    (jsons / "copy.json").write_text(json.dumps(record(3, segmentation={"object": []})))
+    with pytest.raises(UserError, match="1 of 3 items cannot be used"):
+        run(data, tmp_path / "again")
+    bad = (tmp_path / "again" / "imgedit_preparation" / "bad_items.txt").read_text()
+    assert re.search(r"part0.tar: .*_step4.json and .*copy.json differ, both of 00094/00030/000000003", bad)
