@@ -132,10 +132,8 @@ class TrainConfig(DataConfig):
     shard_size: int | None = training.shard_size()
     ema_decay: float = training.ema_decay(0.0, "keep an average of the weights with this decay; 0 for none")
 
-    peak_tflops: float | None = option(
-        None,
-        within=POSITIVE,
-        help="the device's peak, for the model FLOP utilisation in the log (default: known for some GPUs)",
+    peak_tflops: float | None = training.peak_tflops(
+        "for the model FLOP utilisation in the log (default: known for some GPUs)"
     )
     log_every: int = training.log_every()
     ckpt_every: int = training.ckpt_every("checkpoints")

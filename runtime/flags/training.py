@@ -287,6 +287,11 @@ def gpu(default: str, what: str) -> Any:
     return option(default, help=f"whose half-precision peak counts{what}")
 
 
+def peak_tflops(what: str) -> Any:
+    """`--peak-tflops`, of one device."""
+    return option(None, within=POSITIVE, help=f"10^12 operations a second that the device can do, {what}")
+
+
 _WHERE = "checkpoints always go to --results-dir"
 
 

@@ -30,9 +30,7 @@ class PlanRun:
     global_batch_size: int = training.global_batch_size(256, "samples")
     num_gpus: int = option(8, within=COUNT, help="ranks, one a GPU")
     gpu: str = training.gpu("H100", ", as A100, H100, H200, B200")
-    peak_tflops: float | None = option(
-        None, within=POSITIVE, help="10^12 operations a second at most, in the place of --gpu's"
-    )
+    peak_tflops: float | None = training.peak_tflops("in the place of --gpu's")
     utilisation: float = option(0.35, within=SHARE_ABOVE_NONE, help="share of the peak that is reached")
     parallel: str = training.parallel()
     shard_size: int | None = training.shard_size()

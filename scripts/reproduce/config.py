@@ -20,7 +20,7 @@ class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
     results_dir: str = shared.results_dir("results/reproduce")
-    seeds: list[int] = option([0, 1, 2, 3, 4], within=SEED, help="of the trainings and draws")
+    seeds: list[int] = option([1, 2, 3, 4, 5], within=SEED, help="of the trainings and draws")
     add: list[str] = option([], help="results.json of runs with other seeds, shown together with these")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = models.vq_ckpt(_SHIPPED, "; see --train-tokenizer")

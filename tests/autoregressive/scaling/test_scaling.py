@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -243,6 +244,13 @@ def test_a_search_stops_at_the_highest_reward_and_refuses_what_is_no_number(pipe
     assert [len(result.rounds) for result in search(batch, Perfect())] == [1, 1, 1]
     with pytest.raises(UserError, match="the reward 'brightness' of an image of 'a red circle' is nan"):
         search(batch, Broken())
+
+    class Exits(Brightness):
+        def score(self, images, texts):
+            sys.exit(0)
+
+    with pytest.raises(UserError, match=r"the reward 'brightness' called sys.exit\(0\)"):
+        search(batch, Exits())
 
     class Unsure(Brightness):
         def token_scores(self, images, texts, grid):
