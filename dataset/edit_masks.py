@@ -90,10 +90,10 @@ def resize_mask(mask: Tensor, pixels: int) -> Tensor:
     """
     resized = mask.float()
     if pixels > 0:
-        resized = dilate(resized, pixels)
+        resized = dilate(resized, min(pixels, max(mask.shape[1:])))  # more of it widens to the same
     for _ in range(-pixels):
         smaller = _erode(resized, 1)
-        if not smaller.any():
+        if not smaller.any() or torch.equal(smaller, resized):  # a full mask stays full
             break
         resized = smaller
     return resized.to(mask.dtype)

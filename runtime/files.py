@@ -93,7 +93,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def path_sha256(path: str | Path) -> str:
-    """Of a file its `file_sha256`; of a folder one of its files', with their names."""
+    """Of a file its `file_sha256`; of a folder one of the files right in it, with their names."""
     path = Path(path)
     if not path.is_dir():
         return file_sha256(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import sys
@@ -60,7 +61,10 @@ def progress(
 
 
 class MetricsLog:
-    """Appends one JSON object per logged step to `<results_dir>/metrics.jsonl`."""
+    """Appends one JSON object per logged step to `<results_dir>/metrics.jsonl`.
+
+    A number that is not finite, as the loss of a step that was skipped, is null: JSON has no word for it.
+    """
 
     def __init__(self, results_dir: str | Path, enabled: bool = True, resume_step: int = 0) -> None:
         """
@@ -83,8 +87,9 @@ class MetricsLog:
 
     def write(self, step: int, **numbers: Any) -> None:
         if self._path is not None:
+            line = json.dumps({"step": step, **{k: _finite(v) for k, v in numbers.items()}}, allow_nan=False)
             with writing(self._path), self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **numbers}) + "\n")
+                file.write(f"{line}\n")
 
 
 class WandbRun:
@@ -127,6 +132,11 @@ class WandbRun:
     def finish(self) -> None:
         if self._run is not None:
             self._run.finish()
+
+
+def _finite(number: Any) -> Any:
+    """What JSON can hold of a logged number."""
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _step_of(line: str) -> float:

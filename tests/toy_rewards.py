@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from PIL import Image
 
-from autoregressive.scaling.reward import RewardCase
+from autoregressive.scaling.reward import Reward, RewardCase
 
 number = 3
 
@@ -24,6 +26,17 @@ def raises_at_red(images: list[Image.Image], cases: list[RewardCase]) -> list[fl
     if any("red" in case.caption for case in cases):
         raise ZeroDivisionError("no red, please")
     return brightness(images, cases)
+
+
+def exits_at_red(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:
+    if any("red" in case.caption for case in cases):
+        sys.exit("no red, please")
+    return brightness(images, cases)
+
+
+class ExitsWhenMade(Reward):
+    def __init__(self) -> None:
+        sys.exit(3)
 
 
 def nan_at_blue(images: list[Image.Image], cases: list[RewardCase]) -> list[float]:

@@ -96,9 +96,16 @@ class AdapterSwitch:
         Raises:
           UserError: there is none of that name.
         """
+        other = self.as_it_is()
+        other.set_adapter(name)
+        return other
+
+    def as_it_is(self) -> Self:
+        """This pipeline with the adapter in use, merged or not, as another object that shares all models with
+        it: `set_adapter` of this one changes nothing there.
+        """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.set_adapter(name)
         return other
 
     def merge_adapter(self) -> None:

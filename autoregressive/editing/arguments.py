@@ -321,7 +321,7 @@ def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> l
     if generator is not None:
         return torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
     if isinstance(seeds, Iterable) and not isinstance(seeds, str) and getattr(seeds, "ndim", 1) > 0:
-        seeds = [whole("a seed", seed) for seed in seeds]
+        seeds = [as_seed("a seed", seed) for seed in seeds]
     else:
         first = whole("seeds", seeds)
         seeds = [first + i for i in range(count)]
@@ -329,10 +329,19 @@ def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> l
         raise UserError(
             f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
         )
-    for seed in seeds:
-        if not -(2**63) <= seed < 2**64:
-            raise UserError(f"the seed {seed} has more than 64 bits: give a smaller one")
-    return seeds
+    return [as_seed("seeds", seed) for seed in seeds]
+
+
+def as_seed(name: str, value: Any) -> int:
+    """One seed, as all that draws takes it: 64 bits, with a sign or without.
+
+    Raises:
+      UserError: no whole number, or one of more bits.
+    """
+    seed = whole(name, value)
+    if not -(2**63) <= seed < 2**64:
+        raise UserError(f"the seed {seed} has more than 64 bits: give a smaller one")
+    return seed
 
 
 def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:

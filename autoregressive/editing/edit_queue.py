@@ -13,6 +13,9 @@ from autoregressive.decoding.shared import MAX_LANES, SharedEngine
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.token_editor import TokenEditor
 from runtime.errors import UserError
+from runtime.logging import get_logger
+
+log = get_logger(__name__)
 
 
 class QueueFullError(UserError):
@@ -53,7 +56,17 @@ class EditQueue:
         Args:
           max_lanes: rows decoded together, with each adapter; a result is a row, two with guidance.
           max_waiting: requests that may wait or run; None for any number.
+        Raises:
+          UserError: fewer than one lane.
         """
+        if max_lanes < 1:
+            raise UserError(f"max_lanes {max_lanes}: give 1, for requests without guidance, or more")
+        if max_lanes < pipeline.defaults.sampling.num_lanes:
+            log.warning(
+                "max_lanes %d: with guidance, as this model edits by default, a row takes two: requests are "
+                "refused unless their cfg_scale is 1; give max_lanes 2 or more",
+                max_lanes,
+            )
         self.pipeline = pipeline
         self._max_waiting = max_waiting
         self.max_lanes = max_lanes
@@ -72,7 +85,7 @@ class EditQueue:
         a cancelled request was given is let go at once. `progress` is called in a thread of the queue.
 
         Args:
-          adapter: of those that the pipeline has loaded; by default the one that it uses, or none.
+          adapter: of those that the pipeline has loaded; by default the one that it uses now, or none.
         Raises:
           QueueFullError: `max_waiting` requests are open.
           RuntimeError: the queue is closed.
@@ -114,7 +127,7 @@ class EditQueue:
         return self._shared[editor]
 
     def _start(self, work: str, adapter: str | None, inputs: tuple, options: dict[str, Any]) -> Future:
-        pipeline = self.pipeline if adapter is None else self.pipeline.with_adapter(adapter)
+        pipeline = self.pipeline.as_it_is() if adapter is None else self.pipeline.with_adapter(adapter)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the queue is closed: no new requests are taken")

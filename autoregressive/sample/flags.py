@@ -14,7 +14,7 @@ from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import LANGUAGES, RULES
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
-from runtime.files import file_sha256, path_sha256
+from runtime.files import path_sha256
 from runtime.flags import drawing, models, scoring, shared
 from runtime.flags.ranges import COUNT
 from runtime.pictures import require_saveable
@@ -71,7 +71,7 @@ class SampleConfig(ModelFlags):
         """What the results depend on: the flags, with hashes of the weights and of the text encoder."""
         settings = {k: v for k, v in asdict(self).items() if k not in NOT_SETTINGS}
         for name in ("vq_ckpt", "gpt_ckpt"):
-            settings[f"{name}_sha256"] = file_sha256(getattr(self, name))
+            settings[f"{name}_sha256"] = path_sha256(getattr(self, name))
         if self.adapter is not None:
             settings["adapter_sha256"] = path_sha256(self.adapter)
         return settings | {"text_encoder": text_encoder and text_encoder.fingerprint()}

@@ -33,12 +33,12 @@ def own_reward(name: str) -> Reward:
     """The reward that "module:function" names: a function, or a class that is a `Reward`.
 
     Raises:
-      UserError: no such module, or nothing of that name in it that can be called.
+      UserError: no such module, nothing of that name in it that can be called, or a class that fails.
     """
     module, _, attribute = name.partition(ENTRY_POINT)
     try:
         loaded = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does
+    except (Exception, SystemExit) as error:  # whatever the user's module does
         fix = ": is its folder on PYTHONPATH?" if isinstance(error, ImportError) else ""
         raise UserError(
             f"the reward {name!r} cannot be imported ({type(error).__name__}: {error}){fix}"
@@ -47,7 +47,16 @@ def own_reward(name: str) -> Reward:
         raise UserError(f"the reward {name!r}: the module {module} has no {attribute!r}")
     found = getattr(loaded, attribute)
     if isinstance(found, type) and issubclass(found, Reward):
-        return found()
+        return _made(name, found)
     if not callable(found):
         raise UserError(f"the reward {name!r} is no function but {type(found).__name__}")
     return FunctionReward(name, found)
+
+
+def _made(name: str, kind: type[Reward]) -> Reward:
+    try:
+        return kind()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's class does
+        raise UserError(f"the reward {name!r} cannot be made ({type(error).__name__}: {error})") from error

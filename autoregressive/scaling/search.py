@@ -224,7 +224,12 @@ def _take_best(
 
 
 def _score(reward: Reward, images: list[Image.Image], texts: list[str]) -> list[float]:
-    scores = reward.score(images, texts)
+    try:
+        scores = reward.score(images, texts)
+    except SystemExit as error:  # of the user's own reward: the program would end as if it were done
+        raise UserError(
+            f"the reward {reward.name!r} called sys.exit({error.code!r}); let it raise an exception"
+        ) from error
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).nonzero()[0])
         raise UserError(f"the reward {reward.name!r} of an image of {texts[bad]!r} is {scores[bad].item()}")

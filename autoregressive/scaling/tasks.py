@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import guesses_of, place
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.arguments import EditOptions, as_regions
+from autoregressive.editing.arguments import EditOptions, as_regions, as_seed
 from autoregressive.editing.crop import cells_of, changed_region, compose
 from autoregressive.editing.models import Picture
 from autoregressive.editing.pipeline import EditingPipeline, Mask
@@ -45,6 +45,10 @@ class Task:
     image: Picture | None = None
     mask: Mask | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if as_seed("seed", self.seed) < 0:
+            raise UserError(f"task {self.prompt!r} has the seed {self.seed}: give 0 or more")
 
 
 class TaskBatch:

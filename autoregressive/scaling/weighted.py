@@ -69,12 +69,12 @@ class WeightedRewards:
         self._rewards = rewards
 
     def judge(self, images: Sequence[Image.Image], cases: Sequence[RewardCase]) -> Judgement:
-        """The scores of a group; a reward that raises, or gives no finite number, spoils it."""
+        """The scores of a group; a reward that raises or exits, or gives no finite number, spoils it."""
         scores: dict[str, list[float]] = {}
         for name, (reward, _) in self._rewards.items():
             try:
                 scores[name] = [float(score) for score in reward.judge(images, cases)]
-            except Exception as error:  # whatever the user's own reward may raise
+            except (Exception, SystemExit) as error:  # whatever the user's own reward may raise
                 return Judgement([], {}, f"the reward {name!r} raised {type(error).__name__}: {error}")
             if len(scores[name]) != len(images):
                 given = len(scores[name])
@@ -147,7 +147,7 @@ def _built(spec: RewardSpec) -> WeightedRewards | UserError:
         return spec.build()
     except UserError as error:
         return error
-    except Exception as error:  # of the user's own reward
+    except (Exception, SystemExit) as error:  # of the user's own reward
         return UserError(f"the rewards cannot be made: {type(error).__name__}: {error}")
 
 

@@ -43,7 +43,7 @@ from evaluations.editing.flags import EmuEvalConfig, ImageEvalConfig
 from runtime.checkpoint import weights_fingerprint
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import file_sha256
+from runtime.files import path_sha256
 
 Rounds = list[list[KeyedEdit]]
 
@@ -243,7 +243,7 @@ class Validation:
             "seed": self.config.global_seed,
             "full_mask": self.config.enforce_validation_fake_masking,
             "skip_iter": self.config.magicbrush_skip_iter,
-            "vq_ckpt_sha256": file_sha256(self.config.vq_ckpt),
+            "vq_ckpt_sha256": path_sha256(self.config.vq_ckpt),
             "transformer": weights_fingerprint(self.pipeline.transformer),
             "text_encoder": encoder and encoder.fingerprint(),
             "test_set_sha256": test_set.sha256,

@@ -2,7 +2,8 @@
 
 An archive is an uncompressed tar, `NAME.tar`, or cut into `NAME.tar.split.000`, `.001`, … as published. A
 folder `NAME` in which somebody has unpacked one serves too. A file is known by the last two parts of its
-path, `<sample>/<file>`: what stands before them in an archive is not always what the parquet files say.
+path, `<sample>/<file>`: what stands before them in an archive is not always what the parquet files say. Where
+two files of an archive are known by the same, neither is read.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from sys import intern
 from threading import Lock
+from typing import NamedTuple
 
 from runtime.errors import UserError
-from runtime.files import require_regular, without_mac_metadata
+from runtime.files import is_mac_metadata, require_regular, without_mac_metadata
 
 _PART = re.compile(r"(?P<name>.+)\.tar(\.split\.(?P<number>\d+))?")
 
@@ -59,6 +62,13 @@ class JoinedFile(io.RawIOBase):
         return count
 
 
+class _Place(NamedTuple):
+    tops: tuple[str, ...]
+    """The folders before `<sample>/<file>`, one unless two files share that."""
+    offset: int
+    size: int
+
+
 @dataclass
 class Archive:
     """A tar and what is in it, looked through once.
@@ -82,27 +92,38 @@ class Archive:
         raise UserError(f"{self.parts[0]}: holds no file; download it again")
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
-        """`<sample>/<file>` -> offset, size."""
-        return {
-            "/".join(Path(member.name).parts[-2:]): (member.offset_data, member.size)
-            for member in self._members()
-        }
+    def _places(self) -> dict[str, _Place]:
+        """`<sample>/<file>` -> where it is."""
+        places: dict[str, _Place] = {}
+        for member in self._members():
+            parts = Path(member.name).parts
+            name, top = "/".join(parts[-2:]), intern("/".join(parts[:-2]))
+            earlier = places[name].tops if name in places else ()
+            # Of one whole path the last counts, as for `tar`.
+            tops = earlier if top in earlier else (*earlier, top)
+            places[name] = _Place(tops, member.offset_data, member.size)
+        return places
 
     def names(self) -> list[str]:
         with self._lock:
             return list(self._places)
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, None where there is no such file."""
+        """A file's bytes, None where there is no such file.
+
+        Raises:
+          UserError: two are known by this name.
+        """
         with self._lock:
             place = self._places.get(name)
         if place is None:
             return None
-        offset, size = place
+        if len(place.tops) > 1:
+            paths = " and ".join(str(Path(top, name)) for top in place.tops)
+            raise UserError(f"{self.parts[0]}: holds {paths}, and a pair names no more than {name}; keep one")
         with io.BufferedReader(JoinedFile(self.parts)) as stream:
-            stream.seek(offset)
-            return stream.read(size)
+            stream.seek(place.offset)
+            return stream.read(place.size)
 
     def locate(self, name: str) -> str:
         """Names a file of it in messages."""
@@ -113,7 +134,7 @@ class Archive:
             stream = io.BufferedReader(JoinedFile(self.parts))
             with stream, tarfile.open(fileobj=stream, mode="r:") as archive:
                 for member in archive:
-                    if member.isreg():
+                    if member.isreg() and not is_mac_metadata(Path(member.name)):
                         yield member
                     archive.members.clear()  # tarfile keeps them all
                 stream.seek(archive.offset)

@@ -110,9 +110,9 @@ class ObjectMasks:
         return _not_empty(torch.from_numpy(marks.copy()).float(), where)
 
     @cached_property
-    def _places(self) -> dict[str, tuple[Store, str]]:
-        """Picture -> where its file is. Names say which; a file whose name does not is read."""
-        places = {}
+    def _places(self) -> dict[str, list[tuple[Store, str]]]:
+        """Picture -> where its files are. Names say which; a file whose name does not is read."""
+        places: dict[str, list[tuple[Store, str]]] = {}
         for store in self._stores:
             for name in store.names():
                 if not name.endswith(".json"):
@@ -122,19 +122,21 @@ class ObjectMasks:
                 if photo is None:
                     path = _read_record(store, name).get("path")
                     photo = str(path).rpartition(".")[0]
-                places[photo] = (store, name)
+                places.setdefault(photo, []).append((store, name))
         return places
 
     def _record(self, photo: str, origin: str) -> tuple[dict[str, Any], str]:
         with self._lock:
-            place = self._places.get(photo)
-        if place is None:
+            places = self._places.get(photo)
+        if places is None:
             raise UserError(f"{origin}: its picture {photo} is not in the jsons of ImgEdit_recap_mask")
-        store, name = place
-        record, where = _read_record(store, name), store.locate(name)
-        if str(record.get("path")).rpartition(".")[0] != photo:
-            raise UserError(f"{where}: is of {record.get('path')!r}, but its name says {photo}")
-        return record, where
+        found = [(_read_record(store, name), store.locate(name)) for store, name in places]
+        for record, where in found:
+            if str(record.get("path")).rpartition(".")[0] != photo:
+                raise UserError(f"{where}: is of {record.get('path')!r}, but its name says {photo}")
+            if record != found[0][0]:
+                raise UserError(f"{origin}: {found[0][1]} and {where} differ, both of {photo}; keep one")
+        return found[0]
 
 
 def photo_of(metadata: dict[str, Any], origin: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +52,36 @@ def extract_shard(job: Job, tick: Tick, folder: Path) -> Result:
 
 def _check_item(files: dict[str, bytes | None], stem: str, origin: str) -> tuple[str, bytes, dict[str, Any]]:
     """The image's file name and bytes, and the item's line."""
-    suffix = next((suffix for suffix in files if suffix in IMAGE_SUFFIXES), None)
+    suffix = _only(files, IMAGE_SUFFIXES, origin)
     if suffix is None:
         raise UserError(f"{origin}: no image")
     if files[suffix] is None:
         raise UserError(f"{origin}: its image is not a plain file, or is too large")
     image = check_image(ImageBytes(files[suffix], origin))
-    kind = next((kind for kind in (".txt", ".json") if files.get(kind) is not None), None)
-    text = None if kind is None else parse_caption(files[kind], kind, origin)
+    plain = {suffix: data for suffix, data in files.items() if data is not None}
+    kind = _only(plain, {".txt"}, origin) or _only(plain, {".json"}, origin)
+    text = None if kind is None else parse_caption(files[kind], kind.lower(), origin)
     name = f"{stem}{image.suffix}"
     return name, image.data, make_line(name, text, image.size, origin)
+
+
+def _only(files: Mapping[str, Any], kinds: Collection[str], origin: str) -> str | None:
+    """The suffix, as it is written, of the item's file of some kinds; None where it has none.
+
+    Raises:
+      UserError: it has several, and nothing says which is meant.
+    """
+    found = [suffix for suffix in files if suffix.lower() in kinds]
+    if len(found) > 1:
+        raise UserError(f"{origin}: {' and '.join(found)} are both there; keep one")
+    return found[0] if found else None
 
 
 def _read_items(shard: Path, problems: list[str]) -> Iterator[tuple[str, dict[str, bytes | None], int]]:
     """(key, {suffix: bytes}, position after it) of every item; where the shard is damaged it ends, named.
 
-    The bytes are None for what is not a plain file of an acceptable size.
+    Suffixes are as the shard has them: `a.jpg` and `a.JPG` are two files. The bytes are None for what is not
+    a plain file of an acceptable size.
     """
     key, files, count, end = None, {}, 0, 0
     try:
@@ -83,7 +97,7 @@ def _read_items(shard: Path, problems: list[str]) -> Iterator[tuple[str, dict[st
                         count += 1
                     key, files = f"{folder}/{stem}", {}
                 if f".{suffix.lower()}" in _SUFFIXES:
-                    files[f".{suffix.lower()}"] = _read_member(archive, member)
+                    files[f".{suffix}"] = _read_member(archive, member)
                 end = member.offset_data + member.size
                 archive.members.clear()  # tarfile keeps them all
             if files:

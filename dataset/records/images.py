@@ -77,22 +77,36 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Reads one image as `as_native` has it; warns of what of its file is not kept.
+    """Reads one image as `as_native` has it; warns of `what_is_lost`. Args and errors as `load_image`."""
+    native = as_native(open_image(source, max_pixels))
+    for words in what_is_lost(source):
+        log.warning("%s: %s", source, words)
+    return native
+
+
+def what_is_lost(source: str | ImageSource) -> list[str]:
+    """What `as_native` does not keep of a file that can be read, in words; as a rule nothing.
 
     Colours of 16 bits, which Pillow reads as 8; the transparency of 16-bit grey; frames after the first.
-
-    Args and errors as `load_image`.
     """
-    native = as_native(open_image(source, max_pixels))
+    lost = []
     stream_source = Path(source) if isinstance(source, str) else source
     with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as file:
-        if native.mode != "I;16" and any(";16" in str(tile[3]) for tile in file.tile):
-            log.warning("%s: its colours have 16 bits, of which 8 are kept", source)
-        if native.mode == "I;16" and "transparency" in file.info:
-            log.warning("%s: transparency beside 16-bit grey is not kept; save it as 8 bits first", source)
+        is_grey = file.mode.startswith("I")
+        if not is_grey and _has_16_bits(file):
+            lost.append("its colours have 16 bits, of which 8 are kept")
+        if is_grey and "transparency" in file.info:
+            lost.append(
+                "transparency beside 16-bit grey is not kept, it becomes white; save it as 8 bits first"
+            )
         if (frames := _num_frames(file)) > 1:
-            log.warning("%s: of its %d frames the first is taken", source, frames)
-    return native
+            lost.append(f"of its {frames} frames the first is taken")
+    return lost
+
+
+def _has_16_bits(file: Image.Image) -> bool:
+    """Whether a file that is open, not loaded, has them a value."""
+    return any(";16" in str(tile[3]) for tile in file.tile)
 
 
 def _num_frames(file: Image.Image) -> int:
@@ -106,12 +120,13 @@ def _num_frames(file: Image.Image) -> int:
 def as_native(image: Image.Image) -> Image.Image:
     """The picture upright, with all that its pixels say: transparency (RGBA) and 16-bit grey (I;16).
 
+    16-bit grey has no place for transparency: it becomes white.
     All others are RGB: 8-bit grey and palettes in the same colours, so that an edit may bring new ones. Of
     its `info` what still holds: see `kept_info`. `as_seen` of it is that of the picture.
     """
     upright = _upright(image)
     if upright.mode.startswith("I"):
-        native = Image.fromarray(_grey16(upright).astype(np.uint16))
+        native = Image.fromarray(_grey16_over_white(upright).astype(np.uint16))
     else:
         native = upright.convert("RGBA" if _has_alpha(upright) else "RGB")
     native.info = dict(upright.info)
@@ -124,7 +139,8 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
 
     Args:
       picture: a PIL image, taken as viewers show it (`as_seen`); a file's path; a (H, W, 3) array or a
-        (3, H, W) tensor of bytes, or of floats in [0, 1]; one of shape (H, W) is grey.
+        (3, H, W) tensor of bytes, or of floats in [0, 1]; one of shape (H, W) is grey. PIL's mode F has
+        floats in [0, 1] too, its mode I 16-bit grey.
     Raises:
       UserError: another shape, type or range, or nothing in it.
     """
@@ -133,7 +149,7 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     if isinstance(picture, Image.Image):
         if 0 in picture.size:
             raise UserError(f"an image of {picture.width}x{picture.height}: it has no pixels")
-        return as_seen(picture)
+        return as_seen(_in_its_range(picture))
     if not isinstance(picture, np.ndarray | Tensor):
         raise UserError(
             f"an image of type {type(picture).__name__}: give a PIL image, a path, an array or a tensor"
@@ -162,6 +178,28 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
 
 
+def _in_its_range(image: Image.Image) -> Image.Image:
+    """A picture that is handed over, whose mode may have numbers of any range: those of arrays and masks.
+
+    Raises:
+      UserError: floats outside of [0, 1], or whole numbers that are no 16-bit grey: bytes would be black.
+    """
+    if image.mode not in ("F", "I"):
+        return image
+    values = np.array(image)
+    lowest, highest = values.min().item(), values.max().item()
+    named = f"an image of PIL's mode {image.mode} from {lowest:g} to {highest:g}"
+    if image.mode == "I":
+        if lowest < 0 or highest > 65535 or 0 < highest <= 255:
+            raise UserError(f"{named}: it is read as 16-bit grey, 0 to 65535; of bytes give .convert('L')")
+        return image
+    if not (0 <= lowest and highest <= 1):  # NaN neither
+        raise UserError(f"{named}: give floats in [0, 1]; of bytes give .convert('L')")
+    grey = Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    grey.info = dict(image.info)
+    return grey
+
+
 def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.Image:
     """An image of any picture that keeps its transparency and its 16-bit grey, see `as_native`.
 
@@ -171,7 +209,7 @@ def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> 
     if isinstance(picture, str | Path):
         return load_native(picture)
     if isinstance(picture, Image.Image) and 0 not in picture.size:
-        return as_native(picture)
+        return as_native(_in_its_range(picture))
     return as_image(picture)
 
 
@@ -325,12 +363,25 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
 
 def _transparent_region(image: Image.Image, name: str) -> Tensor | None:
     """(H, W) float32, 1 where `image` is transparent; None if it is so nowhere. Raises as `edit_region`."""
-    if not _has_alpha(image):
+    alpha = _opacity(image)
+    if alpha is None:
         return None
-    alpha = np.array(image.convert("RGBA").getchannel("A"))
     _require_range(alpha, 255, f"{name}, its opacity")
     transparent = alpha < 128
     return torch.from_numpy(transparent).float() if transparent.any() else None
+
+
+def opacity_of(image: Image.Image) -> np.ndarray | None:
+    """(H, W) uint8 of the picture upright, 255 = opaque; None if it says nothing of transparency."""
+    return _opacity(_upright(image))
+
+
+def _opacity(image: Image.Image) -> np.ndarray | None:
+    if not _has_alpha(image):
+        return None
+    if image.mode.startswith("I"):  # Pillow's own conversion clips it at 255
+        return np.where(_is_key(image), 0, 255).astype(np.uint8)
+    return np.array(image.convert("RGBA").getchannel("A"))
 
 
 def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -345,6 +396,7 @@ def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
                     f"{source}: {image.width}x{image.height} is above the limit of "
                     f"{max_pixels / 1e6:g} megapixels; make it smaller"
                 )
+            _scale_key(image)
             image.load()
             return image
     except UserError:
@@ -392,6 +444,31 @@ def _grey16(image: Image.Image) -> np.ndarray:
     return np.clip(np.array(image, dtype=np.int64), 0, 65535)
 
 
+def _grey16_over_white(image: Image.Image) -> np.ndarray:
+    """As `_grey16`, with transparent pixels in white."""
+    if "transparency" not in image.info:
+        return _grey16(image)
+    return np.where(_is_key(image), 65535, _grey16(image))
+
+
+def _is_key(image: Image.Image) -> np.ndarray:
+    """(H, W) bool: where 16-bit grey has the one value that is transparent in it, if there is one."""
+    return _grey16(image) == image.info.get("transparency", -1)
+
+
+def _scale_key(file: Image.Image) -> None:
+    """Brings the one colour that is transparent in a PNG file, open and not loaded, to 8 bits, as its pixels.
+
+    Pillow leaves it in the file's bits, and compares it with pixels of 8: no pixel, or wrong ones, are clear.
+    """
+    key, raw = file.info.get("transparency"), {str(tile[3]) for tile in file.tile}
+    if file.mode == "RGB" and isinstance(key, tuple) and _has_16_bits(file):
+        file.info["transparency"] = tuple(value >> 8 for value in key)
+    for mode, times in (("L;2", 85), ("L;4", 17)):
+        if isinstance(key, int) and mode in raw:
+            file.info["transparency"] = key * times
+
+
 def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
@@ -399,7 +476,7 @@ def _has_alpha(image: Image.Image) -> bool:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
-        return Image.fromarray(((_grey16(image) + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((_grey16_over_white(image) + 128) // 257).astype(np.uint8)).convert("RGB")
     if _has_alpha(image):
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))

@@ -1,6 +1,6 @@
 """Answers and events as OpenAI's clients read them.
 
-`model`, `seed`, `lossless` and `unknown_words` are extensions.
+`model`, `seed`, `lossless`, `unknown_words` and `warnings` are extensions.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _described(ask: Ask) -> dict[str, Any]:
         "output_format": ask.format.name,
         "lossless": ask.format.lossless,
         "unknown_words": ask.unknown_words(),
+        "warnings": list(ask.warnings),
     }
 
 

@@ -18,7 +18,7 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import EditResult, Progress
 from integrations.server.errors import bad_request
 from integrations.server.fields import DRAW_FIELDS, EDIT_FIELDS, Fields
-from integrations.server.pictures import SUFFIXES, Format, as_upload, read_mask, read_picture
+from integrations.server.pictures import SUFFIXES, Format, as_upload, read_mask, read_picture, told_of
 from integrations.server.served import Served, can_draw
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
@@ -40,6 +40,7 @@ class Ask:
       size: (width, height) of the results.
       image: None draws.
       mask: (H, W) bool, True = edit, or "auto".
+      warnings: what of the pictures that were sent is not taken.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Ask:
     mask: np.ndarray | str | None = None
     crop: str = "auto"
     adapter: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def submit(self, progress: Progress | None = None) -> Future:
         """Puts it into its queue."""
@@ -99,12 +101,15 @@ def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask
     """
     fields = Fields(values, EDIT_FIELDS)
     common = _read_common(fields, served, draws=False)
-    image = read_picture(as_upload("image", fields.raw("image")), max_pixels, common["n"])
+    sent = as_upload("image", fields.raw("image"))
+    image, warnings = read_picture(sent, max_pixels, common["n"]), told_of(sent)
     if fields.has("mask") and fields.has("mask_image"):
         raise bad_request("both mask and mask_image were sent: send one", "mask_image", "invalid_mask")
     field = next((name for name in ("mask", "mask_image") if fields.has(name)), None)
     if field is not None:
-        mask = read_mask(as_upload(field, fields.raw(field)), image, max_pixels)
+        sent = as_upload(field, fields.raw(field))
+        mask = read_mask(sent, image, max_pixels)
+        warnings += told_of(sent)
     elif can_draw(common["queue"].pipeline):
         message = f"the model {common['model']!r} cannot find the region by itself: send mask or mask_image"
         raise bad_request(message, "mask", "missing_required_parameter")
@@ -113,7 +118,8 @@ def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask
     crop = fields.choice("crop", CROPS, "auto")
     _require_size(fields, image.size, "an edit has the size of its picture")
     common["format"].require_fit(image if crop != "none" else image.convert("RGB"))
-    return Ask("image_edit", **common, size=image.size, image=image, mask=mask, crop=crop)
+    given = {"size": image.size, "image": image, "mask": mask, "crop": crop, "warnings": tuple(warnings)}
+    return Ask("image_edit", **common, **given)
 
 
 def read_drawing(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask:
@@ -154,7 +160,7 @@ def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, An
     if partial_images and not stream:
         message = f"partial_images {partial_images}: they come with stream alone"
         raise bad_request(message, "partial_images", "invalid_value")
-    seed = fields.whole("seed", None, 0, _LARGEST_SEED)
+    seed = fields.whole("seed", None, 0, _LARGEST_SEED - n + 1)  # the last result's too
     return {
         "prompt": prompt,
         "model": model,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.records.images import as_native, edit_region, marked, open_image
+from dataset.records.images import as_native, edit_region, marked, opacity_of, open_image, what_is_lost
 from integrations.server.errors import bad_request
 from runtime.errors import UserError
 from runtime.pictures import encode_picture, require_saveable
@@ -83,7 +83,20 @@ def as_upload(field: str, value: Any) -> Upload:
 
 
 def read_picture(upload: Upload, max_pixels: int, num_results: int) -> Image.Image:
-    """A picture upright, with its transparency and its 16-bit grey; its header is checked first.
+    """A picture upright, with its transparency and its 16-bit grey.
+
+    Args and errors as `_open`.
+    """
+    return as_native(_open(upload, max_pixels, num_results))
+
+
+def told_of(upload: Upload) -> list[str]:
+    """What is not taken of a picture that was read: frames after the first, bits, a transparency."""
+    return [f"{upload.field}: {words}" for words in what_is_lost(upload)]
+
+
+def _open(upload: Upload, max_pixels: int, num_results: int) -> Image.Image:
+    """The picture as its file has it; its header is checked first.
 
     Args:
       max_pixels: of the picture, times the number of results.
@@ -93,7 +106,7 @@ def read_picture(upload: Upload, max_pixels: int, num_results: int) -> Image.Ima
     if not upload.content:
         raise bad_request(f"{upload.field}: the file is empty", upload.field, "invalid_image")
     try:
-        return as_native(open_image(upload, max_pixels // num_results))
+        return open_image(upload, max_pixels // num_results)
     except UserError as error:
         times = f" with n={num_results}" if num_results > 1 and "above the limit" in str(error) else ""
         raise bad_request(f"{error}{times}", upload.field, "invalid_image") from None
@@ -108,11 +121,11 @@ def read_mask(upload: Upload, image: Image.Image, max_pixels: int) -> np.ndarray
       ApiError: another size than the image's, the other field's kind, or nothing that is to be edited.
     """
     field, by_opacity = upload.field, upload.field == "mask"
-    picture = read_picture(upload, max_pixels, 1)
+    file = _open(upload, max_pixels, 1)
+    picture, opacity = as_native(file), opacity_of(file)
     if picture.size != image.size:
         message = f"{field} is {picture.width}x{picture.height}, the image {image.width}x{image.height}: "
         raise bad_request(f"{message}send it at the image's size", field, "invalid_mask_size")
-    opacity = np.asarray(picture.getchannel("A")) if picture.mode == "RGBA" else None
     if by_opacity and opacity is None:
         message = "mask has no transparency: its transparent pixels are edited. A mask whose white pixels "
         raise bad_request(f"{message}are edited goes into the field mask_image", field, "invalid_mask")

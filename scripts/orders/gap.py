@@ -22,7 +22,7 @@ log = get_logger(__name__)
 def run(config: OrderGap) -> None:
     """Trains and scores what is missing; writes numbers and figure after every model."""
     config = config.sizes()
-    if not Path(config.vq_ckpt).is_file():
+    if not Path(config.vq_ckpt).exists():
         raise UserError(f"--vq-ckpt {config.vq_ckpt} does not exist; give the tokenizer's checkpoint")
     if config.dry_run:
         report_cost(config)

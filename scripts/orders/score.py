@@ -35,7 +35,7 @@ from dataset.testsets.magicbrush import (
 from evaluations.editing.verification import load_examples, verifier_table, verify_example
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import file_sha256, write_atomic
+from runtime.files import path_sha256, write_atomic
 from runtime.logging import get_logger, progress
 from scripts.orders.config import ScoreOrders
 
@@ -165,7 +165,7 @@ def score_orders(config: ScoreOrders) -> None:
         pipeline.token_editor.resolve_mode("zero_shot")
         scores = measure(pipeline, config)
     settings = {
-        "gpt_ckpt_sha256": file_sha256(config.gpt_ckpt),
+        "gpt_ckpt_sha256": path_sha256(config.gpt_ckpt),
         "mask_error": config.mask_error,
         "temperature": config.temperature,
         "seed": config.seed,

@@ -75,14 +75,19 @@ def compare(
 
 
 def conclusion(figures: Iterable[Figure]) -> str:
-    """One line: how many numbers agree."""
+    """One line: how many numbers agree, and how many of the paper's there is nothing to compare with."""
+    figures = list(figures)
+    known = [f for f in figures if f.paper is not None]
     judged = [f.verdict for f in figures if f.verdict in (AGREES, BETTER, WORSE)]
     if not judged:
         return "nothing that could be judged was measured"
     counts = ", ".join(f"{judged.count(v)} {v}" for v in (AGREES, BETTER, WORSE) if v in judged)
     if WORSE in judged:
-        return f"not reproduced: {counts} of {len(judged)}"
-    return f"reproduced: {counts} of {len(judged)}"
+        counts = f"not reproduced: {counts} of {len(judged)}"
+    else:
+        counts = f"reproduced: {counts} of {len(judged)}"
+    lacking = sum(f.ours is None for f in known)
+    return counts + f"; {lacking} of {len(known)} not measured" * (lacking > 0)
 
 
 def format_figures(title: str, figures: list[Figure]) -> str:

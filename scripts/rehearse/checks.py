@@ -105,8 +105,9 @@ def check_training(checks: Checks, training: Training, shapes: dict[str, tuple[i
         checks.add("a loss for every step", len(losses) == training.steps, len(losses))
         # A model of random weights knows nothing; one step on one image can move it to either side of that.
         chance = math.log(shapes["output.weight"][0])
-        plausible = all(0 < loss < 3 * chance for loss in losses)
-        checks.add("losses have the size of chance", plausible, [round(loss, 3) for loss in losses])
+        plausible = all(loss is not None and 0 < loss < 3 * chance for loss in losses)  # None: not finite
+        shown = [loss if loss is None else round(loss, 3) for loss in losses]
+        checks.add("losses have the size of chance", plausible, shown)
 
 
 def check_measured_memory(checks: Checks, log_file: Path, below: float) -> None:

@@ -55,7 +55,7 @@ def run(config: ReproduceResults) -> None:
 def prepare(config: ReproduceResults, runner: StepRunner) -> Prepared:
     """Makes data and tokenizer."""
     recipe = config.recipe()
-    if not config.train_tokenizer and not Path(config.vq_ckpt).is_file():
+    if not config.train_tokenizer and not Path(config.vq_ckpt).exists():
         raise UserError(f"--vq-ckpt {config.vq_ckpt} does not exist; give another, or --train-tokenizer")
     make_data(recipe, runner)
     if "auto_mask" in config.rows:

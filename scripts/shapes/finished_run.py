@@ -19,7 +19,7 @@ from autoregressive.models.arithmetic import configuration
 from evaluations.report.curves import read_metrics
 from runtime.checkpoint import load_checkpoint, manifest_path
 from runtime.errors import UserError
-from runtime.files import file_sha256
+from runtime.files import file_sha256, path_sha256
 from runtime.training.checkpoints import list_checkpoints
 
 Models = Mapping[str, tuple[Sequence[str], str]]
@@ -108,7 +108,7 @@ class FinishedRun:
     def _began_with(self, folder: str) -> str | None:
         """The weights that a training went on from, as their hash's first digits; None for fresh ones."""
         path = yaml.safe_load((self.root / folder / "config.yaml").read_text()).get("init_gpt_ckpt")
-        return path and f"{Path(path).name} {file_sha256(path)[:12]}"
+        return path and f"{Path(path).name} {path_sha256(path)[:12]}"
 
     def _steps(self, folder: str) -> int:
         """How many steps a training took."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.files import file_sha256, write_atomic
+from runtime.files import path_sha256, write_atomic
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
@@ -97,8 +97,12 @@ class StepRunner:
         self.commits.update(commits)
 
     def branch(self, *files: str) -> StepRunner:
-        """A runner whose steps depend on those so far and on `files`, not on what is run here from now on."""
-        inputs = "".join([self._inputs, *map(file_sha256, files)])
+        """A runner whose steps depend on those so far and on `files`, not on what is run here from now on.
+
+        Args:
+          files: or folders, as checkpoints of sharded trainings are.
+        """
+        inputs = "".join([self._inputs, *map(path_sha256, files)])
         return StepRunner(self.root, self.seconds, self.commits, inputs)
 
     def _mark(self, marker: Path, seconds: float, commits: list[str], done: bool) -> None:

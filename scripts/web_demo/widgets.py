@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.arguments import as_seed
 from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
 from scripts.web_demo.work import AT_ONCE, SIDES, fit_within
@@ -165,11 +166,15 @@ class Draws:
         return cls([seed, guidance, temperature, top_k], defaults)
 
     def read(self, seed: float, guidance: float, temperature: float, top_k: float) -> tuple[int, Sampling]:
-        """The seed, and the sampling."""
+        """The seed, and the sampling.
+
+        Raises:
+          UserError: a seed that no draw takes.
+        """
         sampling = replace(
             self.defaults, cfg_scale=float(guidance), temperature=float(temperature), top_k=int(top_k or 0)
         )
-        return int(seed or 0), sampling
+        return as_seed("the seed", int(seed or 0)), sampling
 
 
 def each(

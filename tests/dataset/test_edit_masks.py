@@ -220,6 +220,8 @@ def test_masks_do_not_shrink_from_the_border_of_the_image():
     left = table("###... ###... ###...")
     assert torch.equal(resize_mask(left[None], -2)[0], table("#..... #..... #....."))
     assert resize_mask(torch.ones(1, 4, 5), -3).all()
+    assert resize_mask(torch.ones(1, 4, 5), -(10**12)).all()  # at once
+    assert torch.equal(resize_mask(left[None], 10**12), torch.ones(1, 3, 6))
     assert not resize_mask(torch.zeros(1, 4, 5), -3).any() and not resize_mask(torch.zeros(1, 4, 5), 3).any()
 
 

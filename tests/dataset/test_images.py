@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,5 +124,41 @@ def test_what_is_not_kept_of_a_file_is_told(tmp_path, caplog):
     still.save(tmp_path / "still.gif")
     assert load_native(tmp_path / "grey.png").mode == "I;16" and load_native(tmp_path / "still.gif")
     assert not caplog.text
-    assert load_native(tmp_path / "clear.png").mode == "I;16"
-    assert "clear.png: transparency beside 16-bit grey is not kept" in caplog.text
+    clear = load_native(tmp_path / "clear.png")
+    white = np.array(grey)
+    white[white == 9000] = 65535
+    assert clear.mode == "I;16" and np.array_equal(np.array(clear), white)
+    assert "clear.png: transparency beside 16-bit grey is not kept, it becomes white" in caplog.text
+
+
+def _keyed(folder: Path, depth: int, color: int, rows: bytes, key: bytes, width: int) -> Path:
+    """A PNG of one row with a transparent colour, in bits that Pillow does not write."""
+
+    def chunk(body: bytes) -> bytes:
+        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
+    parts = [b"IHDR" + header, b"tRNS" + key, b"IDAT" + zlib.compress(b"\0" + rows), b"IEND"]
+    path = folder / f"{depth}-{color}.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, parts)))
+    return path
+
+
+KEYED = {  # depth, colour type, its one row, its key, and what is seen of its red
+    "grey of 16 bits": (16, 0, struct.pack(">3H", 0, 30000, 257), struct.pack(">H", 30000), [0, 255, 1]),
+    "grey of 2 bits": (2, 0, bytes([0b00011000]), struct.pack(">H", 1), [0, 255, 170]),
+    "grey of 4 bits": (4, 0, bytes([0x03, 0x70]), struct.pack(">H", 3), [0, 255, 119]),
+    "colours of 16 bits": (
+        16, 2, struct.pack(">9H", *[0] * 3, *[0x1234] * 3, *[0x3434] * 3), struct.pack(">3H", *[0x1234] * 3),
+        [0, 255, 0x34],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KEYED)
+def test_the_one_transparent_colour_of_a_png_is_the_one_that_its_file_names(tmp_path, kind):
+    *parts, seen = KEYED[kind]
+    path = _keyed(tmp_path, *parts, width=3)
+    assert np.array(load_image(path))[0, :, 0].tolist() == seen
+    assert np.array(as_seen(load_native(path)))[0, :, 0].tolist() == seen
+    assert load_edit_region(path).tolist() == [[0, 1, 0]] == load_magicbrush_mask(path).tolist()

@@ -357,6 +357,18 @@ def test_what_comes_from_a_browser_is_not_trusted():
         assert "<img src=x" not in shown and "&lt;img" in shown
 
 
+def test_a_seed_that_no_draw_takes_is_refused_before_the_order_is_drawn():
+    gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
+    from autoregressive.decoding.sampling_settings import Sampling
+    from scripts.web_demo.widgets import Draws
+
+    with gradio.Blocks():
+        draws = Draws.place(Sampling())
+    assert draws.read(2**64 - 1, 1, 1, 0)[0] == 2**64 - 1
+    with pytest.raises(UserError, match="has more than 64 bits"):
+        draws.read(2**64, 1, 1, 0)
+
+
 def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
     small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 60, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(work.fit_within(small, 192)), np.asarray(small))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 
@@ -135,6 +136,17 @@ def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
         == len(list((tmp_path / "named_offsets" / "steps").rglob("*.json")))
         == 4
     )
+
+
+def test_a_tokenizer_may_be_a_folder_as_sharded_trainings_write(tmp_path, monkeypatch):
+    gap = importlib.import_module("scripts.orders.gap")
+    told = []
+    monkeypatch.setattr(gap, "report_cost", told.append)
+    (tmp_path / "0000001.dcp").mkdir()
+    gap.run(OrderGap(vq_ckpt=str(tmp_path / "0000001.dcp"), dry_run=True))
+    assert len(told) == 1
+    with pytest.raises(UserError, match="0000002.dcp does not exist"):
+        gap.run(OrderGap(vq_ckpt=str(tmp_path / "0000002.dcp"), dry_run=True))
 
 
 def test_a_dry_run_says_how_many_hours(tmp_path, vq_ckpt):

@@ -149,9 +149,14 @@ def spoil_args(content: dict) -> None:
     del content["args"]
 
 
+def spoil_loss(content: dict) -> None:
+    content["loss"] = None  # as metrics.jsonl has a loss that is not finite
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
+        (spoil_loss, {"size of chance"}),
         (spoil_nothing, set()),
         (spoil_name, {"named and shaped", "started as"}),
         (spoil_value, {"finite", "started as"}),
@@ -181,10 +186,10 @@ def test_a_spoiled_checkpoint_fails_its_checks(spoil, expected, tmp_path):
         "args": {"gpt_model": "R-GPT-tiny"},
     }
     spoil(content)
+    losses = [{"step": step, "loss": content.pop("loss", 9.7)} for step in (1, 2)]
     training.checkpoint.parent.mkdir(parents=True)
     torch.save(content, training.checkpoint)
     manifest_path(training.checkpoint).touch()
-    losses = [{"step": step, "loss": 9.7} for step in (1, 2)]
     (training.results / "metrics.jsonl").write_text("\n".join(map(json.dumps, losses)))
     checks = checks_module.Checks()
     checks_module.check_training(checks, training, shapes)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -178,6 +179,30 @@ def test_a_queue_serves_the_adapter_in_use_where_none_is_asked_for(pipeline):
         for adapter in (None, "red"):
             future = edits.submit(picture(), "red", seeds=0, sampling=HOW, num_samples=4, adapter=adapter)
             assert torch.equal(future.result()[0].codes, wanted)
+
+
+def test_a_request_keeps_the_adapter_that_was_in_use_as_it_came(pipeline):
+    pipeline.set_adapter("red")
+    pipeline.merge_adapter()
+    wanted, began, go_on = codes(pipeline), threading.Event(), threading.Event()
+    options = {"seeds": 0, "sampling": HOW, "num_samples": 4}
+
+    def hold(drawing) -> None:
+        began.set()
+        assert go_on.wait(60)
+
+    with EditQueue(pipeline, max_lanes=1) as edits:
+        first = edits.submit(picture(), "red", **options, progress=hold)
+        assert began.wait(60)
+        second = edits.submit(picture(), "red", **options)  # the queue has one thread: it waits
+        pipeline.set_adapter("blue")
+        third = edits.submit(picture(), "red", **options)
+        go_on.set()
+        for future in (first, second):
+            assert torch.equal(future.result(60)[0].codes, wanted)
+        assert torch.equal(third.result(60)[0].codes, codes(pipeline)) and not torch.equal(
+            wanted, codes(pipeline)
+        )
 
 
 def test_sampling_programs_take_an_adapter(pipeline, adapter_files, gpt_ckpts, vq_ckpt, t5_dir):

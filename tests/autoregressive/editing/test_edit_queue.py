@@ -19,7 +19,10 @@ from autoregressive.decoding.shared import SharedEngine
 from autoregressive.editing.edit_queue import EditQueue, QueueFullError
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sequence.builders import editing_prompt
+from integrations.server.config import Serve
+from runtime.config import parse
 from runtime.errors import UserError
+from scripts.web_demo.config import Demo
 
 HOW = Sampling(cfg_scale=1.0, temperature=1.5)
 
@@ -304,6 +307,19 @@ def test_more_rows_than_lanes_take_turns(pipelines):
     assert set(lanes) == {4} and seen == sorted(seen) and seen[-1] == alone[0][0].num_tokens * 5
     with EditQueue(pipeline, max_lanes=1) as edits, pytest.raises(UserError, match="max_lanes 2"):
         edits.submit(*many[0], **many[1]).result(60)
+
+
+def test_too_few_lanes_for_the_models_guidance_are_told_of_at_the_start(pipelines, caplog):
+    assert pipelines["edit"].defaults.sampling.num_lanes == 2
+    for max_lanes, told in ((2, 0), (1, 1)):
+        caplog.clear()
+        EditQueue(pipelines["edit"], max_lanes=max_lanes).close()
+        assert caplog.text.count("give max_lanes 2 or more") == told
+    with pytest.raises(UserError, match="max_lanes 0"):
+        EditQueue(pipelines["edit"], max_lanes=0)
+    for program in (Serve, Demo):
+        with pytest.raises(UserError, match="--max-lanes 1: must be at least 2"):
+            parse(program, ["--max-lanes", "1"])
 
 
 def test_no_memory_for_a_batch_is_told_to_the_one_that_waits(pipelines):

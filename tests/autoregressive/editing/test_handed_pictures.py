@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoregressive.editing.arguments import check_mask
-from dataset.records.images import as_image, load_image
+from dataset.records.images import as_image, as_native_image, load_image
 from runtime.errors import UserError
 
 WIDTH, HEIGHT = 6, 4
@@ -75,6 +75,31 @@ def inverse_palette() -> Image.Image:
 )
 def test_masks_of_all_types_mark_the_same_pixels(mask):
     assert (check_mask(mask, IMAGE).numpy() == REGION).all()
+
+
+@pytest.mark.parametrize("read", [as_image, as_native_image])
+def test_pils_floats_and_wide_numbers_are_read_in_the_range_of_arrays(read):
+    """Pillow's own conversions would make the first black, and clip the last."""
+    floats = Image.fromarray(np.float32([[0, 0.5, 1]]))
+    assert np.array_equal(read(floats), as_image(np.array(floats))) and np.array(read(floats))[0, 1, 0] == 128
+    wide = Image.fromarray(np.int32([[0, 30000, 65535]]))
+    assert np.asarray(as_image(read(wide)))[0, :, 0].tolist() == [0, 117, 255]
+    assert (
+        not np.asarray(read(Image.new("I", (2, 2)))).any()
+        and not np.asarray(read(Image.new("F", (2, 2)))).any()
+    )
+
+
+@pytest.mark.parametrize("read", [as_image, as_native_image, check_mask])
+@pytest.mark.parametrize(
+    "values", [np.int32([[0, 255]]), np.int32([[0, 1]]), np.int32([[0, 70000]]), np.int32([[-9, 9000]]),
+               np.float32([[0, 255]]), np.float32([[np.nan, 1]]), np.float32([[-1, 1]])],
+)  # fmt: skip
+def test_pils_numbers_of_another_range_are_refused_for_pictures_as_for_masks(read, values):
+    picture = Image.fromarray(values)
+    more = (Image.new("RGB", picture.size),) if read is check_mask else ()
+    with pytest.raises(UserError, match=r"from (0|-9|-1|nan) to (255|1|70000|9000|nan)"):
+        read(picture, *more)
 
 
 def test_half_of_the_range_decides():

@@ -212,3 +212,14 @@ case "$2" in *sample_t2i_ddp.py) echo NCCL version; echo "{tmp_path}/results/a d
     del env["CKPT"]
     failed = subprocess.run(script, env=env, capture_output=True, text=True)
     assert failed.returncode and "name the text-to-image model" in failed.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_checkpoint_that_is_a_folder_is_known_by_its_content(models, program, tmp_path):
+    folder = tmp_path / "0000001.dcp"
+    folder.mkdir()
+    digests = set()
+    for content in ("weights", "other weights", "weights"):
+        (folder / "__0_0.distcp").write_text(content)
+        digests.add(program(**models | {"gpt_ckpt": str(folder)}).settings(None)["gpt_ckpt_sha256"])
+    assert len(digests) == 2

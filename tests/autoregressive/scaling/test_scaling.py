@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -244,6 +245,13 @@ def test_a_search_stops_at_the_highest_reward_and_refuses_what_is_no_number(pipe
     with pytest.raises(UserError, match="the reward 'brightness' of an image of 'a red circle' is nan"):
         search(batch, Broken())
 
+    class Exits(Brightness):
+        def score(self, images, texts):
+            sys.exit(0)
+
+    with pytest.raises(UserError, match=r"the reward 'brightness' called sys.exit\(0\)"):
+        search(batch, Exits())
+
     class Unsure(Brightness):
         def token_scores(self, images, texts, grid):
             return torch.full((len(images), grid**2), torch.nan)
@@ -394,3 +402,9 @@ def test_the_program_edits_a_list(common, gpt_ckpts, tmp_path, monkeypatch):
             scale(monkeypatch, *flags)
     with pytest.raises(UserError, match="give texts with --prompts, or edits with --list"):
         scale(monkeypatch, *flags[:-4])
+
+
+@pytest.mark.parametrize(("seed", "words"), [(-1, "0 or more"), (2**64, "64 bits"), (1.5, "whole number")])
+def test_a_seed_that_no_draw_takes_is_refused(seed, words):
+    with pytest.raises(UserError, match=words):
+        Task("a red circle", seed=seed)

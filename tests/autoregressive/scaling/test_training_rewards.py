@@ -78,7 +78,9 @@ class Redness(Reward):
         return torch.tensor([np.asarray(image)[..., 0].mean() for image in images])
 
 
-def test_rewards_of_ones_own():
+def test_rewards_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
     pictures = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (0, 255)]
     cases = [RewardCase("a")] * 2
     assert own_reward("toy_rewards:brightness").judge(pictures, cases).tolist() == pytest.approx([0, 1 / 3])
@@ -90,6 +92,8 @@ def test_rewards_of_ones_own():
         ("toy_rewards:number", "is no function but int"),
         ("toy_rewards:none", "has no 'none'"),
         ("no_such_module:x", "is its folder on PYTHONPATH"),
+        ("toy_rewards:ExitsWhenMade", r"cannot be made \(SystemExit: 3\)"),
+        ("exits_when_imported:x", r"cannot be imported \(SystemExit: 0\)"),
     ):
         with pytest.raises(UserError, match=message):
             own_reward(name)
@@ -106,6 +110,7 @@ def test_weighted_sums_and_what_spoils_a_group():
     assert found.scores == {"toy_rewards:brightness": [0, 1], "toy_rewards:of_the_case": [0, 1]}
     for name, case, problem in (
         ("toy_rewards:raises_at_red", red, "raised ZeroDivisionError: no red, please"),
+        ("toy_rewards:exits_at_red", red, "raised SystemExit: no red, please"),
         ("toy_rewards:nan_at_blue", blue, "gave nan"),
         ("toy_rewards:too_few", plain, "gave 1 scores for 2 images"),
     ):

@@ -352,3 +352,48 @@ def test_what_is_wrong_in_the_masks_of_objects_is_named(data, tmp_path):
         with pytest.raises(UserError, match="1 of 3 items cannot be used"):
             run(data, tmp_path / "out")
         assert message in (tmp_path / "out" / "imgedit_preparation" / "bad_items.txt").read_text()
+
+
+def test_two_files_of_one_sample_and_name_are_told_apart_or_refused(data, tmp_path):
+    folder = "results_remove_laion_part5"
+    for path in (data / "Singleturn").glob(f"{folder}*"):
+        path.unlink()
+    first, second = (sample_files(n, painted=True) for n in (1, 2))
+    members = {f"{folder}/{sample_name(1)}/{name}": content for name, content in first.items()}
+    members |= {f"a/{sample_name(2)}/{name}": content for name, content in second.items()}
+    members[f"b/{sample_name(2)}/result.png"] = first["result.png"]
+    write_tar(data / "Singleturn" / f"{folder}.tar", members)
+    listing = run(data, tmp_path / "out", "--bad-sample-budget", 0.5)
+    assert [line["edit_prompt"] for line in read_lines(listing)] == ["remove the dog 1", "remove the dog 3"]
+    bad = (tmp_path / "out" / "imgedit_preparation" / "bad_items.txt").read_text()
+    name = f"{sample_name(2)}/result.png"
+    assert len(bad.splitlines()) == 1 and f"holds a/{name} and b/{name}, " in bad
+
+
+def test_a_file_that_was_appended_again_and_what_macs_add_are_no_second_files(tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in (
+            ("x/._s/a", b"mac"),
+            ("x/s/a", b"old"),
+            ("./x/s/a", b"new"),
+            ("x/s/._a", b"mac"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    (tmp_path / "x.tar").write_bytes(stream.getvalue())
+    (store,) = find_stores([tmp_path])
+    assert store.read("s/a") == b"new" and "s/._a" not in store.names()
+
+
+def test_records_of_one_picture_that_differ_are_named(data, tmp_path):
+    jsons = tmp_path / "masks" / "jsons"
+    (jsons / "copy.json").write_text(json.dumps(record(3)))  # the same as in the archive
+    expected = read_lines(run(data, tmp_path / "out"))
+    assert len(expected) == 3
+    (jsons / "copy.json").write_text(json.dumps(record(3, segmentation={"object": []})))
+    with pytest.raises(UserError, match="1 of 3 items cannot be used"):
+        run(data, tmp_path / "again")
+    bad = (tmp_path / "again" / "imgedit_preparation" / "bad_items.txt").read_text()
+    assert re.search(r"part0.tar: .*_step4.json and .*copy.json differ, both of 00094/00030/000000003", bad)

@@ -106,3 +106,24 @@ def test_hostile_and_damaged_shards(tmp_path):
             run(tmp_path / "tars", "--output-dir", tmp_path / name)
         bad = (tmp_path / name / "captions_preparation" / "bad_items.txt").read_text()
         assert "0.tar: damaged after" in bad, name
+
+
+def test_an_item_with_two_images_or_two_captions_of_a_kind_is_named(tmp_path):
+    jpeg, other = (encoded(picture(number), "JPEG") for number in (1, 2))
+    members = [
+        ("a.jpg", jpeg), ("a.JPG", other), ("a.txt", b"two pictures"),
+        ("b.jpg", jpeg), ("b.png", png(picture(2))), ("b.txt", b"of two kinds"),
+        ("c.jpg", jpeg), ("c.txt", b"one caption"), ("c.TXT", b"another"),
+        ("d.JPG", jpeg), ("d.TXT", b"capitals"), ("d.json", b'{"caption": "second choice"}'),
+    ]  # fmt: skip
+    listing = run(
+        shard(tmp_path / "0.tar", members), "--output-dir", tmp_path / "o", "--bad-sample-budget", 1
+    )
+    assert texts(listing) == [("images/0/000003.jpg", "capitals")]
+    bad = (tmp_path / "o" / "captions_preparation" / "bad_items.txt").read_text()
+    for message in (
+        "item 'a': .jpg and .JPG are both there; keep one",
+        "item 'b': .jpg and .png are both there; keep one",
+        "item 'c': .txt and .TXT are both there; keep one",
+    ):
+        assert message in bad

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from PIL import Image
 from running_server import (
     SCENE,
@@ -159,6 +160,29 @@ def test_words_that_the_model_does_not_know_are_named(client):
     assert edit(client, prompt=odd).unknown_words == ["furry", "cat"] and edit(client).unknown_words == []
     (*_, last) = client.images.generate(prompt="a dog", stream=True, partial_images=1)
     assert last.unknown_words == ["dog"]
+
+
+def test_what_is_not_taken_of_pictures_is_told_to_the_client(client):
+    stream = io.BytesIO()
+    SCENE.save(stream, "PNG", save_all=True, append_images=[SCENE.transpose(Image.Transpose.ROTATE_90)])
+    moving = ("moving.png", stream.getvalue(), "image/png")
+    told = "image: of its 2 frames the first is taken"
+    mask = as_file(transparent(REGION))
+    options = {"image": moving, "prompt": WORDS, "mask": mask, "extra_body": {"seed": 1}}
+    assert client.images.edit(**options).warnings == [told]
+    (*_, last) = client.images.edit(**options, stream=True)
+    assert last.warnings == [told] and edit(client, mask=mask).warnings == []
+
+
+def test_a_16_bit_masks_transparent_value_counts_as_transparency(client):
+    """Not as white, which it becomes in a picture."""
+    stream, values = io.BytesIO(), np.where(REGION, 30000, 60000).astype(np.uint16)
+    Image.fromarray(values).save(stream, "PNG", transparency=30000)
+    by_opacity = edit(client, mask=as_file(transparent(REGION)))
+    answer = edit(client, mask=("mask.png", stream.getvalue(), "image/png"))
+    assert answer.data[0].b64_json == by_opacity.data[0].b64_json
+    with pytest.raises(BadRequestError, match="mask_image has transparent pixels"):
+        edit(client, extra_body={"mask_image": base64.b64encode(stream.getvalue()).decode()})
 
 
 def test_a_text_to_image_model_edits_zero_shot(client):

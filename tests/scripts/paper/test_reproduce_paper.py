@@ -85,6 +85,12 @@ def test_a_verdict_follows_the_tolerance_and_the_better_direction():
     assert judge(clip_i, 0.9032, 0.9082) == "better" and judge(clip_i, 0.9032, 0.8982) == "worse"
     exact = table.rows[1].values
     assert conclusion(compare(table, {"NEP": exact}, {})) == "reproduced: 8 agrees of 8"
+    half = compare(table, {"NEP": (*exact[:2], *[None] * 6)}, {})
+    assert conclusion(half) == "reproduced: 2 agrees of 2; 6 of 8 not measured"
+    assert (
+        conclusion(compare(TABLE["7"], {}, {"LlamaGen": "why"}))
+        == "nothing that could be judged was measured"
+    )
     off = (exact[0] + 0.01, exact[1] - 0.01, *exact[2:])
     figures = compare(table, {"NEP": off}, {})
     assert conclusion(figures) == "not reproduced: 6 agrees, 1 better, 1 worse of 8"
@@ -313,7 +319,7 @@ def test_steps_that_are_done_are_skipped_and_tables_share_them(place, capsys):
     said = capsys.readouterr().out
     assert "agrees" in said and "worse" in said and "not measured" in said  # L1, DINO, CLIP-I
     kept = json.loads((root / "work" / "table5.json").read_text())
-    assert kept["conclusion"] == "not reproduced: 2 agrees, 1 worse of 3"
+    assert kept["conclusion"] == "not reproduced: 2 agrees, 1 worse of 3; 5 of 8 not measured"
     assert kept["figures"][3] == {
         "method": "NEP", "column": "single-turn DINO", "paper": 0.8509, "ours": 0.8, "tolerance": 0.007,
         "verdict": "worse", "difference": pytest.approx(-0.0509),
@@ -335,6 +341,11 @@ def test_editors_are_given_or_trained_by_the_published_command(place):
     assert len(programs.ran) == 4
     with pytest.raises(UserError, match="--gpt-ckpt nowhere.pt: no such file"):
         run(config("1", *flags, "--gpt-ckpt", "nowhere.pt"))
+    write(root / "mine.dcp" / "state.pt", "of a sharded training")
+    for number, text in ((6, "weights"), (8, "other weights"), (8, "other weights")):
+        write(root / "mine.dcp" / "__0_0.distcp", text)
+        run(config("1", *flags, "--gpt-ckpt", root / "mine.dcp"))
+        assert len(programs.ran) == number
     programs.ran.clear()
     run(config("3", *flags, "--ultraedit", root / "list.jsonl"))
     trained = [made for name, made in programs.ran if name == "train_editing"]
