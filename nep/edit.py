@@ -40,9 +40,8 @@ class EditPicture(PictureFlags):
         take_shipped(self)
         super().__post_init__()
         self.require_outputs(self.output, self.image, self.mask)
-        for flag in ("output", "comparison", "save_crop"):
-            if (path := getattr(self, flag)) is not None:
-                require_new(path, self.overwrite, f"--{flag.replace('_', '-')}")
+        for flag, path in self.written(self.output).items():
+            require_new(path, self.overwrite, flag)
 
 
 def take_shipped(config: PictureFlags | DrawConfig) -> None:

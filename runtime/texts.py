@@ -75,8 +75,13 @@ def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
     return parse_json(read_text(file, fix), kind, file)
 
 
-def parse_json(text: str, kind: type, origin: str | Path) -> Any:
-    """As `read_json`, of a text; `origin` names it in errors."""
+def parse_json(text: str | bytes, kind: type, origin: str | Path) -> Any:
+    """As `read_json`, of a text or of a file's bytes; `origin` names it in errors."""
+    if isinstance(text, bytes):
+        try:
+            text = decode_text(text)
+        except UserError as error:
+            raise UserError(f"{origin}: not JSON: {error}") from None
     try:
         content = json.loads(text, object_pairs_hook=_unique)
     except UserError as error:

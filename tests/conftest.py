@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def gpt_ckpts(tmp_path_factory) -> dict[str, Path]:
 def train_flags(vq_ckpt, t5_dir) -> list[str]:
     """Flags of a tiny deterministic training; the data list and the results folder are the caller's."""
     return tiny_train_flags(vq_ckpt, t5_dir)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port of this machine at which somebody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
 
 
 def run_program(*words: object, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:

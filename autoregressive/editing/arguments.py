@@ -324,12 +324,12 @@ def as_seeds(seeds: Any, num_inputs: int, num_samples: Any, generator: Any) -> l
         seeds = [as_seed("a seed", seed) for seed in seeds]
     else:
         first = whole("seeds", seeds)
-        seeds = [first + i for i in range(count)]
+        seeds = [as_seed("seeds", first + i) for i in range(count)]
     if len(seeds) != count:
         raise UserError(
             f"{len(seeds)} seeds for {num_samples} results of each of {num_inputs} inputs: one a result"
         )
-    return [as_seed("seeds", seed) for seed in seeds]
+    return seeds
 
 
 def as_seed(name: str, value: Any) -> int:

@@ -176,6 +176,11 @@ class PictureFlags(EditSampleConfig):
         None, help="also write here what the model saw, with its cells outlined; several crops side by side"
     )
 
+    def written(self, output: str | None) -> dict[str, str]:
+        """The pictures that are asked for, by the flags that name them."""
+        named = {"--output": output, "--comparison": self.comparison, "--save-crop": self.save_crop}
+        return {flag: path for flag, path in named.items() if path is not None}
+
     def require_outputs(self, output: str | None, image: str | None, mask: str | None) -> None:
         """Raises `UserError` for pictures that cannot be written, or that would be written over another file.
 
@@ -184,13 +189,7 @@ class PictureFlags(EditSampleConfig):
         taken = {
             os.path.abspath(path): what for path, what in ((mask, "--mask"), (image, "the picture")) if path
         }
-        for flag, path in (
-            ("--output", output),
-            ("--comparison", self.comparison),
-            ("--save-crop", self.save_crop),
-        ):
-            if path is None:
-                continue
+        for flag, path in self.written(output).items():
             require_saveable(path)
             place, edited = os.path.abspath(path), image and os.path.abspath(image)
             if place in taken and not (flag == "--output" and place == edited):

@@ -21,7 +21,7 @@ from dataset.imgedit.archives import Store
 from dataset.prepare.pictures import ImageBytes
 from dataset.records.images import edit_region, open_image
 from runtime.errors import UserError
-from runtime.texts import decode_text, parse_json, text_under
+from runtime.texts import parse_json, text_under
 
 MASK, METADATA = "mask.png", "result.json"
 _PHOTO = re.compile(r"(\d{5})\D?(\d{5})\D?(\d{9})")
@@ -157,18 +157,9 @@ def edited_object(metadata: dict[str, Any], origin: str) -> dict[str, Any]:
     raise UserError(f"{origin}: names no edited object with class_name and bbox of four numbers")
 
 
-def parse_object(data: bytes, origin: str) -> dict[str, Any]:
-    """A JSON object."""
-    try:
-        text = decode_text(data)
-    except UserError as error:
-        raise UserError(f"{origin}: not JSON: {error}") from None
-    return parse_json(text, dict, origin)
-
-
 def _read_record(store: Store, name: str) -> dict[str, Any]:
     """A picture's record, bare or as the only value of an object."""
-    content = parse_object(store.read(name), store.locate(name))
+    content = parse_json(store.read(name), dict, store.locate(name))
     inner = next(iter(content.values())) if len(content) == 1 else content
     return inner if isinstance(inner, dict) else content
 

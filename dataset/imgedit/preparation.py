@@ -14,12 +14,13 @@ from torch import Tensor
 
 from dataset.imgedit.archives import Archive, Store, UnpackedFolder, find_stores
 from dataset.imgedit.flags import PrepareImgEditConfig
-from dataset.imgedit.masks import MASK, METADATA, ObjectMasks, parse_object, read_painted_mask
+from dataset.imgedit.masks import MASK, METADATA, ObjectMasks, read_painted_mask
 from dataset.prepare.output import claimed, log, write_jsonl
 from dataset.prepare.pairs import pair_files
 from dataset.prepare.tables import Row, export_rows, find_parquet
 from dataset.records.parquet import read_text_columns
 from runtime.errors import UserError
+from runtime.texts import parse_json
 
 NAME = "imgedit"
 IMAGES = ("input_images", "output_images")
@@ -125,7 +126,7 @@ class Samples:
         if self._masks is None or metadata is None:
             lacking = METADATA if metadata is None else "--masks-path"
             raise UserError(f"{origin}: {store.locate(sample)} has no {MASK}, and there is no {lacking}")
-        return self._masks.find(parse_object(metadata, store.locate(name)), store.locate(name))
+        return self._masks.find(parse_json(metadata, dict, store.locate(name)), store.locate(name))
 
     def _place(self, path: str, origin: str) -> tuple[Store, str]:
         """The archive that a path of a parquet file leads into, and the sample's folder there."""

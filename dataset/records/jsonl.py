@@ -18,7 +18,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.files import require_regular
-from runtime.texts import decode_text, parse_json, refuse_other_encodings
+from runtime.texts import parse_json, refuse_other_encodings
 
 NO_MASK = "NONE"
 """What a mask's value ends in where there is no mask: UltraEdit's sign."""
@@ -192,12 +192,7 @@ class JsonlRecords(Sequence):
                 data = stream.readline()
         except OSError as error:
             raise UserError(f"{file} line {number}: cannot be read: {error.strerror}") from None
-        origin = f"{file} line {number}"
-        try:
-            text = decode_text(data)
-        except UserError as error:
-            raise UserError(f"{origin}: not JSON: {error}") from None
-        values = parse_json(text, dict, origin)
+        values = parse_json(data, dict, f"{file} line {number}")
         rules = PathRules(file.parent, self.allow_outside_root, self.absolute_paths)
         return JsonLine(values, file, number, rules)
 

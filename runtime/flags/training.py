@@ -146,7 +146,8 @@ def edit_orders(default: Sequence[str], choices: Sequence[str]) -> Any:
 def optimizer(choices: Sequence[str]) -> Any:
     """`--optimizer`."""
     words = "muon: Muon on the matrices, AdamW on the rest"
-    words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8" * ("adamw8bit" in choices)
+    if "adamw8bit" in choices:
+        words += "; adamw8bit: AdamW that keeps 2 bytes a parameter in the place of 8"
     return option("adamw", help=words, choices=choices)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,12 @@ class Results:
         return self.rows.get(row, {}).get(protocol, {}).get(number)
 
     def to_dict(self) -> dict[str, Any]:
-        return _to_dicts({"rows": self.rows, "mask_error": self.mask_error, "scaling": self.scaling})
+        return _to_dicts(vars(self))
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Results:
         """From what `to_dict` has made; further entries are left alone."""
-        return Results(**{name: _from_dicts(content[name]) for name in ("rows", "mask_error", "scaling")})
+        return Results(**{part.name: _from_dicts(content[part.name]) for part in fields(Results)})
 
     @staticmethod
     def together(parts: Sequence[Results]) -> Results:
@@ -95,7 +95,7 @@ class Results:
         Raises:
           UserError: one holds a row or number that another lacks.
         """
-        names = ("rows", "mask_error", "scaling")
+        names = [part.name for part in fields(Results)]
         return Results(**{name: _joined([getattr(part, name) for part in parts], name) for name in names})
 
 
@@ -172,17 +172,12 @@ def _over_seeds(found: Sequence[dict[str, Numbers]]) -> dict[str, dict[str, Stat
 
 
 def _columns(found: Sequence[dict[str, list[float]]]) -> dict[str, list[Statistic]]:
-    """Columns of seeds to statistics by round; a column that ends early stays where it is."""
-    columns = {}
-    for key in found[0]:
-        length = max(len(one[key]) for one in found)
-        filled = [one[key] + one[key][-1:] * (length - len(one[key])) for one in found]
-        columns[key] = [Statistic(values) for values in zip(*filled, strict=True)]
-    return columns
+    """Columns of seeds to statistics by round."""
+    return {key: [Statistic(same) for same in _side_by_side([one[key] for one in found])] for key in found[0]}
 
 
 def _joined(parts: Sequence[Any], where: str) -> Any:
-    """Statistics of several runs, over all their seeds; a column that ends early stays where it is."""
+    """Statistics of several runs, over all their seeds."""
     first = parts[0]
     if isinstance(first, Statistic):
         return Statistic(tuple(value for part in parts for value in part.values))
@@ -193,9 +188,13 @@ def _joined(parts: Sequence[Any], where: str) -> Any:
                 "runs the same --rows"
             )
         return {key: _joined([part[key] for part in parts], f"{where}, {key}") for key in first}
-    length = max(map(len, parts))
-    filled = [[*part, *part[-1:] * (length - len(part))] for part in parts]
-    return [_joined(same, where) for same in zip(*filled, strict=True)]
+    return [_joined(same, where) for same in _side_by_side(parts)]
+
+
+def _side_by_side(columns: Sequence[Sequence[Any]]) -> Iterator[tuple]:
+    """The first entries of the columns, the second ones, …; a column that ends early stays where it is."""
+    length = max(map(len, columns))
+    return zip(*([*column, *column[-1:] * (length - len(column))] for column in columns), strict=True)
 
 
 def _read(path: Path) -> Any:

@@ -136,9 +136,8 @@ class SeedModels:
             runner = self.runner.branch()
             return train_stage1(self.recipe, runner, self.vq_ckpt, folder), runner
         recipe = self.recipe
-        if (
-            recipe.variant == "fitting_adds"
-        ):  # wider masks would not tell the size, and reading it takes longer
+        if recipe.variant == "fitting_adds":
+            # Wider masks would not tell the size, and reading it takes longer.
             steps = recipe.steps | {"stage2": 3 * recipe.steps["stage2"]}
             recipe = replace(recipe, stage2_flags=(), full_mask_share=0.0, steps=steps)
         if name == "stage2_jitter":

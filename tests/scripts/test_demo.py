@@ -577,15 +577,11 @@ def test_who_does_not_fit_into_the_queue_is_told(scene, tmp_path):
         assert "cells edited" in one_visitor(address, scene)  # and serves the next one
 
 
-def test_a_taken_port_is_told_before_the_models_are_loaded(monkeypatch):
+def test_a_taken_port_is_told_before_the_models_are_loaded(taken_port, monkeypatch):
     from runtime.errors import UserError
     from scripts.web_demo import serve
     from scripts.web_demo.config import Demo
 
     monkeypatch.setattr(serve, "make_studios", lambda *_: pytest.fail("loaded"))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f":{port} cannot be opened .*give another --host or --port"):
-            serve.serve(Demo(port=port))
+    with pytest.raises(UserError, match=f":{taken_port} cannot be opened .*give another --host or --port"):
+        serve.serve(Demo(port=taken_port))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -67,14 +66,10 @@ def test_sigterm_while_busy_answers_what_runs(program):
     assert process.returncode == 0 and said.rstrip().endswith("stopped") and "Traceback" not in said
 
 
-def test_a_taken_port_is_told_before_the_models_are_loaded(monkeypatch):
+def test_a_taken_port_is_told_before_the_models_are_loaded(taken_port, monkeypatch):
     monkeypatch.setattr(run, "load_pipelines", lambda *_: pytest.fail("loaded"))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"^127.0.0.1:{port} cannot be opened .*give another --host"):
-            run.serve(Serve(port=port))
+    with pytest.raises(UserError, match=f"^127.0.0.1:{taken_port} cannot be opened .*give another --host"):
+        run.serve(Serve(port=taken_port))
 
 
 def test_a_key_is_taken_from_the_environment(monkeypatch):
