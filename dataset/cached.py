@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.batches import EditSample, T2ISample, Text
-from dataset.records.images import marked
+from dataset.records.masks import marked
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from language.text_features import TextFeatures

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.choices import RULES
-from dataset.records.images import marked
+from dataset.records.masks import marked
 from dataset.transforms import dilate
 from runtime.errors import UserError
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.records.images import MAX_PIXELS, image_to_tensor, marked
+from dataset.records.images import MAX_PIXELS, image_to_tensor
+from dataset.records.masks import marked
 from runtime.errors import UserError
 
 _WHITE = 250

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.records.images import edit_region, load_image, marked, open_image
+from dataset.records.images import load_image, open_image
+from dataset.records.masks import edit_region, marked
 from runtime.errors import UserError
 
 

@@ -28,8 +28,8 @@ ROOMS = {
     "dataset.testsets": ["runtime", "language.text_features", "dataset.records", "dataset.choices"],
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
-    "evaluations": ["runtime", "dataset.records.images", "dataset.records.own_pairs", "dataset.testsets",
-                    "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
+    "evaluations": ["runtime", "dataset.records.images", "dataset.records.masks", "dataset.records.own_pairs",
+                    "dataset.testsets", "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
                     "dataset.emoji.edits", "dataset.emoji.scenes", "dataset.emoji.verifier",
                     "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
@@ -51,8 +51,8 @@ ROOMS = {
                              "autoregressive.adapters", "autoregressive.scaling"],  # rewards to train on
     # What others speak: OpenAI's image API, ComfyUI's nodes. Nothing imports them but the `nep` command.
     "integrations": ["autoregressive.editing"],
-    "integrations.server": ["runtime", "dataset.records.images", "language", "autoregressive.editing",
-                            "autoregressive.decoding.sampling_settings"],
+    "integrations.server": ["runtime", "dataset.records.images", "dataset.records.masks", "language",
+                            "autoregressive.editing", "autoregressive.decoding.sampling_settings"],
     "integrations.comfyui": ["runtime", "dataset.records.images", "autoregressive.decoding.sampling_settings",
                              "autoregressive.editing"],
     "scripts": ["autoregressive", "dataset", "evaluations", "language", "runtime", "tokenizer"],

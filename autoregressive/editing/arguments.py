@@ -23,7 +23,8 @@ from autoregressive.sequence.orders import drawing_orders
 from dataset.batches import Text
 from dataset.choices import RULES
 from dataset.edit_masks import resize_mask
-from dataset.records.images import as_image, as_native_image, edit_region, load_edit_region, marked
+from dataset.records.images import as_image, as_native_image
+from dataset.records.masks import edit_region, load_edit_region, marked
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
 from runtime.errors import UserError

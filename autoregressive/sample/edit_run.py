@@ -19,7 +19,8 @@ from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.jobs import run_jobs, run_rounds
 from autoregressive.sample.loading import require_marked
 from dataset.batches import Text
-from dataset.records.images import ImageSource, load_image, load_magicbrush_mask, load_native, marked
+from dataset.records.images import ImageSource, load_image, load_native
+from dataset.records.masks import load_magicbrush_mask, marked
 from language.t5 import encode_texts
 from runtime.devices import timed
 from runtime.distributed import Distributed

@@ -16,8 +16,9 @@ from autoregressive.editing.results import EditResult
 from autoregressive.sample.flags import PictureFlags, SampleEditing
 from autoregressive.sample.jobs import run_jobs
 from autoregressive.sample.loading import load_pipeline, note_unknown_words, require_marked
-from dataset.records.images import as_seen, load_edit_region, load_image, load_native
+from dataset.records.images import as_seen, load_image, load_native
 from dataset.records.jsonl import NO_MASK, JsonLine, JsonlRecords
+from dataset.records.masks import load_edit_region
 from dataset.records.own_pairs import find_own_pairs
 from language.caption_cleaning import require_words
 from runtime.distributed import distributed

@@ -11,7 +11,7 @@ import torch
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.flags import DrawConfig, SampleConfig
 from dataset.edit_masks import EmptyMaskError
-from dataset.records.images import marked
+from dataset.records.masks import marked
 from runtime.devices import DECODING_PRECISIONS
 from runtime.errors import UserError
 from runtime.logging import get_logger

@@ -17,8 +17,9 @@ from autoregressive.scaling.rewards import build_reward
 from autoregressive.scaling.search import SearchResult, SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of, trace_of
-from dataset.records.images import load_edit_region, load_image, load_native
+from dataset.records.images import load_image, load_native
 from dataset.records.jsonl import JsonLine, JsonlRecords
+from dataset.records.masks import load_edit_region
 from language.caption_cleaning import require_words
 from runtime.config import dump_config
 from runtime.distributed import distributed

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dataset.imgedit.archives import Store
 from dataset.prepare.pictures import ImageBytes
-from dataset.records.images import edit_region, open_image
+from dataset.records.images import open_image
+from dataset.records.masks import edit_region
 from runtime.errors import UserError
 from runtime.texts import parse_json, text_under
 

@@ -32,7 +32,8 @@ from dataset.prepare.output import (
 from dataset.prepare.pairs import pair_files
 from dataset.prepare.pictures import image_cell
 from dataset.prepare.tables import Row, export_rows, find_parquet
-from dataset.records.images import load_edit_region, load_image, load_magicbrush_mask, marked
+from dataset.records.images import load_image
+from dataset.records.masks import load_edit_region, load_magicbrush_mask, marked
 from dataset.testsets.magicbrush import (
     SESSIONS_FILE,
     SESSIONS_WITH_FEATURES_FILE,
@@ -195,7 +196,7 @@ def _counting_fallbacks() -> Iterator[list[str]]:
             return len(names) == 1
         return True
 
-    logger = get_logger("dataset.records.images")
+    logger = get_logger("dataset.records.masks")
     logger.addFilter(show)
     try:
         yield names

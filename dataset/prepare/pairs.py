@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dataset.prepare.pictures import check_image, image_cell, region_png
 from dataset.prepare.tables import Row
-from dataset.records.images import fit_region, marked
+from dataset.records.masks import fit_region, marked
 from runtime.errors import UserError
 
 

@@ -11,7 +11,7 @@ from dataset.prepare.output import claimed, log, write_jsonl
 from dataset.prepare.pairs import pair_files
 from dataset.prepare.pictures import image_cell
 from dataset.prepare.tables import Row, export_rows, find_parquet
-from dataset.records.images import load_edit_region
+from dataset.records.masks import load_edit_region
 from dataset.records.parquet import require_text
 
 NAME = "ultraedit"

@@ -1,9 +1,9 @@
-"""Pictures and masks, from disk or handed over: everything that reads one goes through here, safely."""
+"""Pictures, from disk or handed over: everything that reads one goes through here, safely."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ log = get_logger(__name__)
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000
-_FAR_BELOW = 16  # a mask whose largest value is in the first of so many parts of its range
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,9 +32,6 @@ _UPRIGHT = {
 _TURNED = (5, 6, 7, 8)  # rows become columns
 # Where Pillow looks for the orientation.
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-
-
-Region = TypeVar("Region", np.ndarray, Tensor)
 
 
 class ImageSource(Protocol):
@@ -63,9 +59,9 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     Of its `info` what still holds: see `kept_info`.
     """
-    upright = _upright(image)
-    seen = _to_rgb(upright)
-    seen.info = upright.info
+    turned = upright(image)
+    seen = to_rgb(turned)
+    seen.info = turned.info
     seen.info = kept_info(seen)
     return seen
 
@@ -124,12 +120,12 @@ def as_native(image: Image.Image) -> Image.Image:
     All others are RGB: 8-bit grey and palettes in the same colours, so that an edit may bring new ones. Of
     its `info` what still holds: see `kept_info`. `as_seen` of it is that of the picture.
     """
-    upright = _upright(image)
-    if upright.mode.startswith("I"):
-        native = Image.fromarray(_grey16_over_white(upright).astype(np.uint16))
+    turned = upright(image)
+    if turned.mode.startswith("I"):
+        native = Image.fromarray(_grey16_over_white(turned).astype(np.uint16))
     else:
-        native = upright.convert("RGBA" if _has_alpha(upright) else "RGB")
-    native.info = dict(upright.info)
+        native = turned.convert("RGBA" if _has_alpha(turned) else "RGB")
+    native.info = dict(turned.info)
     native.info = kept_info(native)
     return native
 
@@ -157,7 +153,7 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     kind, shape = ("array", "(H, W, 3)") if isinstance(picture, np.ndarray) else ("tensor", "(3, H, W)")
     pixels = picture
     if kind == "tensor":
-        pixels = _to_numpy(picture.movedim(0, -1) if picture.ndim == 3 else picture)
+        pixels = to_numpy(picture.movedim(0, -1) if picture.ndim == 3 else picture)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -176,6 +172,12 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
             "in [0, 1]"
         )
     return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """The values of a tensor on any device and of any type."""
+    values = values.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
 
 
 def _in_its_range(image: Image.Image) -> Image.Image:
@@ -213,170 +215,9 @@ def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> 
     return as_image(picture)
 
 
-def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = None) -> Tensor:
-    """Reads a mask, see `edit_region`.
-
-    Args:
-      source: as for `load_image`.
-      size: (width, height) of the image it belongs to, or None to accept any size.
-    Returns:
-      (H, W) float32 in [0, 1]; 1 = edit.
-    Raises:
-      UserError: as `load_image`, and for a mask of another size than its image, naming both.
-    """
-    image = _upright(open_image(source))
-    if size is not None and image.size != tuple(size):
-        raise UserError(
-            f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
-            "save the mask at the image's size"
-        )
-    return edit_region(image, str(source))
-
-
-def edit_region(mask: Image.Image | np.ndarray | Tensor, name: str = "the mask") -> Tensor:
-    """The pixels that a mask marks: one rule for files, tables, arrays and tensors.
-
-    Above half of a type's range means edit (`marked`): booleans and floats end at 1, whole numbers of 8 and
-    16 bits where their type does. Wider ones have no range of their own: 0 and 1 alone are no and yes, others
-    bytes or, above 255, 16 bits. Colours count as their grey. In a PIL image with transparent pixels it is
-    these (MagicBrush's), whatever their colour.
-
-    Args:
-      mask: a PIL image of any mode; else numbers, (H, W).
-      name: names it in errors: a file, or which argument.
-    Returns:
-      (H, W) float32 in [0, 1], shares of the range; above 0.5 = edit. A mask of nothing but 0 marks nothing.
-    Raises:
-      UserError: no numbers, or values that are almost surely meant in another range: outside of their own
-        (floats have half of it to spare, for what interpolation overshoots), or all far below its end.
-    """
-    if isinstance(mask, Image.Image) and 0 in mask.size:
-        return torch.zeros(mask.height, mask.width)
-    if isinstance(mask, Image.Image):
-        mask = _upright(mask)
-        transparent = _transparent_region(mask, name)
-        if transparent is not None:
-            return transparent
-        values = _grey_values(mask)
-    else:
-        values = _numbers(mask, name)
-    if values.size == 0:
-        return torch.zeros(values.shape)
-    end = _end_of_range(values)
-    _require_range(values, end, name)
-    shares = values.astype(np.float32) / np.float32(end)
-    return torch.from_numpy(shares.clip(0, 1))
-
-
-def marked(region: Region) -> Region:
-    """The pixels of a region in [0, 1] that count as "edit": bool, of the same shape."""
-    return region > 0.5
-
-
-def _grey_values(image: Image.Image) -> np.ndarray:
-    """(H, W) numbers of the type whose range the picture's values have."""
-    if image.mode == "1" or image.mode == "F":
-        return np.array(image)
-    if image.mode.startswith("I"):  # where Pillow puts 16 bits, see `_to_rgb`
-        values = np.array(image)
-        return values.astype(np.uint16) if 0 <= values.min() and values.max() <= 65535 else values
-    return np.array(_to_rgb(image).convert("L"))
-
-
-def _numbers(mask: object, name: str) -> np.ndarray:
-    if isinstance(mask, Tensor) and not mask.is_complex():
-        return _to_numpy(mask)
-    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
-        return mask
-    kind = f"of {mask.dtype}" if isinstance(mask, np.ndarray | Tensor) else f"a {type(mask).__name__}"
-    raise UserError(f"{name} is {kind}: give numbers, above half of their range = edit")
-
-
-def _to_numpy(values: Tensor) -> np.ndarray:
-    values = values.detach().cpu()
-    return (values.float() if values.is_floating_point() else values).numpy()  # NumPy has no bfloat16
-
-
-def _end_of_range(values: np.ndarray) -> int:
-    """The value that means edit for certain."""
-    if values.dtype.kind in "bf":
-        return 1
-    if values.dtype.itemsize <= 2:
-        return int(np.iinfo(values.dtype).max)
-    return next((end for end in (1, 255) if values.max() <= end), 65535)
-
-
-def _require_range(values: np.ndarray, end: int, name: str) -> None:
-    """Raises `UserError` where the values are almost surely meant in another range than 0 to `end`."""
-    lowest, highest = values.min().item(), values.max().item()
-    spare = 0.5 if values.dtype.kind == "f" else 0
-    inside = -spare <= lowest and highest <= end + spare  # NaN is not
-    if inside and not 0 < highest < end / _FAR_BELOW:
-        return
-    times = next((t for t in (65535, 257, 255) if end / 2 < highest * t <= 1.001 * end), None)
-    parts = next((p for p in (255, 65535) if -p / 2 <= lowest and p / _FAR_BELOW < highest <= 1.5 * p), None)
-    fix = f"bring it to 0 to {end}"
-    if inside and times:
-        fix = f"multiply it by {times}"
-    elif end == 1 and parts:
-        fix = f"divide it by {parts}"
-    raise UserError(
-        f"{name}: its values go from {lowest:g} to {highest:g}, but those of {values.dtype} from 0 to {end}, "
-        f"and above half of that is edited: {fix}"
-    )
-
-
-def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
-    """Brings a region to its image's size, nearest pixel; refuses one of another shape.
-
-    Args:
-      region: (H, W) in [0, 1].
-      size: (width, height) of the image.
-      origin: names the mask in errors.
-    """
-    height, width = region.shape
-    if (width, height) == tuple(size):
-        return region
-    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
-        raise UserError(
-            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
-        )
-    return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
-
-
-def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
-    """Reads a MagicBrush mask: transparent pixels are to be edited.
-
-    Copies that lost their transparency show the region in pure black; they are read that way, with a warning.
-
-    Returns:
-      (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
-    """
-    image = _upright(open_image(source))
-    transparent = _transparent_region(image, str(source))
-    if transparent is not None:
-        return transparent
-    log.warning("%s has no transparent pixels; taking pure black as the region to edit", source)
-    black = (np.array(_to_rgb(image)) == 0).all(axis=2)
-    return torch.from_numpy(black).float()
-
-
-def _transparent_region(image: Image.Image, name: str) -> Tensor | None:
-    """(H, W) float32, 1 where `image` is transparent; None if it is so nowhere. Raises as `edit_region`."""
-    alpha = _opacity(image)
-    if alpha is None:
-        return None
-    _require_range(alpha, 255, f"{name}, its opacity")
-    transparent = alpha < 128
-    return torch.from_numpy(transparent).float() if transparent.any() else None
-
-
 def opacity_of(image: Image.Image) -> np.ndarray | None:
     """(H, W) uint8 of the picture upright, 255 = opaque; None if it says nothing of transparency."""
-    return _opacity(_upright(image))
-
-
-def _opacity(image: Image.Image) -> np.ndarray | None:
+    image = upright(image)
     if not _has_alpha(image):
         return None
     if image.mode.startswith("I"):  # Pillow's own conversion clips it at 255
@@ -419,7 +260,8 @@ def open_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
         raise UserError(f"{source}: cannot be read as an image: {error}; save it anew") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; of its `info`, what still holds then."""
     orientation = _orientation(image)
     method = _UPRIGHT.get(orientation)
     if method is None:
@@ -473,7 +315,8 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an upright picture, transparency over white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
         return Image.fromarray(((_grey16_over_white(image) + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.records.images import load_edit_region, load_image, marked
+from dataset.records.images import load_image
+from dataset.records.masks import load_edit_region, marked
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.logging import get_logger

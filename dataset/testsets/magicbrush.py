@@ -39,7 +39,7 @@ class Turn:
       session_id: the session, which is also its folder under `images`.
       number: 1 for the session's first edit.
       input_path: the image to edit, with every earlier turn of the session already done to it.
-      mask_path: the region, see `dataset.records.images.load_magicbrush_mask`.
+      mask_path: the region, see `dataset.records.masks.load_magicbrush_mask`.
       output_path: the reference result.
       instruction: what to do; None when only its features are there.
       text_feature_path: .npy with the instruction's features, or None.

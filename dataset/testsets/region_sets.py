@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.records.images import load_image, load_magicbrush_mask, marked
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask, marked
 from dataset.testsets.folders import image_names, name_differences, require_folder
 from dataset.testsets.listed import ListedTurn, Session
 from dataset.testsets.magicbrush import (

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.records.images import as_native, edit_region, marked, opacity_of, open_image, what_is_lost
+from dataset.records.images import as_native, opacity_of, open_image, what_is_lost
+from dataset.records.masks import edit_region, marked
 from integrations.server.errors import bad_request
 from runtime.errors import UserError
 from runtime.pictures import encode_picture, require_saveable

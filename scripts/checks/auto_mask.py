@@ -13,7 +13,8 @@ from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.loading import load_pipeline
 from dataset.edit_masks import pool_edit_mask
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
 from dataset.testsets.magicbrush import (
     SESSIONS_FILE,

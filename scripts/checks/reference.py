@@ -31,7 +31,7 @@ from autoregressive.sequence.builders import (
 )
 from autoregressive.sequence.orders import raster_edit_order
 from dataset.edit_masks import pool_edit_mask
-from dataset.records.images import load_edit_region
+from dataset.records.masks import load_edit_region
 from evaluations.editing.flags import ImageEvalConfig
 from evaluations.editing.magicbrush_scores import evaluate_run
 from language.caption_cleaning import clean_caption

@@ -22,7 +22,8 @@ from autoregressive.sample.loading import load_pipeline
 from autoregressive.scaling.likelihood import log_likelihood
 from autoregressive.sequence.builders import t2i_layout
 from autoregressive.sequence.orders import drawing_orders, raster_edit_order
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
 from dataset.testsets.magicbrush import (
     SESSIONS_FILE,

@@ -13,7 +13,8 @@ import torch
 
 from autoregressive.sample.edit_sets import magicbrush_text
 from autoregressive.sample.loading import load_pipeline, require_marked
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
 from runtime.files import write_atomic

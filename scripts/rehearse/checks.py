@@ -20,7 +20,8 @@ from autoregressive.adapters.lora import TABLES
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.weights import POSITION_TABLE, resize_position_table
 from dataset.edit_masks import cells_to_pixels, pool_edit_mask
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from runtime.checkpoint import manifest_path
 from runtime.errors import UserError
 from scripts.rehearse.assets import empty_model

@@ -19,7 +19,8 @@ from autoregressive.scaling.shapes_reward import ShapesReward
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from dataset.edit_masks import resize_mask
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError

@@ -12,7 +12,8 @@ import numpy as np
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.loading import load_pipeline
-from dataset.records.images import load_image, load_magicbrush_mask
+from dataset.records.images import load_image
+from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
 from dataset.testsets.magicbrush import (
     SESSIONS_FILE,

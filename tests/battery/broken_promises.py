@@ -156,7 +156,7 @@ BREAKS = (
         14, "transformer: compiled and distributed",
     ),
     Break(
-        10, "dataset/records/images.py", "    if inside and not 0 < highest < end / _FAR_BELOW:", "    if inside:",
+        10, "dataset/records/masks.py", "    if inside and not 0 < highest < end / _FAR_BELOW:", "    if inside:",
         15, "mask file: 0 and 1",
     ),
     Break(

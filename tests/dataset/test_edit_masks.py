@@ -18,7 +18,7 @@ from dataset.edit_masks import (
     pool_edit_mask,
     resize_mask,
 )
-from dataset.records.images import load_edit_region
+from dataset.records.masks import load_edit_region
 from runtime.errors import UserError
 
 REFERENCE = ROOT / "tests" / "reference" / "token_masks"

@@ -10,7 +10,8 @@ import torch
 from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
-from dataset.records.images import as_seen, load_edit_region, load_image, load_magicbrush_mask, load_native
+from dataset.records.images import as_seen, load_image, load_native
+from dataset.records.masks import load_edit_region, load_magicbrush_mask
 from runtime.errors import UserError
 
 

@@ -20,7 +20,7 @@ from autoregressive.sample.scaling_run import read_lines
 from dataset.build import build_dataset
 from dataset.prepare.flags import PrepareUltraEditConfig
 from dataset.prepare.ultraedit import prepare_ultraedit
-from dataset.records.images import edit_region, load_edit_region, load_magicbrush_mask, marked
+from dataset.records.masks import edit_region, load_edit_region, load_magicbrush_mask, marked
 from evaluations.images import load_region
 from runtime.config import parse
 from runtime.errors import UserError

@@ -15,7 +15,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import squeezenet1_1
 from torchvision.transforms import functional as TF
 
-from dataset.records.images import load_magicbrush_mask, marked
+from dataset.records.masks import load_magicbrush_mask, marked
 from dataset.testsets.magicbrush import read_descriptions, read_sessions
 from dataset.testsets.pie_bench import decode_runs, prepare_pie_bench, read_mapping, with_border
 from evaluations.editing.flags import PieEvalConfig

@@ -22,7 +22,7 @@ from dataset.imgedit.archives import Archive, JoinedFile, find_stores
 from dataset.imgedit.flags import PrepareImgEditConfig
 from dataset.imgedit.masks import decode_coco_runs
 from dataset.imgedit.preparation import prepare_imgedit
-from dataset.records.images import load_edit_region
+from dataset.records.masks import load_edit_region
 from runtime.config import parse
 from runtime.errors import UserError
 

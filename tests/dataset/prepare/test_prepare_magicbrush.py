@@ -19,7 +19,7 @@ from preparation_data import Killed, cell, encoded, kill_after, no_space, read_l
 from dataset.build import build_dataset
 from dataset.prepare.flags import PrepareMagicBrushConfig
 from dataset.prepare.magicbrush import prepare_magicbrush
-from dataset.records.images import load_edit_region, load_magicbrush_mask
+from dataset.records.masks import load_edit_region, load_magicbrush_mask
 from dataset.testsets.magicbrush import iterate_turns, read_sessions
 from language.small_encoder import make_small_t5
 from language.t5 import T5Encoder

@@ -21,7 +21,8 @@ from preparation_data import Killed, cell, encoded, kill_after, no_space, read_l
 from dataset.build import build_dataset
 from dataset.prepare.flags import PrepareUltraEditConfig
 from dataset.prepare.ultraedit import prepare_ultraedit
-from dataset.records.images import load_edit_region, load_image
+from dataset.records.images import load_image
+from dataset.records.masks import load_edit_region
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import make_small_t5
