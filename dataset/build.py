@@ -8,14 +8,13 @@ from typing import Any
 
 from dataset.choices import DATASET_NAMES
 from dataset.packed.codes import CodesDataset
-from dataset.records.records import (
+from dataset.records.edit_records import (
     TARGET_CAPTION,
+    JsonlEditRecords,
+    ParquetEditRecords,
     choose_text_field,
-    read_llamagen_folder,
-    read_t2i_jsonl,
-    read_ultraedit_jsonl,
-    read_ultraedit_parquet,
 )
+from dataset.records.t2i_records import read_llamagen_folder, read_t2i_jsonl
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from runtime.errors import UserError
@@ -120,9 +119,9 @@ def _build_ultraedit(
     named_field = TARGET_CAPTION if text_field is None else text_field
     suffixes = {Path(path).suffix for path in data_paths}
     if suffixes == {".parquet"}:
-        records = read_ultraedit_parquet(data_paths, named_field)
+        records = ParquetEditRecords(data_paths, named_field)
     elif suffixes == {".jsonl"}:
-        records = read_ultraedit_jsonl(data_paths, named_field, allow_outside_root, absolute_paths)
+        records = JsonlEditRecords(data_paths, named_field, allow_outside_root, absolute_paths)
     else:
         named = ", ".join(map(str, data_paths))
         raise UserError(f"editing data must be all .jsonl or all .parquet files, got {named}")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset.prepare.output import check_disk, log, require_budget, require_options, write_lines
-from runtime.config import REQUIRED, option, parse
+from dataset.prepare.output import check_disk, log, require_budget, write_lines
+from runtime.config import REQUIRED, check_ranges, option, parse
 from runtime.errors import UserError, run_command
 from runtime.flags import shared
 from runtime.logging import progress
@@ -39,7 +39,7 @@ class PrepareCocoConfig:
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="annotations")
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))
 
 
 def prepare_coco(config: PrepareCocoConfig) -> None:

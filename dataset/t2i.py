@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from dataset.batches import T2ISample, blank_text, load_text
 from dataset.records.images import load_image
 from dataset.records.jsonl import JsonlRecords
-from dataset.records.records import T2IRecord
+from dataset.records.t2i_records import T2IRecord
 from dataset.transforms import stage1_transform
 from runtime.errors import UserError
 

@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from dataset.batches import EditSample, blank_text, load_text
 from dataset.edit_masks import full_mask, jitter_mask, pool_edit_mask
+from dataset.records.edit_records import EditRecord, ParquetEditRecords
 from dataset.records.images import ImageSource, load_image
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.masks import fit_region, load_edit_region, marked
 from dataset.records.parquet import ParquetImage
-from dataset.records.records import EditRecord, ParquetEditRecords
 from dataset.transforms import dilate, joint_transform
 from runtime.errors import UserError
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from dataset.choices import RULES, TEXT_FIELDS
 from dataset.edit_masks import pool_edit_mask
-from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.edit_records import JsonlEditRecords
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
 from dataset.testsets.magicbrush import read_listed_sessions, read_sessions
 from language.text_features import load_text_features
@@ -83,7 +84,7 @@ def read_all(reader, file: Path) -> None:
                 "output_caption",
                 "edit_prompt_t5_path",
             ),
-            [lambda files, field=field: read_ultraedit_jsonl(files, field) for field in TEXT_FIELDS],
+            [lambda files, field=field: JsonlEditRecords(files, field) for field in TEXT_FIELDS],
         ),
     ],
     ids=["t2i", "editing"],

@@ -29,8 +29,9 @@ ROOMS = {
     # The verifier of the shapes set shares the renderer's palette; neither knows a model. LPIPS is a fixed
     # distance, no model that is judged.
     "evaluations": ["runtime", "dataset.records.images", "dataset.records.masks", "dataset.records.own_pairs",
-                    "dataset.testsets", "dataset.shapes.scenes", "dataset.shapes.edits", "dataset.shapes.verifier",
-                    "dataset.emoji.edits", "dataset.emoji.scenes", "dataset.emoji.verifier",
+                    "dataset.testsets", "dataset.shapes.scenes", "dataset.shapes.edits",
+                    "dataset.shapes.verifier", "dataset.emoji.edits", "dataset.emoji.scenes",
+                    "dataset.emoji.verifier",
                     "tokenizer.tokenizer_image.lpips", "tokenizer.tokenizer_image.lpips_files"],
     "autoregressive.sequence": ["runtime"],
     "autoregressive.models": ["runtime", "autoregressive.sequence"],

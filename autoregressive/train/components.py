@@ -26,7 +26,7 @@ from dataset.packed.dataset import open_packed
 from dataset.packed.format import require_same
 from dataset.packed.mixed import MixedDataset
 from dataset.packed.remote import DataCache
-from dataset.records.records import choose_text_field
+from dataset.records.edit_records import choose_text_field
 from dataset.t2i_editing import EditingDataset
 from language.published import DEFAULT_T5
 from language.t5 import T5Encoder, resolve_t5

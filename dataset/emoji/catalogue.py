@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -253,8 +253,3 @@ def _share(text: str) -> float:
     """A number in [0, 1) that the text alone decides."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def names_of(catalogue: Catalogue, numbers: Iterable[int]) -> list[str]:
-    """The names of sprites."""
-    return [catalogue.sprites[number].name for number in numbers]

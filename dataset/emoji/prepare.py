@@ -18,7 +18,8 @@ from dataset.emoji.licence import require_free, write_licences
 from dataset.emoji.package import read_package
 from dataset.emoji.scenes import EmojiScene, render
 from dataset.emoji.verifier import SPRITES
-from dataset.prepare.drawn_set import DrawnSet, log
+from dataset.prepare.drawn_set import DrawnSet
+from dataset.prepare.output import log
 from dataset.shapes.writers import (
     contact_sheet,
     encode_png,

@@ -43,11 +43,6 @@ class Sticker:
         return PLACES[3 * row + column]
 
     @property
-    def sized_name(self) -> str:
-        """ "small red heart"; of a portrait, and of a middle size, the name alone."""
-        return f"{SIZES.get(self.size, '')} {self.name}".strip()
-
-    @property
     def phrase(self) -> str:
         """ "a small red heart", "the small flag of france"."""
         size, named = SIZES.get(self.size, ""), with_article(self.name)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.choices import IMAGE_FORMATS
-from dataset.prepare.output import require_options
-from runtime.config import REQUIRED, option
+from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import shared
 from runtime.flags.ranges import THREADS
@@ -33,7 +32,7 @@ class PrepareImgEditConfig:
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))
         if not (Path(self.data_path) / "Parquet").is_dir():
             raise UserError(f"--data-path {self.data_path}: no Parquet/ in it; download ImgEdit there")
         if self.masks_path is not None and not (Path(self.masks_path) / "jsons").is_dir():

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.prepare.output import check_disk, disk_bytes, log
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata, write_atomic
-from runtime.logging import get_logger, progress
+from runtime.logging import progress
 
 _CHUNK = 250
-_BLOCK = 4096  # bytes a small file takes on common file systems
-
-log = get_logger("prepare")
+_LINE_BYTES = 1000  # about what a pair takes in the lists
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class DrawnSet:
         if self._is_finished():
             log.info("%s is finished already with these settings: nothing to write", self.folder)
             return
-        self._check_disk()
+        check_disk(self.folder, self.num_files * disk_bytes(self.file_bytes) + _LINE_BYTES * self.num_train)
         self._write_manifest(finished=False)
         self.write_first()
         self._write_train(num_workers)
@@ -97,18 +96,6 @@ class DrawnSet:
                 f"{folder} holds a set with {', '.join(differing)}; delete it or give another --output-dir"
             )
         return finished
-
-    def _check_disk(self) -> None:
-        """Logs the space needed; refuses when it is not there."""
-        needed = self.num_files * -(-self.file_bytes // _BLOCK) * _BLOCK + 1000 * self.num_train
-        folder = self.folder.resolve()
-        parent = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(parent).free
-        log.info("about %d files, %.0f MB (free: %.0f MB)", self.num_files, needed / 1e6, free / 1e6)
-        if needed > free:
-            raise UserError(
-                f"{parent} has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed; free some space"
-            )
 
     def _write_train(self, num_workers: int) -> None:
         """Writes chunks in parallel; a chunk's rows are stored once its images are: a rerun goes on there."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.choices import IMAGE_FORMATS
-from dataset.prepare.output import require_options
-from runtime.config import REQUIRED, option
+from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT_OR_NONE, THREADS
@@ -51,7 +50,7 @@ class PrepareCaptionsConfig:
     )
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))
         if not Path(self.data_path).exists():
             raise UserError(f"--data-path {self.data_path} does not exist")
         if not re.fullmatch(r"\w[\w.-]*", self.name):
@@ -72,7 +71,7 @@ class PrepareEmuEditConfig:
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class PrepareMagicBrushConfig:
     device: str = shared.device("of the text encoder")
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))
         if (self.magicbrush_path is None) == (self.hub_parquet is None):
             raise UserError("give either --magicbrush-path (the test folder) or --hub-parquet (train, dev)")
         if self.hub_parquet is not None and self.output_dir is None:
@@ -114,4 +113,4 @@ class PrepareUltraEditConfig:
     bad_sample_budget: float = shared.bad_sample_budget(0.0, of="rows")
 
     def __post_init__(self) -> None:
-        require_options(self)
+        check_ranges(type(self), vars(self))

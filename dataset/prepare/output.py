@@ -18,7 +18,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
-from runtime.config import check_ranges
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata, write_atomic
 from runtime.logging import get_logger
@@ -34,11 +33,6 @@ BLOCK = 4096  # bytes a small file takes on common file systems
 SHOWN = 10  # bad items shown on the console; all of them are in a file
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")  # what a killed `write_atomic` leaves
 log = get_logger("prepare")
-
-
-def require_options(config: Any) -> None:
-    """Checks the ranges of a preparation program's options, also when it is called from Python."""
-    check_ranges(type(config), vars(config))
 
 
 def check_disk(folder: Path, num_bytes: int) -> None:

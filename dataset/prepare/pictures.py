@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.records.images import load_image
-from runtime.errors import UserError
+from dataset.records.parquet import image_bytes
 from runtime.files import write_atomic
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "MPO": ".jpg"}
@@ -43,11 +43,8 @@ class EncodedImage:
 
 
 def image_cell(cell: Any, origin: str) -> ImageBytes:
-    """The image of a parquet cell: bytes, or the hub's {bytes, path}."""
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes):
-        raise UserError(f"{origin}: no image bytes in this cell")
-    return ImageBytes(data, origin)
+    """The image of a parquet cell that has been read."""
+    return ImageBytes(image_bytes(cell, origin), origin)
 
 
 def check_image(source: ImageBytes, image_format: str = "original") -> EncodedImage:

@@ -34,6 +34,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 SHOWN = 40
 """Mistakes that a message names; the others are counted."""
 _FLAT = re.compile(rf"(?P<name>.+)[_-](?P<role>{'|'.join(ROLES)})")
+_NUM_THREADS = 4
 _OTHERWISE = 30  # of 255: pixels that differ by more were changed, not only saved anew
 
 
@@ -101,7 +102,7 @@ def holds_own_pairs(folder: Path) -> bool:
     return (folder / "edited").is_dir() or {"source", "edited"} <= {m["role"] for m in named if m}
 
 
-def check_own_pairs(folder: str | Path, num_threads: int = 4) -> tuple[list[OwnPair], list[str]]:
+def check_own_pairs(folder: str | Path) -> tuple[list[OwnPair], list[str]]:
     """`find_own_pairs`, and looks at every picture.
 
     Returns:
@@ -110,7 +111,7 @@ def check_own_pairs(folder: str | Path, num_threads: int = 4) -> tuple[list[OwnP
       UserError: as `find_own_pairs`, and names every picture that cannot be used.
     """
     pairs = find_own_pairs(folder)
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
         looked_at = list(pool.map(_look, pairs))
     _raise(Path(folder), [problem for problem, _ in looked_at if problem])
     return pairs, [note for _, note in looked_at if note]

@@ -19,7 +19,7 @@ from runtime.files import require_regular
 
 @dataclass(frozen=True)
 class ParquetImage:
-    """An image held in one cell of a parquet file, as bytes or as the hub's {bytes, path} struct.
+    """An image held in one cell of a parquet file, see `image_bytes`.
 
     Stands where a `Path` stands: `load_image` takes either.
     """
@@ -30,11 +30,7 @@ class ParquetImage:
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """The image file's bytes as a stream."""
-        cell = self._cell()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(data, bytes):
-            raise UserError(f"{self}: no image bytes in this cell")
-        return io.BytesIO(data)
+        return io.BytesIO(image_bytes(self._cell(), str(self)))
 
     def is_null(self) -> bool:
         """Whether the cell holds nothing at all, UltraEdit's other sign for "no mask"."""
@@ -46,6 +42,14 @@ class ParquetImage:
 
     def __str__(self) -> str:
         return f"{self.path} row {self.row} {self.column}"
+
+
+def image_bytes(cell: Any, origin: str) -> bytes:
+    """The image file in a cell: bytes, or the hub's {bytes, path}."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
+        raise UserError(f"{origin}: no image bytes in this cell")
+    return data
 
 
 def require_columns(path: Path, required: Sequence[str]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from dataset.prepare.drawn_set import DrawnSet, log
+from dataset.prepare.drawn_set import DrawnSet
+from dataset.prepare.output import log
 from dataset.shapes.edits import random_session
 from dataset.shapes.flags import PrepareShapesConfig
 from dataset.shapes.scenes import render

@@ -282,8 +282,6 @@ def write_ultraedit_parquet(folder: Path, path: Path, image_size: int) -> None:
 
 def contact_sheet(
     examples: Sequence[Any],
-    columns: int = 3,
-    tile: int = 144,
     draw_scene: Callable[[Any, int], np.ndarray] = render,
     image_size: int | None = None,
 ) -> Image.Image:
@@ -293,7 +291,7 @@ def contact_sheet(
       draw_scene: as `write_pair`.
       image_size: scenes are drawn at this and enlarged; None = drawn at the size of a tile.
     """
-    gap, line = 8, 24
+    columns, tile, gap, line = 3, 144, 8, 24
     width, height = 3 * tile + 4 * gap, tile + line + gap
     rows = -(-len(examples) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height + gap), (225, 228, 232))

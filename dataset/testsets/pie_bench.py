@@ -10,18 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset.testsets.region_sets import (
-    PIE_BENCH,
-    RegionItem,
-    decode_runs,
-    is_count,
-    prepare_region_set,
-    with_border,
-)
+from dataset.testsets.region_sets import PIE_BENCH, RegionItem, is_count, prepare_region_set
 from runtime.errors import UserError
 from runtime.texts import read_json
-
-__all__ = ["EDIT_TYPES", "decode_runs", "prepare_pie_bench", "read_mapping", "with_border"]
 
 EDIT_TYPES = {
     "0": "random",

@@ -19,7 +19,7 @@ from autoregressive.sample.loading import load_pipeline
 from dataset.emoji.scenes import EmojiScene
 from dataset.emoji.verifier import EmojiVerifier, find_catalogue
 from dataset.records.images import load_image
-from dataset.records.records import read_t2i_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.shapes.captions import parse_caption
 from dataset.shapes.verifier import SceneVerdict, verify_scene
 from runtime.distributed import distributed

@@ -31,7 +31,7 @@ from dataset.prepare.tars import tar_jobs
 from dataset.prepare.ultraedit import prepare_ultraedit
 from dataset.records.images import load_image
 from dataset.records.masks import edit_region
-from dataset.records.records import read_t2i_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.transforms import joint_transform
 from evaluations.images import load_rgb
 from runtime.config import parse

@@ -20,9 +20,10 @@ from dataset.packed.codes import load_codes
 from dataset.packed.format import read_manifest
 from dataset.prepare.caption_items import CaptionItem, PathRules, line_of, table_items
 from dataset.prepare.tars import tar_jobs
+from dataset.records.edit_records import JsonlEditRecords
 from dataset.records.images import load_image
 from dataset.records.parquet import require_columns
-from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
 from dataset.testsets.magicbrush import read_sessions
 from language.text_features import load_text_features
@@ -33,7 +34,7 @@ from tests.battery.cases import Assets, Case, refused
 LONGEST = 5.0  # seconds that a reader may take
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "training list": ("a.jsonl", lambda path: read_t2i_jsonl([path])),
-    "edit list": ("a.jsonl", lambda path: read_ultraedit_jsonl([path])),
+    "edit list": ("a.jsonl", lambda path: JsonlEditRecords([path])),
     "--list": ("a.jsonl", lambda path: read_jobs(SampleEditing(list=str(path)))),
     "Emu list": ("a.json", read_valid_list),
     "sessions": ("edit_sessions.json", lambda path: read_sessions(path.parent)),

@@ -13,7 +13,7 @@ from dataset.build import build_dataset
 from dataset.image_folder import list_images
 from dataset.records.images import load_image
 from dataset.records.jsonl import JsonlRecords
-from dataset.records.records import read_t2i_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.t2i import T2IDataset
 from dataset.testsets.magicbrush import read_sessions
 from runtime.errors import UserError

@@ -19,7 +19,7 @@ from autoregressive.sample.flags import SampleEditing, SampleScaled, SampleT2I
 from autoregressive.sample.scaling_run import read_lines
 from dataset.prepare.caption_items import parse_caption
 from dataset.records.jsonl import JsonlRecords
-from dataset.records.records import read_t2i_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
 from dataset.testsets.emu_pairs import load_emu_list
 from dataset.testsets.magicbrush import read_listed_sessions, read_sessions

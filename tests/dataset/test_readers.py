@@ -13,7 +13,8 @@ from PIL import Image
 
 from dataset.batches import collate_samples
 from dataset.build import build_dataset
-from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.edit_records import JsonlEditRecords
+from dataset.records.t2i_records import read_t2i_jsonl
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -242,4 +243,4 @@ def test_build_refuses_what_it_does_not_know(folder):
         build_dataset("editing_ultraedit", [folder / "a.csv"], SIZE, None, grid=4)
     file = write_lines(folder / "edits.jsonl", EDIT)
     with pytest.raises(UserError, match="unknown text field 'caption'"):
-        read_ultraedit_jsonl([file], "caption")
+        JsonlEditRecords([file], "caption")

@@ -18,7 +18,7 @@ from autoregressive.train.packing.config import PackEditsConfig
 from autoregressive.train.packing.edits import extract as pack_edits
 from autoregressive.train.stages import load_pairs
 from dataset.packed.dataset import PackedEdits
-from dataset.records.records import choose_text_field, read_ultraedit_jsonl, read_ultraedit_parquet
+from dataset.records.edit_records import JsonlEditRecords, ParquetEditRecords, choose_text_field
 from runtime.config import parse
 from runtime.distributed import distributed
 from runtime.errors import UserError
@@ -36,12 +36,12 @@ def listed(folder: Path, *texts: dict | str, kind: str = "jsonl"):
             text if isinstance(text, str) else json.dumps({"file_name": "a.png", **text}) for text in texts
         ]
         path.write_text("".join(f"{line}\n" for line in lines))
-        return read_ultraedit_jsonl([path])
+        return JsonlEditRecords([path])
     columns = {name: [b""] * len(texts) for name in ("source_image", "edited_image")}
     for name, key in (("edit_prompt", "edit_prompt"), ("target_caption", "output_caption")):
         columns[name] = pa.array([text.get(key) for text in texts], pa.string())
     pq.write_table(pa.table(columns), path)
-    return read_ultraedit_parquet([path])
+    return ParquetEditRecords([path])
 
 
 @pytest.fixture

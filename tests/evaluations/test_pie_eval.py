@@ -17,7 +17,8 @@ from torchvision.transforms import functional as TF
 
 from dataset.records.masks import load_magicbrush_mask, marked
 from dataset.testsets.magicbrush import read_descriptions, read_sessions
-from dataset.testsets.pie_bench import decode_runs, prepare_pie_bench, read_mapping, with_border
+from dataset.testsets.pie_bench import prepare_pie_bench, read_mapping
+from dataset.testsets.region_sets import decode_runs, with_border
 from evaluations.editing.flags import PieEvalConfig
 from evaluations.editing.pie_eval import main
 from evaluations.editing.pie_scores import evaluate_run

@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import run_program
 
-from dataset.records.records import read_llamagen_folder, read_t2i_jsonl, read_ultraedit_jsonl
+from dataset.records.edit_records import JsonlEditRecords
+from dataset.records.t2i_records import read_llamagen_folder, read_t2i_jsonl
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import OFFSETS, make_small_t5, read_captions
@@ -294,7 +295,7 @@ def test_extract_both_texts_of_edit_pairs(tmp_path, folder, encoder):
     run_extraction(folder, "--data-path", data, "--caption-key", "output_caption")
     run_extraction(folder, "--data-path", tmp_path / "edits_t5.jsonl", "--caption-key", "edit_prompt")
     for field, text in (("target_caption", "a red star"), ("instruction", "a star")):
-        (record,) = read_ultraedit_jsonl([tmp_path / "edits_t5_t5.jsonl"], field)
+        (record,) = JsonlEditRecords([tmp_path / "edits_t5_t5.jsonl"], field)
         stored = load_text_features(record.text_feature_path, WIDTH).embeddings
         torch.testing.assert_close(stored, encoder.encode([text])[0].embeddings)
 

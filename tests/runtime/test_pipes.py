@@ -25,9 +25,10 @@ from dataset.packed.format import read_manifest
 from dataset.prepare.caption_items import CaptionItem, PathRules, line_of, llava_items, table_items
 from dataset.prepare.extraction import list_jsonl
 from dataset.prepare.tars import tar_jobs
+from dataset.records.edit_records import JsonlEditRecords, ParquetEditRecords
 from dataset.records.images import load_image
 from dataset.records.parquet import require_columns
-from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl, read_ultraedit_parquet
+from dataset.records.t2i_records import read_t2i_jsonl
 from dataset.testsets.emu_edit import read_valid_list
 from dataset.testsets.emu_pairs import load_emu_list
 from dataset.testsets.magicbrush import read_descriptions, read_listed_sessions, read_sessions
@@ -48,7 +49,7 @@ LONGEST = 5.0  # seconds that a reader may take
 READERS = {
     "list.jsonl": {
         "captions": lambda path: read_t2i_jsonl([path]),
-        "edit pairs": lambda path: read_ultraedit_jsonl([path]),
+        "edit pairs": lambda path: JsonlEditRecords([path]),
         "--list": lambda path: read_jobs(SampleEditing(list=str(path))),
         "scaling --list": lambda path: read_lines(SampleScaled(task_list=str(path))),
         "--data-path of extraction": lambda path: list_jsonl(path, 0, None),
@@ -79,7 +80,7 @@ READERS = {
     },
     "a.parquet": {
         "columns": lambda path: require_columns(path, ()),
-        "edit pairs": lambda path: read_ultraedit_parquet([path]),
+        "edit pairs": lambda path: ParquetEditRecords([path]),
     },
     "a.npy": {
         "features": lambda path: load_text_features(path, 8),

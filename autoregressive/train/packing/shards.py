@@ -24,7 +24,8 @@ from dataset.data_order import sample_seed
 from dataset.packed.format import MANIFEST, SHARDS, PackedSettings
 from dataset.packed.writer import PackedWriter, ShardColumns, ShardNote, pack_text
 from dataset.prepare.output import check_disk, claimed, fingerprint, require_budget
-from dataset.records.records import EditRecord, T2IRecord
+from dataset.records.edit_records import EditRecord
+from dataset.records.t2i_records import T2IRecord
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
 from language.text_features import count_stored_tokens

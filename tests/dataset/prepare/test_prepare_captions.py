@@ -14,7 +14,7 @@ from dataset.build import build_dataset
 from dataset.prepare.caption_items import line_of
 from dataset.prepare.captions import prepare_captions
 from dataset.prepare.flags import PrepareCaptionsConfig
-from dataset.records.records import read_t2i_jsonl
+from dataset.records.t2i_records import read_t2i_jsonl
 from language.feature_extraction import extract
 from language.flags import ExtractConfig
 from language.small_encoder import make_small_t5

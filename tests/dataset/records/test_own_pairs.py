@@ -13,8 +13,8 @@ from autoregressive.sample.file_edits import read_jobs
 from autoregressive.sample.flags import SampleEditing
 from autoregressive.train.config import EditingConfig
 from autoregressive.train.stages import list_own_pairs
+from dataset.records.edit_records import JsonlEditRecords
 from dataset.records.own_pairs import check_own_pairs, find_own_pairs, holds_own_pairs, list_line
-from dataset.records.records import read_ultraedit_jsonl
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
 
@@ -149,7 +149,7 @@ def test_the_list_is_one_that_stage_2_reads(pairs, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(
         "".join(json.dumps(list_line(p)) + "\n" for p in find_own_pairs(pairs))
     )
-    records = read_ultraedit_jsonl([tmp_path / "pairs.jsonl"], "instruction", absolute_paths=True)
+    records = JsonlEditRecords([tmp_path / "pairs.jsonl"], "instruction", absolute_paths=True)
     assert [(r.text, r.mask_path is None, r.source_path.name) for r in records] == [
         ("make it white", False, "cat.png"),
         ("a, b", True, "dog 9.png"),

@@ -1,7 +1,6 @@
-"""What one training example is on disk, and the readers of every list format.
+"""What one edit pair is on disk, and UltraEdit's two forms of lists of them.
 
-The readers return lazy sequences of records (see `records.jsonl`): errors name file and line when a record
-is asked for, not before.
+Both are lazy sequences of records: errors name file and line when a record is asked for, not before.
 """
 
 from __future__ import annotations
@@ -10,41 +9,20 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
 
 from dataset.choices import TEXT_FIELDS
 from dataset.records.images import ImageSource
-from dataset.records.jsonl import JsonLine, JsonlRecords, is_inside
+from dataset.records.jsonl import JsonLine, JsonlRecords
 from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
-from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
 INSTRUCTION, TARGET_CAPTION = TEXT_FIELDS
 _NUM_LOOKED_AT = 256
-
-
-@dataclass(frozen=True)
-class T2IRecord:
-    """One captioned image: at least one of `text` and `text_feature_path` is there.
-
-    Attributes:
-      image_path: the image.
-      text: the caption.
-      text_feature_path: .npy with the caption's features.
-      short_text_feature_path: .npy with those of a shorter caption.
-      origin: file and line.
-    """
-
-    image_path: Path
-    text: str | None
-    text_feature_path: Path | None
-    short_text_feature_path: Path | None
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -74,77 +52,11 @@ class EditRecord:
     origin: str
 
 
-def read_t2i_jsonl(
-    files: Sequence[str | Path], allow_outside_root: bool = False, absolute_paths: bool = False
-) -> JsonlRecords:
-    """Reads lists of `image_path` with `embedding_path` (.npy) or `text` (a string, or a list: its first).
-
-    Returns:
-      A sequence of `T2IRecord`.
-    """
-    return JsonlRecords(files, _parse_t2i_line, allow_outside_root, absolute_paths)
-
-
-def read_llamagen_folder(
-    folder: str | Path,
-    feature_folder: str | Path | None = None,
-    short_feature_folder: str | Path | None = None,
-    allow_outside_root: bool = False,
-    absolute_paths: bool = False,
-) -> JsonlRecords:
-    """Reads LlamaGen's layout: a folder of jsonl files with `image_path` and `text`, features elsewhere.
-
-    The features of a line are `<jsonl stem>/<line, from 0>.npy` or `<jsonl stem>/<image stem>.npy` there.
-
-    Args:
-      folder: holds the jsonl files.
-      feature_folder: features of the captions; None = use the captions themselves.
-      short_feature_folder: features of shorter captions, the same layout.
-      allow_outside_root, absolute_paths: see `PathRules`.
-    Returns:
-      A sequence of `T2IRecord`.
-    """
-    files = without_mac_metadata(Path(folder).glob("*.jsonl"))
-    if not files:
-        raise UserError(f"{folder}: holds no *.jsonl file")
-    parse = partial(
-        _parse_llamagen_line,
-        feature_folder=feature_folder and Path(feature_folder),
-        short_feature_folder=short_feature_folder and Path(short_feature_folder),
-    )
-    return JsonlRecords(files, parse, allow_outside_root, absolute_paths)
-
-
-def read_ultraedit_jsonl(
-    files: Sequence[str | Path],
-    text_field: str = "target_caption",
-    allow_outside_root: bool = False,
-    absolute_paths: bool = False,
-) -> JsonlEditRecords:
-    """Reads UltraEdit lists: `file_name`, `edited_image`, `mask_image` (ending in NONE = no mask), texts.
-
-    Text "target_caption" is `target_caption_t5_path` (.npy) or `output_caption`; text "instruction" is
-    `edit_prompt_t5_path` or `edit_prompt`.
-
-    Returns:
-      A sequence of `EditRecord`.
-    """
-    return JsonlEditRecords(files, _known(text_field), allow_outside_root, absolute_paths)
-
-
-def read_ultraedit_parquet(
-    files: Sequence[str | Path], text_field: str = "target_caption"
-) -> ParquetEditRecords:
-    """Reads the UltraEdit parquet files of the hub; the images stay inside them.
-
-    Returns:
-      A sequence of `EditRecord`.
-    """
-    return ParquetEditRecords(files, _known(text_field))
-
-
 class JsonlEditRecords(JsonlRecords):
-    """`EditRecord`s of UltraEdit lists; `text_field` says which text is theirs."""
+    """`EditRecord`s of UltraEdit lists: `file_name`, `edited_image`, `mask_image` (ending in NONE = no mask).
+
+    Their text is the features or the words under the keys that `text_keys` has for `text_field`.
+    """
 
     text_keys: ClassVar[dict[str, tuple[str, str]]] = {  # features, words
         TARGET_CAPTION: ("target_caption_t5_path", "output_caption"),
@@ -154,12 +66,12 @@ class JsonlEditRecords(JsonlRecords):
     def __init__(
         self,
         files: Sequence[str | Path],
-        text_field: str,
+        text_field: str = TARGET_CAPTION,
         allow_outside_root: bool = False,
         absolute_paths: bool = False,
     ) -> None:
+        self.text_field = _known(text_field)
         super().__init__(files, self._parse_edit, allow_outside_root, absolute_paths)
-        self.text_field = text_field
 
     def texts_of(self, index: int, features_only: bool) -> list[str]:
         """Which of `TEXT_FIELDS` a line has, as features or, unless `features_only`, as words."""
@@ -171,11 +83,29 @@ class JsonlEditRecords(JsonlRecords):
         ]
 
     def _parse_edit(self, line: JsonLine) -> EditRecord:
-        return _parse_edit_line(line, self.text_field)
+        instruction = line.optional_text("edit_prompt")
+        output_caption = line.optional_text("output_caption")
+        keys = self.text_keys[self.text_field]
+        text = instruction if self.text_field == INSTRUCTION else output_caption
+        features = line.optional_path(keys[0])
+        if features is None and text is None:
+            wanted = " or ".join(map(repr, keys))
+            raise UserError(f"{line.origin}: --text-field {self.text_field} needs the key {wanted}")
+        return EditRecord(
+            source_path=line.path("file_name"),
+            edited_path=line.path("edited_image"),
+            mask_path=line.mask_path("mask_image"),
+            text=text,
+            text_feature_path=features,
+            instruction=instruction,
+            input_caption=line.optional_text("input_caption"),
+            output_caption=output_caption,
+            origin=line.origin,
+        )
 
 
 class ParquetEditRecords(Sequence):
-    """`EditRecord`s of UltraEdit parquet files; texts are in memory, images are read when they are loaded.
+    """`EditRecord`s of the hub's UltraEdit parquet files; texts are in memory, images stay inside the files.
 
     A file without a `mask_image` column (the free-form set) gives records without a mask.
     """
@@ -185,8 +115,8 @@ class ParquetEditRecords(Sequence):
         INSTRUCTION: ("edit_prompt",),
     }
 
-    def __init__(self, files: Sequence[str | Path], text_field: str) -> None:
-        self.text_field = text_field
+    def __init__(self, files: Sequence[str | Path], text_field: str = TARGET_CAPTION) -> None:
+        self.text_field = _known(text_field)
         self.files = [Path(file) for file in files]
         self._has_mask = [
             "mask_image" in require_columns(file, ("source_image", "edited_image")) for file in self.files
@@ -212,7 +142,7 @@ class ParquetEditRecords(Sequence):
             name: ParquetImage(file, row, name) for name in ("source_image", "edited_image", "mask_image")
         }
         caption = texts.get("target_caption")
-        text = texts["edit_prompt"] if self.text_field == "instruction" else caption
+        text = texts["edit_prompt"] if self.text_field == INSTRUCTION else caption
         if not text:
             raise UserError(f"{self.origin(index)}: no text for --text-field {self.text_field}")
         return EditRecord(
@@ -300,60 +230,3 @@ def _known(text_field: str) -> str:
     if text_field not in TEXT_FIELDS:
         raise UserError(f"unknown text field {text_field!r}; choose one of {', '.join(TEXT_FIELDS)}")
     return text_field
-
-
-def _parse_t2i_line(line: JsonLine) -> T2IRecord:
-    features, text = line.optional_path("embedding_path"), line.caption("text")
-    if features is None and text is None:
-        raise UserError(f"{line.origin}: needs the key 'embedding_path' or 'text'")
-    return T2IRecord(line.path("image_path"), text, features, None, line.origin)
-
-
-def _parse_llamagen_line(
-    line: JsonLine, feature_folder: Path | None, short_feature_folder: Path | None
-) -> T2IRecord:
-    image, text = line.path("image_path"), line.caption("text")
-    features = _llamagen_features(feature_folder, line, image)
-    if features is None and text is None:
-        raise UserError(
-            f"{line.origin}: lacks the key 'text', and no feature folder is given (--t5-feat-path)"
-        )
-    short_features = _llamagen_features(short_feature_folder, line, image)
-    return T2IRecord(image, text, features, short_features, line.origin)
-
-
-def _llamagen_features(folder: Path | None, line: JsonLine, image: Path) -> Path | None:
-    """The one of the two published names that exists."""
-    if folder is None:
-        return None
-    names = [folder / line.file.stem / f"{stem}.npy" for stem in (line.number - 1, image.stem)]
-    candidates = list(dict.fromkeys(names))
-    found = [path for path in candidates if path.exists()]
-    if len(found) == 2:
-        raise UserError(f"{line.origin}: both {found[0]} and {found[1]} exist; remove the one that is stale")
-    if not found:
-        raise UserError(f"{line.origin}: no text features at {' or '.join(map(str, candidates))}")
-    if not line.rules.allow_outside_root and not is_inside(found[0], folder):
-        raise UserError(f"{line.origin}: {found[0]} links outside {folder}; pass --allow-outside-root")
-    return found[0]
-
-
-def _parse_edit_line(line: JsonLine, text_field: str) -> EditRecord:
-    instruction = line.optional_text("edit_prompt")
-    output_caption = line.optional_text("output_caption")
-    keys = JsonlEditRecords.text_keys[text_field]
-    text = instruction if text_field == "instruction" else output_caption
-    features = line.optional_path(keys[0])
-    if features is None and text is None:
-        raise UserError(f"{line.origin}: --text-field {text_field} needs the key {keys[0]!r} or {keys[1]!r}")
-    return EditRecord(
-        source_path=line.path("file_name"),
-        edited_path=line.path("edited_image"),
-        mask_path=line.mask_path("mask_image"),
-        text=text,
-        text_feature_path=features,
-        instruction=instruction,
-        input_caption=line.optional_text("input_caption"),
-        output_caption=output_caption,
-        origin=line.origin,
-    )
