@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from language.published import DEFAULT_T5
-from runtime.config import option
+from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared
 from runtime.flags.ranges import COUNT, POSITIVE
@@ -47,10 +47,8 @@ class Demo:
     max_lanes: int = shared.max_lanes()
 
     def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
         if self.model and self.vq_ckpt:
             raise UserError("--model and --vq-ckpt with --gpt-ckpt are two ways to say the same: give one")
         if bool(self.vq_ckpt) != bool(self.gpt_ckpt):
             raise UserError("--vq-ckpt and --gpt-ckpt go together; without both, --model is taken")
-        for name in ("max_upload_mb", "max_megapixels", "max_queue"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number above 0")

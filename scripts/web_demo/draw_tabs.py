@@ -19,6 +19,9 @@ from autoregressive.scaling.search import SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from scripts.web_demo.advice import on_words
+from scripts.web_demo.desk import check_words
+from scripts.web_demo.following import follow
+from scripts.web_demo.pictures import BRUSHES, ORDERS, SIDES, cell_order, fit_page, show_partly
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
@@ -31,16 +34,6 @@ from scripts.web_demo.widgets import (
     on_either,
     painted_layer,
     says,
-)
-from scripts.web_demo.work import (
-    BRUSHES,
-    ORDERS,
-    SIDES,
-    cell_order,
-    check_words,
-    fit_page,
-    follow,
-    show_partly,
 )
 
 MOST_ROUNDS, MOST_CANDIDATES = 16, 8

@@ -16,7 +16,9 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
 from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
+from scripts.web_demo.desk import Desk, Visit, check_words
 from scripts.web_demo.examples import Examples, OwnExamples, Try
+from scripts.web_demo.pictures import fit_page, painted_mask, share_to_draw, show_partly, show_result
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
@@ -31,16 +33,6 @@ from scripts.web_demo.widgets import (
     says,
     strip,
     strip_value,
-)
-from scripts.web_demo.work import (
-    Desk,
-    Visit,
-    check_words,
-    fit_page,
-    painted_mask,
-    share_to_draw,
-    show_partly,
-    show_result,
 )
 
 MOST_SAMPLES = 8

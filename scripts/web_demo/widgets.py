@@ -21,14 +21,15 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.arguments import as_seed
 from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
-from scripts.web_demo.work import AT_ONCE, SIDES, fit_within
+from scripts.web_demo.pictures import SIDES, fit_within
 
 FOLDER = Path(__file__).parent
 CSS = (FOLDER / "page.css").read_text(encoding="utf-8")
 PIECES = Environment(loader=FileSystemLoader(FOLDER), autoescape=True).get_template("pieces.html").module
 """The macros of pieces.html."""
 KEEP_DESK_S = 1800  # of a visitor who does nothing
-MODEL = {"concurrency_limit": AT_ONCE, "concurrency_id": "model"}
+MODEL = {"concurrency_limit": 16, "concurrency_id": "model"}
+"""So many visitors' requests run at a time; they share the passes of the model."""
 _SMALL_SIDE = 256  # pictures up to here are shown pixel by pixel
 _STRIP_SIDE = 192  # pixels of a picture in a row of pictures, at most
 _LONGEST_LAYER = 8 << 20  # characters: many times what the canvas makes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import threading
 import time
 from dataclasses import replace
@@ -20,13 +19,20 @@ from autoregressive.editing.pipeline import EditingPipeline
 from dataset.shapes.scenes import Scene, SceneObject, render
 from dataset.shapes.verifier import verify_scene
 from runtime.errors import UserError
+from scripts.web_demo.desk import Desk, Visit, check_words
+from scripts.web_demo.pictures import (
+    BRUSHES,
+    ORDERS,
+    cell_order,
+    fit_page,
+    fit_within,
+    painted_mask,
+    share_to_draw,
+    show_partly,
+    show_result,
+)
 
 SHAPES = ROOT / "pretrained_models" / "shapes"
-
-
-@pytest.fixture(scope="module")
-def work():
-    return importlib.import_module("scripts.web_demo.work")
 
 
 @pytest.fixture(scope="module")
@@ -48,44 +54,44 @@ def strokes(side: int, color: tuple[int, int, int], *boxes: tuple[int, int, int,
     return layer
 
 
-def test_strokes_become_masks_of_the_images_size(work):
+def test_strokes_become_masks_of_the_images_size():
     layer = strokes(512, (230, 0, 120), (0, 0, 8, 3))  # a thin stroke still counts
-    mask = work.painted_mask(layer, (64, 64))
+    mask = painted_mask(layer, (64, 64))
     assert mask.shape == (64, 64) and mask.sum() == 1 and mask[0, 0]
-    large = work.painted_mask(layer, (1024, 512))
+    large = painted_mask(layer, (1024, 512))
     assert large.shape == (512, 1024) and large[:3, :16].all() and large.sum() == 3 * 16
     for nothing in (None, np.zeros((512, 512, 4), np.uint8)):
         with pytest.raises(UserError, match="paint the region"):
-            work.painted_mask(nothing, (64, 64))
+            painted_mask(nothing, (64, 64))
 
 
-def test_orders(work):
-    for name in work.ORDERS:
-        assert sorted(work.cell_order(name, 4, 1).tolist()) == list(range(16))
-    assert work.cell_order("spiral", 4, 0)[:4].sort().values.tolist() == [5, 6, 9, 10]
-    first, second = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in work.BRUSHES[:2])
+def test_orders():
+    for name in ORDERS:
+        assert sorted(cell_order(name, 4, 1).tolist()) == list(range(16))
+    assert cell_order("spiral", 4, 0)[:4].sort().values.tolist() == [5, 6, 9, 10]
+    first, second = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in BRUSHES[:2])
     layer = strokes(512, second, (0, 0, 128, 128)) + strokes(512, first, (384, 384, 512, 512))
-    assert work.cell_order("painted", 4, 0, layer).tolist() == [15, 0, *range(1, 15)]
+    assert cell_order("painted", 4, 0, layer).tolist() == [15, 0, *range(1, 15)]
 
 
-def test_words_and_sizes(work):
-    assert work.check_words("  red ") == "red"
+def test_words_and_sizes():
+    assert check_words("  red ") == "red"
     for words, message in (
         ("  ", "the text is empty"),
         (None, "the text is empty"),
         ("a " * 301, "301 words"),
     ):
         with pytest.raises(UserError, match=message):
-            work.check_words(words)
-    assert work.fit_page(Image.new("RGB", (72, 72))).size == (576, 576)
-    assert work.fit_page(Image.new("RGB", (4000, 2000))).size == (1024, 512)
-    assert work.fit_page(Image.new("RGB", (20000, 1))).size == (1024, 1)
+            check_words(words)
+    assert fit_page(Image.new("RGB", (72, 72))).size == (576, 576)
+    assert fit_page(Image.new("RGB", (4000, 2000))).size == (1024, 512)
+    assert fit_page(Image.new("RGB", (20000, 1))).size == (1024, 1)
 
 
-def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tmp_path):
+def test_following_shows_every_cell_and_passes_errors_on(editor, edits, tmp_path):
     image = Image.fromarray(np.full((100, 80, 3), 200, np.uint8))
     image.save(tmp_path / "in.png")
-    desk = work.Desk.open(edits, tmp_path / "in.png", 8000)
+    desk = Desk.open(edits, tmp_path / "in.png", 8000)
     mask = np.zeros((100, 80), bool)
     mask[:40, :40] = True
     told = desk.propose("red", mask, num_samples=2)
@@ -106,7 +112,7 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tm
     ] * 2
     begun = next((drawing for drawing in seen if not torch.equal(drawing.drawn, drawing.to_draw)), None)
     if begun is not None:
-        picture = np.asarray(work.show_partly(begun))
+        picture = np.asarray(show_partly(begun))
         assert (picture == GREY).all(-1).any() and (picture[-1, -1] == 200).all()
     with pytest.raises(UserError, match="has changed while"):
         desk.take_turn("red", image, samples)
@@ -120,13 +126,13 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tm
     desk.undo()
     assert np.array_equal(np.asarray(desk.session.image), np.asarray(image)) and desk.samples == []
     with pytest.raises(UserError, match=r"^in.png: 80x100 is above the limit"):
-        work.Desk.open(edits, tmp_path / "in.png", 7999)
+        Desk.open(edits, tmp_path / "in.png", 7999)
     with pytest.raises(UserError, match="mask"):
         list(desk.propose("red", mask[:5]))
 
 
-def test_what_was_downloaded_goes_with_the_desk(work, edits, tmp_path):
-    desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+def test_what_was_downloaded_goes_with_the_desk(edits, tmp_path):
+    desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
     path = desk.save(tmp_path)
     assert path.is_file() and path == desk.save(tmp_path)
     samples = list_all(desk.propose("a red circle", None, num_samples=2))
@@ -139,7 +145,7 @@ def test_what_was_downloaded_goes_with_the_desk(work, edits, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_who_leaves_ends_what_is_drawn_and_what_waits(work, edits):
+def test_who_leaves_ends_what_is_drawn_and_what_waits(edits):
     """Also an edit that waits for its turn, and one of which nothing was told yet."""
     held = threading.Event()
     entered = threading.Event()
@@ -158,7 +164,7 @@ def test_who_leaves_ends_what_is_drawn_and_what_waits(work, edits):
     finished = []
     edits.pipeline.edit = slow
     try:
-        desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
         running = desk.propose("red", None)
         assert next(running) is None or entered.is_set()
         assert entered.wait(20)
@@ -182,7 +188,7 @@ def list_all(work):
             return end.value
 
 
-def test_an_edit_that_ends_ends_no_other_of_its_desk(work, edits):
+def test_an_edit_that_ends_ends_no_other_of_its_desk(edits):
     """As when an example is drawn and another edit of its picture is asked for meanwhile."""
     second_began, first_done, results = threading.Event(), threading.Event(), []
     plain, edit = edits.pipeline.edit, edits.pipeline.edit
@@ -198,7 +204,7 @@ def test_an_edit_that_ends_ends_no_other_of_its_desk(work, edits):
 
     edits.pipeline.edit = held
     try:
-        desk = work.Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
         first = desk.propose("red", None, seed=1)
         next(first)
         second = threading.Thread(target=lambda: results.append(list_all(desk.propose("red", None, seed=2))))
@@ -211,9 +217,9 @@ def test_an_edit_that_ends_ends_no_other_of_its_desk(work, edits):
     assert len(results) == 1 and len(results[0]) == 1
 
 
-def test_visitors_share_the_model_and_each_gets_their_own(work, editor, edits):
+def test_visitors_share_the_model_and_each_gets_their_own(editor, edits):
     scenes = [Image.new("RGB", (72, 72), color) for color in ("white", "beige", "gray", "pink")]
-    desks = [work.Desk.open(edits, scene, 8000) for scene in scenes]
+    desks = [Desk.open(edits, scene, 8000) for scene in scenes]
     words = "add a small red star at the center"
     alone = [editor.edit(scene, words, "auto", seeds=i)[0].codes for i, scene in enumerate(scenes)]
     results = {}
@@ -251,13 +257,13 @@ def test_what_is_told_of_a_model_is_what_its_folder_says(editor):
         editor.about = about
 
 
-def test_pictures_that_the_tokenizer_cannot_reproduce_are_far(work, edits, editor):
+def test_pictures_that_the_tokenizer_cannot_reproduce_are_far(edits, editor):
     from scripts.web_demo import advice
     from scripts.web_demo.examples import HARD
 
-    near = work.Desk.open(edits, Image.fromarray(render(HARD.scene, 72)), 8000)
+    near = Desk.open(edits, Image.fromarray(render(HARD.scene, 72)), 8000)
     noise = np.random.default_rng(0).integers(0, 256, (72, 72, 3), dtype=np.uint8)
-    far = work.Desk.open(edits, Image.fromarray(noise), 8000)
+    far = Desk.open(edits, Image.fromarray(noise), 8000)
     seen, back = np.asarray(near.session.image, float), np.asarray(near.reconstruction, float)
     assert near.psnr() == pytest.approx(-10 * np.log10(((seen - back) ** 2).mean() / 255**2))
     assert not advice.on_picture(editor, near.psnr())
@@ -313,7 +319,7 @@ def test_a_folder_brings_its_own_examples(tmp_path):
         examples_for([], tmp_path)
 
 
-def test_which_models_the_demo_takes(work, tmp_path, monkeypatch):
+def test_which_models_the_demo_takes(tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="the demo group is not installed")
     from autoregressive.editing import model_folders
     from runtime.config import parse
@@ -369,13 +375,13 @@ def test_a_seed_that_no_draw_takes_is_refused_before_the_order_is_drawn():
         draws.read(2**64, 1, 1, 0)
 
 
-def test_pictures_of_a_row_keep_small_pictures_bit_for_bit(work):
+def test_pictures_of_a_row_keep_small_pictures_bit_for_bit():
     small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (72, 60, 3), dtype=np.uint8))
-    assert np.array_equal(np.asarray(work.fit_within(small, 192)), np.asarray(small))
-    assert work.fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)
+    assert np.array_equal(np.asarray(fit_within(small, 192)), np.asarray(small))
+    assert fit_within(Image.new("RGB", (4000, 3000)), 192).size == (192, 144)
 
 
-def test_the_tab_warns_before_the_result_and_keeps_reasons(work, edits):
+def test_the_tab_warns_before_the_result_and_keeps_reasons(edits):
     gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.edit_tab import FIND, PAINT, EditTab, Studio
     from scripts.web_demo.examples import HARD
@@ -385,7 +391,7 @@ def test_the_tab_warns_before_the_result_and_keeps_reasons(work, edits):
         tab = EditTab(Studio("shapes", edits, None, HARD, 10_000))
         bare = EditTab(Studio("other", edits, None, None, 10_000))
     how = (1, 0, 1, 0.1, 0)
-    visit = work.Visit()
+    visit = Visit()
     tab.open_first(visit)
     told = list(tab.edit(visit, None, "change the background to mint, please", FIND, *how))
     warned = [number for number, values in enumerate(told) if "region found" in values.get(tab.notice, "")]
@@ -395,20 +401,20 @@ def test_the_tab_warns_before_the_result_and_keeps_reasons(work, edits):
     assert list(wrong) == [tab.notice] and "paint the region" in wrong[tab.notice]
     (wrong,) = says(tab.edit, tab.notice)(visit, None, "red " * 150, FIND, *how)
     assert "151 tokens, the model reads 120: shorten it" in wrong[tab.notice]
-    (wrong,) = says(tab.edit, tab.notice)(work.Visit(), None, "remove the circle", FIND, *how)
+    (wrong,) = says(tab.edit, tab.notice)(Visit(), None, "remove the circle", FIND, *how)
     assert "load an image first" in wrong[tab.notice]
-    assert "Load an image" in bare.open_first(work.Visit())[bare.story] and not bare.examples
+    assert "Load an image" in bare.open_first(Visit())[bare.story] and not bare.examples
 
 
 @pytest.mark.parametrize("drawn", ["waiting", "partly"])
-def test_a_picture_that_is_opened_while_an_edit_runs_stays(work, edits, drawn):
+def test_a_picture_that_is_opened_while_an_edit_runs_stays(edits, drawn):
     """However far the edit is; what it may have painted over is shown again, strokes on the new one stay."""
     gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.edit_tab import WHOLE, EditTab, Studio
 
     with gradio.Blocks():
         tab = EditTab(Studio("shapes", edits, None, None, 20_000_000))
-    visit, other = work.Visit(), Image.new("RGB", (90, 80), "pink")
+    visit, other = Visit(), Image.new("RGB", (90, 80), "pink")
     tab.open_image(visit, Image.new("RGB", (72, 72), "white"))
     before = visit.at()
     running = tab.edit(visit, None, "a red circle", WHOLE, 1, 0, 1, 1.5, 0)
@@ -430,13 +436,13 @@ def test_a_picture_that_is_opened_while_an_edit_runs_stays(work, edits, drawn):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
-def test_pictures_of_odd_sizes_are_shown_and_edited(work, edits, size):
+def test_pictures_of_odd_sizes_are_shown_and_edited(edits, size):
     gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
     from scripts.web_demo.edit_tab import FIND, WHOLE, EditTab, Studio
 
     with gradio.Blocks():
         tab = EditTab(Studio("shapes", edits, None, None, 20_000_000))
-    visit = work.Visit()
+    visit = Visit()
     tab.open_image(visit, Image.new("RGB", size, "white"))
     for where in (FIND, WHOLE):
         *_, last = tab.edit(visit, None, "a large red circle", where, 1, 0, 1, 0.1, 0)
@@ -444,11 +450,11 @@ def test_pictures_of_odd_sizes_are_shown_and_edited(work, edits, size):
     region = np.zeros(size[::-1], bool)
     region[:1, :1] = region[-1:, -1:] = True
     samples = list_all(visit.at().propose("a large red circle", region))
-    assert work.show_result(samples[0]).size and samples[0].image.size == size
+    assert show_result(samples[0]).size and samples[0].image.size == size
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
-def test_a_photograph_is_edited_at_its_own_resolution(work, editor, edits, tmp_path, mode):
+def test_a_photograph_is_edited_at_its_own_resolution(editor, edits, tmp_path, mode):
     """As `nep edit` does: the part around the region, and every other pixel is the file's own."""
     draw = np.random.default_rng(0)
     shape = (900, 1200, *{"RGB": (3,), "RGBA": (4,), "I;16": ()}[mode])
@@ -456,7 +462,7 @@ def test_a_photograph_is_edited_at_its_own_resolution(work, editor, edits, tmp_p
         "u2" if mode == "I;16" else "u1"
     )
     Image.fromarray(pixels).save(tmp_path / "in.png")
-    desk = work.Desk.open(edits, tmp_path / "in.png", 2_000_000)
+    desk = Desk.open(edits, tmp_path / "in.png", 2_000_000)
     region = np.zeros((900, 1200), bool)
     region[200:300, 1000:1080] = region[700:720, 30:60] = True
     told, drawings = desk.propose("a red circle", region), []
@@ -469,12 +475,12 @@ def test_a_photograph_is_edited_at_its_own_resolution(work, editor, edits, tmp_p
     assert result.image.mode == mode and np.array_equal(after, np.asarray(alone.image))
     assert np.array_equal(after[~result.region], pixels[~result.region])
     assert len(result.crops) == 2 and result.region.sum() < 3 * region.sum()
-    share = work.share_to_draw(drawings[-1], result.image.size)
+    share = share_to_draw(drawings[-1], result.image.size)
     assert share == pytest.approx(float(result.region.float().mean()))
-    shown = work.show_result(result)
+    shown = show_result(result)
     boxes = np.array([crop.box for crop in result.crops])
     (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
-    assert shown.size == work.fit_page(Image.new("RGB", (right - left, bottom - top))).size
+    assert shown.size == fit_page(Image.new("RGB", (right - left, bottom - top))).size
     assert (np.asarray(shown) == OUTLINE).all(-1).any() and desk.psnr() > 0
     desk.take_turn("a red circle", desk.session.image, [result])
     saved = Image.open(desk.save(tmp_path))
