@@ -127,7 +127,7 @@ def _measure_all(
         pool,
         quiet=not world.is_main,
     )
-    tools = Tools(evaluation.metrics, features, networks.get("lpips"), networks)
+    tools = Tools(evaluation.metrics, features, networks)
     rows = pool.map(lambda job: measure_rows(job[1][1], job[1][0], tools), mine)
     rows = progress(rows, total=len(mine), desc="measure", unit="pair", disable=not world.is_main)
     share = [(number, items) for (number, _), items in zip(mine, rows, strict=True)]

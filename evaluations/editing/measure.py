@@ -14,7 +14,7 @@ from dataset.testsets.pairs import GeneratedEdit, ScoredPair
 from evaluations.editing.embedding import Features
 from evaluations.editing.registry import Metric, PairImages, measure_pair
 from evaluations.images import load_region, load_rgb, resize_region, resize_rgb
-from evaluations.metrics.encoders import LpipsNetwork, Network
+from evaluations.metrics.encoders import Network
 from evaluations.metrics.formulas import EditStep, to_tensor
 from runtime.errors import UserError
 from runtime.texts import read_json
@@ -64,7 +64,6 @@ class Tools:
 
     metrics: list[Metric]
     features: Features
-    lpips: LpipsNetwork | None = None
     networks: Mapping[str, Network] = field(default_factory=dict)
 
 
@@ -115,7 +114,6 @@ def measure_rows(pair: ScoredPair, run: Run, tools: Tools) -> list[dict[str, Any
                 region=None if region is None else torch.from_numpy(region),
                 steps=steps,
                 features=tools.features.of_pair(path, pair.target, pair.source, pair.turn),
-                lpips=tools.lpips,
                 networks=tools.networks,
             ),
             f"{row}, {pair.name} ({path} against {pair.target})",

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from evaluations.editing.registry import Metric, PairImages, Values
+from evaluations.editing.registry import Metric, PairImages, Values, metric_table
 from evaluations.metrics.formulas import PSNR_CAP, cosine, l2, psnr, ssim_map
 
 # Pixels at each side whose windows would reach beyond the image are left out, as torchmetrics did to 1.4.1.
@@ -95,17 +95,13 @@ def _hundredths(image: Tensor, text: Tensor) -> float:
     return max(100 * cosine(image, text), 0.0)
 
 
-def _table(*metrics: Metric) -> dict[str, Metric]:
-    return {metric.name: metric for metric in metrics}
-
-
-PIE_METRICS = _table(
+PIE_METRICS = metric_table(
     Metric("structure", _measure_structure, needs=("structure",)),
     Metric("unedited", _measure_unedited),
     Metric("lpips", _measure_lpips, needs=("lpips-squeeze",)),
     Metric("clip", _measure_clip, needs=("clip-l14",)),
 )
-BRUSH_METRICS = _table(
+BRUSH_METRICS = metric_table(
     Metric("kept", _measure_kept),
     Metric("lpips", _measure_kept_lpips, needs=("lpips-squeeze",)),
     Metric("clip", _measure_caption, needs=("clip-l14",)),

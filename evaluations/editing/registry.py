@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evaluations.flags import WeightFlags
-from evaluations.metrics.encoders import NETWORKS, LpipsNetwork, Network, load_network
+from evaluations.metrics.encoders import NETWORKS, Network, load_network
 from evaluations.metrics.formulas import (
     EditStep,
     cosine,
@@ -62,7 +62,6 @@ class PairImages:
     region: Tensor | None = None
     steps: tuple[EditStep, ...] = ()
     features: Mapping[str, PairFeatures] = field(default_factory=dict)
-    lpips: LpipsNetwork | None = None
     networks: Mapping[str, Network] = field(default_factory=dict)
 
 
@@ -177,9 +176,10 @@ def _measure_unchanged(images: PairImages) -> Values:
 
 def _measure_lpips(images: PairImages) -> Values:
     """The distance of the whole images and, where there is a region, the mean of its map on either side."""
-    values: Values = {"lpips": images.lpips.distance(images.generated, images.target)}
+    network = images.networks["lpips"]
+    values: Values = {"lpips": network.distance(images.generated, images.target)}
     if images.region is not None:
-        distances = images.lpips.distance_map(images.generated, images.target)
+        distances = network.distance_map(images.generated, images.target)
         for side, where in _sides(images.region):
             values[f"{side}_lpips"] = mean_where(distances, where) if where.any() else None
     return values
@@ -235,11 +235,12 @@ def _measure_direction_l14(images: PairImages) -> Values:
     return {"clip-dir-l14": _direction(images.features["clip-l14"], normalised=True)}
 
 
-def _table(*metrics: Metric) -> dict[str, Metric]:
+def metric_table(*metrics: Metric) -> dict[str, Metric]:
+    """The metrics of an evaluator by their names."""
     return {metric.name: metric for metric in metrics}
 
 
-_IMAGE_METRICS = _table(
+_IMAGE_METRICS = metric_table(
     Metric("l1", lambda images: {"l1": l1(images.generated, images.target)}),
     Metric("l2", lambda images: {"l2": l2(images.generated, images.target)}),
     Metric("psnr", lambda images: {"psnr": psnr(images.generated, images.target)}),
@@ -248,12 +249,12 @@ _IMAGE_METRICS = _table(
     Metric("clip-i", lambda images: {"clip-i": _image_similarity(images, "clip")}, needs=("clip",)),
     Metric("dino", lambda images: {"dino": _image_similarity(images, "dino")}, needs=("dino",)),
 )
-MAGICBRUSH_METRICS = _IMAGE_METRICS | _table(
+MAGICBRUSH_METRICS = _IMAGE_METRICS | metric_table(
     Metric("clip-t", _measure_local_description, needs=("clip", "caption")),
     Metric("region", _measure_region, needs=("region",)),
     Metric("unchanged", _measure_unchanged, needs=("region",)),
 )
-EMU_METRICS = _IMAGE_METRICS | _table(
+EMU_METRICS = _IMAGE_METRICS | metric_table(
     Metric(
         "clip-t",
         lambda images: _measure_output_caption(images) | _measure_direction(images),

@@ -14,7 +14,6 @@ def format_tables(result: dict[str, Any]) -> str:
     With several seeds a score is their mean ± half its 95 % interval. None, a number that is undefined, shows
     as a dash.
     """
-    info = result["info"]
     by_row = {GENERATED: result} | {
         row: result[row] for row in (COPY_SOURCE, TOKENIZER_CEILING) if row in result
     }
@@ -28,7 +27,7 @@ def format_tables(result: dict[str, Any]) -> str:
         for protocol in PROTOCOLS
         if protocol in by_protocol
     }
-    parts = [_describe_data(result), align(scores), *_notes(result, info)]
+    parts = [_describe_data(result), align(scores), *_notes(result)]
     if "verifier" in result:
         verifier = result["verifier"]
         parts.append(align({
@@ -59,8 +58,8 @@ def _describe_data(result: dict[str, Any]) -> str:
     return data
 
 
-def _notes(result: dict[str, Any], info: dict[str, Any]) -> list[str]:
-    notes = []
+def _notes(result: dict[str, Any]) -> list[str]:
+    info, notes = result["info"], []
     num_seeds = len(result.get("seeds", [None]))
     for protocol, counts in info["num_pairs_defined"].items():
         total = info["num_pairs"][protocol] * num_seeds

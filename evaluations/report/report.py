@@ -16,21 +16,8 @@ import numpy as np
 from PIL import Image
 
 from evaluations.report.curves import draw_curves, read_metrics
-from evaluations.report.edit_grid import EditItem, ImageLike, edit_grid, to_image
+from evaluations.report.edit_grid import EditItem, ImageLike, to_image
 from evaluations.report.pages import write_page
-
-__all__ = [
-    "CommandSection",
-    "CurveSection",
-    "DetailsSection",
-    "EditGridSection",
-    "EditItem",
-    "ImagePairsSection",
-    "TableSection",
-    "TextSection",
-    "build_report",
-    "edit_grid",
-]
 
 _SHOWN_SIDE = 128
 _MAX_EMBEDDED_SIDE = 512

@@ -12,9 +12,9 @@ from dataset.testsets.folders import name_differences
 from evaluations.folders import IMAGE_SUFFIXES, natural_key
 from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
-from runtime.files import require_regular, without_mac_metadata
+from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
-from runtime.texts import decode_text
+from runtime.texts import read_text
 
 log = get_logger(__name__)
 
@@ -40,14 +40,10 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
       UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
-    require_regular(path, "a list of captions")
-    try:
-        text = decode_text(path.read_bytes())
-    except (OSError, UserError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); it holds a caption a line, the first for 000000.png. "
-            "--clip_model4eval WO does without captions"
-        ) from error
+    text = read_text(
+        path,
+        "it holds a caption a line, the first for 000000.png. --clip_model4eval WO does without captions",
+    )
     # A line ends at a newline only: captions from the web hold other characters that splitlines() splits at.
     captions = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     by_number = {int(image.stem): image.name for image in images if image.stem.isdecimal()}

@@ -180,11 +180,13 @@ def test_lpips_by_side_of_the_region():
     changed = flat(0.5)
     changed[:, :, :8] = 1.0
     metric = [MAGICBRUSH_METRICS["lpips"]]
-    images = PairImages(changed, flat(0.5), region=left_half(), lpips=Lpips())
+    images = PairImages(changed, flat(0.5), region=left_half(), networks={"lpips": Lpips()})
     assert measure_pair(metric, images, "") == {"lpips": 0.25, "inside_lpips": 0.5, "outside_lpips": 0.0}
-    everywhere = PairImages(changed, flat(0.5), region=left_half() | True, lpips=Lpips())
+    everywhere = PairImages(changed, flat(0.5), region=left_half() | True, networks={"lpips": Lpips()})
     assert measure_pair(metric, everywhere, "")["outside_lpips"] is None
-    assert measure_pair(metric, PairImages(changed, flat(0.5), lpips=Lpips()), "") == {"lpips": 0.25}
+    assert measure_pair(metric, PairImages(changed, flat(0.5), networks={"lpips": Lpips()}), "") == {
+        "lpips": 0.25
+    }
 
 
 def test_interval_of_seeds():

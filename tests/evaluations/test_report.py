@@ -10,15 +10,14 @@ import pytest
 from PIL import Image
 
 from evaluations.report.curves import read_metrics, smooth
+from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import (
     CurveSection,
     EditGridSection,
-    EditItem,
     ImagePairsSection,
     TableSection,
     TextSection,
     build_report,
-    edit_grid,
 )
 from runtime.errors import UserError
 

@@ -183,7 +183,7 @@ def test_images_are_in_natural_order_and_unequal_numbers_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds 3 captions, but .*images 2 images.* Missing: 000002.png.$"):
         read_captions(tmp_path, images[:2])
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="captions.txt: cannot be read"):
+    with pytest.raises(UserError, match="captions.txt: is UTF-16.*save the file as UTF-8"):
         read_captions(tmp_path, images)
 
 
