@@ -82,13 +82,13 @@ class SlowEdits(Dataset[SlowSample]):
         )
 
 
-def pad_text(features: Tensor, slots: int = TEXT_SLOTS) -> tuple[Tensor, Tensor]:
-    """(1, n, C) features → (1, `slots`, C) padded at the left, and (`slots`,) 1 where they are."""
-    padded = torch.zeros(1, slots, features.shape[2])
-    length = min(slots, features.shape[1])
-    padded[:, slots - length :] = features[:, :length]
-    mask = torch.zeros(slots)
-    mask[slots - length :] = 1
+def pad_text(features: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, n, C) features → (1, 120, C) padded at the left, and (120,) 1 where they are."""
+    padded = torch.zeros(1, TEXT_SLOTS, features.shape[2])
+    length = min(TEXT_SLOTS, features.shape[1])
+    padded[:, TEXT_SLOTS - length :] = features[:, :length]
+    mask = torch.zeros(TEXT_SLOTS)
+    mask[TEXT_SLOTS - length :] = 1
     return padded, mask
 
 

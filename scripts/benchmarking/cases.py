@@ -48,9 +48,6 @@ class Edits:
     def __len__(self) -> int:
         return len(self.source)
 
-    def only(self, index: int) -> Edits:
-        return self.repeated(index, 1)
-
     def repeated(self, index: int, times: int) -> Edits:
         """One of the edits, several times."""
         rows = [index] * times

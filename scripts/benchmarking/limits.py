@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from autoregressive.models.config import ModelConfig
 from autoregressive.models.flops import head_parameters, trunk_parameters
-from scripts.benchmarking.measure import Clock, Spread
+from scripts.benchmarking.measure import Clock
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -59,8 +59,9 @@ def measure_limits(clock: Clock, asked: Collection[str], *, quick: bool) -> Limi
     return Limits(max(bandwidths.values()), matrix, bandwidths)
 
 
-def _quickest(clock: Clock, work, tries: int = 6) -> float:
-    return Spread.of([clock.time(work) for _ in range(tries)][1:]).low
+def _quickest(clock: Clock, work: Callable[[], object]) -> float:
+    """Seconds; the first call does not count."""
+    return min([clock.time(work) for _ in range(6)][1:])
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:

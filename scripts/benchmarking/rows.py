@@ -184,11 +184,6 @@ def amount(value: float, unit: str) -> str:
     return f"{value / size:.3g} {name}"
 
 
-def percent(share: float) -> str:
-    """A share as it stands in a table."""
-    return f"{share:.0%}"
-
-
 HEADINGS = ("what", "setting", "project", "baseline", "ratio (min–max)", "target", "reached", "limit reached")
 
 
@@ -206,7 +201,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
         " and ".join(wanted),
         {None: "", True: "yes", False: "NO"}[row.reached],
-        "" if row.share is None else f"{percent(row.share)} {row.limit}",
+        "" if row.share is None else f"{row.share:.0%} {row.limit}",
     )
 
 

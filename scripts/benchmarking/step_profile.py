@@ -22,7 +22,7 @@ from autoregressive.sequence.layout import SequenceLayout
 from scripts.benchmarking.cases import random_edits
 from scripts.benchmarking.limits import DTYPES, decode_bytes, slot_bytes
 from scripts.benchmarking.measure import Clock, Comparison, in_turn
-from scripts.benchmarking.rows import Bench, percent
+from scripts.benchmarking.rows import Bench
 
 STEPS = 6  # in a row, of which a run is the median
 MOST_READ = 512 * 2**20  # bytes; no cache holds more
@@ -131,7 +131,7 @@ def _profile(bench: Bench, size: int, dtype: str) -> None:
     whole = measured.spread("fast", STEP).median
     for part in (STEP, *PARTS, CALLS):
         compared = measured.compare(part, fast="calls" if part == CALLS else "fast")
-        words = setting if part == STEP else f"{dtype}, {percent(compared.fast.median / whole)} of the step"
+        words = setting if part == STEP else f"{dtype}, {compared.fast.median / whole:.0%} of the step"
         words += f", by a step of width {narrow}" if part == CALLS else ""
         floor = (read[part] * a_byte.median, "bandwidth") if part in read else None
         bench.add("profile", f"decode step, {part}", size, words, compared, floor=floor)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,14 @@ from autoregressive.editing.pipeline import EditingPipeline
 from dataset.records.images import load_image
 from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
-from dataset.testsets.magicbrush import (
-    SESSIONS_FILE,
-    Turn,
-    iterate_turns,
-    read_descriptions,
-    read_listed_sessions,
-    read_sessions,
-)
-from evaluations.editing.verification import HEADLINE, load_examples, verify_example
+from dataset.testsets.magicbrush import Turn, read_descriptions
+from evaluations.editing.verification import HEADLINE, verify_example
 from runtime.errors import UserError
 from runtime.files import path_sha256, write_atomic
 from runtime.logging import progress
 from runtime.texts import markdown_table, read_json
 from scripts.checks.passes_config import MeasurePasses
+from scripts.shapes.held_out import read_held_out
 
 COLUMNS = (
     *("case", "edits", "codes", "different", "a pass, mean", "a pass, all", "done", "done at window 1"),
@@ -81,14 +74,9 @@ class Edits:
 
 def read_edits(root: Path, num_edits: int) -> Edits:
     """The first edits of a shapes test set."""
-    turns = list(islice(iterate_turns(read_sessions(root)), num_edits))
+    turns, examples = zip(*read_held_out(root)[:num_edits], strict=True)
     captions = read_descriptions(root, "global")
-    examples = load_examples(root / "shapes.json", read_listed_sessions(root / SESSIONS_FILE))
-    return Edits(
-        turns,
-        [captions[turn.session_id][Path(turn.output_path).name] for turn in turns],
-        [examples[turn.session_id][turn.number - 1] for turn in turns],
-    )
+    return Edits(turns, [captions[turn.session_id][turn.output_path.name] for turn in turns], examples)
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def manifest_rows(manifests: dict[str, dict[str, list[int]]]) -> Iterator[Row]:
 
 def mask_rows(folder: Path, expected: dict[str, dict[str, list[int]]]) -> Iterator[Row]:
     for name, grids in expected.items():
-        mask = torch.as_tensor(load_edit_region(folder / name)).float()[None]
+        mask = load_edit_region(folder / name)[None]
         for grid, cells in grids.items():
             ours = pool_edit_mask(mask, int(grid.split("x")[0]), "published").nonzero().flatten().tolist()
             yield Row(f"{name} {grid}", len(set(ours) ^ set(cells)), 0, f"wrong of {len(cells)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.config import check_ranges
 from runtime.errors import UserError
 from runtime.flags import models, shared, training
-from scripts.shapes.recipe import ShapesRecipe
+from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
 STEPS = {"tokenizer": 5000, "stage1": 6500, "stage2": 4000}
 PARTS = ("data", "tokenizer", "stage1", "stage2", "scores", "report")
@@ -39,7 +39,7 @@ class TrainEmoji:
 
     def recipe(self) -> ShapesRecipe:
         """As that of the shapes, of more codes, in all orders."""
-        steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in STEPS.items()}
+        steps = scaled_steps(STEPS, self.steps_scale)
         return ShapesRecipe(
             None,
             self.num_train,

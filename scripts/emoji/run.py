@@ -23,11 +23,10 @@ from scripts.emoji.config import TrainEmoji
 from scripts.shapes.quickstart import edit_items
 from scripts.shapes.recipe import (
     ShapesRecipe,
-    judge_tokenizer,
     make_text_encoder,
+    take_tokenizer,
     train_stage1,
     train_stage2,
-    train_tokenizer,
 )
 from scripts.shapes.scores import MASKED_TEMPERATURE, draw_and_score, edit_and_score
 from scripts.shapes.step_runner import StepRunner
@@ -63,12 +62,7 @@ def make_data(config: TrainEmoji, runner: StepRunner) -> None:
 
 def train(config: TrainEmoji, recipe: ShapesRecipe, runner: StepRunner) -> tuple[StepRunner, dict[str, str]]:
     """Trains as far as `--until`; returns the runner that goes on, and the checkpoints by name."""
-    if config.vq_ckpt is None:
-        vq_ckpt = train_tokenizer(recipe, runner)
-    else:
-        vq_ckpt = str(Path(config.vq_ckpt).resolve())
-        runner = runner.branch(vq_ckpt)
-        judge_tokenizer(recipe, runner, vq_ckpt)
+    vq_ckpt, runner = take_tokenizer(recipe, runner, config.vq_ckpt)
     made = {"tokenizer": vq_ckpt}
     if config.until != "tokenizer":
         made["t2i"] = train_stage1(recipe, runner, vq_ckpt)

@@ -1,4 +1,4 @@
-"""The flags of the programs that draw: plot_run and draw_figures."""
+"""The flags of the programs that draw: plot_run, draw_figures and draw_architecture."""
 
 from __future__ import annotations
 

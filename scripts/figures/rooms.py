@@ -48,13 +48,13 @@ def room_of(module: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def read_imports(root: Path = ROOT) -> tuple[Counter[str], Counter[tuple[str, str]]]:
+def read_imports() -> tuple[Counter[str], Counter[tuple[str, str]]]:
     """Files of each room, and how many files of a room import another room."""
     files: Counter[str] = Counter()
     arrows: Counter[tuple[str, str]] = Counter()
     packages = {room.split(".")[0] for floor in FLOORS for room, *_ in floor}
-    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
-        room = room_of(".".join(path.relative_to(root).with_suffix("").parts))
+    for path in sorted(path for package in packages for path in (ROOT / package).rglob("*.py")):
+        room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
         if room is None or path.name == "__init__.py":
             continue
         files[room] += 1

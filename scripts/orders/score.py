@@ -25,20 +25,14 @@ from autoregressive.sequence.orders import drawing_orders, raster_edit_order
 from dataset.records.images import load_image
 from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
-from dataset.testsets.magicbrush import (
-    SESSIONS_FILE,
-    Turn,
-    iterate_turns,
-    read_descriptions,
-    read_listed_sessions,
-    read_sessions,
-)
-from evaluations.editing.verification import load_examples, verifier_table, verify_example
+from dataset.testsets.magicbrush import Turn, read_descriptions
+from evaluations.editing.verification import verifier_table, verify_example
 from runtime.distributed import distributed
 from runtime.errors import UserError
 from runtime.files import path_sha256, write_atomic
 from runtime.logging import get_logger, progress
 from scripts.orders.config import ScoreOrders
+from scripts.shapes.held_out import read_held_out
 
 log = get_logger(__name__)
 
@@ -66,15 +60,14 @@ def read_edits(config: ScoreOrders) -> list[tuple[Turn, str, EditExample]]:
     """The test set's edits that have a region, with the caption of the result and the true scenes."""
     root = Path(config.magicbrush_path)
     captions = read_descriptions(root, "global")
-    examples = load_examples(root / "shapes.json", read_listed_sessions(root / SESSIONS_FILE))
     found = [
-        (turn, captions[turn.session_id][turn.output_path.name], examples[turn.session_id][turn.number - 1])
-        for turn in iterate_turns(read_sessions(root))
+        (turn, captions[turn.session_id][turn.output_path.name], example)
+        for turn, example in read_held_out(root)
+        if example.edit.place is not None
     ]
-    found = [edit for edit in found if edit[2].edit.place is not None][: config.num_edits]
     if not found:
         raise UserError(f"{root} holds no edit with a region")
-    return found
+    return found[: config.num_edits]
 
 
 def encode_edits(

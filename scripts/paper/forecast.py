@@ -10,9 +10,8 @@ from runtime.config import parse
 from runtime.errors import UserError
 from scripts.paper.config import ReproducePaper
 from scripts.paper.downloads import Downloads
-from scripts.paper.rows import BY_HAND, CANNOT, EDITORS, ROUNDS, ROWS, Row, hub_sources
+from scripts.paper.rows import BY_HAND, CANNOT, EDITORS, ROUNDS, ROWS, Row, hub_sources, why_not
 from scripts.paper.sources import HAND, HUB, missing_places
-from scripts.paper.state import why_not
 from scripts.paper.steps import KEPT
 from scripts.planning.config import PlanRun
 from scripts.planning.plan import GB, make_plan, model_config
@@ -88,16 +87,8 @@ def _plan(config: ReproducePaper, steps: int | None) -> PlanRun:
     words = ["--stage", "editing", "--gpt-model", config.gpt_model, "--image-size", str(config.image_size)]
     words += ["--num-samples", str(samples), "--epochs", str(epochs), "--global-batch-size", str(_BATCH)]
     # Nearly all pairs of UltraEdit have no region: all cells are predicted.
-    words += [
-        "--max-checkpoints",
-        str(KEPT),
-        "--edited-share",
-        "0.97",
-        "--num-gpus",
-        str(config.num_ranks),
-        "--gpu",
-        config.gpu,
-    ]
+    words += ["--edited-share", "0.97", "--max-checkpoints", str(KEPT)]
+    words += ["--num-gpus", str(config.num_ranks), "--gpu", config.gpu]
     return parse(PlanRun, words)
 
 

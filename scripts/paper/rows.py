@@ -130,3 +130,16 @@ def hub_sources(config: ReproducePaper, row: Row) -> tuple[str, ...]:
         weights = EDITORS[weights].start  # it is trained from there
     needed = () if weights in EDITORS else (weights,)
     return ("tokenizer", "t5", *needed, *_JUDGES.get(row.work, ("clip",)))
+
+
+def why_not(config: ReproducePaper, row: Row) -> str | None:
+    """What a row lacks; None where nothing but what can be downloaded or fetched by hand."""
+    if row.weights not in EDITORS:
+        return None
+    editor = EDITORS[row.weights]
+    if getattr(config, editor.field) is not None or config.ultraedit is not None:
+        return None
+    return (
+        f"no such editor is published: give one with {editor.flag}, or train it with --ultraedit LIST "
+        "(made by scripts/prepare_ultraedit.sh)"
+    )

@@ -12,9 +12,8 @@ from runtime.texts import read_json
 from scripts.paper.config import ReproducePaper
 from scripts.paper.downloads import Downloads
 from scripts.paper.forecast import show
-from scripts.paper.rows import BY_HAND, CANNOT, ROWS, hub_sources
+from scripts.paper.rows import BY_HAND, CANNOT, ROWS, hub_sources, why_not
 from scripts.paper.sources import HAND, HUB, missing_places
-from scripts.paper.state import why_not
 from scripts.paper.steps import Work
 from scripts.paper.verdicts import Figure, as_records, compare, conclusion, format_figures
 

@@ -39,7 +39,14 @@ class Work:
         runner = StepRunner(self.config.root / row.folder)
         if row.weights in EDITORS:  # a file that somebody gives may become another
             runner = runner.branch(str(self.checkpoint(row.weights)))
-        return getattr(self, f"_{row.work}")(row, runner)
+        works = {
+            "magicbrush": self._magicbrush,
+            "emu": self._emu,
+            "drawn": self._drawn,
+            "scaled": self._scaled,
+            "cost": self._cost,
+        }
+        return works[row.work](row, runner)
 
     def checkpoint(self, name: str) -> Path:
         """The transformer of a row: a download, one that a flag names, or one that is trained here."""
@@ -93,31 +100,18 @@ class Work:
         runner.run(name, output, command, num_ranks=self.config.num_ranks)
 
     def _magicbrush(self, row: Row, runner: StepRunner) -> Path:
-        test, made, scores = (
-            Path(self.config.magicbrush_path),
-            runner.root / "samples",
-            runner.root / "scores",
-        )
+        test = Path(self.config.magicbrush_path).resolve()
+        made, scores = runner.root / "samples", runner.root / "scores"
         sample = ["autoregressive/sample/sample_magicbrush.py", *self._models(row)]
-        sample += ["--magicbrush-path", str(test.resolve()), *self._text(row), "--write-ceiling"]
-        self._run(
-            runner,
-            "sample",
-            made,
-            [*sample, "--output-dir", str(made), *row.flags, *self.config.more_sampling],
-        )
-        test = test.resolve()
+        sample += ["--magicbrush-path", str(test), *self._text(row), "--write-ceiling"]
+        sample += ["--output-dir", str(made), *row.flags, *self.config.more_sampling]
+        self._run(runner, "sample", made, sample)
         evaluate = ["evaluations/editing/image_eval.py", "--generated_path", str(made / "images")]
         evaluate += ["--regions-path", str(made / "regions"), "--samples-json", str(made / "samples.json")]
         evaluate += ["--gt_path", str(test / "images"), "--ceiling-path", str(made / "ceiling")]
         evaluate += ["--caption_path", str(test / "local_descriptions.json")]
-        evaluate += [
-            "--sessions-json",
-            str(test / "edit_sessions.json"),
-            "--metric",
-            METRICS,
-            *self._judges(),
-        ]
+        evaluate += ["--sessions-json", str(test / "edit_sessions.json")]
+        evaluate += ["--metric", METRICS, *self._judges()]
         self._run(runner, "evaluate", scores, [*evaluate, "--save_path", str(scores)])
         return scores / "evaluation_metrics.json"
 
@@ -128,21 +122,12 @@ class Work:
         listing = str(emu / "emu_test_valid_list.json")
         sample = ["autoregressive/sample/sample_emu_edit.py", *self._models(row), "--emu-path", str(emu)]
         sample += ["--valid-list", listing, *self._text(row), "--write-ceiling"]
-        self._run(
-            runner,
-            "sample",
-            made,
-            [*sample, "--output-dir", str(made), *row.flags, *self.config.more_sampling],
-        )
+        sample += ["--output-dir", str(made), *row.flags, *self.config.more_sampling]
+        self._run(runner, "sample", made, sample)
         evaluate = ["evaluations/editing/emuedit_eval.py", "--generated_path", str(made / "samples")]
         evaluate += ["--gt_path", str(emu / "images_valid"), "--caption_path", listing]
-        evaluate += [
-            "--ceiling-path",
-            str(made / "ceiling"),
-            "--metric",
-            f"{METRICS},clip-t",
-            *self._judges(),
-        ]
+        evaluate += ["--ceiling-path", str(made / "ceiling")]
+        evaluate += ["--metric", f"{METRICS},clip-t", *self._judges()]
         self._run(runner, "evaluate", scores, [*evaluate, "--save_path", str(scores)])
         return scores / "evaluation_metrics.json"
 

@@ -9,7 +9,7 @@ from runtime.errors import UserError
 from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT, SEED
 from scripts.reproduce.rows import GROUPS
-from scripts.shapes.recipe import ShapesRecipe
+from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
 STEPS = {"tokenizer": 1500, "stage1": 1000, "stage2": 300}
 _SHIPPED = "pretrained_models/shapes/tokenizer.safetensors"
@@ -49,7 +49,7 @@ class ReproduceResults:
         return replace(self, steps_scale=0.005, num_train=60, num_test=6, num_scaled=4)
 
     def recipe(self) -> ShapesRecipe:
-        steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in STEPS.items()}
+        steps = scaled_steps(STEPS, self.steps_scale)
         return ShapesRecipe(
             "hard",
             self.num_train,

@@ -15,31 +15,18 @@ from autoregressive.sample.loading import load_pipeline
 from dataset.records.images import load_image
 from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
-from dataset.testsets.magicbrush import (
-    SESSIONS_FILE,
-    Turn,
-    iterate_turns,
-    read_listed_sessions,
-    read_sessions,
-)
-from evaluations.editing.verification import HEADLINE, load_examples, verifier_table, verify_example
+from dataset.testsets.magicbrush import Turn
+from evaluations.editing.verification import HEADLINE, verifier_table, verify_example
 from runtime.distributed import distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from runtime.texts import read_json
 from scripts.rewards.config import ScoreEdits
+from scripts.shapes.held_out import read_held_out
 
 log = get_logger(__name__)
 Case = tuple[Turn, EditExample]
-
-
-def read_cases(config: ScoreEdits) -> list[Case]:
-    """The test set's edits, with their true scenes."""
-    root = Path(config.magicbrush_path)
-    examples = load_examples(root / "shapes.json", read_listed_sessions(root / SESSIONS_FILE))
-    turns = list(iterate_turns(read_sessions(root)))[: config.num_edits]
-    return [(turn, examples[turn.session_id][turn.number - 1]) for turn in turns]
 
 
 def edit_and_verify(
@@ -99,7 +86,7 @@ def score_edits(config: ScoreEdits) -> None:
             if held.get("settings") != settings:
                 raise UserError(f"{output} holds scores of other settings: give another --output")
             scores = held["scores"]
-        cases = read_cases(config)
+        cases = read_held_out(Path(config.magicbrush_path))[: config.num_edits]
         for region in config.regions:
             for order in config.orders:
                 name = f"{region}, {order}"

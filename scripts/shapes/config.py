@@ -10,7 +10,7 @@ from runtime.config import check_ranges, option
 from runtime.errors import UserError
 from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE
-from scripts.shapes.recipe import ShapesRecipe
+from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
 QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 600}
 QUICK_STAGE2 = ("--mask-dilation", "4", "--supervise-marks")
@@ -28,7 +28,7 @@ class Quickstart:
     seed: int = shared.seed("of data, trainings and draws")
 
     def recipe(self) -> ShapesRecipe:
-        steps = {name: max(round(steps * self.steps_scale), 2) for name, steps in QUICK_STEPS.items()}
+        steps = scaled_steps(QUICK_STEPS, self.steps_scale)
         return ShapesRecipe(
             "easy", self.num_train, self.num_test, steps, seed=self.seed, stage2_flags=QUICK_STAGE2
         )

@@ -127,6 +127,21 @@ def make_more_edits(recipe: ShapesRecipe, runner: StepRunner, name: str, num_tra
     prepare_shapes(recipe, runner, name, num_train, 1, recipe.seed + 1, more)
 
 
+def scaled_steps(steps: dict[str, int], scale: float) -> dict[str, int]:
+    """What `--steps-scale` makes of the steps of trainings; two are the fewest."""
+    return {name: max(round(count * scale), 2) for name, count in steps.items()}
+
+
+def take_tokenizer(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str | None) -> tuple[str, StepRunner]:
+    """The given tokenizer, judged, or one that is trained; and the runner whose steps depend on it."""
+    if vq_ckpt is None:
+        return train_tokenizer(recipe, runner), runner
+    vq_ckpt = str(Path(vq_ckpt).resolve())
+    runner = runner.branch(vq_ckpt)
+    judge_tokenizer(recipe, runner, vq_ckpt)
+    return vq_ckpt, runner
+
+
 def train_tokenizer(recipe: ShapesRecipe, runner: StepRunner) -> str:
     """Trains the tokenizer and judges it in `reconstructions`; returns its checkpoint."""
     root, steps = runner.root, recipe.steps["tokenizer"]

@@ -7,14 +7,7 @@ from pathlib import Path
 
 from runtime.config import dump_config
 from scripts.shapes.config import TrainShapes
-from scripts.shapes.recipe import (
-    judge_tokenizer,
-    make_data,
-    make_more_edits,
-    train_stage1,
-    train_stage2,
-    train_tokenizer,
-)
+from scripts.shapes.recipe import make_data, make_more_edits, take_tokenizer, train_stage1, train_stage2
 from scripts.shapes.scores import (
     MASKED_TEMPERATURE,
     ZERO_SHOT,
@@ -58,12 +51,7 @@ def run(config: TrainShapes) -> None:
     make_data(recipe, runner)
     if config.until == "data":
         return
-    if config.vq_ckpt is None:
-        vq_ckpt = train_tokenizer(recipe, runner)
-    else:
-        vq_ckpt = str(Path(config.vq_ckpt).resolve())
-        runner = runner.branch(vq_ckpt)
-        judge_tokenizer(recipe, runner, vq_ckpt)
+    vq_ckpt, runner = take_tokenizer(recipe, runner, config.vq_ckpt)
     if config.until == "tokenizer":
         return
     if recipe.init is not None:

@@ -62,7 +62,7 @@ def test_greedy_tokens_of_the_twin_are_the_projects_singly_and_in_a_batch(networ
     engine = Engine(model)
     together = project.edit(engine, edits, greedy)
     for i, count in enumerate(edits.counts()):
-        one = edits.only(i)
+        one = edits.repeated(i, 1)
         alone = project.edit(engine, one, greedy)
         text, mask = pad_text(one.texts[0].embeddings[None])
         edited = slow.slow_edit(
@@ -101,7 +101,7 @@ def test_a_step_of_the_twin_has_as_many_operations_as_the_published_one(edits):
     twin = project.build_twin(model)
     totals = []
     for row in (0, 1):  # 2 codes and 4: two steps more
-        one = edits.only(row)
+        one = edits.repeated(row, 1)
         text, mask = load("baseline_data").pad_text(one.texts[0].embeddings[None])
         with Operations() as operations:
             slow.slow_edit(twin, one.source, one.edit_mask, text, mask[None].bool(), slow.sample, scale=7.5)
@@ -244,7 +244,7 @@ def test_a_profile_runs_the_products_and_the_attention_of_a_step(networks, edits
     project, profile, measure = load("project"), load("step_profile"), load("measure")
     with (
         torch.inference_mode(),
-        project.joined(Engine(model), edits.only(3), project.SAMPLING) as batch,
+        project.joined(Engine(model), edits.repeated(3, 1), project.SAMPLING) as batch,
     ):
         forward = batch._step = profile.Forward(model, measure.Clock(CPU, "cpu"))
         seconds = profile.parts_of_step(batch, forward, 2)
