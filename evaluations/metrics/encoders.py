@@ -1,4 +1,4 @@
-"""Frozen networks that judge images: CLIP (open_clip), DINO (timm) and LPIPS, from local weight files.
+"""Frozen networks that judge images, from local weights: CLIP (open_clip), DINO (timm), and others by name.
 
 clip = ClipEncoder.load("ViT-B-32-quickgelu", "ViT-B-32.pt", device)
 features = clip.embed_images(torch.stack([clip.prepare(image) for image in images]))  # (B, 512)
@@ -9,7 +9,6 @@ Everything is computed in float32. Published figures used float16 on GPUs, at mo
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +22,13 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from evaluations.flags import CLIP_MODEL, DINO_FILE, WeightFlags
-from evaluations.metrics.lpips_squeeze import SqueezeLpipsNetwork
+from evaluations.metrics.dino import load_dino
+from evaluations.metrics.lpips import LpipsNetwork, load_squeeze_lpips, load_vgg_lpips
 from evaluations.metrics.structure import StructureNetwork
-from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
+from evaluations.metrics.weights import PRETRAINED, find_weights, import_package, read_state_dict
 from runtime.checkpoint import load_weights
 from runtime.errors import UserError
 from runtime.files import file_sha256
-from tokenizer.tokenizer_image.lpips import load_lpips
-from tokenizer.tokenizer_image.lpips_files import find_lpips_weights
 
 CLIP_L14_MODEL = "ViT-L-14-quickgelu"
 DINO_MODEL = "vit_small_patch16_224.dino"
@@ -39,7 +37,6 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Numbers that OpenAI's archives hold beside the weights, and the mask of the text's attention.
 _CLIP_NOTES = ("input_resolution", "context_length", "vocab_size")
-_DINO_URL = f"https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/{DINO_FILE}"
 
 
 class ImageEncoder:
@@ -80,21 +77,7 @@ class DinoEncoder(ImageEncoder):
         cls, path: str | Path | None = None, device: torch.device | str = "cpu", flag: str = "--dino_ckpt"
     ) -> DinoEncoder:
         """Loads DINO from `path`, or from the usual places; see `find_weights`."""
-        found = find_weights(
-            path,
-            flag,
-            "DINO ViT-S/16",
-            [PRETRAINED / DINO_FILE, Path(torch.hub.get_dir()) / "checkpoints" / DINO_FILE],
-            {"timm/vit_small_patch16_224.dino": ("model.safetensors", "pytorch_model.bin")},
-            _DINO_URL,
-        )
-        timm = _import("timm", "timm")
-        # Initial weights are drawn only to be replaced: the caller's random state must not notice.
-        with torch.random.fork_rng(devices=[]):
-            network = timm.create_model(DINO_MODEL, pretrained=False, num_classes=0)
-        state = read_state_dict(found)
-        # A training run's teacher has a projection head that evaluation does without.
-        load_weights(network, {n: t for n, t in state.items() if not n.startswith("head.")}, found)
+        found, network = load_dino(DINO_MODEL, path, flag, "DINO ViT-S/16", DINO_FILE)
         # As published with DINO: 256 then 224, where timm's own transform takes 248.
         return cls(DINO_MODEL, found, network.to(device), _transform(256, 224, _IMAGENET_MEAN, _IMAGENET_STD))
 
@@ -122,7 +105,7 @@ class ClipEncoder(ImageEncoder):
           UserError: open_clip is not installed, the name is unknown or has not OpenAI's activation, or the
             weights are missing or do not fit.
         """
-        open_clip = _import("open_clip", "open_clip_torch")
+        open_clip = import_package("open_clip", "open_clip_torch")
         config = _clip_config(open_clip, name)
         published = open_clip.get_pretrained_cfg(name, "openai") or {}
         file = f"{name.removesuffix('-quickgelu')}.pt"
@@ -161,42 +144,7 @@ class ClipEncoder(ImageEncoder):
         return self._network.encode_image(images)
 
 
-class LpipsNetwork:
-    """LPIPS over VGG16 (Zhang et al., arXiv 1801.03924) on images in [0, 1]."""
-
-    def __init__(
-        self,
-        vgg_path: str | Path | None = None,
-        lpips_path: str | Path | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        vgg, lpips = find_lpips_weights(vgg_path, lpips_path)
-        self._paths = {"vgg": vgg, "lpips": lpips}
-        self._network = load_lpips(vgg, lpips, device)
-        self._device = device
-
-    def describe(self) -> dict[str, str]:
-        """Name and weights, for a report."""
-        description = {"model": "LPIPS 0.1, VGG16"}
-        for name, path in self._paths.items():
-            description |= {f"{name}_path": str(path), f"{name}_sha256": file_sha256(path)}
-        return description
-
-    @torch.inference_mode()
-    def distance(self, image: Tensor, other: Tensor) -> float:
-        """Of two (3, H, W) images in [0, 1]."""
-        return self._network(*self._prepare(image, other)).item()
-
-    @torch.inference_mode()
-    def distance_map(self, image: Tensor, other: Tensor) -> Tensor:
-        """(1, H, W) float32 on the CPU: the distance around each pixel."""
-        return self._network.spatial(*self._prepare(image, other))[0].cpu()
-
-    def _prepare(self, *images: Tensor) -> list[Tensor]:
-        return [(2 * image[None] - 1).to(self._device) for image in images]
-
-
-Network = ImageEncoder | LpipsNetwork | SqueezeLpipsNetwork | StructureNetwork
+Network = ImageEncoder | LpipsNetwork | StructureNetwork
 
 _LOADERS: dict[str, Callable[[Any, torch.device | str], Network]] = {
     "clip": lambda flags, device: ClipEncoder.load(flags.clip_model, flags.clip_ckpt, device),
@@ -204,8 +152,8 @@ _LOADERS: dict[str, Callable[[Any, torch.device | str], Network]] = {
         CLIP_L14_MODEL, flags.clip_l14_ckpt, device, "--clip_l14_ckpt"
     ),
     "dino": lambda flags, device: DinoEncoder.load(flags.dino_ckpt, device),
-    "lpips": lambda flags, device: LpipsNetwork(flags.vgg_ckpt, flags.lpips_ckpt, device),
-    "lpips-squeeze": lambda flags, device: SqueezeLpipsNetwork(
+    "lpips": lambda flags, device: load_vgg_lpips(flags.vgg_ckpt, flags.lpips_ckpt, device),
+    "lpips-squeeze": lambda flags, device: load_squeeze_lpips(
         flags.squeeze_ckpt, flags.lpips_squeeze_ckpt, device
     ),
     "structure": lambda flags, device: StructureNetwork.load(flags.dino_b8_ckpt, device),
@@ -266,10 +214,3 @@ def _transform(resize: int, crop: int, mean: Sequence[float], std: Sequence[floa
         transforms.ToTensor(),
         transforms.Normalize(mean, std),
     ])  # fmt: skip
-
-
-def _import(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"this metric needs the package {package}: pip install {package}") from error

@@ -8,14 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
-from runtime.checkpoint import load_weights
-from runtime.errors import UserError
+from evaluations.metrics.dino import load_dino
 from runtime.files import file_sha256
 
 MODEL = "vit_base_patch8_224.dino"
 FILE = "dino_vitbase8_pretrain.pth"
-_URL = f"https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/{FILE}"
 _SIDE = 224
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LEAST = 1e-8  # of a product of two lengths
@@ -36,22 +33,7 @@ class StructureNetwork:
     @classmethod
     def load(cls, path: str | Path | None = None, device: torch.device | str = "cpu") -> StructureNetwork:
         """Loads DINO from `path`, or from the usual places; see `find_weights`."""
-        found = find_weights(
-            path,
-            "--dino_b8_ckpt",
-            "DINO ViT-B/8",
-            [PRETRAINED / FILE, Path(torch.hub.get_dir()) / "checkpoints" / FILE],
-            {f"timm/{MODEL}": ("model.safetensors", "pytorch_model.bin")},
-            _URL,
-        )
-        try:
-            import timm
-        except ImportError as error:
-            raise UserError("this metric needs the package timm: pip install timm") from error
-        with torch.random.fork_rng(devices=[]):
-            network = timm.create_model(MODEL, pretrained=False, num_classes=0)
-        state = read_state_dict(found)
-        load_weights(network, {n: t for n, t in state.items() if not n.startswith("head.")}, found)
+        found, network = load_dino(MODEL, path, "--dino_b8_ckpt", "DINO ViT-B/8", FILE)
         return cls(found, network.to(device))
 
     def describe(self) -> dict[str, str]:

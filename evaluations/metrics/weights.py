@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -32,6 +33,18 @@ _STORAGES = {
     "LongStorage": torch.int64,
     "BoolStorage": torch.bool,
 }
+
+
+def import_package(module: str, package: str) -> Any:
+    """A module that only some metrics need.
+
+    Raises:
+      UserError: it is not installed; `package` is what pip calls it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"this metric needs the package {package}: pip install {package}") from error
 
 
 def find_weights(

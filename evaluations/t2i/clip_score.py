@@ -14,7 +14,7 @@ from evaluations.flags import CLIP_MODEL
 from evaluations.folders import load_batches
 from evaluations.images import load_rgb
 from evaluations.metrics.encoders import ClipEncoder
-from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
+from evaluations.metrics.weights import PRETRAINED, find_weights, import_package, read_state_dict
 from evaluations.t2i.flags import VIT_B, VIT_G, WITHOUT
 from runtime.checkpoint import load_weights
 from runtime.distributed import Distributed
@@ -80,10 +80,7 @@ def clip_scores(
 
 
 def _load_vit_g(path: str | None, device: torch.device) -> ClipEncoder:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise UserError("CLIP needs the package open_clip_torch: pip install open_clip_torch") from error
+    open_clip = import_package("open_clip", "open_clip_torch")
     file = PRETRAINED / f"{_G_MODEL}.safetensors"
     found = find_weights(path, "--clip_ckpt", f"CLIP {_G_MODEL}", [file], {_G_REPOSITORY: _G_FILES})
     network = open_clip.CLIP(**open_clip.get_model_config(_G_MODEL))

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from evaluations.folders import natural_key
-from evaluations.metrics.encoders import LpipsNetwork
 from evaluations.metrics.fid import Moments, ScriptedInception, clean_resize, frechet_distance, load_inception
 from evaluations.metrics.formulas import mean_over_pairs, psnr, ssim, to_tensor
+from evaluations.metrics.lpips import LpipsNetwork, load_vgg_lpips
 from evaluations.tokenizer.flags import JudgeFlags
 from runtime.distributed import Distributed
 from runtime.errors import UserError
@@ -33,7 +33,7 @@ class Judges:
         lpips = inception = None
         if flags.lpips or flags.vgg_ckpt or flags.lpips_ckpt:
             try:
-                lpips = LpipsNetwork(flags.vgg_ckpt, flags.lpips_ckpt, device)
+                lpips = load_vgg_lpips(flags.vgg_ckpt, flags.lpips_ckpt, device)
             except UserError as error:
                 raise UserError(f"{error}; PSNR and SSIM run without --lpips") from None
         if flags.fid or flags.inception_ckpt:
