@@ -10,7 +10,6 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,15 +125,11 @@ def _files_of_archive(path: Path) -> dict[str, bytes]:
 
 
 def _read_index(content: bytes, path: Path) -> list[dict[str, Any]]:
-    needed: dict[str, Callable[[Any], bool]] = {
-        key: lambda value: isinstance(value, str)
-        for key in ("name", "short_name", "unified", "image", "category")
-    }
     try:
         entries = json.loads(content)
         for entry in entries:
-            for key, is_right in needed.items():
-                if not is_right(entry[key]):
+            for key in ("name", "short_name", "unified", "image", "category"):
+                if not isinstance(entry[key], str):
                     raise TypeError(f"{key} is {entry[key]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {INDEX} is not a list of emoji ({error!r})") from None

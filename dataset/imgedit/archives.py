@@ -8,7 +8,6 @@ two files of an archive are known by the same, neither is read.
 
 from __future__ import annotations
 
-import bisect
 import io
 import re
 import tarfile
@@ -21,6 +20,7 @@ from sys import intern
 from threading import Lock
 from typing import NamedTuple
 
+from dataset.records.jsonl import locate
 from runtime.errors import UserError
 from runtime.files import is_mac_metadata, require_regular, without_mac_metadata
 
@@ -51,12 +51,11 @@ class JoinedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:
         """What the part that the position is in still holds, at most."""
-        number = bisect.bisect_right(self._ends, self._position)
+        number, within = locate(self._ends, self._position)
         if number == len(self._paths):
             return 0
-        start = self._ends[number - 1] if number else 0
         with self._paths[number].open("rb") as part:
-            part.seek(self._position - start)
+            part.seek(within)
             count = part.readinto(buffer)
         self._position += count
         return count

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from array import array
-from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset
 
 from dataset.batches import T2ISample, blank_text
 from dataset.prepare.extraction import SETTINGS_FILE, read_settings
-from dataset.records.jsonl import is_inside
+from dataset.records.jsonl import is_inside, locate
 from dataset.t2i import SHORT_CAPTION_PROBABILITY
 from language.text_features import load_text_features
 from runtime.errors import UserError
@@ -116,9 +115,8 @@ class CodesDataset(Dataset[T2ISample]):
 
     def __getitem__(self, key: tuple[int, int]) -> T2ISample:
         index, seed = key
-        which = bisect_right(self._ends, index)
-        number = self._numbers[which][index - self._ends[which]]  # counted from the end of the folder
-        relative = Path(self._names[which], f"{number}.npy")
+        which, within = locate(self._ends, index)
+        relative = Path(self._names[which], f"{self._numbers[which][within]}.npy")
         origin = str(self.folder / relative)
         features = self.t5_feat_path
         short = np.random.default_rng(seed).random() < SHORT_CAPTION_PROBABILITY

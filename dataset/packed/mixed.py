@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.batches import EditSample, T2ISample
+from dataset.records.jsonl import locate
 from runtime.errors import UserError
 
 _MIX = 4  # first word of the entropy, so that the choice shares its random stream with no other
@@ -59,8 +60,7 @@ class MixedDataset(Dataset):
     def _locate(self, index: int, seed: int) -> tuple[int, int]:
         """Which dataset, and which of its rows."""
         if self._shares is None:
-            which = bisect_right(self._ends, index)
-            return which, index - (self._ends[which - 1] if which else 0)
+            return locate(self._ends, index)
         rng = np.random.default_rng([_MIX, index, seed])
         # The last share may round to just below 1.
         which = min(bisect_right(self._shares, rng.random()), len(self._shares) - 1)

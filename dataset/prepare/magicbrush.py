@@ -32,6 +32,7 @@ from dataset.prepare.output import (
 from dataset.prepare.pairs import pair_files
 from dataset.prepare.pictures import image_cell
 from dataset.prepare.tables import Row, export_rows, find_parquet
+from dataset.records import masks
 from dataset.records.images import load_image
 from dataset.records.masks import load_edit_region, load_magicbrush_mask, marked
 from dataset.testsets.magicbrush import (
@@ -46,7 +47,7 @@ from dataset.testsets.magicbrush import (
 from runtime.devices import PRECISIONS
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.logging import get_logger, only_errors, progress
+from runtime.logging import only_errors, progress
 from runtime.pictures import save_picture
 
 NAME = "magicbrush"
@@ -196,9 +197,8 @@ def _counting_fallbacks() -> Iterator[list[str]]:
             return len(names) == 1
         return True
 
-    logger = get_logger("dataset.records.masks")
-    logger.addFilter(show)
+    masks.log.addFilter(show)
     try:
         yield names
     finally:
-        logger.removeFilter(show)
+        masks.log.removeFilter(show)

@@ -5,7 +5,6 @@ Both are lazy sequences of records: errors name file and line when a record is a
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import ClassVar
 
 from dataset.choices import TEXT_FIELDS
 from dataset.records.images import ImageSource
-from dataset.records.jsonl import JsonLine, JsonlRecords
+from dataset.records.jsonl import JsonLine, JsonlRecords, locate
 from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -175,8 +174,8 @@ class ParquetEditRecords(Sequence):
     def _locate(self, index: int) -> tuple[Path, int, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        which = bisect_right(self._ends, index)
-        return self.files[which], which, index - (self._ends[which - 1] if which else 0)
+        which, row = locate(self._ends, index)
+        return self.files[which], which, row
 
 
 def choose_text_field(

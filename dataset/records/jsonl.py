@@ -71,6 +71,16 @@ def is_inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
+def locate(ends: Sequence[int], index: int) -> tuple[int, int]:
+    """Which of several sequences, one after the other, an index leads into, and where in it.
+
+    Args:
+      ends: the lengths of the sequences, added up.
+    """
+    which = bisect_right(ends, index)
+    return which, index - (ends[which - 1] if which else 0)
+
+
 @dataclass(frozen=True)
 class JsonLine:
     """One parsed line of a jsonl file, with getters whose errors name the line."""
@@ -179,9 +189,8 @@ class JsonlRecords(Sequence):
         return f"{file} line {number}"
 
     def _locate(self, index: int) -> tuple[Path, int, int]:
-        which = bisect_right(self._ends, index)
+        which, within = locate(self._ends, index)
         starts, numbers = self._lines[which]
-        within = index - (self._ends[which - 1] if which else 0)
         return self.files[which], starts[within], numbers[within]
 
     def _read(self, file: Path, start: int, number: int) -> JsonLine:

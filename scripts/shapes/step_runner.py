@@ -72,9 +72,8 @@ class StepRunner:
         commits = sorted({current_commit(), *earlier})
         extra: list[str] = []
         if resume_flag and (output / "checkpoints").is_dir():
-            from runtime.training.checkpoints import (
-                list_checkpoints,  # brings PyTorch, which flags are read without
-            )
+            # It brings PyTorch, which flags are read without.
+            from runtime.training.checkpoints import list_checkpoints
 
             if found := list_checkpoints(output / "checkpoints"):
                 extra = [resume_flag, str(found[-1])]
