@@ -12,34 +12,34 @@ from typing import Any
 from PIL import Image
 
 from autoregressive.editing.results import EditResult
-from integrations.server.asks import Ask
+from integrations.server.jobs import Job
 
 
-def as_content(ask: Ask, results: list[EditResult | Image.Image]) -> dict[str, Any]:
+def as_content(job: Job, results: list[EditResult | Image.Image]) -> dict[str, Any]:
     """The whole answer."""
     pictures = [one.image if isinstance(one, EditResult) else one for one in results]
     return {
         "created": int(time.time()),
         "data": [
-            {"b64_json": ask.format.write(picture), "seed": ask.seed + number}
+            {"b64_json": job.format.write(picture), "seed": job.seed + number}
             for number, picture in enumerate(pictures)
         ],
-        **_described(ask),
-        "usage": ask.usage(results),
+        **_described(job),
+        "usage": job.usage(results),
     }
 
 
-def partial_event(ask: Ask, picture: Image.Image, number: int) -> str:
+def partial_event(job: Job, picture: Image.Image, number: int) -> str:
     """A picture that is not drawn to its end."""
-    content = {"b64_json": ask.format.write(picture), "partial_image_index": number, **_described(ask)}
-    return _event(f"{ask.kind}.partial_image", {"created_at": int(time.time()), **content})
+    content = {"b64_json": job.format.write(picture), "partial_image_index": number, **_described(job)}
+    return _event(f"{job.kind}.partial_image", {"created_at": int(time.time()), **content})
 
 
-def completed_event(ask: Ask, results: list[EditResult | Image.Image]) -> str:
+def completed_event(job: Job, results: list[EditResult | Image.Image]) -> str:
     """The one result of a stream."""
-    content = as_content(ask, results)
+    content = as_content(job, results)
     (result,) = content.pop("data")
-    return _event(f"{ask.kind}.completed", {"created_at": content.pop("created"), **result, **content})
+    return _event(f"{job.kind}.completed", {"created_at": content.pop("created"), **result, **content})
 
 
 def error_event(content: dict[str, Any]) -> str:
@@ -47,16 +47,16 @@ def error_event(content: dict[str, Any]) -> str:
     return _event("error", content)
 
 
-def _described(ask: Ask) -> dict[str, Any]:
+def _described(job: Job) -> dict[str, Any]:
     """`lossless`: pixels outside of the edited cells arrive as the source's."""
-    width, height = ask.size
+    width, height = job.size
     return {
-        "model": ask.model,
+        "model": job.model,
         "size": f"{width}x{height}",
-        "output_format": ask.format.name,
-        "lossless": ask.format.lossless,
-        "unknown_words": ask.unknown_words(),
-        "warnings": list(ask.warnings),
+        "output_format": job.format.name,
+        "lossless": job.format.lossless,
+        "unknown_words": job.unknown_words(),
+        "warnings": list(job.warnings),
     }
 
 

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 
 from integrations.server.app import make_app
 from integrations.server.config import Serve
-from integrations.server.door import House
+from integrations.server.middleware import ServerState
 from integrations.server.served import Served, load_adapters, load_pipelines
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -34,23 +34,23 @@ class Server(uvicorn.Server):
     A second signal ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, house: House) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config)
-        self._house, self._quiet_since = house, 0.0
+        self._state, self._quiet_since = state, 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._house.stopping:
+        if self._state.stopping:
             super().handle_exit(sig, frame)
             self.force_exit = True
             return
-        self._house.stopping = True
+        self._state.stopping = True
         self._quiet_since = time.monotonic()
-        log.info("stopping: %d open requests are answered, new ones refused", self._house.num_open)
+        log.info("stopping: %d open requests are answered, new ones refused", self._state.num_open)
 
     async def on_tick(self, counter: int) -> bool:
-        if self._house.num_open:
+        if self._state.num_open:
             self._quiet_since = time.monotonic()
-        if self._house.stopping and time.monotonic() - self._quiet_since > _LEAST_QUIET:
+        if self._state.stopping and time.monotonic() - self._quiet_since > _LEAST_QUIET:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -62,9 +62,9 @@ def serve(config: Serve) -> None:
     with listening:
         pipelines = load_pipelines(config.model, config.device, config.precision, config.t5_path)
         load_adapters(pipelines, config.adapters())
-        served, house = Served(config.model, pipelines, config.max_lanes), House()
+        served, state = Served(config.model, pipelines, config.max_lanes), ServerState()
         settings = uvicorn.Config(
-            make_app(served, config, house), log_config=None, access_log=False, server_header=False
+            make_app(served, config, state), log_config=None, access_log=False, server_header=False
         )
         host, port = listening.getsockname()[:2]
         if config.api_key is None and config.host not in LOCAL:
@@ -72,5 +72,5 @@ def serve(config: Serve) -> None:
         seconds = time.perf_counter() - start
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         log.info("%s at %s (ready after %.1f s; Ctrl-C ends it)", ", ".join(served.names()), address, seconds)
-        Server(settings, house).run(sockets=[listening])
+        Server(settings, state).run(sockets=[listening])
     log.info("stopped")

@@ -55,7 +55,7 @@ def on_reconstruction(pipeline: EditingPipeline, psnr: float) -> str:
     """The error of a picture's reconstruction, with what is usual where that is known.
 
     Args:
-      psnr: decibels, see `Desk.psnr`.
+      psnr: decibels, see `Workspace.psnr`.
     """
     usual = pipeline.about.usual_psnr
     beside = "" if usual is None else f"; usual is {usual:.0f} dB"

@@ -19,7 +19,6 @@ from autoregressive.scaling.search import SearchSettings, best_of_n, search
 from autoregressive.scaling.tasks import Task, TaskBatch
 from autoregressive.scaling.trace import strip_of
 from scripts.web_demo.advice import on_words
-from scripts.web_demo.desk import check_words
 from scripts.web_demo.following import follow
 from scripts.web_demo.pictures import BRUSHES, ORDERS, SIDES, cell_order, fit_page, show_partly
 from scripts.web_demo.widgets import (
@@ -35,6 +34,7 @@ from scripts.web_demo.widgets import (
     painted_layer,
     says,
 )
+from scripts.web_demo.workspace import check_words
 
 MOST_ROUNDS, MOST_CANDIDATES = 16, 8
 

@@ -16,7 +16,6 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
 from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
-from scripts.web_demo.desk import Desk, Visit, check_words
 from scripts.web_demo.examples import Examples, OwnExamples, Try
 from scripts.web_demo.pictures import fit_page, painted_mask, share_to_draw, show_partly, show_result
 from scripts.web_demo.widgets import (
@@ -34,6 +33,7 @@ from scripts.web_demo.widgets import (
     strip,
     strip_value,
 )
+from scripts.web_demo.workspace import Visit, Workspace, check_words
 
 MOST_SAMPLES = 8
 REGION_COLOR = "#e60078"
@@ -73,7 +73,7 @@ class EditTab:
     """Where images are edited.
 
     Attributes:
-      outputs: all that shows a desk; what the methods below return or yield goes there.
+      outputs: all that shows a workspace; what the methods below return or yield goes there.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -202,8 +202,8 @@ class EditTab:
         self._open(visit, example.picture(self.pipeline.image_size))
         return self._shown(visit, told)
 
-    def _open(self, visit: Visit, image: str | Image.Image) -> Desk:
-        return visit.open(Desk.open(self.studio.editor, image, self.studio.max_pixels))
+    def _open(self, visit: Visit, image: str | Image.Image) -> Workspace:
+        return visit.open(Workspace.open(self.studio.editor, image, self.studio.max_pixels))
 
     def _example(self, example: Try):
         """What a click on an example does: its picture anew, and the edit where it can find the region."""
@@ -245,7 +245,7 @@ class EditTab:
             samples = yield from each(at.propose(words, mask, **options), partly)
             visit.require(at)
         except CancelledError:  # another picture is open: what this edit may have painted over comes back
-            shown = self._shown(visit, visit.desk.told, visit.desk.warned)
+            shown = self._shown(visit, visit.workspace.told, visit.workspace.warned)
             yield {part: shown[part] for part in (self.view, self.story, self.notice)}
             return
         at.take_turn(words, image, samples)
@@ -268,7 +268,7 @@ class EditTab:
         return {self.file: str(visit.at().save(os.environ["GRADIO_TEMP_DIR"])), self.notice: ""}
 
     def _shown(self, visit: Visit, told: str, warnings: list[str] | None = None) -> Values:
-        """All outputs, for a desk whose image has changed."""
+        """All outputs, for a workspace whose image has changed."""
         at, grid = visit.at(), self.pipeline.grid
         session, psnr, turns = at.session, at.psnr(), at.session.history
         at.told, at.warned = told, warnings or []

@@ -19,7 +19,6 @@ from autoregressive.editing.pipeline import EditingPipeline
 from dataset.shapes.scenes import Scene, SceneObject, render
 from dataset.shapes.verifier import verify_scene
 from runtime.errors import UserError
-from scripts.web_demo.desk import Desk, Visit, check_words
 from scripts.web_demo.pictures import (
     BRUSHES,
     ORDERS,
@@ -31,6 +30,7 @@ from scripts.web_demo.pictures import (
     show_partly,
     show_result,
 )
+from scripts.web_demo.workspace import Visit, Workspace, check_words
 
 SHAPES = ROOT / "pretrained_models" / "shapes"
 
@@ -91,10 +91,10 @@ def test_words_and_sizes():
 def test_following_shows_every_cell_and_passes_errors_on(editor, edits, tmp_path):
     image = Image.fromarray(np.full((100, 80, 3), 200, np.uint8))
     image.save(tmp_path / "in.png")
-    desk = Desk.open(edits, tmp_path / "in.png", 8000)
+    workspace = Workspace.open(edits, tmp_path / "in.png", 8000)
     mask = np.zeros((100, 80), bool)
     mask[:40, :40] = True
-    told = desk.propose("red", mask, num_samples=2)
+    told = workspace.propose("red", mask, num_samples=2)
     seen = []
     with pytest.raises(StopIteration) as end:
         while True:
@@ -115,32 +115,32 @@ def test_following_shows_every_cell_and_passes_errors_on(editor, edits, tmp_path
         picture = np.asarray(show_partly(begun))
         assert (picture == GREY).all(-1).any() and (picture[-1, -1] == 200).all()
     with pytest.raises(UserError, match="has changed while"):
-        desk.take_turn("red", image, samples)
-    desk.take_turn("red", desk.session.image, samples)
-    desk.choose(1)
-    assert desk.session.image is samples[1].image and len(desk.session.history) == 1
-    saved = Image.open(desk.save(tmp_path))
-    assert np.array_equal(np.asarray(saved), np.asarray(desk.session.image)), "bit for bit"
+        workspace.take_turn("red", image, samples)
+    workspace.take_turn("red", workspace.session.image, samples)
+    workspace.choose(1)
+    assert workspace.session.image is samples[1].image and len(workspace.session.history) == 1
+    saved = Image.open(workspace.save(tmp_path))
+    assert np.array_equal(np.asarray(saved), np.asarray(workspace.session.image)), "bit for bit"
     with pytest.raises(UserError, match="no sample 2"):
-        desk.choose(2)
-    desk.undo()
-    assert np.array_equal(np.asarray(desk.session.image), np.asarray(image)) and desk.samples == []
+        workspace.choose(2)
+    workspace.undo()
+    assert np.array_equal(np.asarray(workspace.session.image), np.asarray(image)) and workspace.samples == []
     with pytest.raises(UserError, match=r"^in.png: 80x100 is above the limit"):
-        Desk.open(edits, tmp_path / "in.png", 7999)
+        Workspace.open(edits, tmp_path / "in.png", 7999)
     with pytest.raises(UserError, match="mask"):
-        list(desk.propose("red", mask[:5]))
+        list(workspace.propose("red", mask[:5]))
 
 
 def test_what_was_downloaded_goes_with_the_desk(edits, tmp_path):
-    desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
-    path = desk.save(tmp_path)
-    assert path.is_file() and path == desk.save(tmp_path)
-    samples = list_all(desk.propose("a red circle", None, num_samples=2))
-    desk.take_turn("a red circle", desk.session.image, samples)
-    desk.choose(1)
-    assert torch.equal(desk.session.codes, samples[1].codes), "of the model's size: codes are kept"
+    workspace = Workspace.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+    path = workspace.save(tmp_path)
+    assert path.is_file() and path == workspace.save(tmp_path)
+    samples = list_all(workspace.propose("a red circle", None, num_samples=2))
+    workspace.take_turn("a red circle", workspace.session.image, samples)
+    workspace.choose(1)
+    assert torch.equal(workspace.session.codes, samples[1].codes), "of the model's size: codes are kept"
     del samples
-    del desk
+    del workspace
     gc.collect()
     assert not any(tmp_path.iterdir())
 
@@ -164,8 +164,8 @@ def test_who_leaves_ends_what_is_drawn_and_what_waits(edits):
     finished = []
     edits.pipeline.edit = slow
     try:
-        desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
-        running = desk.propose("red", None)
+        workspace = Workspace.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        running = workspace.propose("red", None)
         assert next(running) is None or entered.is_set()
         assert entered.wait(20)
         running.close()
@@ -177,7 +177,7 @@ def test_who_leaves_ends_what_is_drawn_and_what_waits(edits):
         assert edits.num_open == 0 and not finished
     finally:
         edits.pipeline.edit = plain
-    assert len(list_all(desk.propose("red", "auto"))) == 1  # and the desk goes on
+    assert len(list_all(workspace.propose("red", "auto"))) == 1  # and the workspace goes on
 
 
 def list_all(work):
@@ -204,10 +204,12 @@ def test_an_edit_that_ends_ends_no_other_of_its_desk(edits):
 
     edits.pipeline.edit = held
     try:
-        desk = Desk.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
-        first = desk.propose("red", None, seed=1)
+        workspace = Workspace.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
+        first = workspace.propose("red", None, seed=1)
         next(first)
-        second = threading.Thread(target=lambda: results.append(list_all(desk.propose("red", None, seed=2))))
+        second = threading.Thread(
+            target=lambda: results.append(list_all(workspace.propose("red", None, seed=2)))
+        )
         second.start()
         assert len(list_all(first)) == 1
         first_done.set()
@@ -219,16 +221,18 @@ def test_an_edit_that_ends_ends_no_other_of_its_desk(edits):
 
 def test_visitors_share_the_model_and_each_gets_their_own(editor, edits):
     scenes = [Image.new("RGB", (72, 72), color) for color in ("white", "beige", "gray", "pink")]
-    desks = [Desk.open(edits, scene, 8000) for scene in scenes]
+    workspaces = [Workspace.open(edits, scene, 8000) for scene in scenes]
     words = "add a small red star at the center"
     alone = [editor.edit(scene, words, "auto", seeds=i)[0].codes for i, scene in enumerate(scenes)]
     results = {}
     threads = [
         threading.Thread(
-            target=lambda i, desk: results.update({i: list_all(desk.propose(words, "auto", seed=i))}),
+            target=lambda i, workspace: results.update(
+                {i: list_all(workspace.propose(words, "auto", seed=i))}
+            ),
             args=one,
         )
-        for one in enumerate(desks)
+        for one in enumerate(workspaces)
     ]
     for thread in threads:
         thread.start()
@@ -261,9 +265,9 @@ def test_pictures_that_the_tokenizer_cannot_reproduce_are_far(edits, editor):
     from scripts.web_demo import advice
     from scripts.web_demo.examples import HARD
 
-    near = Desk.open(edits, Image.fromarray(render(HARD.scene, 72)), 8000)
+    near = Workspace.open(edits, Image.fromarray(render(HARD.scene, 72)), 8000)
     noise = np.random.default_rng(0).integers(0, 256, (72, 72, 3), dtype=np.uint8)
-    far = Desk.open(edits, Image.fromarray(noise), 8000)
+    far = Workspace.open(edits, Image.fromarray(noise), 8000)
     seen, back = np.asarray(near.session.image, float), np.asarray(near.reconstruction, float)
     assert near.psnr() == pytest.approx(-10 * np.log10(((seen - back) ** 2).mean() / 255**2))
     assert not advice.on_picture(editor, near.psnr())
@@ -462,10 +466,10 @@ def test_a_photograph_is_edited_at_its_own_resolution(editor, edits, tmp_path, m
         "u2" if mode == "I;16" else "u1"
     )
     Image.fromarray(pixels).save(tmp_path / "in.png")
-    desk = Desk.open(edits, tmp_path / "in.png", 2_000_000)
+    workspace = Workspace.open(edits, tmp_path / "in.png", 2_000_000)
     region = np.zeros((900, 1200), bool)
     region[200:300, 1000:1080] = region[700:720, 30:60] = True
-    told, drawings = desk.propose("a red circle", region), []
+    told, drawings = workspace.propose("a red circle", region), []
     with pytest.raises(StopIteration) as end:
         while True:
             drawings.append(next(told))
@@ -481,7 +485,7 @@ def test_a_photograph_is_edited_at_its_own_resolution(editor, edits, tmp_path, m
     boxes = np.array([crop.box for crop in result.crops])
     (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
     assert shown.size == fit_page(Image.new("RGB", (right - left, bottom - top))).size
-    assert (np.asarray(shown) == OUTLINE).all(-1).any() and desk.psnr() > 0
-    desk.take_turn("a red circle", desk.session.image, [result])
-    saved = Image.open(desk.save(tmp_path))
+    assert (np.asarray(shown) == OUTLINE).all(-1).any() and workspace.psnr() > 0
+    workspace.take_turn("a red circle", workspace.session.image, [result])
+    saved = Image.open(workspace.save(tmp_path))
     assert saved.mode == mode and np.array_equal(np.asarray(saved), after)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from integrations.server.app import make_app
 from integrations.server.config import Serve
-from integrations.server.door import House
+from integrations.server.middleware import ServerState
 from integrations.server.served import Served, load_pipelines
 
 SCENE = Image.open(ROOT / "assets" / "scene.png").convert("RGB")
@@ -32,8 +32,8 @@ class Running:
     """A server with these limits; all have the same models."""
 
     def __init__(self, **limits) -> None:
-        self.house, self.limits = House(), Serve(port=0, **limits)
-        config = uvicorn.Config(make_app(served(), self.limits, self.house), port=0, log_config=None)
+        self.state, self.limits = ServerState(), Serve(port=0, **limits)
+        config = uvicorn.Config(make_app(served(), self.limits, self.state), port=0, log_config=None)
         self._server = uvicorn.Server(config)
         threading.Thread(target=self._server.run, daemon=True).start()
         while not self._server.started:

@@ -203,7 +203,7 @@ def test_a_full_queue_and_a_stopping_server(held):
     with pytest.raises(openai.RateLimitError, match="1 requests are open") as refused:
         edit(server.client())
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
-    server.house.stopping = True
+    server.state.stopping = True
     with pytest.raises(openai.InternalServerError, match="is stopping") as refused:
         edit(server.client())
     assert refused.value.status_code == 503 and refused.value.code == "shutting_down"
@@ -252,7 +252,7 @@ def test_who_hangs_up_is_not_drawn_for(monkeypatch):
     connection.request("POST", "/v1/images/generations", body, {"content-type": "application/json"})
     assert begun.wait(60)
     connection.close()
-    wait_until(lambda: server.house.num_open == 0)
+    wait_until(lambda: server.state.num_open == 0)
     go_on.set()
     wait_until(lambda: served().queues["t2i"].num_open == 0)
     assert len(passes) <= 2

@@ -211,7 +211,7 @@ def test_32_clients_at_once_get_what_each_gets_alone(client):
     with ThreadPoolExecutor(32) as clients:
         together = list(clients.map(ask, range(32)))
     assert together == [alone[number % 8] for number in range(32)]
-    assert running().house.num_open == 0
+    assert running().state.num_open == 0
 
 
 def test_health_metrics_and_description(client):

@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Patience:
+class Deadline:
     """Of one request, whose body has been read.
 
     Attributes:
@@ -29,7 +29,7 @@ class Patience:
     end: float
 
     @classmethod
-    def begin(cls, request: Request, limit: float) -> Patience:
+    def begin(cls, request: Request, limit: float) -> Deadline:
         return cls(request, limit, time.monotonic() + limit)
 
     async def wait(self, work: Awaitable[Value]) -> Value:

@@ -1,4 +1,4 @@
-"""What every request passes, before and after its answer is made."""
+"""What every request passes, before and after its answer is made: id, key, limits, counts and log line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,12 +36,12 @@ OPEN = ("/health", "/health/live", "/health/ready")
 """Routes without a key."""
 _GONE = 499  # as others log a client that has hung up
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_LEFT_UNREAD = 4  # times the limit; what comes beyond it finds a closed door
+_LEFT_UNREAD = 4  # times the limit; what comes beyond it finds a closed connection
 
 
 @dataclass
-class House:
-    """What is going on.
+class ServerState:
+    """What the requests share.
 
     Attributes:
       num_open: requests that wait or run.
@@ -52,14 +52,13 @@ class House:
     num_open: int = 0
     stopping: bool = False
     last_seconds: float = 1.0
-    started: float = field(default_factory=time.time)
 
 
-class Door:
+class RequestMiddleware:
     """Ids, key, limits, counts, and a log line for each request, which never shows words or pictures."""
 
-    def __init__(self, app: ASGIApp, *, house: House, limits: Serve, metrics: Metrics) -> None:
-        self.app, self.house, self.limits, self.metrics = app, house, limits, metrics
+    def __init__(self, app: ASGIApp, *, state: ServerState, limits: Serve, metrics: Metrics) -> None:
+        self.app, self.state, self.limits, self.metrics = app, state, limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +67,8 @@ class Door:
         headers, start, status = Headers(scope=scope), time.perf_counter(), _GONE
         asked = headers.get("x-request-id", "")
         request_id = asked if _ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["id"] = request_id
+        of_request: dict[str, Any] = scope.setdefault("state", {})
+        of_request["id"] = request_id
         counts = scope["path"] in WORK
 
         async def sending(message: Message) -> None:
@@ -90,7 +89,7 @@ class Door:
             except ApiError as error:
                 await as_response(error)(scope, receive, sending)
                 return
-            self.house.num_open += counts
+            self.state.num_open += counts
             try:
                 await self.app(scope, self._limited(receive, headers), sending)
             except (ClientGoneError, ClientDisconnect):
@@ -100,11 +99,11 @@ class Door:
                 if status == _GONE:  # nothing is sent yet
                     await as_response(internal(request_id))(scope, receive, sending)
             finally:
-                self.house.num_open -= counts
+                self.state.num_open -= counts
         finally:
             seconds = time.perf_counter() - start
             if counts:
-                self._note(scope, state, status, seconds, headers)
+                self._note(scope, of_request, status, seconds, headers)
 
     def _require(self, path: str, headers: Headers) -> None:
         key = self.limits.api_key
@@ -113,10 +112,10 @@ class Door:
             raise unauthorized()
 
     def _require_room(self) -> None:
-        if self.house.stopping:
+        if self.state.stopping:
             raise shutting_down()
-        if self.house.num_open >= self.limits.max_waiting:
-            raise queue_full(self.house.num_open, self.house.last_seconds)
+        if self.state.num_open >= self.limits.max_waiting:
+            raise queue_full(self.state.num_open, self.state.last_seconds)
 
     def _limited(self, receive: Receive, headers: Headers) -> Receive:
         """Reads no more of a body than may be kept; the client can finish sending a little more than that."""
@@ -140,15 +139,15 @@ class Door:
         return receiving
 
     def _note(
-        self, scope: Scope, state: dict[str, Any], status: int, seconds: float, headers: Headers
+        self, scope: Scope, of_request: dict[str, Any], status: int, seconds: float, headers: Headers
     ) -> None:
         self.metrics.answered(scope["path"].rpartition("/")[2], status, seconds)
         if status == 200:
-            self.house.last_seconds = seconds
-        ask = state.get("ask")
-        what = "" if ask is None else f" model {ask.model} n {ask.n} {ask.size[0]}x{ask.size[1]}"
+            self.state.last_seconds = seconds
+        job = of_request.get("job")
+        what = "" if job is None else f" model {job.model} n {job.n} {job.size[0]}x{job.size[1]}"
         size = headers.get("content-length", "?")
-        log.info("%s %s %d %.3f s %s bytes%s", state["id"], scope["path"], status, seconds, size, what)
+        log.info("%s %s %d %.3f s %s bytes%s", of_request["id"], scope["path"], status, seconds, size, what)
 
 
 def as_response(error: ApiError) -> JSONResponse:

@@ -53,7 +53,7 @@ class SharedPipeline:
 
 
 @dataclass
-class Desk:
+class Workspace:
     """What one visitor works on.
 
     Attributes:
@@ -73,7 +73,7 @@ class Desk:
     folder: tempfile.TemporaryDirectory | None = None
 
     @classmethod
-    def open(cls, edits: EditQueue, image: str | Path | Image.Image, max_pixels: int) -> Desk:
+    def open(cls, edits: EditQueue, image: str | Path | Image.Image, max_pixels: int) -> Workspace:
         """The picture as its file has it; the model sees the part that is edited, as with `nep edit`.
 
         Raises:
@@ -138,7 +138,7 @@ class Desk:
         self.samples = []
 
     def save(self, root: str) -> Path:
-        """Writes the image, pixel for pixel, to a PNG in a folder that lives as long as the desk.
+        """Writes the image, pixel for pixel, to a PNG in a folder that lives as long as the workspace.
 
         Args:
           root: where such folders are.
@@ -154,27 +154,27 @@ class Desk:
 class Visit:
     """What one visitor has open: the same as long as the page is, whatever is opened on it."""
 
-    desk: Desk | None = None
+    workspace: Workspace | None = None
 
-    def open(self, desk: Desk) -> Desk:
+    def open(self, workspace: Workspace) -> Workspace:
         """Puts another picture on the page; an edit of the one before ends, and its result is dropped."""
-        before, self.desk = self.desk, desk
+        before, self.workspace = self.workspace, workspace
         if before is not None:
             before.shared.cancel()
-        return desk
+        return workspace
 
-    def at(self) -> Desk:
+    def at(self) -> Workspace:
         """
         Raises:
           UserError: nothing is open.
         """
-        if self.desk is None:
+        if self.workspace is None:
             raise UserError("load an image first")
-        return self.desk
+        return self.workspace
 
-    def require(self, desk: Desk) -> None:
+    def require(self, workspace: Workspace) -> None:
         """Raises `CancelledError` once another picture than that is open."""
-        if self.desk is not desk:
+        if self.workspace is not workspace:
             raise CancelledError
 
 

@@ -30,8 +30,8 @@ _LARGEST_SEED = 2**53  # what every reader of JSON holds
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request.
+class Job:
+    """What one request asks for, with the queue that does it.
 
     Attributes:
       kind: "image_edit" or "image_generation", as events are named.
@@ -93,7 +93,7 @@ class Ask:
         }
 
 
-def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask:
+def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Job:
     """Of the fields of `/v1/images/edits`.
 
     Raises:
@@ -119,10 +119,10 @@ def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask
     _require_size(fields, image.size, "an edit has the size of its picture")
     common["format"].require_fit(image if crop != "none" else image.convert("RGB"))
     given = {"size": image.size, "image": image, "mask": mask, "crop": crop, "warnings": tuple(warnings)}
-    return Ask("image_edit", **common, **given)
+    return Job("image_edit", **common, **given)
 
 
-def read_drawing(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask:
+def read_drawing(values: Mapping[str, Any], served: Served, max_pixels: int) -> Job:
     """Of the fields of `/v1/images/generations`. Raises as `read_edit`."""
     fields = Fields(values, DRAW_FIELDS)
     common = _read_common(fields, served, draws=True)
@@ -132,7 +132,7 @@ def read_drawing(values: Mapping[str, Any], served: Served, max_pixels: int) -> 
             f"n {common['n']}: that many have more than {max_pixels} pixels", "n", "invalid_value"
         )
     _require_size(fields, (side, side), f"the model {common['model']!r} draws {side}x{side}")
-    return Ask("image_generation", **common, size=(side, side))
+    return Job("image_generation", **common, size=(side, side))
 
 
 def _read_common(fields: Fields, served: Served, *, draws: bool) -> dict[str, Any]:

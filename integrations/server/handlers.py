@@ -14,13 +14,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from autoregressive.editing.results import Drawing, EditResult
 from integrations.server.answers import as_content, completed_event, error_event, partial_event
-from integrations.server.asks import Ask, read_drawing, read_edit
 from integrations.server.bodies import read_form, read_json
 from integrations.server.config import Serve
+from integrations.server.deadline import Deadline
 from integrations.server.errors import ApiError, ClientGoneError, bad_request, internal, too_slow
+from integrations.server.jobs import Job, read_drawing, read_edit
 from integrations.server.metrics import Metrics
 from integrations.server.served import Served
-from integrations.server.waiting import Patience
 from runtime.errors import UserError
 
 PICTURE_THREADS = 2
@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 Results = list[EditResult | Image.Image]
 
 
-class Desk:
+class Handlers:
     """Answers requests with the models that are served."""
 
     def __init__(self, served: Served, limits: Serve, metrics: Metrics) -> None:
@@ -58,43 +58,43 @@ class Desk:
         except asyncio.TimeoutError:
             raise too_slow(self.limits.max_seconds, upload=True) from None
 
-    async def _answer(self, request: Request, read: Callable[[], Ask]) -> Response:
-        patience = Patience.begin(request, self.limits.max_seconds)
-        ask = request.state.ask = await patience.wait(self._in_thread(read))
-        if not ask.stream:
-            return JSONResponse(await patience.wait(self._whole(ask)))
-        events = self._events(ask, patience)
+    async def _answer(self, request: Request, read: Callable[[], Job]) -> Response:
+        deadline = Deadline.begin(request, self.limits.max_seconds)
+        job = request.state.job = await deadline.wait(self._in_thread(read))
+        if not job.stream:
+            return JSONResponse(await deadline.wait(self._whole(job)))
+        events = self._events(job, deadline)
         first = await anext(events)  # what is wrong before anything is shown has a status of its own
         sent = _from_first(first, events, request.state.id)
         return StreamingResponse(sent, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
-    async def _whole(self, ask: Ask) -> dict[str, Any]:
+    async def _whole(self, job: Job) -> dict[str, Any]:
         with _told_to_the_client():
-            results = await asyncio.wrap_future(ask.submit())  # which is cancelled with this task
-        self._count(ask, results)
-        return await self._in_thread(as_content, ask, results)
+            results = await asyncio.wrap_future(job.submit())  # which is cancelled with this task
+        self._count(job, results)
+        return await self._in_thread(as_content, job, results)
 
-    async def _events(self, ask: Ask, patience: Patience) -> AsyncIterator[str]:
+    async def _events(self, job: Job, deadline: Deadline) -> AsyncIterator[str]:
         loop, news = asyncio.get_running_loop(), asyncio.Queue()
 
         def tell(one: str | Future) -> None:
             loop.call_soon_threadsafe(news.put_nowait, one)
 
-        future = ask.submit(_Partials(ask, tell) if ask.partial_images else None)
+        future = job.submit(_Partials(job, tell) if job.partial_images else None)
         future.add_done_callback(tell)
         try:
-            while not isinstance(one := await patience.wait(news.get()), Future):
+            while not isinstance(one := await deadline.wait(news.get()), Future):
                 yield one
             with _told_to_the_client():
                 results = one.result()
-            self._count(ask, results)
-            yield await patience.wait(self._in_thread(completed_event, ask, results))
+            self._count(job, results)
+            yield await deadline.wait(self._in_thread(completed_event, job, results))
         finally:
             future.cancel()
 
-    def _count(self, ask: Ask, results: Results) -> None:
-        route = "generations" if ask.image is None else "edits"
-        self.metrics.made(route, ask.model, len(results), ask.num_cells(results))
+    def _count(self, job: Job, results: Results) -> None:
+        route = "generations" if job.image is None else "edits"
+        self.metrics.made(route, job.model, len(results), job.num_cells(results))
 
     async def _in_thread(self, function: Callable[..., Value], *inputs: Any) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *inputs)
@@ -103,14 +103,14 @@ class Desk:
 class _Partials:
     """Tells of pictures at even shares of the drawing; of fewer where a pass goes beyond several."""
 
-    def __init__(self, ask: Ask, tell: Callable[[str], None]) -> None:
-        self._ask, self._tell = ask, tell
+    def __init__(self, job: Job, tell: Callable[[str], None]) -> None:
+        self._job, self._tell = job, tell
         self._due = self._sent = 0
 
     def __call__(self, drawing: Drawing) -> None:
-        due = drawing.step * (self._ask.partial_images + 1) // drawing.num_steps
+        due = drawing.step * (self._job.partial_images + 1) // drawing.num_steps
         if due > self._due and drawing.step < drawing.num_steps:
-            self._tell(partial_event(self._ask, drawing.pictures()[0], self._sent))
+            self._tell(partial_event(self._job, drawing.pictures()[0], self._sent))
             self._due, self._sent = due, self._sent + 1
 
 
