@@ -131,7 +131,7 @@ def test_following_shows_every_cell_and_passes_errors_on(editor, edits, tmp_path
         list(workspace.propose("red", mask[:5]))
 
 
-def test_what_was_downloaded_goes_with_the_desk(edits, tmp_path):
+def test_what_was_downloaded_goes_with_the_workspace(edits, tmp_path):
     workspace = Workspace.open(edits, Image.new("RGB", (72, 72), "white"), 8000)
     path = workspace.save(tmp_path)
     assert path.is_file() and path == workspace.save(tmp_path)
@@ -188,7 +188,7 @@ def list_all(work):
             return end.value
 
 
-def test_an_edit_that_ends_ends_no_other_of_its_desk(edits):
+def test_an_edit_that_ends_ends_no_other_of_its_workspace(edits):
     """As when an example is drawn and another edit of its picture is asked for meanwhile."""
     second_began, first_done, results = threading.Event(), threading.Event(), []
     plain, edit = edits.pipeline.edit, edits.pipeline.edit
