@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from dataset.batches import EditSample, T2ISample, blank_text
 from dataset.edit_masks import full_mask
 from dataset.packed.format import PackedSettings
-from dataset.packed.places import LocalFolder, Place, damaged, require_length
 from dataset.packed.remote import DataCache, RemoteFolder, is_url
+from dataset.packed.stores import LocalFolder, ShardStore, damaged, require_length
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -46,8 +46,8 @@ class _Packed(Dataset):
         Raises:
           UserError: no packed data of this kind, or a shard that is missing or not as long as it should be.
         """
-        self._place = _place(folder, cache)
-        self.manifest = self._place.manifest
+        self._store = _store(folder, cache)
+        self.manifest = self._store.manifest
         self.settings = self.manifest.settings
         self.text_dtype = text_dtype
         if self.settings.kind != self.kind:
@@ -69,13 +69,13 @@ class _Packed(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, row = divmod(index, self.settings.rows_per_shard)
-        shard = self._shards.get(number) if self._place.use(number) else None
+        shard = self._shards.get(number) if self._store.use(number) else None
         if shard is None:
-            num_bytes, name = self.manifest.shards[number].bytes, self._place.name(number)
-            with self._place.held(number) as path:
+            num_bytes, name = self.manifest.shards[number].bytes, self._store.name(number)
+            with self._store.held(number) as path:
                 shard = _Shard(path, self.settings, num_bytes, number, name)
             # The disk has its space again once a file that went is mapped nowhere.
-            self._shards = {other: s for other, s in self._shards.items() if self._place.has(other)}
+            self._shards = {other: s for other, s in self._shards.items() if self._store.has(other)}
             self._shards[number] = shard
         return shard, row
 
@@ -84,7 +84,7 @@ class _Packed(Dataset):
         return torch.zeros(self.settings.num_cells, dtype=torch.int32), blank_text(self.settings.text_width)
 
 
-def _place(folder: str | Path, cache: DataCache | None) -> Place:
+def _store(folder: str | Path, cache: DataCache | None) -> ShardStore:
     if not is_url(folder):
         return LocalFolder(folder)
     if cache is None:

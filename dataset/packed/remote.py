@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from fsspec import AbstractFileSystem
 
 from dataset.packed.format import MANIFEST, SHARDS, read_manifest, shard_path
-from dataset.packed.places import Place, damaged
+from dataset.packed.stores import ShardStore, damaged
 from runtime.errors import UserError
 from runtime.files import file_sha256, flush, write_atomic, writing
 from runtime.logging import get_logger
@@ -94,7 +94,7 @@ def _bytes_coming(temporary: Path) -> int:
         return int(size)
 
 
-class RemoteFolder(Place):
+class RemoteFolder(ShardStore):
     """A packed set at a URL that fsspec knows, such as `s3://bucket/folder`."""
 
     def __init__(self, url: str, cache: DataCache) -> None:

@@ -44,8 +44,8 @@ class Load:
 
 
 @dataclass
-class Way:
-    """What one way of sending took.
+class Timing:
+    """What a number of requests took.
 
     Attributes:
       wall, cpu: seconds of all requests; of the server's process, None where its system does not tell.
@@ -117,7 +117,7 @@ def cpu_seconds(url: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def measure(url: str, number: int, at_once: int) -> tuple[Way, list[list[str]]]:
+def measure(url: str, number: int, at_once: int) -> tuple[Timing, list[list[str]]]:
     """Sends that many requests, so many at once; also gives the pictures of each."""
 
     def ask(i: int) -> tuple[float, list[str]]:
@@ -130,21 +130,21 @@ def measure(url: str, number: int, at_once: int) -> tuple[Way, list[list[str]]]:
         answers = list(clients.map(ask, range(number)))
     wall, after = time.perf_counter() - start, cpu_seconds(url)
     cpu = None if before is None or after is None else after - before
-    return Way(wall, cpu, [seconds for seconds, _ in answers]), [pictures for _, pictures in answers]
+    return Timing(wall, cpu, [seconds for seconds, _ in answers]), [pictures for _, pictures in answers]
 
 
 def main() -> None:
     config = parse(Load)
     for i in range(len(KINDS)):  # what is slow the first time
         send(config.url, *body(i))
-    ways: dict[int, list[Way]] = {1: [], config.requests: []}
+    timings: dict[int, list[Timing]] = {1: [], config.requests: []}
     pictures = []
     for _ in range(config.times):
-        for at_once, measured in ways.items():
-            way, drawn = measure(config.url, config.requests, at_once)
-            measured.append(way)
+        for at_once, measured in timings.items():
+            timing, drawn = measure(config.url, config.requests, at_once)
+            measured.append(timing)
             pictures.append(drawn)
-    one, all_ = (min(measured, key=lambda way: way.wall) for measured in ways.values())
+    one, all_ = (min(measured, key=lambda timing: timing.wall) for measured in timings.values())
     print(f"{config.requests} requests one after the other: {one}")
     print(f"{config.requests} requests at once: {all_}")
     cpu = "" if one.cpu is None else f", {one.cpu / all_.cpu:.2f} by CPU"

@@ -27,7 +27,7 @@ _ULTRAEDIT, _EPOCHS, _BATCH = 4_000_000, 10, 16  # pairs, of which 131,000 have 
 
 
 @dataclass(frozen=True)
-class Line:
+class ForecastLine:
     """A line of the forecast."""
 
     what: str
@@ -36,7 +36,7 @@ class Line:
     note: str
 
 
-def forecast(config: ReproducePaper) -> list[Line]:
+def forecast(config: ReproducePaper) -> list[ForecastLine]:
     """Downloads, trainings and samplings of a table, in the order in which they are done."""
     if config.gpu not in PEAKS:
         raise UserError(f"--gpu {config.gpu}: its peak is not known; use one of {', '.join(PEAKS)}")
@@ -51,19 +51,20 @@ def forecast(config: ReproducePaper) -> list[Line]:
     return lines
 
 
-def _downloads(config: ReproducePaper, rows: list[Row]) -> list[Line]:
+def _downloads(config: ReproducePaper, rows: list[Row]) -> list[ForecastLine]:
     downloads, lines = Downloads(config), []
     names = dict.fromkeys(name for row in rows for name in hub_sources(config, row))
     for source in map(HUB.get, names):
         there = downloads.local(source) or downloads.noted(source)
         commit = config.revision(source.repository) or source.revision
         where = f"{source.repository} at {commit or 'the newest commit, noted when it is met'}"
-        lines.append(Line(f"download {source.name}", 0 if there else source.gigabytes, 0 if there else None,
-                          f"here: {there}" if there else where))  # fmt: skip
+        note = f"here: {there}" if there else where
+        gigabytes, hours = (0, 0) if there else (source.gigabytes, None)
+        lines.append(ForecastLine(f"download {source.name}", gigabytes, hours, note))
     for name in BY_HAND[config.table]:
         if missing := missing_places(config, name):
             note = f"MISSING {missing[0]}; {HAND[name].how}"
-            lines.append(Line(f"by hand: {name}", HAND[name].gigabytes, None, note))
+            lines.append(ForecastLine(f"by hand: {name}", HAND[name].gigabytes, None, note))
     return lines
 
 
@@ -92,10 +93,10 @@ def _plan(config: ReproducePaper, steps: int | None) -> PlanRun:
     return parse(PlanRun, words)
 
 
-def _training(config: ReproducePaper, name: str) -> Line:
+def _training(config: ReproducePaper, name: str) -> ForecastLine:
     settings = _plan(config, EDITORS[name].steps)
     plan = make_plan(settings)
-    return Line(
+    return ForecastLine(
         f"train {name}",
         KEPT * plan.checkpoint / GB,
         plan.hours,
@@ -104,7 +105,7 @@ def _training(config: ReproducePaper, name: str) -> Line:
     )
 
 
-def _sampling(config: ReproducePaper, row: Row) -> Line:
+def _sampling(config: ReproducePaper, row: Row) -> ForecastLine:
     """A forward pass over all slots of each picture, twice for guidance."""
     model = model_config(_plan(config, 1))
     cells = model.block_size
@@ -121,7 +122,9 @@ def _sampling(config: ReproducePaper, row: Row) -> Line:
     note = (
         f"computed: {operations:.2g} operations at {SAMPLING_SHARE:.0%} of the peak of {config.num_ranks} x "
     )
-    return Line(f"sample {row.folder}", pictures * _MB_AN_IMAGE[row.work] / 1000, hours, note + config.gpu)
+    return ForecastLine(
+        f"sample {row.folder}", pictures * _MB_AN_IMAGE[row.work] / 1000, hours, note + config.gpu
+    )
 
 
 def show(config: ReproducePaper, title: str) -> str:

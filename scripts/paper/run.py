@@ -14,7 +14,7 @@ from scripts.paper.downloads import Downloads
 from scripts.paper.forecast import show
 from scripts.paper.rows import BY_HAND, CANNOT, ROWS, hub_sources, why_not
 from scripts.paper.sources import HAND, HUB, missing_places
-from scripts.paper.steps import Work
+from scripts.paper.steps import RowMaker
 from scripts.paper.verdicts import Figure, as_records, compare, conclusion, format_figures
 
 log = get_logger(__name__)
@@ -62,10 +62,10 @@ def reproduce(config: ReproducePaper, table: PaperTable) -> tuple[list[Figure], 
             raise UserError(f"{missing[0]} is not there; {HAND[name].how}")
     downloads = Downloads(config)
     names = dict.fromkeys(name for row in rows for name in hub_sources(config, row))
-    work = Work(config, {name: downloads.get(HUB[name]) for name in names})
+    maker = RowMaker(config, {name: downloads.get(HUB[name]) for name in names})
     measured, others = {}, {}
     for row in rows:
-        path = work.make(row)
+        path = maker.make(row)
         result = read_json(path, dict)
         measured[row.method] = values_of(table, result, path)
         if table.data_set is not None and (other := other_data(table.data_set, result)):

@@ -24,7 +24,7 @@ _PART = 1000  # captions of a step of test-time scaling: what a stop can cost
 
 
 @dataclass(frozen=True)
-class Work:
+class RowMaker:
     """Makes rows.
 
     Attributes:

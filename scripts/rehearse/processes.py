@@ -14,7 +14,7 @@ _INTERVAL = 0.5  # seconds between two looks
 
 
 @dataclass(frozen=True)
-class Taken:
+class ProcessUsage:
     """What a command took.
 
     Attributes:
@@ -33,7 +33,7 @@ class Taken:
     disk: int
 
 
-def run_watched(command: list[str], cwd: Path, log_file: Path) -> Taken:
+def run_watched(command: list[str], cwd: Path, log_file: Path) -> ProcessUsage:
     """Runs `command` in `cwd`; what it prints goes to the terminal and to `log_file`."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     start, cpu_before = time.monotonic(), _cpu_seconds()
@@ -58,7 +58,7 @@ def run_watched(command: list[str], cwd: Path, log_file: Path) -> Taken:
             process.wait()
         watch.stop()
     seconds = time.monotonic() - start
-    return Taken(status, seconds, _cpu_seconds() - cpu_before, watch.memory, watch.disk)
+    return ProcessUsage(status, seconds, _cpu_seconds() - cpu_before, watch.memory, watch.disk)
 
 
 def _cpu_seconds() -> float:

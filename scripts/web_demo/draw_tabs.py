@@ -24,7 +24,7 @@ from scripts.web_demo.pictures import BRUSHES, ORDERS, SIDES, cell_order, fit_pa
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
-    Draws,
+    SamplingFields,
     Values,
     canvas,
     canvas_value,
@@ -58,7 +58,7 @@ def draw_tab(painter: EditQueue, example: str) -> tuple[gr.State, gr.Button]:
             about = "The first colour comes first. Arrow keys move, space paints a cell."
             board = canvas(BRUSHES, about, elem_id="order_canvas", visible=False)
             with gr.Accordion("How it is drawn", open=False):
-                draws = Draws.place(pipeline.defaults.sampling)
+                draws = SamplingFields.place(pipeline.defaults.sampling)
             draw = gr.Button("Draw", variant="primary", elem_id="draw")
             notice = gr.HTML(elem_id="draw_notice")
         with gr.Column():
@@ -113,7 +113,7 @@ def scaling_tab(painter: EditQueue, example: str, *, of_shapes: bool) -> None:
             rounds = gr.Slider(1, MOST_ROUNDS, 6, step=1, label="Rounds")
             candidates = gr.Slider(1, MOST_CANDIDATES, 4, step=1, label="Candidates a round")
             with gr.Accordion("How it is drawn", open=False):
-                draws = Draws.place(replace(pipeline.defaults.sampling, temperature=1.5))
+                draws = SamplingFields.place(replace(pipeline.defaults.sampling, temperature=1.5))
             start = gr.Button("Start", variant="primary", elem_id="spend")
             notice = gr.HTML(elem_id="spend_notice")
         with gr.Column():

@@ -16,12 +16,12 @@ from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import Drawing
 from runtime.errors import UserError
 from scripts.web_demo.advice import is_far, on_picture, on_reconstruction, on_region, on_words
-from scripts.web_demo.examples import Examples, OwnExamples, Try
+from scripts.web_demo.examples import ExampleEdit, Examples, OwnExamples
 from scripts.web_demo.pictures import fit_page, painted_mask, share_to_draw, show_partly, show_result
 from scripts.web_demo.widgets import (
     KEEP_DESK_S,
     MODEL,
-    Draws,
+    SamplingFields,
     Values,
     canvas,
     canvas_value,
@@ -106,7 +106,7 @@ class EditTab:
         self.where = gr.Radio(ways, value=ways[0], label="Where to edit", elem_id="where")
 
     def _place_words(self) -> None:
-        self.examples: list[tuple[Try, gr.Button]] = []
+        self.examples: list[tuple[ExampleEdit, gr.Button]] = []
         placeholder = None
         if tries := self._tries():
             gr.Markdown("Click one to try it on its picture:")
@@ -128,7 +128,7 @@ class EditTab:
         )
         with gr.Accordion("How it is drawn", open=False):
             self.count = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", elem_id="count")
-            self.draws = Draws.place(self.pipeline.defaults.sampling)
+            self.draws = SamplingFields.place(self.pipeline.defaults.sampling)
 
     def _connect(self) -> None:
         outputs, notice = self.outputs, self.notice
@@ -195,17 +195,17 @@ class EditTab:
         self._open(visit, image)
         return self._shown(visit, f"The scene: {caption}")
 
-    def _tries(self) -> tuple[Try, ...]:
+    def _tries(self) -> tuple[ExampleEdit, ...]:
         return self.studio.examples.tries if self.studio.examples is not None else ()
 
-    def _open_example(self, visit: Visit, example: Try, told: str) -> Values:
+    def _open_example(self, visit: Visit, example: ExampleEdit, told: str) -> Values:
         self._open(visit, example.picture(self.pipeline.image_size))
         return self._shown(visit, told)
 
     def _open(self, visit: Visit, image: str | Image.Image) -> Workspace:
         return visit.open(Workspace.open(self.studio.editor, image, self.studio.max_pixels))
 
-    def _example(self, example: Try):
+    def _example(self, example: ExampleEdit):
         """What a click on an example does: its picture anew, and the edit where it can find the region."""
         where = FIND if self.studio.finds_regions else WHOLE
 

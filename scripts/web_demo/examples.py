@@ -24,7 +24,7 @@ _SUFFIXES = (".png", ".jpg", ".webp")
 
 
 @dataclass(frozen=True)
-class Try:
+class ExampleEdit:
     """An instruction, and what makes its picture for a model of that many pixels a side."""
 
     words: str
@@ -40,7 +40,7 @@ class OwnExamples:
       caption: of a picture to draw; "" for none.
     """
 
-    tries: tuple[Try, ...]
+    tries: tuple[ExampleEdit, ...]
     caption: str = ""
 
 
@@ -57,8 +57,8 @@ class Examples:
     instructions: tuple[str, ...]
 
     @property
-    def tries(self) -> tuple[Try, ...]:
-        return tuple(Try(words, self._picture) for words in self.instructions)
+    def tries(self) -> tuple[ExampleEdit, ...]:
+        return tuple(ExampleEdit(words, self._picture) for words in self.instructions)
 
     @property
     def caption(self) -> str:
@@ -132,7 +132,7 @@ def examples_for(vocabulary: Collection[str], folder: Path | None = None) -> Exa
 
 def _read(folder: Path) -> OwnExamples | None:
     files = sorted(folder.glob("*.txt"))
-    tries = [Try(words, picture) for file in files if file.name != DRAWINGS
+    tries = [ExampleEdit(words, picture) for file in files if file.name != DRAWINGS
              for picture in [_picture_of(file)] for words in _lines(file)]  # fmt: skip
     captions = _lines(folder / DRAWINGS) if (folder / DRAWINGS).is_file() else []
     return OwnExamples(tuple(tries), "".join(captions[:1])) if tries or captions else None

@@ -151,14 +151,14 @@ def says(function: Callable, notice: gr.HTML) -> Callable:
 
 
 @dataclass(frozen=True)
-class Draws:
+class SamplingFields:
     """The fields for how codes are drawn."""
 
     fields: list[gr.components.Component]
     defaults: Sampling
 
     @classmethod
-    def place(cls, defaults: Sampling) -> Draws:
+    def place(cls, defaults: Sampling) -> SamplingFields:
         """Puts them on the page, to be placed inside of something that folds."""
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         guidance = gr.Slider(1, 15, defaults.cfg_scale, step=0.1, label="Guidance (1: none)")

@@ -370,10 +370,10 @@ def test_what_comes_from_a_browser_is_not_trusted():
 def test_a_seed_that_no_draw_takes_is_refused_before_the_order_is_drawn():
     gradio = pytest.importorskip("gradio", reason="the demo group is not installed")
     from autoregressive.decoding.sampling_settings import Sampling
-    from scripts.web_demo.widgets import Draws
+    from scripts.web_demo.widgets import SamplingFields
 
     with gradio.Blocks():
-        draws = Draws.place(Sampling())
+        draws = SamplingFields.place(Sampling())
     assert draws.read(2**64 - 1, 1, 1, 0)[0] == 2**64 - 1
     with pytest.raises(UserError, match="has more than 64 bits"):
         draws.read(2**64, 1, 1, 0)

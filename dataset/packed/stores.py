@@ -10,7 +10,7 @@ from dataset.packed.format import Manifest, read_manifest, shard_path
 from runtime.errors import UserError
 
 
-class Place(ABC):
+class ShardStore(ABC):
     """Gives the files of shards, each of which is whole.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place(ABC):
         """The file of a shard, which nobody deletes inside; what is mapped then may be read for ever."""
 
 
-class LocalFolder(Place):
+class LocalFolder(ShardStore):
     """A packed set on a disk."""
 
     def __init__(self, folder: str | Path) -> None:
