@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "EditingPipeline": "autoregressive.editing.pipeline",
     "EditSession": "autoregressive.editing.session",
+    "EditQueue": "autoregressive.editing.edit_queue",
     "EditResult": "autoregressive.editing.results",
     "AutoMaskSettings": "autoregressive.editing.auto_mask_settings",
     "Sampling": "autoregressive.decoding.sampling",
