@@ -8,7 +8,7 @@ from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from runtime.errors import UserError
@@ -189,6 +189,8 @@ def _decoded(image: Image.Image) -> Image.Image:
     Two that want its pixels first, at the same time, would both read the file, and get parts of it.
     """
     with _DECODING:
+        if isinstance(image, ImageFile.ImageFile):
+            _scale_key(image)
         image.load()
         _orientation(image)  # which Pillow reads once, too
     return image
@@ -476,6 +478,7 @@ def _scale_key(file: Image.Image) -> None:
     """Brings the one colour that is transparent in a PNG file, open and not loaded, to 8 bits, as its pixels.
 
     Pillow leaves it in the file's bits, and compares it with pixels of 8: no pixel, or wrong ones, are clear.
+    Of a file that is loaded the bits are not known any more, and nothing is done.
     """
     key, raw = file.info.get("transparency"), {str(tile[3]) for tile in file.tile}
     if file.mode == "RGB" and isinstance(key, tuple) and _has_16_bits(file):
