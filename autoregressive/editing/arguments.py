@@ -223,12 +223,15 @@ def _call_mask(mask: Any) -> Any:
     return mask[0] if getattr(mask, "ndim", 2) == 3 and len(mask) == 1 else mask
 
 
-def as_call_seeds(generator: Any, num_inputs: int, num_samples: Any) -> list[int]:
+def as_call_seeds(seeds: Any, generator: Any, num_inputs: int, num_samples: Any) -> list[int]:
     """A seed for each result; see `EditingPipeline.__call__`.
 
     Args:
+      seeds: as in `EditingPipeline.edit`; None leaves them to the generator.
       generator: None, one, or a list of one a result.
     """
+    if seeds is not None:
+        return as_seeds(seeds, num_inputs, num_samples, None)
     if isinstance(generator, list | tuple):
         if len(generator) != num_inputs * whole("num_images_per_prompt", num_samples):
             raise UserError(
