@@ -138,8 +138,8 @@ class EditingPipeline(EditingModels):
         Args:
           images: of any size; the model sees them resized to a square, or squares of them (`crop`). PIL
             images (taken as viewers show them: 8-bit RGB, upright, over white), files' paths, (H, W, 3)
-            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes or of floats in [0, 1], which are rounded
-            to bytes. One image, with one prompt and one mask, or a list of each, as many.
+            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes, or of floats in [0, 1], which become
+            bytes. One image, with one prompt and one mask, or a list of each, as many.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
           masks: (H, W) arrays, tensors, PIL images or files' paths, of the image's size, above half of their
             range = edit; None regenerates all; "auto" finds the cells from the prompt (models with marks).
