@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +285,10 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
         require_mask(mask)
         name = "the mask" if len(masks) == 1 else f"mask {number}"
         if isinstance(mask, str | Path):
+            if not os.path.exists(mask):
+                raise UserError(
+                    f"mask {mask}: no such file; give another, an array, an image, None or {AUTO!r}"
+                )
             mask, name = load_edit_region(mask), str(mask)
         region = check_mask(mask, image, name)
         regions.append(None if region is None else resize_mask(region[None], mask_error)[0])
