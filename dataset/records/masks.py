@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset.records.images import ImageSource, opacity_of, open_image, to_numpy, to_rgb, upright
+from dataset.records.images import ImageSource, decoded, opacity_of, open_image, to_numpy, to_rgb, upright
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -76,7 +76,7 @@ def edit_region(mask: Image.Image | np.ndarray | Tensor, name: str = "the mask")
     if isinstance(mask, Image.Image) and 0 in mask.size:
         return torch.zeros(mask.height, mask.width)
     if isinstance(mask, Image.Image):
-        mask = upright(mask)
+        mask = upright(decoded(mask))
         transparent = _transparent_region(mask, name)
         if transparent is not None:
             return transparent

@@ -48,13 +48,12 @@ def error_event(content: dict[str, Any]) -> str:
 
 
 def _described(job: Job) -> dict[str, Any]:
-    """`lossless`: pixels outside of the edited cells arrive as the source's."""
     width, height = job.size
     return {
         "model": job.model,
         "size": f"{width}x{height}",
         "output_format": job.format.name,
-        "lossless": job.format.lossless,
+        "lossless": job.lossless,
         "unknown_words": job.unknown_words(),
         "warnings": list(job.warnings),
     }

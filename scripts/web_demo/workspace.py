@@ -15,13 +15,15 @@ from PIL import Image
 from autoregressive.editing.edit_queue import EditQueue
 from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
-from dataset.records.images import as_seen, load_native
+from dataset.records.images import MAX_PIXELS, as_seen, load_native
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
 from runtime.pictures import save_picture
 from scripts.web_demo.following import follow
 
 MAX_WORDS = 300
+MOST_KEPT = 4
+"""Pictures of the largest size whose pixels a visitor's samples may have together."""
 
 
 class SharedPipeline:
@@ -59,6 +61,7 @@ class Workspace:
     Attributes:
       reconstruction: what the tokenizer makes of the image at the start, at the model's size.
       samples: of the last turn; one of them, number `taken`, is the session's.
+      max_pixels: of an upload; samples together may have `MOST_KEPT` times as many.
       told, warned: what the page says of it.
     """
 
@@ -68,6 +71,7 @@ class Workspace:
     prompt: str = ""
     samples: list[EditResult] = field(default_factory=list)
     taken: int = 0
+    max_pixels: int = MAX_PIXELS
     told: str = ""
     warned: list[str] = field(default_factory=list)
     folder: tempfile.TemporaryDirectory | None = None
@@ -88,7 +92,8 @@ class Workspace:
         side = edits.pipeline.image_size
         as_seen_whole = image.mode == "RGB" and image.size == (side, side)  # then codes are kept, too
         session = EditSession(shared, image, crop="none" if as_seen_whole else "auto")
-        return cls(session, shared, edits.pipeline.decode(session.codes[None])[0])
+        reconstruction = edits.pipeline.decode(session.codes[None])[0]
+        return cls(session, shared, reconstruction, max_pixels=max_pixels)
 
     def psnr(self) -> float:
         """Decibels between the image at the start, as the model sees it, and its reconstruction."""
@@ -99,7 +104,18 @@ class Workspace:
     def propose(
         self, words: str, mask: np.ndarray | str | None, **options: Any
     ) -> Generator[Drawing | None, None, list[EditResult]]:
-        """Ways to edit the image, see `EditSession.propose`, while they are drawn, see `follow`."""
+        """Ways to edit the image, see `EditSession.propose`, while they are drawn, see `follow`.
+
+        Raises:
+          UserError: more of them than may be kept.
+        """
+        width, height = self.session.image.size
+        number, most = options.get("num_samples", 1), max(1, MOST_KEPT * self.max_pixels // (width * height))
+        if number > most:
+            raise UserError(
+                f"{number} samples of a picture of {width}x{height} are too many for this page: ask for "
+                f"{most}"
+            )
         told: list[Progress] = []
 
         def work(progress: Progress) -> list[EditResult]:

@@ -127,6 +127,8 @@ def test_following_shows_every_cell_and_passes_errors_on(editor, edits, tmp_path
     assert np.array_equal(np.asarray(workspace.session.image), np.asarray(image)) and workspace.samples == []
     with pytest.raises(UserError, match=r"^in.png: 80x100 is above the limit"):
         Workspace.open(edits, tmp_path / "in.png", 7999)
+    with pytest.raises(UserError, match="5 samples of a picture of .* are too many for this page: ask for 4"):
+        workspace.propose("red", mask, num_samples=5)
     with pytest.raises(UserError, match="mask"):
         list(workspace.propose("red", mask[:5]))
 
