@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -262,6 +263,26 @@ def is_auto(mask: Any) -> bool:
     return isinstance(mask, str) and mask == AUTO
 
 
+@dataclass(frozen=True)
+class OwnSizeMask:
+    """A mask of another resolution than its image, as some of MagicBrush's are.
+
+    Of the whole picture it marks the cells that it marks at its own resolution, as published; else, and in
+    pixels, it counts at the image's, nearest neighbour.
+    """
+
+    region: Tensor
+    """(H, W) bool."""
+
+    def fitted(self, image: Image.Image) -> Tensor:
+        """As a mask of the image's size; a speck that nearest neighbours miss marks the pixel it lies in."""
+        picture = Image.fromarray(self.region.numpy())
+        fitted = torch.from_numpy(np.array(picture.resize(image.size, Image.Resampling.NEAREST)))
+        if fitted.any():
+            return fitted
+        return F.adaptive_max_pool2d(self.region[None].float(), (image.height, image.width))[0] > 0
+
+
 def require_mask(mask: Any) -> None:
     """Raises `UserError` unless it is None, an image, an array, a tensor or a path; see `edit_region`."""
     if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor | str | Path):
@@ -275,7 +296,7 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     """Masks as (H, W) bool tensors; None stays None.
 
     Args:
-      masks: as in `EditingPipeline.edit`, but for "auto".
+      masks: as in `EditingPipeline.edit`, but for "auto"; or `OwnSizeMask`s.
       images: needed where there is a mask.
       mask_error: pixels by which each is widened.
     Raises:
@@ -283,6 +304,8 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     """
     regions = []
     for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
+        if isinstance(mask, OwnSizeMask):
+            mask = mask.fitted(image)
         require_mask(mask)
         name = "the mask" if len(masks) == 1 else f"mask {number}"
         if isinstance(mask, str | Path):

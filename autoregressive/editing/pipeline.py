@@ -22,6 +22,7 @@ from torch import Tensor
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import (
     EditOptions,
+    OwnSizeMask,
     as_call,
     as_call_seeds,
     as_codes,
@@ -36,7 +37,7 @@ from autoregressive.editing.arguments import (
     require_told,
 )
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
+from autoregressive.editing.crop import View, cells_of, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
@@ -219,6 +220,9 @@ class EditingPipeline(EditingModels):
         given = [None if is_auto(mask) else mask for mask in masks]
         regions = as_regions(given, images, how.mask_error)
         found: dict[int, Tensor] = {}
+        if how.crop == "none" and not how.mask_error:
+            own = {number: mask for number, mask in enumerate(masks) if isinstance(mask, OwnSizeMask)}
+            found = {number: cells_of(mask.region, self.grid, how.mask_rule) for number, mask in own.items()}
         with timed(timings, "encode", self.device):
             text, text_valid = self.encode_texts(prompts)
             if source is None and how.crop == "none":
@@ -227,7 +231,7 @@ class EditingPipeline(EditingModels):
             with timed(timings, "locate", self.device):
                 whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
                 scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
-                found = dict(
+                found |= dict(
                     zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
                 )
         views = [
