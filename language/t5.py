@@ -70,7 +70,7 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
 
 
 _MOST_NAMED = 8  # unknown words in one sentence
-ROWS = 32  # texts of one forward pass
+ROWS = 32  # texts of one forward pass, where nothing else is asked for
 _TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
 
@@ -205,6 +205,7 @@ class T5Encoder:
     """A frozen T5 encoder with its tokenizer and the caption cleaning.
 
     Attributes:
+      name: the folder that it came from, or its hub id.
       width: feature width C.
       max_tokens: longest caption in tokens, the final </s> included.
     """
@@ -228,7 +229,7 @@ class T5Encoder:
         self.tokenizer = T5Tokenizer(words, max_tokens)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.d_model
-        self._name = str(path)
+        self.name = str(path)
 
     @property
     def max_tokens(self) -> int:
@@ -240,21 +241,16 @@ class T5Encoder:
         self.tokenizer.max_tokens = most
 
     @property
-    def name(self) -> str:
-        """The folder, or the hub id."""
-        return self._name
-
-    @property
     def is_local(self) -> bool:
         """Whether it came from a folder, not from the hub's cache."""
-        return Path(self._name).is_dir()
+        return Path(self.name).is_dir()
 
     @property
     def hub_id(self) -> str | None:
         """Its name on the hub; None for a folder, unless it is called as one of Google's FLAN-T5."""
         if not self.is_local:
-            return self._name
-        name = Path(self._name).resolve().name
+            return self.name
+        name = Path(self.name).resolve().name
         return f"google/{name}" if name in _ON_THE_HUB else None
 
     def to(self, device: str | torch.device) -> None:
@@ -273,7 +269,7 @@ class T5Encoder:
         return self.tokenizer.tokenize(cleaned).counts().tolist() if cleaned else []
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TextFeatures]:
+    def encode(self, texts: Sequence[str], batch_size: int = ROWS) -> list[TextFeatures]:
         """Encodes captions.
 
         A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty
@@ -291,20 +287,23 @@ class T5Encoder:
         for start in range(0, len(cleaned), batch_size):
             batch = cleaned[start : start + batch_size]
             tokens = self.tokenizer.tokenize(batch)
-            rows = self.encode_tokens(tokens).split(tokens.counts().tolist())
+            rows = self.encode_tokens(tokens, batch_size).split(tokens.counts().tolist())
             features += [self._text_features(text, own) for text, own in zip(batch, rows, strict=True)]
             truncated += self.tokenizer.lengths_of_truncated(batch, tokens)
         self.tokenizer.notice_truncation(truncated)
         return features
 
     @torch.no_grad()
-    def encode_tokens(self, tokens: TokenizedTexts) -> Tensor:
+    def encode_tokens(self, tokens: TokenizedTexts, batch_size: int = ROWS) -> Tensor:
         """(M, C) float32 features of all tokens but the padding, one text after the other; waits for nothing.
 
         They are not checked: those of an encoder that overflows are not finite.
+
+        Args:
+          batch_size: texts per forward pass.
         """
         tokens = tokens.to(self.device)
-        parts = zip(tokens.ids.split(ROWS), tokens.mask.split(ROWS), strict=True)
+        parts = zip(tokens.ids.split(batch_size), tokens.mask.split(batch_size), strict=True)
         hidden = [self._model(ids, attention_mask=mask).last_hidden_state.float() for ids, mask in parts]
         return torch.cat(hidden).flatten(0, 1)[tokens.kept]
 
@@ -316,7 +315,7 @@ class T5Encoder:
     def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
         if not torch.isfinite(rows).all():
             raise UserError(
-                f"{self._name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
+                f"{self.name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
                 "use --precision bf16 or none (T5 overflows in fp16)"
             )
         return TextFeatures(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))

@@ -16,6 +16,7 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.models import _Recent
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
 from autoregressive.sample.edit_run import EditFolders, EditRun
@@ -26,6 +27,7 @@ from autoregressive.sequence.orders import drawing_orders
 from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import load_image
 from dataset.testsets.magicbrush import read_sessions
+from runtime import devices
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -62,6 +64,34 @@ def test_pixels_outside_the_region_are_the_sources_bit_for_bit(pipelines, name, 
     if composite == "mask":
         assert (region == mask).all()
     assert set(result.timings) == {"encode", "generate", "decode"}
+
+
+@pytest.mark.parametrize(("crop", "mask"), [("none", "box"), ("region", "box"), ("none", "auto")])
+def test_timings_count_all_work_of_a_kind(pipelines, monkeypatch, crop, mask):
+    """Texts and pictures are encoded in different places; a clock that each of them moves."""
+    pipeline, now = pipelines["edit"].as_it_is(), [0.0]
+    pipeline._features, pipeline._codes = _Recent(), _Recent()
+
+    def taking(seconds, work):
+        def slow(*args):
+            now[0] += seconds
+            return work(*args)
+
+        return slow
+
+    for model, name, seconds in (
+        (pipeline.text_encoder, "encode", 2.0),
+        (pipeline.tokenizer, "encode_ids", 5.0),
+        (pipeline.tokenizer, "decode_ids", 11.0),
+    ):
+        monkeypatch.setattr(model, name, taking(seconds, getattr(model, name)))
+    monkeypatch.setattr(devices, "_now", lambda _: now[0])
+    picture = noise(100, 100)
+    region = box(100, 100) if mask == "box" else mask
+    timings = pipeline.edit(picture, "x", region, sampling=PLAIN, crop=crop)[0].timings
+    assert timings == {"encode": 7.0, "generate": 0.0, "decode": 11.0} | (
+        {"locate": 0.0} if mask == "auto" else {}
+    )
 
 
 def test_composite_none_decodes_everything_and_published_leaves_a_ring(pipelines):
