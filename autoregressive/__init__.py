@@ -13,7 +13,7 @@ _HOMES = {
     "EditSession": "autoregressive.editing.session",
     "EditResult": "autoregressive.editing.results",
     "AutoMaskSettings": "autoregressive.editing.auto_mask_settings",
-    "Sampling": "autoregressive.decoding.sampling",
+    "Sampling": "autoregressive.decoding.sampling_settings",
 }
 __all__ = list(_HOMES)
 

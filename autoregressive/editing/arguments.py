@@ -259,13 +259,6 @@ def is_auto(mask: Any) -> bool:
     return isinstance(mask, str)
 
 
-def require_mask(mask: Any) -> None:
-    """Raises `UserError` unless it is None, an image, an array or a tensor; see `edit_region`."""
-    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor):
-        shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
-        raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
-
-
 def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_error: int) -> list[Any]:
     """Masks as (H, W) bool tensors; None stays None.
 
@@ -278,25 +271,25 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     """
     regions = []
     for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
-        require_mask(mask)
         region = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
         regions.append(None if region is None else resize_mask(region[None], mask_error)[0])
     return regions
 
 
-def check_mask(
-    mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image, name: str = "the mask"
-) -> Tensor | None:
+def check_mask(mask: Any, image: Image.Image, name: str = "the mask") -> Tensor | None:
     """The mask as a (H, W) bool tensor; None stays None.
 
     Args:
       mask: see `edit_region`.
       name: names it in errors.
     Raises:
-      UserError: as `edit_region`, and for a mask that is not of the image's size.
+      UserError: as `edit_region`, and for another type or a mask that is not of the image's size.
     """
     if mask is None:
         return None
+    if not isinstance(mask, Image.Image | np.ndarray | Tensor):
+        shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
+        raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
     region = edit_region(mask, name)
     if region.shape != (image.height, image.width):
         raise UserError(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.arguments import (
     EditOptions,
     as_call,
@@ -193,13 +193,15 @@ class EditingPipeline(EditingModels):
                 text_valid,
                 seeds_of_views(views, seeds),
                 how.sampling,
-                how.mode,
+                mode=how.mode,
                 order=how.order,
                 progress=progress,
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(drawn.codes)
-        return results_of(images, views, shown, decoded, drawn, how.composite, self.grid, timings)
+        return results_of(
+            images, views, shown, decoded, drawn, composite=how.composite, grid=self.grid, timings=timings
+        )
 
     def _look(
         self,
@@ -227,16 +229,12 @@ class EditingPipeline(EditingModels):
             with timed(timings, "locate", self.device):
                 whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
                 scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
-                found = dict(
-                    zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
-                )
-        views = [
-            view
-            for number, (image, region) in enumerate(zip(images, regions, strict=True))
-            for view in views_of(
-                number, image.size, region, found.get(number), how, self.grid, self.image_size
-            )
-        ]
+                cells = (how.auto_mask or AutoMaskSettings()).region(scores, self.grid)
+                found = dict(zip(auto, cells, strict=True))
+        model = {"how": how, "grid": self.grid, "model_size": self.image_size}
+        views: list[View] = []
+        for number, (image, region) in enumerate(zip(images, regions, strict=True)):
+            views += views_of(number, image.size, region, found.get(number), **model)
         if source is not None and how.crop != "none" and (auto or len(views) > len(images)):
             raise UserError(
                 "source_codes are those of what the model sees, one crop of each image: leave them out where "

@@ -90,6 +90,7 @@ class TokenEditor:
           edit_mask: (P, N) bool, at least one True a row.
           text, text_valid: (P, T, C) and (P, T), left-padded.
           seeds: B of them, B / P for each source in turn.
+          mode: one of `MODES`, see `resolve_mode`.
           order: of the edited cells, one of `ORDER_KINDS`.
         """
         mode = self.resolve_mode(mode)
@@ -107,7 +108,8 @@ class TokenEditor:
         sources = source.repeat_interleave(num_samples, 0)
         guesses = guesses_of(sampling, sources, orders)
         on_pass = None if progress is None else tell_progress(progress, sources, orders, counts)
-        drawn = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), guesses, on_pass)
+        asked = {"counts": counts.tolist(), "guesses": guesses, "on_pass": on_pass}
+        drawn = self.generate(prompt, text, orders, seeds, sampling, **asked)
         return Drawn(place(drawn.codes.cpu(), orders, counts, sources), drawn.num_passes)
 
     def draw(
@@ -136,24 +138,23 @@ class TokenEditor:
         blank = torch.zeros_like(orders)
         prompt = t2i_prompt(orders[:: len(seeds) // len(text)], text_valid)
         on_pass = None if progress is None else tell_progress(progress, blank, orders)
-        drawn = self.generate(prompt, orders, text, seeds, sampling, on_pass=on_pass).codes
+        drawn = self.generate(prompt, text, orders, seeds, sampling, on_pass=on_pass).codes
         return blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn)
 
     def generate(
         self,
         prompt: Prompt,
-        orders: Tensor,
         text: Tensor,
+        orders: Tensor,
         seeds: Sequence[int],
         sampling: Sampling,
+        *,
         counts: Sequence[int] | None = None,
         guesses: Tensor | None = None,
         on_pass: OnPass | None = None,
     ) -> Drawn:
-        """Draws the codes of the cells in `orders`, on the model's device; see `Engine.generate`.
+        """`Engine.generate` of what lies on any device, its codes on the model's.
 
-        Args:
-          seeds: one a row of `orders`.
         Raises:
           UserError: the model's numbers are not finite.
         """

@@ -22,6 +22,7 @@ from autoregressive.sample.flags import SampleEmuEdit, SampleMagicBrush
 from autoregressive.sample.loading import load_pipeline
 from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
+from language.t5 import T5Encoder
 from runtime.config import dump_config
 from runtime.distributed import Distributed, distributed
 from runtime.files import without_mac_metadata
@@ -42,7 +43,9 @@ def edit_emu(config: SampleEmuEdit) -> None:
         sample_emu_edit(config, ranks)
 
 
-def settings_of(config: SampleMagicBrush, sessions: Sessions, text_encoder) -> dict[str, Any]:
+def settings_of(
+    config: SampleMagicBrush, sessions: Sessions, text_encoder: T5Encoder | None
+) -> dict[str, Any]:
     """What the results depend on, with hashes of the weights and of the test set."""
     json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))
     return config.settings(text_encoder) | {"test_set_sha256": magicbrush_sha256(sessions, json_files)}

@@ -16,9 +16,8 @@ from runtime.errors import run_command
 
 def main() -> None:
     config = parse(SampleMagicBrush)
-    from autoregressive.sample.edit_test_sets import (
-        edit_magicbrush,
-    )  # PyTorch is imported once the flags are right
+    # PyTorch is imported once the flags are right.
+    from autoregressive.sample.edit_test_sets import edit_magicbrush
 
     edit_magicbrush(config)
 

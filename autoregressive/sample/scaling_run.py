@@ -60,7 +60,8 @@ def crop_task(task: Task, pipeline: EditingPipeline, how: EditOptions) -> tuple[
     if task.image is None:
         return task, None
     (region,) = as_regions([task.mask], [task.image], how.mask_error)
-    views = views_of(0, task.image.size, region, None, how, pipeline.grid, pipeline.image_size)
+    model = {"grid": pipeline.grid, "model_size": pipeline.image_size}
+    views = views_of(0, task.image.size, region, None, how=how, **model)
     if len(views) > 1:
         raise UserError(
             f"task {task.prompt!r}: its region has {len(views)} parts far from each other, and one crop is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from autoregressive.scaling.choices import REGIONS
@@ -16,8 +17,9 @@ def propose_cells(
     region: str,
     batch: TaskBatch,
     codes: Tensor,
-    images: list,
+    images: list[Image.Image],
     reward: Reward,
+    *,
     counts: Tensor,
     seeds: list[int],
 ) -> Tensor:

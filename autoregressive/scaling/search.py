@@ -196,7 +196,8 @@ def _revise(
     """One round: writes into `held`, the batch's results so far."""
     codes = torch.stack([result.codes for result in held])
     current = [result.image for result in held]
-    region = propose_cells(settings.region, batch, codes, current, reward, counts, batch.seeds(number, 1))
+    seeds = batch.seeds(number, 1)
+    region = propose_cells(settings.region, batch, codes, current, reward, counts=counts, seeds=seeds)
     num = settings.candidates
     candidates = batch.draw_again(codes, region, batch.seeds(number, num))
     images = batch.render(candidates)
