@@ -88,6 +88,31 @@ def test_the_recipes_differ_in_data_size_and_length_alone():
     assert made[0].steps == {"stage1": 2000} and made[0].gpt_model == "R-GPT-midi"
 
 
+def test_points_of_other_runs_are_shown_beside_and_refused_where_they_do_not_fit(tmp_path):
+    from scripts.orders.added import added_rows
+
+    earlier = OrderGap(data=["unspoken"])
+    rows = [
+        {"data": "unspoken", "model": "R-GPT-mini", "samples": 8000, "order": order}
+        | {"seed": earlier.seed, "num_train": earlier.num_train, "num_test": earlier.num_test}
+        for order in earlier.orders
+    ]
+    file = tmp_path / "order_gap.json"
+    file.write_text(json.dumps(rows))
+    more = {"data": ["named_offsets"], "add": [str(file)]}
+    assert added_rows(OrderGap(**more)) == rows
+    with pytest.raises(UserError, match="unspoken, R-GPT-mini, 8000 is in this run too"):
+        added_rows(OrderGap(add=[str(file)]))
+    with pytest.raises(UserError, match="its --num-test is 700; give this run the same"):
+        added_rows(OrderGap(num_test=30, **more))
+    (tmp_path / "again.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="again.json: .* is in .*order_gap.json too"):
+        added_rows(OrderGap(data=["named_offsets"], add=[str(file), str(tmp_path / "again.json")]))
+    file.write_text('[{"data": "unspoken"}]')
+    with pytest.raises(UserError, match="order_gap.json holds no points of the gap"):
+        added_rows(OrderGap(**more))
+
+
 def test_a_figure_of_every_size_order_and_kind_of_data(tmp_path):
     from scripts.orders.picture import draw_gap, write_table
 
