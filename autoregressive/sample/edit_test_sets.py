@@ -24,23 +24,11 @@ from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
 from language.t5 import T5Encoder
 from runtime.config import dump_config
-from runtime.distributed import Distributed, distributed
+from runtime.distributed import Distributed
 from runtime.files import without_mac_metadata
 
 EMU_RESAMPLING = Image.Resampling.BICUBIC
 """Of Emu Edit's sources, as published; the other published programs are bilinear."""
-
-
-def edit_magicbrush(config: SampleMagicBrush) -> None:
-    """Edits a test set in MagicBrush's format, alone or as one of several ranks."""
-    with distributed(config.device) as ranks:
-        sample_magicbrush(config, ranks)
-
-
-def edit_emu(config: SampleEmuEdit) -> None:
-    """Edits Emu Edit's test set, alone or as one of several ranks."""
-    with distributed(config.device) as ranks:
-        sample_emu_edit(config, ranks)
 
 
 def settings_of(

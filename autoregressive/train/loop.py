@@ -196,7 +196,7 @@ class BetweenSteps:
     def _draw(self) -> None:
         with self.meter.paused(), self.state.averaged_weights():
             if self.ranks.is_main:
-                self.meter.picture(self.preview(self.state.step))
+                self.meter.write_picture(self.state.step, self.preview(self.state.step))
 
     def _score(self) -> None:
         with self.meter.paused(), self.state.averaged_weights():
