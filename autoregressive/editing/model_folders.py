@@ -176,6 +176,7 @@ def find_files(
     name: str | Path,
     model: str | None,
     *,
+    draws: bool | None = None,
     revision: str | None = None,
     t5_path: str | Path | None = None,
     with_text_encoder: bool = True,
@@ -185,11 +186,13 @@ def find_files(
 
     Args:
       name, model, revision, t5_path, with_text_encoder: as in `EditingPipeline.from_pretrained`.
+      draws: where no model is named, takes the one that `choose_model` chooses, not the first.
       options: passed on.
     """
     folder = find_folder(name, revision)
     config = read_config(folder)
-    model = next(iter(config.models)) if model is None else model
+    if model is None:
+        model = next(iter(config.models)) if draws is None else choose_model(folder, config, draws=draws)
     if model not in config.models:
         raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
     member = config.models[model]

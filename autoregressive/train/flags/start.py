@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autoregressive.editing.model_folders import choose_model, find_files, find_folder, read_args, read_config
+from autoregressive.editing.model_folders import find_files, read_args
 from autoregressive.models.config import ModelConfig, identity_of, model_name
 from runtime.errors import UserError
 from tokenizer.tokenizer_image.vq_registry import VQConfig
@@ -20,9 +20,7 @@ def flags_of_model(name: str, transformer: str | None, *, draws: bool) -> dict[s
     Raises:
       UserError: a folder that is missing or damaged, or whose model has no name of its size.
     """
-    folder = find_folder(name)
-    config = read_config(folder)
-    files, defaults, _ = find_files(folder, transformer or choose_model(folder, config, draws=draws))
+    files, defaults, _ = find_files(name, transformer or None, draws=draws)
     args, tokenizer_args = (read_args(Path(files[file])) for file in ("gpt_ckpt", "vq_ckpt"))
     try:
         model = ModelConfig(**args["model_config"])
