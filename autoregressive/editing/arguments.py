@@ -26,7 +26,7 @@ from dataset.edit_masks import resize_mask
 from dataset.records.images import as_image, as_native_image, edit_region, load_edit_region, marked
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,15 @@ class EditOptions:
     def __post_init__(self) -> None:
         require_kind("sampling", self.sampling, Sampling, "a Sampling")
         require_kind("auto_mask", self.auto_mask, AutoMaskSettings, "AutoMaskSettings")
-        if self.mask_rule not in (None, *RULES):
-            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
+        if self.mask_rule is not None:
+            require_known("mask rule", self.mask_rule, RULES)
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
-        if self.order not in ORDER_KINDS:
-            raise UserError(f"order {self.order!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        require_known("order", self.order, ORDER_KINDS)
         if self.random_order:
             object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
-        if self.composite not in COMPOSITES:
-            raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
-        if self.crop not in CROPS:
-            raise UserError(f"crop {self.crop!r} is not known; use one of {', '.join(CROPS)}")
+        require_known("composite", self.composite, COMPOSITES)
+        require_known("crop", self.crop, CROPS)
         if self.crop_padding is not None and whole("crop_padding", self.crop_padding) < 0:
             raise UserError(f"crop_padding is {self.crop_padding}; give 0 or more pixels")
         if self.crop_padding is not None and self.crop == "none":
@@ -349,8 +346,7 @@ def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:
       UserError: an unknown kind, another shape or type, or a row that is no order of the cells.
     """
     if isinstance(orders, str):
-        if orders not in ORDER_KINDS:
-            raise UserError(f"order {orders!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        require_known("order", orders, ORDER_KINDS)
         return drawing_orders(orders, seeds, torch.ones(len(seeds), num_cells, dtype=torch.bool))
     orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
     orders = orders.cpu() if hasattr(orders, "cpu") else orders

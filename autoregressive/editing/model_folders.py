@@ -23,7 +23,7 @@ from typing import Any
 
 from autoregressive.decoding.sampling_settings import Sampling
 from dataset.choices import RULES
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 from runtime.files import require_regular, write_atomic
 
 CONFIG_FILE, EXAMPLES = "config.json", "examples"
@@ -49,8 +49,7 @@ class Defaults:
     mask_error: int = 0
 
     def __post_init__(self) -> None:
-        if self.mask_rule not in RULES:
-            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
+        require_known("mask rule", self.mask_rule, RULES)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -32,7 +32,7 @@ from dataset.records.images import as_image, image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import TextFeatures, require_readable, stack_text_features
 from runtime.devices import accelerator, autocast, require_device
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 from runtime.pictures import to_pixels
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
@@ -141,8 +141,8 @@ class EditingModels(AdapterSwitch):
         """
         device = require_device(device)
         for name, value, known in (("vq_model", vq_model, VQ_MODELS), ("gpt_model", gpt_model, GPT_MODELS)):
-            if value is not None and value not in known:  # also where the file itself says what it holds
-                raise UserError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
+            if value is not None:  # also where the file itself says what it holds
+                require_known(name, value, known)
         tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
         transformer = load_transformer(
             gpt_ckpt, gpt_model=gpt_model, image_size=image_size, downsample=tokenizer.config.downsampling

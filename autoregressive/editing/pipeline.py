@@ -40,17 +40,17 @@ from autoregressive.editing.crop import View, results_of, seeds_of_views, views_
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
+    OUTPUT_TYPES,
     EditResult,
     PipelineOutput,
     Progress,
     as_output,
     numbered,
-    require_output_type,
 )
 from dataset.batches import Text
 from dataset.records.images import as_image
 from runtime.devices import timed
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 Mask = Image.Image | np.ndarray | Tensor
 
@@ -92,7 +92,7 @@ class EditingPipeline(EditingModels):
         Raises:
           UserError: as `edit` and `draw`, and for a mask without an image.
         """
-        require_output_type(output_type)
+        require_known("output_type", output_type, OUTPUT_TYPES)
         require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
         require_said_once(options, callback_on_step_end)
         prompts, images, masks = as_call(prompt, image, mask_image)

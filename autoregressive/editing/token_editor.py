@@ -23,7 +23,7 @@ from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_prompt
 from autoregressive.sequence.layout import Prompt
 from autoregressive.sequence.orders import drawing_orders
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 
 class TokenEditor:
@@ -64,8 +64,7 @@ class TokenEditor:
             )
         marked = self.transformer.config.mask_in_context
         mode = ("marks" if marked else "zero_shot") if wanted is None else wanted
-        if mode not in MODES:
-            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
+        require_known("mode", mode, MODES)
         if marked != (mode == "marks"):
             has = "has" if marked else "has no"
             raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
