@@ -70,6 +70,35 @@ def test_a_consistent_model_gives_every_order_one_likelihood(pipeline, monkeypat
     assert values[0].tolist() == [0 + 1 + 3 + 4, 4, 36] and all(torch.equal(values[0], v) for v in values)
 
 
+def test_a_share_of_no_case_is_shown_as_a_dash(tmp_path, monkeypatch, capsys):
+    """Such as the common offset of objects that are removed."""
+    from types import SimpleNamespace
+
+    from scripts.orders import score
+
+    rates = {"passed_and_unchanged": 0.5, "nll": 2.0}
+    found = {"raster": rates | {"one_offset": 0.25}, "random": rates | {"one_offset": None}}
+    monkeypatch.setattr(
+        score,
+        "load_pipeline",
+        lambda *_: SimpleNamespace(token_editor=SimpleNamespace(resolve_mode=lambda mode: mode)),
+    )
+    monkeypatch.setattr(score, "measure", lambda *_: found)
+    (tmp_path / "gpt.pt").write_bytes(b"weights")
+    score.score_orders(
+        SimpleNamespace(
+            gpt_ckpt=tmp_path / "gpt.pt",
+            mask_error=0,
+            temperature=1.0,
+            seed=0,
+            device="cpu",
+            output=tmp_path / "orders.json",
+        )
+    )
+    said = capsys.readouterr().err
+    assert "one offset fits all 0.250; NLL 2.00" in said and "one offset fits all –; NLL 2.00" in said
+
+
 def test_what_the_flags_refuse():
     with pytest.raises(UserError, match="--gpt-models GPT-XL draws in raster order only"):
         OrderGap(gpt_models=["GPT-XL"])

@@ -115,7 +115,7 @@ def test_claims_follow_the_rows():
     good = {"passed_and_unchanged": statistic(0.90, 0.91, 0.92), **near}
     bad = {"passed_and_unchanged": statistic(0.50, 0.52, 0.51), **far}
     claims = judge(results_of({"nep": good, "ntp": bad, "no_marks": good}))
-    assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "undecided")]
+    assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "not measured")]
     assert claims[0].why == "" and "Every slot is told which cell comes next" in claims[1].why
     claims = judge(results_of({"nep": bad, "ntp": good}))
     assert [claim.verdict for claim in claims] == ["does not hold"]

@@ -16,10 +16,9 @@ from conftest import run_program
 from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
-from autoregressive.editing.models import _Recent
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
-from autoregressive.sample.edit_run import EditFolders, EditRun
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
 from autoregressive.sample.edit_test_sets import settings_of
 from autoregressive.sample.flags import SampleMagicBrush
 from autoregressive.sequence.order_kinds import ORDER_KINDS
@@ -27,7 +26,6 @@ from autoregressive.sequence.orders import drawing_orders
 from dataset.edit_masks import EmptyMaskError
 from dataset.records.images import load_image
 from dataset.testsets.magicbrush import read_sessions
-from runtime import devices
 from runtime.errors import UserError
 
 PLAIN = Sampling(cfg_scale=1.0)
@@ -66,32 +64,27 @@ def test_pixels_outside_the_region_are_the_sources_bit_for_bit(pipelines, name, 
     assert set(result.timings) == {"encode", "generate", "decode"}
 
 
-@pytest.mark.parametrize(("crop", "mask"), [("none", "box"), ("region", "box"), ("none", "auto")])
-def test_timings_count_all_work_of_a_kind(pipelines, monkeypatch, crop, mask):
-    """Texts and pictures are encoded in different places; a clock that each of them moves."""
-    pipeline, now = pipelines["edit"].as_it_is(), [0.0]
-    pipeline._features, pipeline._codes = _Recent(), _Recent()
+def test_all_of_an_edits_time_is_counted(pipelines, tmp_path, monkeypatch):
+    """A clock that only encoding moves: words 1 s, pictures 2 s; the sampler encodes both itself."""
+    pipeline, now = copy.copy(pipelines["edit"]), [0.0]
+    monkeypatch.setattr("runtime.devices._now", lambda device: now[0])
 
     def taking(seconds, work):
-        def slow(*args):
+        def slow(*given):
             now[0] += seconds
-            return work(*args)
+            return work(*given)
 
         return slow
 
-    for model, name, seconds in (
-        (pipeline.text_encoder, "encode", 2.0),
-        (pipeline.tokenizer, "encode_ids", 5.0),
-        (pipeline.tokenizer, "decode_ids", 11.0),
-    ):
-        monkeypatch.setattr(model, name, taking(seconds, getattr(model, name)))
-    monkeypatch.setattr(devices, "_now", lambda _: now[0])
-    picture = noise(100, 100)
-    region = box(100, 100) if mask == "box" else mask
-    timings = pipeline.edit(picture, "x", region, sampling=PLAIN, crop=crop)[0].timings
-    assert timings == {"encode": 7.0, "generate": 0.0, "decode": 11.0} | (
-        {"locate": 0.0} if mask == "auto" else {}
-    )
+    monkeypatch.setattr(pipeline, "encode_texts", taking(1, pipeline.encode_texts), raising=False)
+    monkeypatch.setattr(pipeline, "encode", taking(2, pipeline.encode), raising=False)
+    source, mask = noise(24, 24), box(24, 24)
+    assert pipeline.edit(source, "x", mask, sampling=PLAIN)[0].timings["encode"] == 3
+    source.save(tmp_path / "a.png")
+    folders = EditFolders(tmp_path / "images", tmp_path)
+    run = EditRun(pipeline, folders, {}, {"sampling": PLAIN}, seed=0)
+    jobs = [KeyedEdit(f"{i}.png", tmp_path / "a.png", lambda: "x", None) for i in range(2)]
+    assert [entry["seconds"] for entry in run._edit(jobs).values()] == [1.5, 1.5]
 
 
 def test_composite_none_decodes_everything_and_published_leaves_a_ring(pipelines):
