@@ -54,6 +54,19 @@ def require_regular(path: str | Path, what: str = "what is read here") -> None:
     )
 
 
+@contextmanager
+def utf8_name(path: str | Path) -> Iterator[str]:
+    """A file's name for libraries that take none but UTF-8: its own, or that of a descriptor, open inside."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield name
+
+
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)
