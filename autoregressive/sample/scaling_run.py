@@ -160,7 +160,7 @@ def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> 
 
 
 def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
-    text = "".join(f"{caption}\n" for caption in captions)
+    text = "".join(" ".join(caption.splitlines()) + "\n" for caption in captions)
     for number in range(rounds + 1):
         path = folder / str(number) / "captions.txt"
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -94,8 +94,13 @@ class JsonLine:
         return self.values[key]
 
     def optional_text(self, key: str) -> str | None:
-        """A string, or None where the key is missing or null."""
-        return None if self.values.get(key) is None else self.text(key)
+        """A string that is not blank, or None where the key is missing or null."""
+        if self.values.get(key) is None:
+            return None
+        text = self.text(key)
+        if not text.strip():
+            raise UserError(f"{self.origin}: {key!r} must say something, got {text!r}")
+        return text
 
     def path(self, key: str) -> Path:
         """A required path."""
@@ -126,8 +131,8 @@ class JsonLine:
         """A string, the first of a list of strings, or None where the key is missing or null."""
         value = self.values.get(key)
         if isinstance(value, list):
-            if not value or not isinstance(value[0], str):
-                raise UserError(f"{self.origin}: {key!r} must hold a list of strings, got {value!r}")
+            if not value or not isinstance(value[0], str) or not value[0].strip():
+                raise UserError(f"{self.origin}: {key!r} must begin with a non-empty string, got {value!r}")
             return value[0]
         return self.optional_text(key)
 
