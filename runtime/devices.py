@@ -169,10 +169,10 @@ def widest_float(device: torch.device | str) -> torch.dtype:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
-    """Writes the seconds of a block into `seconds[name]`, with the device's work included."""
+    """Adds the seconds of a block to `seconds[name]`, with the device's work included."""
     start = _now(device)
     yield
-    seconds[name] = _now(device) - start
+    seconds[name] = seconds.get(name, 0.0) + _now(device) - start
 
 
 def _now(device: torch.device) -> float:

@@ -63,7 +63,8 @@ def progress(
 class MetricsLog:
     """Appends one JSON object per logged step to `<results_dir>/metrics.jsonl`.
 
-    A number that is not finite, as the loss of a step that was skipped, is null: JSON has no word for it.
+    A number that is not finite, as the gradient's norm of a step that was skipped, is null: JSON has no word
+    for it.
     """
 
     def __init__(self, results_dir: str | Path, enabled: bool = True, resume_step: int = 0) -> None:

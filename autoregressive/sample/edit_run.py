@@ -163,15 +163,16 @@ class EditRun:
         load = load_native if self.cropped else load_image
         images = [load(job.source) for job in jobs]
         masks = [_load_mask(job.mask, image) for job, image in zip(jobs, images, strict=True)]
-        reading: dict[str, float] = {}
-        with timed(reading, "text", self.pipeline.device):
+        before: dict[str, float] = {}
+        with timed(before, "encode", self.pipeline.device):
             # Texts that cleaning empties are warned of here, not refused: a test set is edited whole.
             texts = encode_texts(self.pipeline.text_encoder, [job.text() for job in jobs])
+            codes = None if self.cropped else self.pipeline.encode(images, self.resampling)
         results = self.pipeline.edit(
             images,
             texts,
             masks,
-            source_codes=None if self.cropped else self.pipeline.encode(images, self.resampling),
+            source_codes=codes,
             seeds=[zlib.crc32(f"{self.seed} {job.key}".encode()) for job in jobs],
             **self.edit_options,
         )
@@ -183,7 +184,7 @@ class EditRun:
             entries[job.key] = {
                 "input": str(job.source),
                 "tokens": result.num_tokens,
-                "seconds": (reading["text"] + sum(result.timings.values())) / len(jobs),
+                "seconds": (before["encode"] + sum(result.timings.values())) / len(jobs),
             }
         return entries
 

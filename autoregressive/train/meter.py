@@ -21,6 +21,7 @@ log = get_logger(__name__)
 class Meter(TrainingMeter):
     """Adds a console line; waits for the device once per log line only.
 
+    "loss" is the mean over the steps since the last line; a step whose loss is not finite is not part of it.
     "useful_tflops" counts the operations that the batches need (`batch_flops`), per device; "mfu" is their
     share of the device's half-precision peak.
     """

@@ -69,7 +69,8 @@ class Moments:
         width = max(world.gather_objects(len(self._sums)))
         # A rank that was given no images does not know the width.
         sums = self._sums if len(self._sums) else torch.zeros(width, width, dtype=torch.float64)
-        sums = world.all_reduce_sum(sums.to(world.device)).cpu()
+        # Several ranks add up on their GPUs; an Apple one, which serves one rank, has no float64.
+        sums = world.all_reduce_sum(sums.to(world.device) if world.world_size > 1 else sums).cpu()
         count = int(sums[0, 0].round()) if width else 0
         if count < 2:
             raise UserError(f"FID needs two images or more in each set, got {count}")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaluations.flags import CLIP_MODEL
 from evaluations.report.pages import write_page
-from evaluations.t2i.flags import COCO
+from evaluations.t2i.flags import COCO, VIT_B, WHOLE, WITHOUT
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
@@ -28,6 +29,19 @@ _SIZES = {
     "magicbrush": (("num_sessions", "num_edits"), ((535, 1053),)),
     "emu": (("num_items",), ((3589,), (2834,))),
     "coco": (("num_generated",), ((30_000,),)),
+}
+# What else decides its numbers, with the values at which they compare with the paper's figures; a count is 0
+# of what was not measured.
+_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "magicbrush": {"clip_model": (CLIP_MODEL,)},
+    "emu": {"clip_model": (CLIP_MODEL,)},
+    "coco": {
+        "num_clip_pairs": (30_000, 0),
+        "num_references": (40_504, 0),
+        "clip_model4eval": (VIT_B, WITHOUT),
+        "eval_res": (256,),
+        "eval_bottom": (WHOLE,),
+    },
 }
 
 
@@ -132,7 +146,7 @@ def add_result(tables: Sequence[PaperTable], text: str) -> None:
     spread = result.get("interval95") or {}
     intervals = tuple(_number(spread, column.key, path) for column in table.columns)
     if other := other_data(data_set, result):
-        log.warning("%s: of %s, not of the paper's test set: shown, but not ranked", path, other)
+        log.warning("%s: of %s, not what the paper's figures are of: shown, but not ranked", path, other)
     note = f"of {other}, not ranked" if other else ""
     unranked = tuple(column.name for column in table.columns) if other else ()
     table.rows.append(Row(name, values, note, unranked, is_ours=True, intervals=intervals))
@@ -164,13 +178,17 @@ def _data_set(result: dict[str, Any], path: Path) -> str:
 
 
 def other_data(data_set: str, result: dict[str, Any]) -> str | None:
-    """What a result is of, where that is not as large as the paper's test set; None where it is."""
+    """What a result is of, where that is not the paper's test set, measured in its way; None where it is."""
     info = result.get("info") or {}
     keys, published = _SIZES[data_set]
     if any(
         all(info.get(*known) == known[1] for known in zip(keys, sizes, strict=True)) for sizes in published
     ):
-        return None
+        known = _SETTINGS[data_set]
+        differing = [
+            f"{name} {info[name]}" for name in known if info.get(name, known[name][0]) not in known[name]
+        ]
+        return f"its test set with {', '.join(differing)}" if differing else None
     said = keys[0].removeprefix("num_").replace("generated", "generated images")
     return str(info.get("data_set") or f"{info[keys[0]]} {said}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,35 +18,43 @@ from runtime.logging import MetricsLog, WandbRun, progress
 
 
 class Means:
-    """Means of some numbers over the steps since the last reading; waits for the device when read only."""
+    """Means of some numbers over the steps since the last reading; waits for the device when read only.
+
+    A number's mean is over the steps that have it and in which it is finite: a skipped one does not take the
+    others with it. Where it is finite in none of them, it is not a number.
+    """
 
     def __init__(self, ranks: Distributed, dtype: torch.dtype, *, parts: bool) -> None:
         """
         Args:
-          dtype: they are summed in.
+          dtype: of the sums over the ranks.
           parts: a step's number is the sum of what the ranks hand in; else it is their mean.
         """
         self.ranks, self.dtype, self.parts = ranks, dtype, parts
-        self._restart()
-
-    def _restart(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
-        self.count = 0
+        self._steps: dict[str, list[Tensor]] | dict[str, list[float]] = {}
 
     def add(self, **values: Tensor | float) -> None:
-        """Takes in one step: scalars on the device, or plain numbers."""
+        """Takes in one step: scalars on the device, or plain numbers; all ranks hand in the same names."""
         for name, value in values.items():
             number = value.detach().to(self.dtype) if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0) + number
-        self.count += 1
+            self._steps.setdefault(name, []).append(number)
 
     def read(self) -> dict[str, float]:
         """The means by name, the same on all ranks, which must all call it; starts again."""
-        sums = [torch.as_tensor(s, dtype=self.dtype, device=self.ranks.device) for s in self.sums.values()]
-        stacked = torch.stack(sums) / (self.count * (1 if self.parts else self.ranks.world_size))
-        means = dict(zip(self.sums, self.ranks.all_reduce_sum(stacked).tolist(), strict=True))
-        self._restart()
+        numbers = torch.cat([self._on_device(values) for values in self._steps.values()])
+        numbers = iter(self.ranks.all_reduce_sum(numbers).tolist())
+        share = 1 if self.parts else self.ranks.world_size
+        means = {}
+        for name, values in self._steps.items():
+            finite = [number for number in islice(numbers, len(values)) if math.isfinite(number)]
+            means[name] = math.fsum(finite) / len(finite) / share if finite else math.nan
+        self._steps = {}
         return means
+
+    def _on_device(self, values: list[Tensor] | list[float]) -> Tensor:
+        if isinstance(values[0], Tensor):
+            return torch.stack(values)
+        return torch.tensor(values, dtype=self.dtype, device=self.ranks.device)
 
 
 class Speed(NamedTuple):

@@ -54,6 +54,7 @@ class OrderGap:
     num_test: int = shared.num_test(700, "; those of the background have no region")
     vq_ckpt: str = models.vq_ckpt(_SHIPPED)
     seed: int = shared.seed("of data, trainings and draws")
+    add: list[str] = option([], help="order_gap.json of runs of other models, shown together with these")
     num_ranks: int = training.num_ranks()
     dry_run: bool = training.dry_run("time a step of each size and say how many hours all takes")
     quick: bool = shared.quick("see whether everything runs: two minutes, numbers without meaning")

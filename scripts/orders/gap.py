@@ -9,6 +9,7 @@ from typing import Any
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+from scripts.orders.added import SAME, added_rows
 from scripts.orders.config import BATCH, DATA, OrderGap
 from scripts.orders.cost import report_cost
 from scripts.orders.picture import draw_gap, write_table
@@ -27,7 +28,7 @@ def run(config: OrderGap) -> None:
     if config.dry_run:
         report_cost(config)
         return
-    root, rows = Path(config.results_dir).resolve(), []
+    root, rows = Path(config.results_dir).resolve(), added_rows(config)
     runners = {}
     for name in config.data:
         runners[name] = StepRunner(root / name)
@@ -78,6 +79,7 @@ def score(config: OrderGap, runner: StepRunner, data: str, model: str, samples: 
     )
     found = json.loads((folder / "orders.json").read_text())["orders"]
     about = {"data": data, "model": model, "samples": samples}
+    about |= {setting: getattr(config, setting) for setting in SAME}
     return [about | {"order": order} | numbers for order, numbers in found.items()]
 
 

@@ -174,9 +174,9 @@ def score_orders(config: ScoreOrders) -> None:
     write_atomic(Path(config.output), lambda path: path.write_text(text + "\n"))
     for order, found in scores.items():
         log.info(
-            "%-10s done, all else unchanged %.3f; one offset fits all %.3f; NLL %.2f nats a region",
+            "%-10s done, all else unchanged %.3f; one offset fits all %s; NLL %.2f nats a region",
             order,
             found["passed_and_unchanged"],
-            found["one_offset"] or 0.0,
+            "–" if found["one_offset"] is None else f"{found['one_offset']:.3f}",
             found["nll"],
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import resource
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -61,4 +61,7 @@ def _most_memory(device: torch.device) -> int:
     """Bytes held at most: what PyTorch has reserved of a GPU, else the process's pages in memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource  # not on Windows
+
+    pages = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages if sys.platform == "darwin" else 1024 * pages  # macOS counts bytes

@@ -120,7 +120,11 @@ def _sampling(config: ReproducePaper, row: Row) -> Line:
     if row.work in _EDITS:
         count = _EDITS[row.work]
         drawn = cells * (_MASKED if row.work != "emu" and "--full-mask" not in row.flags else 1)
-        slots = _TEXT + 2 * cells + drawn
+        # Of an edit source and marks, if the editor has any, come first; zero-shot, the cells that are kept.
+        given = cells - drawn
+        if row.weights in EDITORS:
+            given = cells * (1 + EDITORS[row.weights].marks)
+        slots = _TEXT + given + drawn
     else:
         passes = 1 + ROUNDS * _CANDIDATES if row.work == "scaled" else 1
         count, slots, drawn = config.num_prompts * passes, _TEXT + cells, cells

@@ -35,7 +35,7 @@ def run(config: ReproducePaper) -> None:
     figures, others = reproduce(config, table)
     text = format_figures(title, figures)
     for method, other in others.items():
-        text += f"\n{method} was measured on {other}; the paper's figures are of its whole test set"
+        text += f"\n{method}: not judged, measured on {other}; the paper's figures are of its whole test set"
     content = {"table": table.number, "conclusion": conclusion(figures), "figures": as_records(figures)}
     content["measured_on_others"] = others
     files = {"txt": text + "\n", "json": json.dumps(content, indent=1) + "\n"}
@@ -49,8 +49,8 @@ def reproduce(config: ReproducePaper, table: PaperTable) -> tuple[list[Figure], 
     """Makes the rows that can be made.
 
     Returns:
-      Every number of the table's rows of NEP and of its models; of the rows that were not measured on as much
-      as the paper's test set, on what they were.
+      Every number of the table's rows of NEP and of its models; of the rows that were not measured on the
+      paper's test set and in its way, on what they were.
     """
     reasons = {row.method: why for row in ROWS[table.number] if (why := why_not(config, row))}
     rows = [row for row in ROWS[table.number] if row.method not in reasons]
@@ -72,4 +72,4 @@ def reproduce(config: ReproducePaper, table: PaperTable) -> tuple[list[Figure], 
         if table.data_set is not None and (other := other_data(table.data_set, result)):
             others[row.method] = other
     cannot = {method: why for (number, method), why in CANNOT.items() if number == table.number}
-    return compare(table, measured, reasons | cannot), others
+    return compare(table, measured, reasons | cannot, others), others

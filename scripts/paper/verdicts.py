@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from evaluations.report.leaderboard_page import Column, PaperTable, format_value
@@ -57,9 +57,16 @@ def judge(column: Column, paper: float, ours: float) -> str:
 
 
 def compare(
-    table: PaperTable, measured: Mapping[str, tuple[float | None, ...]], why_not: Mapping[str, str]
+    table: PaperTable,
+    measured: Mapping[str, tuple[float | None, ...]],
+    why_not: Mapping[str, str],
+    others: Collection[str] = (),
 ) -> list[Figure]:
-    """Every number of the rows that are measured, or named in `why_not` {method: reason}."""
+    """Every number of the rows that are measured, or named in `why_not` {method: reason}.
+
+    Args:
+      others: methods that were measured on other data, or in another way, than the paper's: nobody judges.
+    """
     figures = []
     for row in table.rows:
         if row.method not in measured and row.method not in why_not:
@@ -68,7 +75,7 @@ def compare(
         for column, paper, value in zip(table.columns, row.values, ours, strict=True):
             verdict = why_not.get(row.method, "not measured")
             if value is not None and paper is not None:
-                verdict = judge(column, paper, value)
+                verdict = OTHER if row.method in others else judge(column, paper, value)
             name = f"{column.group} {column.name}" if column.group else column.name
             figures.append(Figure(row.method, name, paper, value, TOLERANCES[column.name], verdict))
     return figures

@@ -1,7 +1,8 @@
-"""Seeds that other runs have measured, on other days or machines, shown together with this run's."""
+"""Seeds and rows that other runs have measured, on other days or machines, shown with this run's."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ from runtime.texts import read_json
 SAME = ("num_train", "num_test", "num_scaled", "steps")
 """Of what a run was made with: seeds of runs that differ in these are of different experiments."""
 MADE_WITH = ("machine", "date", "commit")
-_ABOUT = (*SAME, *MADE_WITH, "seeds", "minutes")
+_ABOUT = (*SAME, *MADE_WITH, "seeds", "rows", "minutes")
 
 
 def read_added(files: Sequence[str]) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def read_added(files: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def check_together(parts: Sequence[dict[str, Any]]) -> None:
-    """Refuses runs of different experiments, and seeds that two have measured.
+    """Refuses runs of different experiments, and what two of them or none has measured.
 
     Args:
       parts: the "about" of each run, this one's last.
@@ -48,13 +49,27 @@ def check_together(parts: Sequence[dict[str, Any]]) -> None:
                 f"--add: a run with {name} {part[name]} does not go with this one's {last[name]}; give both "
                 "the same flags"
             )
-    seeds = [seed for part in parts for seed in part["seeds"]]
-    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        raise UserError(f"--add: seed {twice[0]} is in two runs; take it out of --seeds, or add one of them")
+    runs = Counter(pair for part in parts for pair in product(part["rows"], part["seeds"]))
+    for row, seed in product(_all(parts, "rows"), _all(parts, "seeds")):
+        if runs[row, seed] > 1:
+            raise UserError(
+                f"--add: {row} of seed {seed} is in two runs; take it out of --rows or --seeds, or add one "
+                "of them"
+            )
+        if not runs[row, seed]:
+            raise UserError(
+                f"--add: {row} of seed {seed} is in no run, and rows are compared over the same seeds; add "
+                f"the run that has it, or measure it: --rows {row} --seeds {seed}"
+            )
 
 
 def about_all(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the numbers of all runs were made with; command and pictures are those of the last one."""
     joined = {name: ", ".join(dict.fromkeys(part[name] for part in parts)) for name in MADE_WITH}
-    seeds = [seed for part in parts for seed in part["seeds"]]
-    return {**parts[-1], **joined, "seeds": seeds, "minutes": sum(part["minutes"] for part in parts)}
+    minutes = sum(part["minutes"] for part in parts)
+    measured = {"seeds": sorted(_all(parts, "seeds")), "rows": _all(parts, "rows"), "minutes": minutes}
+    return {**parts[-1], **joined, **measured}
+
+
+def _all(parts: Sequence[dict[str, Any]], name: str) -> list:
+    return list(dict.fromkeys(value for part in parts for value in part[name]))

@@ -71,7 +71,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper; it holds if all of its checks that decide do."""
+    """A claim of the paper; it holds if all of its checks that decide do, and is not measured if none was."""
 
     words: str
     checks: tuple[Check, ...]
@@ -86,7 +86,8 @@ class Claim:
         verdicts = {check.verdict for check in self.checks if check.decides}
         if FAILS in verdicts:
             return FAILS
-        return HOLDS if verdicts == {HOLDS} else OPEN
+        # Where nothing that decides was measured, or all of it says the same, there is one verdict.
+        return verdicts.pop() if verdicts in ({HOLDS}, {ABSENT}) else OPEN
 
     def to_dict(self) -> dict[str, Any]:
         checks = [

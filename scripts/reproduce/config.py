@@ -21,7 +21,7 @@ class ReproduceResults:
 
     results_dir: str = shared.results_dir("results/reproduce")
     seeds: list[int] = option([1, 2, 3, 4, 5], within=SEED, help="of the trainings and draws")
-    add: list[str] = option([], help="results.json of runs with other seeds, shown together with these")
+    add: list[str] = option([], help="results.json of runs of other seeds or rows, shown with these")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = models.vq_ckpt(_SHIPPED, "; see --train-tokenizer")
     train_tokenizer: bool = option(False, help="train the tokenizer instead, for some minutes more")

@@ -89,14 +89,25 @@ class Results:
         return Results(**{part.name: _from_dicts(content[part.name]) for part in fields(Results)})
 
     @staticmethod
-    def together(parts: Sequence[Results]) -> Results:
-        """The seeds of several runs, in the order of the runs.
+    def together(parts: Sequence[tuple[Sequence[int], Results]]) -> Results:
+        """The rows and seeds of several runs; values in the order of rising seeds.
 
+        Args:
+          parts: a run's seeds, in the order of its values, and its numbers.
         Raises:
-          UserError: one holds a row or number that another lacks.
+          UserError: of a row one run holds a number that another lacks.
         """
-        names = [part.name for part in fields(Results)]
-        return Results(**{name: _joined([getattr(part, name) for part in parts], name) for name in names})
+        found: dict[str, dict[str, list]] = {part.name: {} for part in fields(Results)}
+        for seeds, results in parts:
+            for name, entries in found.items():
+                for entry, value in getattr(results, name).items():
+                    entries.setdefault(entry, []).append((seeds, value))
+        return Results(
+            **{
+                name: {entry: _joined(runs, f"{name}, {entry}") for entry, runs in entries.items()}
+                for name, entries in found.items()
+            }
+        )
 
 
 def collect(root: Path, seeds: Sequence[int], groups: Sequence[str]) -> Results:
@@ -176,19 +187,20 @@ def _columns(found: Sequence[dict[str, list[float]]]) -> dict[str, list[Statisti
     return {key: [Statistic(same) for same in _side_by_side([one[key] for one in found])] for key in found[0]}
 
 
-def _joined(parts: Sequence[Any], where: str) -> Any:
-    """Statistics of several runs, over all their seeds."""
-    first = parts[0]
-    if isinstance(first, Statistic):
-        return Statistic(tuple(value for part in parts for value in part.values))
-    if isinstance(first, dict):
+def _joined(runs: Sequence[tuple[Sequence[int], Any]], where: str) -> Any:
+    """Statistics of several runs, each beside its seeds, over all of them."""
+    seeds, parts = zip(*runs, strict=True)
+    if isinstance(parts[0], Statistic):
+        pairs = [pair for own, part in runs for pair in zip(own, part.values, strict=True)]
+        return Statistic(tuple(value for _, value in sorted(pairs, key=lambda pair: pair[0])))
+    if isinstance(parts[0], dict):
         if differing := set().union(*parts) - set.intersection(*map(set, parts)):
             raise UserError(
-                f"{where}: one run has measured {', '.join(sorted(differing))} and another has not; give all "
-                "runs the same --rows"
+                f"{where}: one run has measured {', '.join(sorted(differing))} and another has not; measure "
+                "both with one program"
             )
-        return {key: _joined([part[key] for part in parts], f"{where}, {key}") for key in first}
-    return [_joined(same, where) for same in _side_by_side(parts)]
+        return {key: _joined([(own, part[key]) for own, part in runs], f"{where}, {key}") for key in parts[0]}
+    return [_joined(list(zip(seeds, same, strict=True)), where) for same in _side_by_side(parts)]
 
 
 def _side_by_side(columns: Sequence[Sequence[Any]]) -> Iterator[tuple]:

@@ -39,7 +39,8 @@ def run(config: ReproduceResults) -> None:
         log.info("seed %d (%d of %d): %s", seed, number, len(config.seeds), ", ".join(config.rows))
         run_seed(replace(config.recipe(), seed=seed), prepared, config.rows, config.num_scaled)
     own = collect(root, config.seeds, config.rows)
-    results = Results.together([*map(Results.from_dict, added), own])
+    parts = [(part["about"]["seeds"], Results.from_dict(part)) for part in added]
+    results = Results.together([*parts, (config.seeds, own)])
     facts = about_all([*(part["about"] for part in added), about(config, prepared)])
     claims = judge(results)
     content = {"about": facts, **results.to_dict(), "claims": [claim.to_dict() for claim in claims]}
@@ -78,7 +79,7 @@ def planned(config: ReproduceResults) -> dict[str, Any]:
     steps = dict(config.recipe().steps)
     if not config.train_tokenizer:
         del steps["tokenizer"]
-    sizes = {name: getattr(config, name) for name in ("seeds", "num_train", "num_test", "num_scaled")}
+    sizes = {name: getattr(config, name) for name in ("seeds", "rows", "num_train", "num_test", "num_scaled")}
     return {**sizes, "steps": steps}
 
 

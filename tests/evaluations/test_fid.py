@@ -20,7 +20,7 @@ from evaluations.metrics.fid import (
     frechet_distance,
     load_inception,
 )
-from runtime.distributed import ONE_RANK
+from runtime.distributed import ONE_RANK, Distributed
 from runtime.errors import UserError
 
 # Scripting is the only way to make such a file.
@@ -106,6 +106,13 @@ def test_moments_are_numpys_whatever_the_batches():
         np.testing.assert_allclose(result.mean, features.astype(np.float64).mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(result.covariance, np.cov(features.astype(np.float64).T), rtol=1e-7)
         assert result.count == 9
+
+
+def test_apple_gpus_which_have_no_float64_are_not_asked_for_it():
+    moments = Moments()
+    moments.add(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
+    gaussian = moments.gaussian(Distributed(0, 1, 0, torch.device("mps")))
+    assert gaussian.mean.tolist() == [1, 1] and gaussian.covariance.tolist() == [[2, 0], [0, 0]]
 
 
 def test_a_single_image_has_no_covariance():

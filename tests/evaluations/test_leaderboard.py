@@ -88,10 +88,13 @@ def test_results_join_the_table_of_their_set(files):
         (MAGICBRUSH, {"num_sessions": 3, "num_edits": 7, "data_set": "3 sessions, 7 edits"}, "3 sessions"),
         (EMU, {"num_items": 12, "data_set": "12 items (another selection)"}, "12 items"),
         (COCO, {"ref_data": "coco2014", "num_generated": 100}, "100 generated"),
+        (COCO, {"num_generated": 30000, "num_clip_pairs": 50}, "its test set with num_clip_pairs 50"),
+        (COCO, {"clip_model4eval": "ViT-G/14", "eval_res": 64}, "its test set with clip_model4eval ViT-G"),
+        (EMU, {"num_items": 3589, "clip_model": "ViT-L-14-quickgelu"}, "its test set with clip_model ViT-L"),
     ],
 )
 def test_results_of_another_set_are_not_ranked_beside_the_papers(files, result, info, of):
-    """Such as those of shapes, or of a part of the test set: the evaluators are the same."""
+    """Such as those of shapes, of a part of the test set, or by another CLIP: the evaluators are the same."""
     tables = read_paper()
     (files / "small.json").write_text(json.dumps(result | {"info": info}))
     add_result(tables, f"mine={files / 'small.json'}")
@@ -129,3 +132,11 @@ def test_without_results_it_is_the_paper(files):
     assert LeaderboardConfig().scores is None
     write_leaderboard([], files / "page.html")
     assert '<tr class="ours">' not in (files / "page.html").read_text()
+
+
+def test_results_of_the_papers_set_measured_in_its_way_are_ranked(files):
+    info = {"num_generated": 30000, "num_clip_pairs": 30000, "num_references": 40504, "eval_res": 256}
+    (files / "whole.json").write_text(json.dumps(COCO | {"info": info | {"clip_model4eval": "ViT-B/32"}}))
+    tables = read_paper()
+    add_result(tables, f"mine={files / 'whole.json'}")
+    assert tables[-1].rows[-1].note == "" and tables[-1].cell(tables[-1].rows[-1], 0)["text"] == "0.3310"

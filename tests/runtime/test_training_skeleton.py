@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -68,6 +69,21 @@ def test_means_are_over_the_steps_and_of_parts_or_ranks(parts, expected):
     for first, second in run_threads(2, work):
         assert first == {"loss": expected, "flops": 0.0}
         assert second["flops"] == (20.0 if parts else 10.0)  # of the steps since the last reading alone
+
+
+@pytest.mark.parametrize(("parts", "expected"), [(True, 2.0), (False, 1.0)])
+def test_a_step_without_a_number_does_not_spoil_the_mean_of_the_others(parts, expected):
+    """Skipped, as its loss is not finite on one rank; or of a loss that takes part from a later step on."""
+
+    def work(ranks):
+        means = Means(ranks, torch.float64, parts=parts)
+        for step, loss in enumerate((0.5, math.nan if ranks.rank else 7.0, 1.5, math.inf)):
+            means.add(loss=torch.tensor(loss), nowhere=math.nan, **({"late": 4.0} if step == 3 else {}))
+        return means.read()
+
+    for found in run_threads(2, work):
+        assert math.isnan(found.pop("nowhere"))
+        assert found == {"loss": expected, "late": 8.0 if parts else 4.0}
 
 
 def test_speed_is_that_of_the_steps_since_the_last_line_without_pauses(tmp_path, monkeypatch):

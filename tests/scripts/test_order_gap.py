@@ -70,6 +70,35 @@ def test_a_consistent_model_gives_every_order_one_likelihood(pipeline, monkeypat
     assert values[0].tolist() == [0 + 1 + 3 + 4, 4, 36] and all(torch.equal(values[0], v) for v in values)
 
 
+def test_a_share_of_no_case_is_shown_as_a_dash(tmp_path, monkeypatch, capsys):
+    """Such as the common offset of objects that are removed."""
+    from types import SimpleNamespace
+
+    from scripts.orders import score
+
+    rates = {"passed_and_unchanged": 0.5, "nll": 2.0}
+    found = {"raster": rates | {"one_offset": 0.25}, "random": rates | {"one_offset": None}}
+    monkeypatch.setattr(
+        score,
+        "load_pipeline",
+        lambda *_: SimpleNamespace(token_editor=SimpleNamespace(resolve_mode=lambda mode: mode)),
+    )
+    monkeypatch.setattr(score, "measure", lambda *_: found)
+    (tmp_path / "gpt.pt").write_bytes(b"weights")
+    score.score_orders(
+        SimpleNamespace(
+            gpt_ckpt=tmp_path / "gpt.pt",
+            mask_error=0,
+            temperature=1.0,
+            seed=0,
+            device="cpu",
+            output=tmp_path / "orders.json",
+        )
+    )
+    said = capsys.readouterr().err
+    assert "one offset fits all 0.250; NLL 2.00" in said and "one offset fits all –; NLL 2.00" in said
+
+
 def test_what_the_flags_refuse():
     with pytest.raises(UserError, match="--gpt-models GPT-XL draws in raster order only"):
         OrderGap(gpt_models=["GPT-XL"])
@@ -86,6 +115,31 @@ def test_the_recipes_differ_in_data_size_and_length_alone():
     assert [one.variant for one in made] == [None, "named_offsets"]
     assert all(one.own_cell and one.region_orders == tuple(config.orders) for one in made)
     assert made[0].steps == {"stage1": 2000} and made[0].gpt_model == "R-GPT-midi"
+
+
+def test_points_of_other_runs_are_shown_beside_and_refused_where_they_do_not_fit(tmp_path):
+    from scripts.orders.added import added_rows
+
+    earlier = OrderGap(data=["unspoken"])
+    rows = [
+        {"data": "unspoken", "model": "R-GPT-mini", "samples": 8000, "order": order}
+        | {"seed": earlier.seed, "num_train": earlier.num_train, "num_test": earlier.num_test}
+        for order in earlier.orders
+    ]
+    file = tmp_path / "order_gap.json"
+    file.write_text(json.dumps(rows))
+    more = {"data": ["named_offsets"], "add": [str(file)]}
+    assert added_rows(OrderGap(**more)) == rows
+    with pytest.raises(UserError, match="unspoken, R-GPT-mini, 8000 is in this run too"):
+        added_rows(OrderGap(add=[str(file)]))
+    with pytest.raises(UserError, match="its --num-test is 700; give this run the same"):
+        added_rows(OrderGap(num_test=30, **more))
+    (tmp_path / "again.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="again.json: .* is in .*order_gap.json too"):
+        added_rows(OrderGap(data=["named_offsets"], add=[str(file), str(tmp_path / "again.json")]))
+    file.write_text('[{"data": "unspoken"}]')
+    with pytest.raises(UserError, match="order_gap.json holds no points of the gap"):
+        added_rows(OrderGap(**more))
 
 
 def test_a_figure_of_every_size_order_and_kind_of_data(tmp_path):

@@ -115,7 +115,7 @@ def test_claims_follow_the_rows():
     good = {"passed_and_unchanged": statistic(0.90, 0.91, 0.92), **near}
     bad = {"passed_and_unchanged": statistic(0.50, 0.52, 0.51), **far}
     claims = judge(results_of({"nep": good, "ntp": bad, "no_marks": good}))
-    assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "undecided")]
+    assert [(claim.words[0], claim.verdict) for claim in claims] == [("1", "holds"), ("2", "not measured")]
     assert claims[0].why == "" and "Every slot is told which cell comes next" in claims[1].why
     claims = judge(results_of({"nep": bad, "ntp": good}))
     assert [claim.verdict for claim in claims] == ["does not hold"]
@@ -311,32 +311,40 @@ def test_a_tiny_run_writes_report_numbers_and_figures_and_is_resumed(tmp_path, v
     assert again.stderr.count("done already") == len(list((tmp_path / "steps").rglob("*.json")))
 
 
-def test_seeds_of_two_runs_are_shown_together():
+def test_seeds_and_rows_of_several_runs_are_shown_together():
     from scripts.reproduce.added import about_all, check_together
     from scripts.reproduce.numbers import SINGLE, Results
 
-    first = Results({"nep": {SINGLE: {"l1": statistic(1.0, 2.0)}}}, {}, {"draw": [statistic(1.0, 2.0)]})
-    second = Results(
-        {"nep": {SINGLE: {"l1": statistic(None)}}}, {}, {"draw": [statistic(3.0), statistic(4.0)]}
-    )
+    def row(*values):
+        return {SINGLE: {"l1": statistic(*values)}}
+
+    first = Results({"nep": row(1.0, 2.0)}, {}, {"draw": [statistic(1.0, 2.0)]})
+    second = Results({"nep": row(None)}, {}, {"draw": [statistic(3.0), statistic(4.0)]})
+    other_rows = Results({"ntp": row(6.0, 5.0, 7.0)}, {}, {})
     stored = Results.from_dict(json.loads(json.dumps(first.to_dict())))
     assert stored == first
-    both = Results.together([stored, second])
-    assert both.find("nep", "l1").values == (1.0, 2.0, None)
-    assert [point.values for point in both.scaling["draw"]] == [(1.0, 2.0, 3.0), (1.0, 2.0, 4.0)]
-    with pytest.raises(UserError, match="rows: one run has measured ntp and another has not"):
-        Results.together([first, Results({**second.rows, "ntp": {}}, {}, {})])
+    all_runs = Results.together([([0, 2], stored), ([1], second), ([2, 1, 0], other_rows)])
+    assert all_runs.find("nep", "l1").values == (1.0, None, 2.0)  # seeds 0, 1, 2
+    assert all_runs.find("ntp", "l1").values == (7.0, 5.0, 6.0)
+    assert [point.values for point in all_runs.scaling["draw"]] == [(1.0, 3.0, 2.0), (1.0, 4.0, 2.0)]
+    with pytest.raises(UserError, match="rows, nep, all_turn: one run has measured l2 and another has not"):
+        more = row(1.0)[SINGLE] | {"l2": statistic(1.0)}
+        Results.together([([0], second), ([1], Results({"nep": {SINGLE: more}}, {}, {}))])
 
     plan = {"num_train": 9, "num_test": 9, "num_scaled": 2, "steps": {"stage1": 5}}
+    made = {"date": "d", "commit": "c", "rows": ["nep", "scaling"]}
     parts = [
-        {**plan, "seeds": [0, 2], "machine": "A", "date": "d", "commit": "c", "minutes": 3, "command": "a"},
-        {**plan, "seeds": [1], "machine": "B", "date": "d", "commit": "c", "minutes": 4, "command": "b"},
+        {**plan, **made, "seeds": [0, 2], "machine": "A", "minutes": 3, "command": "a"},
+        {**plan, **made, "seeds": [1], "machine": "B", "minutes": 4, "command": "b"},
+        {**plan, **made, "seeds": [2, 1, 0], "machine": "B", "minutes": 1, "command": "c", "rows": ["ntp"]},
     ]
     check_together(parts)
-    facts = {"seeds": [0, 2, 1], "machine": "A, B", "date": "d", "commit": "c", "minutes": 7, "command": "b"}
-    assert about_all(parts) == {**plan, **facts}
-    with pytest.raises(UserError, match="seed 2 is in two runs"):
+    facts = {"seeds": [0, 1, 2], "rows": ["nep", "scaling", "ntp"], "machine": "A, B", "minutes": 8}
+    assert about_all(parts) == {**plan, **made, **facts, "command": "c"}
+    with pytest.raises(UserError, match="nep of seed 2 is in two runs"):
         check_together([parts[0], {**parts[1], "seeds": [2]}])
+    with pytest.raises(UserError, match="ntp of seed 1 is in no run.*measure it: --rows ntp --seeds 1"):
+        check_together([*parts[:2], {**parts[2], "seeds": [0, 2]}])
     with pytest.raises(UserError, match="num_test 9 does not go with this one's 8"):
         check_together([parts[0], {**parts[1], "num_test": 8}])
 

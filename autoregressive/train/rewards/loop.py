@@ -136,8 +136,10 @@ class Stepping:
         }
         for name in (split_weight(word)[0] for word in self.config.rewards):
             counts[f"reward_{name}"] = sum(sum(one.scores.get(name, [])) for one in judgements)
-        watched = [0.0] * len(WATCHED) if update is None else update.watched.tolist()
-        counts["codes"] = 0 if update is None else update.num_codes
+        # Of a step that was skipped they may be no numbers, which would spoil those of all others.
+        trained = update is not None and math.isfinite(update.norm)
+        watched = update.watched.tolist() if trained else [0.0] * len(WATCHED)
+        counts["codes"] = update.num_codes if trained else 0
         return counts | dict(zip(WATCHED, watched, strict=True))
 
     def _check_problems(

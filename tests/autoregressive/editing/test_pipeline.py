@@ -18,7 +18,7 @@ from PIL import Image
 from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.models.gpt import Transformer
-from autoregressive.sample.edit_run import EditFolders, EditRun
+from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
 from autoregressive.sample.edit_test_sets import settings_of
 from autoregressive.sample.flags import SampleMagicBrush
 from autoregressive.sequence.order_kinds import ORDER_KINDS
@@ -62,6 +62,29 @@ def test_pixels_outside_the_region_are_the_sources_bit_for_bit(pipelines, name, 
     if composite == "mask":
         assert (region == mask).all()
     assert set(result.timings) == {"encode", "generate", "decode"}
+
+
+def test_all_of_an_edits_time_is_counted(pipelines, tmp_path, monkeypatch):
+    """A clock that only encoding moves: words 1 s, pictures 2 s; the sampler encodes both itself."""
+    pipeline, now = copy.copy(pipelines["edit"]), [0.0]
+    monkeypatch.setattr("runtime.devices._now", lambda device: now[0])
+
+    def taking(seconds, work):
+        def slow(*given):
+            now[0] += seconds
+            return work(*given)
+
+        return slow
+
+    monkeypatch.setattr(pipeline, "encode_texts", taking(1, pipeline.encode_texts), raising=False)
+    monkeypatch.setattr(pipeline, "encode", taking(2, pipeline.encode), raising=False)
+    source, mask = noise(24, 24), box(24, 24)
+    assert pipeline.edit(source, "x", mask, sampling=PLAIN)[0].timings["encode"] == 3
+    source.save(tmp_path / "a.png")
+    folders = EditFolders(tmp_path / "images", tmp_path)
+    run = EditRun(pipeline, folders, {}, {"sampling": PLAIN}, seed=0)
+    jobs = [KeyedEdit(f"{i}.png", tmp_path / "a.png", lambda: "x", None) for i in range(2)]
+    assert [entry["seconds"] for entry in run._edit(jobs).values()] == [1.5, 1.5]
 
 
 def test_composite_none_decodes_everything_and_published_leaves_a_ring(pipelines):

@@ -280,6 +280,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ten_of_them_are_the_m
     assert not same(second["model"], third["model"])
     assert [content["num_skipped"] for content in (first, second, third)] == [0, 1, 1]
     assert "step 2 skipped: the gradient norm is nan" in capfd.readouterr().err
+    (line,) = read_metrics(tmp_path)
+    assert line["loss"] > 0  # of the two steps that were taken
     bad_steps |= set(range(1000))
     with pytest.raises(UserError, match="11 steps had a gradient that is not finite"):
         run_stage("t2i", [*flags, "--max-steps", "20"], tmp_path / "broken")

@@ -6,8 +6,10 @@ import importlib
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
 from hub_server import local_hub
 
@@ -96,6 +98,9 @@ def test_a_verdict_follows_the_tolerance_and_the_better_direction():
     assert conclusion(figures) == "not reproduced: 6 agrees, 1 better, 1 worse of 8"
     line = next(line for line in format_figures("T", figures).splitlines() if "single-turn L1" in line)
     assert line.split() == ["single-turn", "L1", "0.0743", "0.0843", "+0.0100", "0.0020", "worse"]
+    elsewhere = compare(table, {"NEP": off}, {}, others=["NEP"])
+    assert {figure.verdict for figure in elsewhere} == {"not judged"}
+    assert conclusion(elsewhere) == "nothing that could be judged was measured"
     cost = compare(TABLE["4"], {"NEP": (13.0, 1.0)}, {})
     assert [figure.verdict for figure in cost] == ["agrees", "not judged"]
 
@@ -141,6 +146,35 @@ def test_the_hours_of_a_training_are_those_of_the_plan(tmp_path):
     assert one.gigabytes == pytest.approx(3 * 12 * 0.78, rel=0.05)  # weights and two averages, three times
     with pytest.raises(UserError, match="--gpu abacus: its peak is not known"):
         forecast(config("5", "--gpu", "abacus"))
+
+
+@pytest.mark.parametrize(
+    ("method", "slots", "drawn"),
+    [
+        ("NEP, raster order", 30 + 256, 0.3 * 256),  # zero-shot: words, kept cells, the others
+        ("NEP", 30 + 2 * 256 + 0.3 * 256, 0.3 * 256),  # source and marks
+        ("w/o editing region conditioning", 30 + 256 + 0.3 * 256, 0.3 * 256),
+        ("all tokens (NTP)", 30 + 3 * 256, 256),
+    ],
+)
+def test_the_hours_of_a_sampling_are_those_of_its_sequences(method, slots, drawn, tmp_path):
+    from autoregressive.models.config import GPT_MODELS
+    from autoregressive.models.flops import forward_flops
+
+    forecast = importlib.import_module("scripts.paper.forecast")
+    number = "6" if "order" in method else "3"
+    (row,) = (row for row in ROWS[number] if row.method == method)
+    line = forecast._sampling(config(number, "--work-dir", tmp_path), row)
+    operations = 2 * 1571 * forward_flops(GPT_MODELS["R-GPT-XL"], slots, drawn, 30)
+    assert line.hours == pytest.approx(operations / (0.03 * 312e12) / 3600)
+
+
+@pytest.mark.parametrize(("platform", "size"), [("linux", 1024 * 7), ("darwin", 7)])
+def test_the_memory_of_an_edit_on_a_cpu_is_in_bytes(platform, size, monkeypatch):
+    cost = importlib.import_module("scripts.paper.cost")
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
+    assert cost._most_memory(torch.device("cpu")) == size
 
 
 def test_what_is_missing_is_named(tmp_path):

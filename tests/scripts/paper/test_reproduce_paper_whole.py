@@ -133,7 +133,8 @@ def test_a_table_is_made_from_the_hub_to_its_verdicts(number, reproduce, shapes,
     for method in {figure["method"] for figure in figures}:
         assert tuple(f["paper"] for f in figures if f["method"] == method) == papers[method]
         assert method in said
-    assert result["conclusion"].startswith(("not reproduced", "reproduced")), log
+    judged = ("not reproduced", "reproduced") if number == "4" else "nothing that could be judged"
+    assert result["conclusion"].startswith(judged), log
     assert result["conclusion"] in said
     others = set() if number == "4" else {figure["method"] for figure in measured}  # of a few images
     assert result["measured_on_others"].keys() == others

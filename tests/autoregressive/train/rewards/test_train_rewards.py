@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, read_metrics, run_program
 from test_training import same
 
+from autoregressive.scaling.weighted import Judgement
 from autoregressive.train.rewards.config import RewardsConfig
+from autoregressive.train.rewards.learner import Update
+from autoregressive.train.rewards.loop import Stepping
 from autoregressive.train.rewards.stage import train_rewards
 from runtime.checkpoint import load_checkpoint
 from runtime.config import parse
@@ -120,6 +125,16 @@ def test_rewards_that_never_work_end_the_run(flags, tmp_path):
     words[words.index("toy_rewards:too_few")] = "toy_rewards:missing"
     with pytest.raises(UserError, match="the module toy_rewards has no 'missing'"):
         run(words, tmp_path / "other")
+
+
+def test_a_step_that_was_skipped_is_no_part_of_what_is_watched():
+    """Its codes have no KL, and one that is not a number would spoil that of a whole log line."""
+    judgements, differ = [Judgement([0.0, 1.0], {"shapes": [0.0, 1.0]})], torch.tensor([True])
+    stepping = SimpleNamespace(config=SimpleNamespace(rewards=["shapes:1.0"]))
+    for norm, kl, codes in ((2.0, 3.0, 6), (math.nan, 0.0, 0)):
+        update = Update(norm, torch.tensor([norm + 1, norm, norm]), 6)
+        counts = Stepping._counts(stepping, judgements, torch.tensor([[0.0, 1.0]]), differ, update)
+        assert (counts["kl"], counts["codes"], counts["reward"], counts["spread"]) == (kl, codes, 1.0, 0.5)
 
 
 def test_equal_rewards_are_counted_and_change_nothing(flags, tmp_path):
