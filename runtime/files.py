@@ -23,6 +23,7 @@ def without_mac_metadata(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if not is_mac_metadata(path))
 
 
+_LONGEST_NAME = 255  # bytes of a file's name, on common file systems
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -71,7 +72,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)
     writer = f"{os.getpid()}.{threading.get_ident()}"  # two threads may write one file, too
-    temporary = path.with_name(f".{path.name}.{writer}.tmp")
+    name = path.name
+    while len(os.fsencode(f".{name}.{writer}.tmp")) > _LONGEST_NAME >= len(os.fsencode(path.name)):
+        name = name[:-1]
+    temporary = path.with_name(f".{name}.{writer}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

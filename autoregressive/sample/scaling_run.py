@@ -94,6 +94,7 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
     require_words(prompt, line.origin)
+    line.refuse_training_key()
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")

@@ -115,6 +115,11 @@ class JsonLine:
         value = self.values.get(key, "")
         return None if value is None or self.text(key).endswith(NO_MASK) else self.path(key)
 
+    def refuse_training_key(self) -> None:
+        """Refuses the mask's key of training lists in a list of edits: it would change all of a picture."""
+        if "mask_image" in self.values and "mask" not in self.values:
+            raise UserError(f"{self.origin}: 'mask_image' is the key of training lists; here it is 'mask'")
+
     def require_files(self, *values: object) -> None:
         """Refuses those of `values` that are paths at which no file is."""
         for file in values:

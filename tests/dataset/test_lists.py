@@ -61,7 +61,7 @@ def test_a_value_that_is_no_text_is_named(folder, key, value):
         ({"prompt": "  "}, "say what you want to see: the text is empty"),
         ({"prompt": "page 3"}, "say what you want to see in English words: .* nothing of 'page 3'"),
         ({"mask": ""}, "'mask' must be a non-empty string"),
-        ({"mask_image": "mask.png"}, "'mask_image' is the key of training lists, here it is 'mask'"),
+        ({"mask_image": "mask.png"}, "'mask_image' is the key of training lists; here it is 'mask'"),
         ({"mask": 3}, "'mask' must be a non-empty string, got 3"),
         ({"mask": "no.png"}, ".*no.png does not exist"),
         ({"image": "no.png"}, ".*no.png does not exist"),
@@ -73,6 +73,9 @@ def test_a_value_that_is_no_text_is_named(folder, key, value):
 def test_a_bad_line_is_named(folder, change, message):
     with pytest.raises(UserError, match=f"list.jsonl line 2: {message}"):
         read_jobs(listed(folder, {}, change))
+    if "output" not in change:
+        with pytest.raises(UserError, match=f"list.jsonl line 2: {message}"):
+            read_lines(SampleScaled(task_list=str(folder / "list.jsonl")))
 
 
 @pytest.mark.parametrize("other", ["0.png", "./0.png", "sub/../0.png", "link/0.png", "absolute"])
