@@ -11,9 +11,12 @@ from typing import Any
 _HOMES = {
     "EditingPipeline": "autoregressive.editing.pipeline",
     "EditSession": "autoregressive.editing.session",
+    "EditQueue": "autoregressive.editing.edit_queue",
+    "QueueFullError": "autoregressive.editing.edit_queue",
     "EditResult": "autoregressive.editing.results",
     "AutoMaskSettings": "autoregressive.editing.auto_mask_settings",
     "Sampling": "autoregressive.decoding.sampling",
+    "UserError": "runtime.errors",
 }
 __all__ = list(_HOMES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def build_dataset(
     """Reads the lists and makes the dataset of that name.
 
     Args:
-      name: "t2i_cc12m" (jsonl files), "t2i_laion_coco" (a folder of them; "t2i" is LlamaGen's name for it),
-        "t2i_code" (a folder of codes) or "editing_ultraedit" (jsonl or parquet files).
+      name: "t2i_cc12m" (jsonl files), "t2i_laion_coco" (a folder of them), "t2i" (the same, as LlamaGen
+        reads it: white borders stay), "t2i_code" (a folder of codes) or "editing_ultraedit" (jsonl or
+        parquet files).
       data_paths: files, or the folder.
       image_size: side of the square images.
       feature_width: width of the text features to read; None = use the strings.
@@ -75,13 +77,14 @@ def _build_laion_coco(
     allow_outside_root: bool = False,
     absolute_paths: bool = False,
     features_only: bool = False,
+    trim: bool = True,
 ) -> T2IDataset:
     if len(data_paths) != 1:
         raise UserError(f"t2i_laion_coco takes one folder, got {len(data_paths)} data paths")
     records = read_llamagen_folder(
         data_paths[0], t5_feat_path, short_t5_feat_path, allow_outside_root, absolute_paths
     )
-    return T2IDataset(records, image_size, feature_width, features_only=features_only)
+    return T2IDataset(records, image_size, feature_width, features_only=features_only, trim=trim)
 
 
 def _build_codes(
@@ -134,7 +137,13 @@ def _build_ultraedit(
 _BUILDERS = dict(
     zip(
         DATASET_NAMES,
-        (_build_cc12m, _build_laion_coco, _build_laion_coco, _build_codes, _build_ultraedit),
+        (
+            _build_cc12m,
+            _build_laion_coco,
+            partial(_build_laion_coco, trim=False),
+            _build_codes,
+            _build_ultraedit,
+        ),
         strict=True,
     )
 )

@@ -29,7 +29,11 @@ class ImageSample(NamedTuple):
 
 
 def list_images(
-    data_path: str | Path, allow_outside_root: bool = False, absolute_paths: bool = False
+    data_path: str | Path,
+    allow_outside_root: bool = False,
+    absolute_paths: bool = False,
+    *,
+    preferred: str = "*.jsonl",
 ) -> list[Path]:
     """The images of a folder or of jsonl files.
 
@@ -37,6 +41,7 @@ def list_images(
       data_path: a folder of images (searched deeply, sorted), a jsonl file with `image_path` keys (in order),
         or a folder with such files and no images.
       allow_outside_root, absolute_paths: see `PathRules`.
+      preferred: of a folder's lists those alone that are called so, if any are.
     """
     data_path = Path(data_path)
     lists = [data_path]
@@ -45,7 +50,8 @@ def list_images(
         paths = without_mac_metadata(images)
         if paths:
             return paths
-        lists = without_mac_metadata(data_path.glob("*.jsonl"))
+        lists = without_mac_metadata(data_path.glob(preferred))
+        lists = lists or without_mac_metadata(data_path.glob("*.jsonl"))
         if not lists:
             raise UserError(f"{data_path} holds no images ({', '.join(sorted(SUFFIXES))}) and no *.jsonl")
     elif data_path.suffix != ".jsonl":

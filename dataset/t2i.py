@@ -29,6 +29,7 @@ class T2IDataset(Dataset[T2ISample]):
         feature_width: int | None,
         *,
         features_only: bool = False,
+        trim: bool = True,
     ) -> None:
         """
         Args:
@@ -36,11 +37,13 @@ class T2IDataset(Dataset[T2ISample]):
           image_size: side of the square images.
           feature_width: width of the caption features to read; None = use the caption strings.
           features_only: a record without features cannot be used.
+          trim: cut white borders off.
         """
         self.records = records
         self.image_size = image_size
         self.feature_width = feature_width
         self.features_only = features_only
+        self.trim = trim
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,7 +67,7 @@ class T2IDataset(Dataset[T2ISample]):
         )
         image = load_image(record.image_path)
         try:
-            pixels = stage1_transform(image, self.image_size)
+            pixels = stage1_transform(image, self.image_size, trim=self.trim)
         except UserError as error:
             raise UserError(f"{record.image_path}: {error}") from None
         return T2ISample(pixels, text, seed, record.origin)

@@ -14,12 +14,13 @@ from runtime.errors import UserError
 _WHITE = 250
 
 
-def stage1_transform(image: Image.Image, size: int) -> Tensor:
+def stage1_transform(image: Image.Image, size: int, *, trim: bool = True) -> Tensor:
     """Stage 1 as published: trim white borders, reduce, centre crop.
 
     Args:
       image: RGB, any size.
       size: side of the result.
+      trim: NEP trims, LlamaGen does not.
     Returns:
       (3, size, size) float32 in [-1, 1].
     Raises:
@@ -27,7 +28,7 @@ def stage1_transform(image: Image.Image, size: int) -> Tensor:
     """
     if min(image.size) < size:
         raise UserError(f"the image is {image.width}x{image.height}, its short side is below {size}")
-    return image_to_tensor(center_crop(trim_white_borders(image), size))
+    return image_to_tensor(center_crop(trim_white_borders(image) if trim else image, size))
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

@@ -10,6 +10,7 @@ from autoregressive.sample.flags import DrawConfig
 from nep.edit import require_new, take_shipped
 from runtime.config import argument, option, parse
 from runtime.errors import run_command
+from runtime.files import require_place
 from runtime.flags import shared
 from runtime.flags.ranges import COUNT
 from runtime.pictures import require_saveable
@@ -36,6 +37,7 @@ class DrawPicture(DrawConfig):
         super().__post_init__()
         for path in self.paths():
             require_saveable(path)
+            require_place(path)
             require_new(path, self.overwrite)
 
     def paths(self) -> list[Path]:

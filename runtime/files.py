@@ -68,6 +68,22 @@ def utf8_name(path: str | Path) -> Iterator[str]:
         yield name
 
 
+def require_place(path: str | Path) -> None:
+    """Raises `UserError` where no file of that name can be made: told before the work, not after it.
+
+    Folders on the way that are missing are made when it is written.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    folder = Path(os.path.abspath(path)).parent
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        raise UserError(f"cannot write {path}: {folder} is no folder; choose another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: nothing can be written into {folder}; choose another folder")
+
+
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)

@@ -8,4 +8,5 @@ torchrun --nproc_per_node="${GPUS:-4}" autoregressive/train/train_editing.py \
     --data-path "${DATA:?name the list: DATA=ultraedit.jsonl}" --dataset editing_ultraedit \
     --init-gpt-ckpt "${INIT:?name the stage-1 checkpoint: INIT=RLlamaGen.pt}" \
     --results-dir "${RESULTS:-results/stage2}" --image-size 256 --gpt-model R-GPT-XL --mask_in_context \
-    --global-batch-size 16 --epochs 10 --lr 1e-4 --validate_every -1 --ckpt-every 10000 "$@"
+    --global-batch-size 16 --epochs 10 --lr 1e-4 --validate_every -1 --ckpt-every 10000 \
+    --max_checkpoints 3 "$@"  # the published default

@@ -33,6 +33,8 @@ TRAIN = """--data-path d.jsonl --cloud-save-path c --no-local-save --vq-ckpt v.p
  --weight-decay 0.1 --beta1 0.8 --beta2 0.9 --max-grad-norm 2 --global-seed 7 --num-workers 3 --log-every 9
  --gradient-accumulation-steps 2 --mixed-precision fp16 --cfg-scale 3 --top-k 5 --top-p 0.5 --temperature
  0.7 --early-stop 3 --t5-feat-path f --short-t5-feat-path s"""
+LLAMAGEN = """--vq-ckpt v.pt --data-path lists --t5-feat-path f --short-t5-feat-path s --dataset t2i
+ --image-size 512 --no-compile --cloud-save-path c --gpt-model GPT-XL"""
 EDITING = """--no-cloud-save --precision bf16 --t5-path t --t5-model-type small --t5-feature-max-len 50
  --t5_feature_dim 64 --no-left-padding --set_max_len --center_crop --random_flip --lr_scheduler_annealing
  linear --final_div_factor 10 --pct_start 0.2 --enforce_fake_masking --fake_masking
@@ -52,7 +54,7 @@ DRAW = """--t5-path t --t5-model-type small --t5-feature-max-len 100 --t5-featur
  --downsample-size 8 --num-classes 10 --cfg-scale 3 --top-k 5 --temperature 0.5 --top-p 0.9"""
 COCO = f"{DRAW} --prompt-csv p.tsv --sample-dir s --per-proc-batch-size 4 --num-fid-samples 9 --global-seed 1"
 PROGRAMS = {
-    ("autoregressive.train.config", "T2IConfig"): [STAGE_1, TRAIN + " --eval_order_version_id 2"],
+    ("autoregressive.train.config", "T2IConfig"): [STAGE_1, TRAIN + " --eval_order_version_id 2", LLAMAGEN],
     ("autoregressive.train.config", "EditingConfig"): [STAGE_2, STAGE_512, f"{TRAIN} {EDITING}"],
     ("evaluations.editing.image_eval", "ImageEvalConfig"): [EVALUATOR],
     ("evaluations.editing.emuedit_eval", "EmuEvalConfig"): [EVALUATOR],

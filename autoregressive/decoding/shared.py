@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -68,6 +69,7 @@ class SharedEngine:
         self._waiting: deque[_Call] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._process = os.getpid()
         self._callers = threading.local()
         self._worker = threading.Thread(target=self._work, name="decoding", daemon=True)
         self._worker.start()
@@ -104,7 +106,7 @@ class SharedEngine:
 
         Raises:
           UserError: guidance, which takes two lanes a row, where there is one.
-          RuntimeError: it is closed.
+          RuntimeError: it is closed, or belongs to the process from which this one was forked.
           CancelledError: see `calling`.
         """
         num_rows, num_cells = orders.shape
@@ -116,6 +118,7 @@ class SharedEngine:
             return self.engine.generate(prompt, text, orders, seeds, sampling, **given)
         if sampling.num_lanes > self.max_lanes:
             raise UserError("guidance takes two lanes a row, and there is one: give max_lanes 2 or more")
+        self.require_own_process()
         news, calls = queue.SimpleQueue(), []
         for start, end in _spans(num_rows, len(prompt.cells), self.max_lanes // sampling.num_lanes):
             rows, num_samples = slice(start, end), num_rows // len(prompt.cells)
@@ -130,6 +133,14 @@ class SharedEngine:
             self._waiting.extend(calls)
             self._wake.notify()
         return _collect(calls, news, torch.zeros_like(orders), on_pass, caller.working)
+
+    def require_own_process(self) -> None:
+        """Raises `RuntimeError` in a process that was forked: it has no thread that runs the passes."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "these queued edits belong to the process from which this one was forked, and would wait for "
+                "ever: open the EditQueue after the fork"
+            )
 
     def close(self) -> None:
         """Takes no new calls and returns when those that wait and run are done."""

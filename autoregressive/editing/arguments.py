@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -150,7 +152,7 @@ def as_inputs(
         prompts = _as_list("prompts", prompts)
         if masks is None or isinstance(masks, str) and masks == AUTO:
             masks = [masks] * len(images)
-        elif isinstance(masks, str | Image.Image) or getattr(masks, "ndim", 3) < 3:
+        elif isinstance(masks, str | Path | Image.Image) or getattr(masks, "ndim", 3) < 3:
             raise UserError(
                 f"one mask for a list of {len(images)} images: give a list with one mask an image, None or "
                 f"{AUTO!r}"
@@ -189,7 +191,7 @@ def as_call(
     Returns:
       Prompts, images or None, and masks; see `EditingPipeline.edit`.
     Raises:
-      UserError: lists of several lengths, a mask without an image, a mask's file that cannot be read.
+      UserError: lists of several lengths, a mask without an image.
     """
     prompts = as_prompts(prompt)
     if image is None:
@@ -208,27 +210,30 @@ def as_call(
     return lists["prompts"], lists["images"], lists["masks"]
 
 
-def require_said_once(options: Mapping[str, Any], callback: Any) -> None:
+def require_said_once(options: Mapping[str, Any], callback: Any, generator: Any) -> None:
     """Raises `UserError` for options of a call that say what an argument of its own says."""
     if "num_samples" in options:
         raise UserError("num_samples is num_images_per_prompt in a call: give that")
     if callback is not None and "progress" in options:
         raise UserError("progress and callback_on_step_end are both told of each pass: give one of them")
+    if generator is not None and options.get("seeds") is not None:
+        raise UserError("seeds and generator both say what is drawn: give one of them")
 
 
 def _call_mask(mask: Any) -> Any:
-    """A mask as `edit` takes it: files are read, and a leading side of 1 is left out."""
-    if isinstance(mask, Path) or isinstance(mask, str) and mask != AUTO:
-        return load_edit_region(mask)
+    """A mask as `edit` takes it: a leading side of 1 is left out."""
     return mask[0] if getattr(mask, "ndim", 2) == 3 and len(mask) == 1 else mask
 
 
-def as_call_seeds(generator: Any, num_inputs: int, num_samples: Any) -> list[int]:
+def as_call_seeds(seeds: Any, generator: Any, num_inputs: int, num_samples: Any) -> list[int]:
     """A seed for each result; see `EditingPipeline.__call__`.
 
     Args:
+      seeds: as in `EditingPipeline.edit`; None leaves them to the generator.
       generator: None, one, or a list of one a result.
     """
+    if seeds is not None:
+        return as_seeds(seeds, num_inputs, num_samples, None)
     if isinstance(generator, list | tuple):
         if len(generator) != num_inputs * whole("num_images_per_prompt", num_samples):
             raise UserError(
@@ -253,24 +258,44 @@ def require_told(prompts: Sequence[Text]) -> None:
 
 
 def is_auto(mask: Any) -> bool:
-    """Whether the mask is to be found from the prompt; any other string is refused."""
-    if isinstance(mask, str) and mask != AUTO:
-        raise UserError(f"mask {mask!r} is not known; give an array, an image, None or {AUTO!r}")
-    return isinstance(mask, str)
+    """Whether the mask is to be found from the prompt; any other string is a file's path."""
+    return isinstance(mask, str) and mask == AUTO
+
+
+@dataclass(frozen=True)
+class OwnSizeMask:
+    """A mask of another resolution than its image, as some of MagicBrush's are.
+
+    Of the whole picture it marks the cells that it marks at its own resolution, as published; else, and in
+    pixels, it counts at the image's, nearest neighbour.
+    """
+
+    region: Tensor
+    """(H, W) bool."""
+
+    def fitted(self, image: Image.Image) -> Tensor:
+        """As a mask of the image's size; a speck that nearest neighbours miss marks the pixel it lies in."""
+        picture = Image.fromarray(self.region.numpy())
+        fitted = torch.from_numpy(np.array(picture.resize(image.size, Image.Resampling.NEAREST)))
+        if fitted.any():
+            return fitted
+        return F.adaptive_max_pool2d(self.region[None].float(), (image.height, image.width))[0] > 0
 
 
 def require_mask(mask: Any) -> None:
-    """Raises `UserError` unless it is None, an image, an array or a tensor; see `edit_region`."""
-    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor):
-        shown = repr(mask) if isinstance(mask, str | Path) else f"of type {type(mask).__name__}"
-        raise UserError(f"mask {shown} is not known; give an array, an image, None or {AUTO!r}")
+    """Raises `UserError` unless it is None, an image, an array, a tensor or a path; see `edit_region`."""
+    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor | str | Path):
+        raise UserError(
+            f"mask of type {type(mask).__name__} is not known; give an array, an image, a file's path, None "
+            f"or {AUTO!r}"
+        )
 
 
 def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_error: int) -> list[Any]:
     """Masks as (H, W) bool tensors; None stays None.
 
     Args:
-      masks: as in `EditingPipeline.edit`, but for "auto".
+      masks: as in `EditingPipeline.edit`, but for "auto"; or `OwnSizeMask`s.
       images: needed where there is a mask.
       mask_error: pixels by which each is widened.
     Raises:
@@ -278,8 +303,17 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     """
     regions = []
     for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
+        if isinstance(mask, OwnSizeMask):
+            mask = mask.fitted(image)
         require_mask(mask)
-        region = check_mask(mask, image, "the mask" if len(masks) == 1 else f"mask {number}")
+        name = "the mask" if len(masks) == 1 else f"mask {number}"
+        if isinstance(mask, str | Path):
+            if not os.path.exists(mask):
+                raise UserError(
+                    f"mask {mask}: no such file; give another, an array, an image, None or {AUTO!r}"
+                )
+            mask, name = load_edit_region(mask), str(mask)
+        region = check_mask(mask, image, name)
         regions.append(None if region is None else resize_mask(region[None], mask_error)[0])
     return regions
 

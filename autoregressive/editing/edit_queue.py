@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
@@ -45,8 +46,9 @@ class EditQueue:
             future = edits.submit(image, "make the circle blue", mask, seeds=3)
             image = future.result()[0].image
 
-    While it is open, other threads that call the pipeline share passes too. Requests with an adapter share
-    passes with those of the same adapter, which have a cache of their own.
+    While it is open, other threads that call the pipeline share passes too, with the queue that was opened
+    last. Requests with an adapter share passes with those of the same adapter, which have a cache of their
+    own. A process that was forked from this one wants a queue of its own: threads are not copied.
     """
 
     def __init__(
@@ -82,13 +84,15 @@ class EditQueue:
         """`EditingPipeline.edit` as a future; requests begin in the order in which they come.
 
         The future's `cancel` works while the request waits and, up to the next pass, while it is drawn; what
-        a cancelled request was given is let go at once. `progress` is called in a thread of the queue.
+        a cancelled request was given is let go at once. What is given is read when the request begins: leave
+        arrays and images as they are until then. `progress` is called in a thread of the queue, of which
+        `WORKING` work at a time: it should return soon, and wait for no other request.
 
         Args:
           adapter: of those that the pipeline has loaded; by default the one that it uses now, or none.
         Raises:
           QueueFullError: `max_waiting` requests are open.
-          RuntimeError: the queue is closed.
+          RuntimeError: the queue is closed, or was opened before this process was forked.
           UserError: there is no such adapter.
         """
         return self._start("edit", adapter, inputs, options)
@@ -135,8 +139,12 @@ class EditQueue:
                 raise QueueFullError(
                     f"{self._num_open} requests are open, as many as may be: try again later"
                 )
-            self._num_open += 1
             shared = self._share(pipeline.token_editor)
+            shared.require_own_process()
+            self._num_open += 1
+            # Another queue of this pipeline may be what its own editor shares passes with.
+            pipeline.token_editor = copy.copy(pipeline.token_editor)
+            pipeline.token_editor.shared = shared
             request = _Request(Future(), getattr(pipeline, work), inputs, options, shared)
             self._threads.submit(self._run, request)
         request.future.add_done_callback(lambda _: self._drop(request))

@@ -22,6 +22,7 @@ from torch import Tensor
 from autoregressive.decoding.sampling import Sampling
 from autoregressive.editing.arguments import (
     EditOptions,
+    OwnSizeMask,
     as_call,
     as_call_seeds,
     as_codes,
@@ -36,7 +37,7 @@ from autoregressive.editing.arguments import (
     require_told,
 )
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
-from autoregressive.editing.crop import View, results_of, seeds_of_views, views_of
+from autoregressive.editing.crop import View, cells_of, results_of, seeds_of_views, views_of
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
@@ -52,7 +53,8 @@ from dataset.records.images import as_image
 from runtime.devices import timed
 from runtime.errors import UserError
 
-Mask = Image.Image | np.ndarray | Tensor
+Mask = Image.Image | np.ndarray | Tensor | str | Path
+"""A string is a file's path, or "auto"."""
 
 
 class EditingPipeline(EditingModels):
@@ -62,7 +64,7 @@ class EditingPipeline(EditingModels):
         self,
         prompt: Sequence[Text] | Text,
         image: Sequence[Picture] | Picture | None = None,
-        mask_image: Sequence[Mask | str | Path | None] | Mask | str | Path | None = None,
+        mask_image: Sequence[Mask | None] | Mask | None = None,
         *,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
@@ -78,8 +80,8 @@ class EditingPipeline(EditingModels):
         Args:
           prompt: one for all images, or a list. A list with one image edits that in several ways.
           image: as `images` of `edit`; also (B, 3, H, W) tensors and (B, H, W, 3) arrays. None draws.
-          mask_image: white = edit; as `masks` of `edit`, or files' paths; also (B, 1, H, W) and (1, H, W).
-            One stands for all images.
+          mask_image: white = edit; as `masks` of `edit`; also (B, 1, H, W) and (1, H, W). One stands for all
+            images.
           num_images_per_prompt: pictures of each, side by side.
           guidance_scale: in the place of that of `sampling`.
           generator: draws the seeds, or a list of them, each drawing one; by default new ones in each call.
@@ -94,11 +96,10 @@ class EditingPipeline(EditingModels):
         """
         require_output_type(output_type)
         require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
-        require_said_once(options, callback_on_step_end)
+        require_said_once(options, callback_on_step_end, generator)
         prompts, images, masks = as_call(prompt, image, mask_image)
         seeds = options.pop("seeds", None)
-        if seeds is None:
-            seeds = as_call_seeds(generator, len(prompts), num_images_per_prompt)
+        seeds = as_call_seeds(seeds, generator, len(prompts), num_images_per_prompt)
         sampling = options.pop("sampling", None) or self.defaults.sampling
         if guidance_scale is not None:
             sampling = dataclasses.replace(sampling, cfg_scale=guidance_scale)
@@ -117,14 +118,14 @@ class EditingPipeline(EditingModels):
             results = tuple(self.edit(images, prompts, masks, **common, **options))
             pictures = [result.image for result in results]
         output = as_output(pictures, output_type)
-        return PipelineOutput(output, results) if return_dict else (output,)
+        return PipelineOutput(output, results, tuple(seeds)) if return_dict else (output,)
 
     @torch.inference_mode()
     def edit(
         self,
         images: Sequence[Picture] | Picture,
         prompts: Sequence[Text] | Text,
-        masks: Sequence[Mask | str | None] | Mask | str | None = None,
+        masks: Sequence[Mask | None] | Mask | None = None,
         *,
         seeds: Sequence[int] | int = 0,
         generator: torch.Generator | None = None,
@@ -138,12 +139,12 @@ class EditingPipeline(EditingModels):
         Args:
           images: of any size; the model sees them resized to a square, or squares of them (`crop`). PIL
             images (taken as viewers show them: 8-bit RGB, upright, over white), files' paths, (H, W, 3)
-            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes or of floats in [0, 1]. One image, with
-            one prompt and one mask, or a list of each, as many.
+            arrays or (3, H, W) tensors, or (H, W) for grey, of bytes, or of floats in [0, 1], which become
+            bytes. One image, with one prompt and one mask, or a list of each, as many.
           prompts: what to do (editing models) or what the result shows (zero-shot): strings or features.
-          masks: (H, W) arrays, tensors or PIL images of the image's size, above half of their range = edit;
-            None regenerates all; "auto" finds the cells from the prompt (models with marks). These two
-            also stand for as many.
+          masks: (H, W) arrays, tensors, PIL images or files' paths, of the image's size, above half of their
+            range = edit; None regenerates all; "auto" finds the cells from the prompt (models with marks).
+            These two also stand for as many.
           seeds: one a result, or the first of as many; the same seed gives the same result in any batch.
           generator: draws the seeds instead.
           num_samples: results of each image, side by side in the list; they share the prompt's computation.
@@ -219,6 +220,9 @@ class EditingPipeline(EditingModels):
         given = [None if is_auto(mask) else mask for mask in masks]
         regions = as_regions(given, images, how.mask_error)
         found: dict[int, Tensor] = {}
+        if how.crop == "none" and not how.mask_error:
+            own = {number: mask for number, mask in enumerate(masks) if isinstance(mask, OwnSizeMask)}
+            found = {number: cells_of(mask.region, self.grid, how.mask_rule) for number, mask in own.items()}
         with timed(timings, "encode", self.device):
             text, text_valid = self.encode_texts(prompts)
             if source is None and how.crop == "none":
@@ -227,7 +231,7 @@ class EditingPipeline(EditingModels):
             with timed(timings, "locate", self.device):
                 whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
                 scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
-                found = dict(
+                found |= dict(
                     zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
                 )
         views = [

@@ -132,10 +132,12 @@ class PipelineOutput:
       images: PIL images; for "np" a (B, H, W, 3) float32 array in [0, 1], for "pt" a (B, 3, H, W) tensor;
         where sizes differ a list of (H, W, 3) or (3, H, W).
       results: the edits with all that is known of them; empty for drawn images.
+      seeds: of the images; given as `seeds` they make them again.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
     results: tuple[EditResult, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 def as_output(images: list[Image.Image], output_type: str) -> object:

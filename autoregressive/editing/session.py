@@ -86,9 +86,7 @@ class EditSession:
             return self.pipeline.encode([self.image])[0].cpu()
         return self.history[-1].result.codes if self.history else self._first_codes
 
-    def edit(
-        self, prompt: Text, mask: Mask | str | None = None, *, seed: int = 0, **options: Any
-    ) -> EditResult:
+    def edit(self, prompt: Text, mask: Mask | None = None, *, seed: int = 0, **options: Any) -> EditResult:
         """Edits the current image, which becomes the result.
 
         Args:
@@ -106,7 +104,7 @@ class EditSession:
     def propose(
         self,
         prompt: Text,
-        mask: Mask | str | None = None,
+        mask: Mask | None = None,
         *,
         seed: int = 0,
         num_samples: int = 1,

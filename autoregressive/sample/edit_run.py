@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from autoregressive.editing.arguments import OwnSizeMask
 from autoregressive.editing.choices import AUTO
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.jobs import run_jobs, run_rounds
@@ -100,7 +102,7 @@ class EditRun:
         self.cropped = edit_options.get("crop", "none") != "none"
         if self.cropped:  # crops are bilinear
             resampling = Image.Resampling.BILINEAR
-        settings = settings | {"source_resampling": resampling.name.lower()}
+        settings = settings | {"source_resampling": resampling.name.lower(), "mask_size": "own"}
         self.pipeline, self.folders, self.settings = pipeline, folders, settings
         self.edit_options, self.seed, self.resampling = edit_options, seed, resampling
         self.hash = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
@@ -263,17 +265,12 @@ def files_sha256(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _load_mask(mask: Path | str | None, image: Image.Image) -> np.ndarray | str | None:
+def _load_mask(mask: Path | str | None, image: Image.Image) -> np.ndarray | OwnSizeMask | str | None:
     if mask is None or mask == AUTO:
         return mask
     region = load_magicbrush_mask(mask).numpy()
     require_shape(region, image.size, str(mask), MAGICBRUSH_SPARE)
-    return require_marked(_fit(region, image), mask)
-
-
-def _fit(mask: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Some published masks differ from their image in resolution: nearest neighbour to its size."""
-    if mask.shape == (image.height, image.width):
-        return mask
-    picture = Image.fromarray(marked(mask).astype(np.uint8) * 255)
-    return np.asarray(picture.resize(image.size, Image.Resampling.NEAREST)) > 127
+    require_marked(region, mask)
+    if region.shape == (image.height, image.width):
+        return region
+    return OwnSizeMask(torch.from_numpy(marked(region)))

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from autoregressive.editing.choices import AUTO
 from autoregressive.sample.edit_run import KeyedEdit, files_sha256
 from dataset.batches import Text, load_text
@@ -18,6 +20,8 @@ from runtime.errors import UserError
 from runtime.files import file_sha256
 
 Sessions = dict[str, list[Turn]]
+EMU_RESAMPLING = Image.Resampling.BICUBIC
+"""Of Emu Edit's sources, as published; those of all else are bilinear."""
 
 
 def magicbrush_text(turn: Turn, descriptions: dict[str, dict[str, str]] | None, width: int | None) -> Text:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from autoregressive.sample.edit_run import EditFolders, EditRun, write_ceiling
 from autoregressive.sample.edit_sets import (
+    EMU_RESAMPLING,
     Sessions,
     emu_jobs,
     emu_sha256,
@@ -25,9 +24,6 @@ from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_s
 from runtime.config import dump_config
 from runtime.distributed import Distributed, distributed
 from runtime.files import without_mac_metadata
-
-EMU_RESAMPLING = Image.Resampling.BICUBIC
-"""Of Emu Edit's sources, as published; the other published programs are bilinear."""
 
 
 def edit_magicbrush(config: SampleMagicBrush) -> None:

@@ -22,7 +22,7 @@ from dataset.records.own_pairs import find_own_pairs
 from language.caption_cleaning import require_words
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import require_regular
+from runtime.files import require_place, require_regular
 from runtime.logging import get_logger
 from runtime.pictures import like, require_saveable, save_picture
 
@@ -127,6 +127,7 @@ def require_usable(jobs: Sequence[FileEdit], config: PictureFlags) -> None:
     for job in jobs:
         try:
             require_saveable(job.output)
+            require_place(job.output)
             image = _load(job, config)
             _region(job, image, config)
             require_saveable(job.output, image.size, image.mode)

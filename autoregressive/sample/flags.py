@@ -14,7 +14,7 @@ from autoregressive.sequence.order_kinds import ORDER_KINDS, resolve_order
 from dataset.choices import LANGUAGES, RULES
 from runtime.config import REQUIRED, check_ranges, option
 from runtime.errors import UserError
-from runtime.files import path_sha256
+from runtime.files import path_sha256, require_place
 from runtime.flags import drawing, models, scoring, shared
 from runtime.flags.ranges import COUNT
 from runtime.pictures import require_saveable
@@ -191,6 +191,7 @@ class PictureFlags(EditSampleConfig):
         }
         for flag, path in self.written(output).items():
             require_saveable(path)
+            require_place(path)
             place, edited = os.path.abspath(path), image and os.path.abspath(image)
             if place in taken and not (flag == "--output" and place == edited):
                 raise UserError(f"{flag} {path} would be written over {taken[place]}: give another name")

@@ -261,6 +261,8 @@ class T2IConfig(TrainConfig):
     region_orders: list[str] = training.region_orders(REGION_ORDERS, ORDER_KINDS)
     eval_order_version_id: int = option(1, help="order of previews: 1 raster, 2 random", choices=[1, 2])
 
+    no_compile: bool = legacy("steps are compiled with --compile alone", takes_value=False)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.packed_data and (self.t5_feat_path or self.short_t5_feat_path):

@@ -17,9 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit, write_ceiling
 from autoregressive.sample.edit_sets import (
+    EMU_RESAMPLING,
     emu_jobs,
     emu_sha256,
     keys_of,
@@ -52,6 +55,7 @@ class MagicBrushValidation:
     """MagicBrush: single-turn edits and, unless left out, sessions edited turn after turn."""
 
     prefix = ""
+    resampling = Image.Resampling.BILINEAR
 
     def __init__(self, config: EditingConfig) -> None:
         self.config = config
@@ -124,6 +128,7 @@ class EmuValidation:
     """Emu Edit: every cell regenerated, compared with the source."""
 
     prefix = "emuedit_test_"
+    resampling = EMU_RESAMPLING
     needs_text_encoder = True
 
     def __init__(self, config: EditingConfig) -> None:
@@ -208,9 +213,8 @@ class Validation:
     def _validate(self, test_set: TestSet, step: int) -> dict[str, Any]:
         root, name = Path(self.config.results_dir), f"{test_set.prefix}samples-ckpt-{step:07d}"
         folders = EditFolders(test_set.images(root / name), root / "validation" / name)
-        run = EditRun(
-            self.pipeline, folders, self._settings(test_set), self._edit_options(), self.config.global_seed
-        )
+        settings, seed = self._settings(test_set), self.config.global_seed
+        run = EditRun(self.pipeline, folders, settings, self._edit_options(), seed, test_set.resampling)
         ids = test_set.ids()
         width = self.pipeline.transformer.config.caption_dim
         mine = test_set.rounds(folders.images, width, ids[self.ranks.rank :: self.ranks.world_size])
@@ -219,7 +223,7 @@ class Validation:
         ceiling = root / "validation" / f"{test_set.prefix}ceiling"
         if test_set.prefix not in self.with_ceiling:  # the tokenizer is frozen: once a run
             images = [(original, ceiling / path) for original, path in test_set.originals()]
-            write_ceiling(self.pipeline, images, self.batch_size, self.ranks)
+            write_ceiling(self.pipeline, images, self.batch_size, self.ranks, resampling=test_set.resampling)
             self.with_ceiling.add(test_set.prefix)
         return test_set.evaluate(folders, ceiling, self._scores(test_set, step), self.ranks)
 

@@ -173,9 +173,7 @@ def _find_codes(folder: Path) -> tuple[list[str], list[array]]:
         files = (os.path.splitext(entry) for entry in os.listdir(folder / name))
         stems = [stem for stem, end in files if end == ".npy" and stem.isdecimal()]
         if odd := next((stem for stem in stems if str(int(stem)) != stem), None):
-            raise UserError(
-                f"{folder / name / odd}.npy: codes are named {int(odd)}.npy here; rename it"
-            )
+            raise UserError(f"{folder / name / odd}.npy: codes are named {int(odd)}.npy here; rename it")
         found = array("q", sorted(map(int, stems)))
         if found:
             names.append(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from runtime.errors import UserError
@@ -33,6 +34,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNED = (5, 6, 7, 8)  # rows become columns
+_DECODING = threading.Lock()  # Pillow decodes a file when its pixels are first wanted, and for one thread
 # Where Pillow looks for the orientation.
 _ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
@@ -89,7 +91,8 @@ def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Imag
 def what_is_lost(source: str | ImageSource) -> list[str]:
     """What `as_native` does not keep of a file that can be read, in words; as a rule nothing.
 
-    Colours of 16 bits, which Pillow reads as 8; the transparency of 16-bit grey; frames after the first.
+    Colours of 16 bits, which Pillow reads as 8, and of four inks; the transparency of 16-bit grey; frames
+    after the first.
     """
     lost = []
     stream_source = Path(source) if isinstance(source, str) else source
@@ -97,6 +100,8 @@ def what_is_lost(source: str | ImageSource) -> list[str]:
         is_grey = file.mode.startswith("I")
         if not is_grey and _has_16_bits(file):
             lost.append("its colours have 16 bits, of which 8 are kept")
+        if file.mode == "CMYK":
+            lost.append("its colours are CMYK, and become RGB")
         if is_grey and "transparency" in file.info:
             lost.append(
                 "transparency beside 16-bit grey is not kept, it becomes white; save it as 8 bits first"
@@ -181,7 +186,7 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
     if isinstance(picture, Image.Image):
         if 0 in picture.size:
             raise UserError(f"an image of {picture.width}x{picture.height}: it has no pixels")
-        return as_seen(_in_its_range(picture))
+        return as_seen(_in_its_range(_decoded(picture)))
     if not isinstance(picture, np.ndarray | Tensor):
         raise UserError(
             f"an image of type {type(picture).__name__}: give a PIL image, a path, an array or a tensor"
@@ -208,6 +213,19 @@ def as_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
             "in [0, 1]"
         )
     return Image.fromarray(np.ascontiguousarray(np.rint(pixels * 255).astype(np.uint8)))
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """A picture that is handed over, once Pillow has read all of its file: other threads may hold it too.
+
+    Two that want its pixels first, at the same time, would both read the file, and get parts of it.
+    """
+    with _DECODING:
+        if isinstance(image, ImageFile.ImageFile):
+            _scale_key(image)
+        image.load()
+        _orientation(image)  # which Pillow reads once, too
+    return image
 
 
 def _in_its_range(image: Image.Image) -> Image.Image:
@@ -241,7 +259,7 @@ def as_native_image(picture: Image.Image | np.ndarray | Tensor | str | Path) -> 
     if isinstance(picture, str | Path):
         return load_native(picture)
     if isinstance(picture, Image.Image) and 0 not in picture.size:
-        return as_native(_in_its_range(picture))
+        return as_native(_in_its_range(_decoded(picture)))
     return as_image(picture)
 
 
@@ -285,7 +303,7 @@ def edit_region(mask: Image.Image | np.ndarray | Tensor, name: str = "the mask")
     if isinstance(mask, Image.Image) and 0 in mask.size:
         return torch.zeros(mask.height, mask.width)
     if isinstance(mask, Image.Image):
-        mask = _upright(mask)
+        mask = _upright(_decoded(mask))
         transparent = _transparent_region(mask, name)
         if transparent is not None:
             return transparent
@@ -499,6 +517,7 @@ def _scale_key(file: Image.Image) -> None:
     """Brings the one colour that is transparent in a PNG file, open and not loaded, to 8 bits, as its pixels.
 
     Pillow leaves it in the file's bits, and compares it with pixels of 8: no pixel, or wrong ones, are clear.
+    Of a file that is loaded the bits are not known any more, and nothing is done.
     """
     key, raw = file.info.get("transparency"), {str(tile[3]) for tile in file.tile}
     if file.mode == "RGB" and isinstance(key, tuple) and _has_16_bits(file):

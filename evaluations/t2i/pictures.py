@@ -54,9 +54,12 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
     missing = {f"{number:06d}.png" for number in range(len(captions)) if number not in by_number}
     extra = {image.name for image in images} - {by_number.get(number) for number in range(len(captions))}
     if missing or extra:
+        differences = name_differences(missing, extra, path.name)
+        if not missing and extra == {name for n, name in by_number.items() if n >= len(captions)}:
+            differences += " LlamaGen's sampler fills its last batch with such images: delete them."
         raise UserError(
             f"{path} holds {len(captions)} captions, but {path.parent / 'images'} {len(images)} images; each "
-            f"is named by the number of its line, from 0.{name_differences(missing, extra, path.name)}"
+            f"is named by the number of its line, from 0.{differences}"
         )
     return captions
 

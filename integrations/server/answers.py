@@ -48,13 +48,12 @@ def error_event(content: dict[str, Any]) -> str:
 
 
 def _described(ask: Ask) -> dict[str, Any]:
-    """`lossless`: pixels outside of the edited cells arrive as the source's."""
     width, height = ask.size
     return {
         "model": ask.model,
         "size": f"{width}x{height}",
         "output_format": ask.format.name,
-        "lossless": ask.format.lossless,
+        "lossless": ask.lossless,
         "unknown_words": ask.unknown_words(),
         "warnings": list(ask.warnings),
     }

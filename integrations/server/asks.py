@@ -26,6 +26,8 @@ from runtime.errors import UserError
 MOST_RESULTS, MOST_PARTIAL = 10, 3
 MAX_PROMPT = 4000
 """Characters."""
+_FLATTENED = {"RGBA": "its transparency becomes white", "I;16": "its 16-bit grey becomes 8 bits"}
+"""What pictures lose as 8-bit RGB, by their mode."""
 _LARGEST_SEED = 2**53  # what every reader of JSON holds
 
 
@@ -41,6 +43,7 @@ class Ask:
       image: None draws.
       mask: (H, W) bool, True = edit, or "auto".
       warnings: what of the pictures that were sent is not taken.
+      whole: all of the image is taken.
     """
 
     kind: str
@@ -59,6 +62,12 @@ class Ask:
     crop: str = "auto"
     adapter: str | None = None
     warnings: tuple[str, ...] = ()
+    whole: bool = True
+
+    @property
+    def lossless(self) -> bool:
+        """Whether all pixels outside of the edited cells arrive as the picture's own."""
+        return self.format.lossless and self.whole
 
     def submit(self, progress: Progress | None = None) -> Future:
         """Puts it into its queue."""
@@ -103,6 +112,10 @@ def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask
     common = _read_common(fields, served, draws=False)
     sent = as_upload("image", fields.raw("image"))
     image, warnings = read_picture(sent, max_pixels, common["n"]), told_of(sent)
+    crop = fields.choice("crop", CROPS, "auto")
+    if crop == "none" and (lost := _FLATTENED.get(image.mode)):
+        warnings.append(f"image: with crop none it is taken as 8-bit RGB: {lost}")
+    whole = not warnings
     if fields.has("mask") and fields.has("mask_image"):
         raise bad_request("both mask and mask_image were sent: send one", "mask_image", "invalid_mask")
     field = next((name for name in ("mask", "mask_image") if fields.has(name)), None)
@@ -115,11 +128,10 @@ def read_edit(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask
         raise bad_request(message, "mask", "missing_required_parameter")
     else:
         mask = AUTO
-    crop = fields.choice("crop", CROPS, "auto")
     _require_size(fields, image.size, "an edit has the size of its picture")
     common["format"].require_fit(image if crop != "none" else image.convert("RGB"))
-    given = {"size": image.size, "image": image, "mask": mask, "crop": crop, "warnings": tuple(warnings)}
-    return Ask("image_edit", **common, **given)
+    given = {"size": image.size, "image": image, "mask": mask, "crop": crop}
+    return Ask("image_edit", **common, **given, warnings=tuple(warnings), whole=whole)
 
 
 def read_drawing(values: Mapping[str, Any], served: Served, max_pixels: int) -> Ask:

@@ -37,7 +37,7 @@ async def read_form(request: Request, max_bytes: int) -> dict[str, str | bytes]:
     Raises:
       ApiError: no such form, or a field that comes twice.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise bad_request(
             "send the fields as multipart/form-data, the picture as a file", code="invalid_form"
         )

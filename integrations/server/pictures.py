@@ -76,7 +76,7 @@ def as_upload(field: str, value: Any) -> Upload:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return Upload(field, base64.b64decode(text, validate=True))
+        return Upload(field, base64.b64decode("".join(text.split()), validate=True))  # tools break lines
     except (binascii.Error, ValueError):
         message = f"{field}: send a file, or its bytes in base64; nothing is fetched from elsewhere"
         raise bad_request(message, field, "invalid_image") from None

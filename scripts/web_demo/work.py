@@ -23,7 +23,7 @@ from autoregressive.editing.results import Drawing, EditResult, Progress
 from autoregressive.editing.session import EditSession
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.sequence.orders import drawing_orders
-from dataset.records.images import as_seen, load_native
+from dataset.records.images import MAX_PIXELS, as_seen, load_native
 from language.caption_cleaning import require_words
 from runtime.errors import UserError
 from runtime.logging import get_logger
@@ -38,6 +38,8 @@ BRUSHES = ("#d62728", "#ff7f0e", "#2ca02c", "#1f77b4", "#9467bd")
 MAX_WORDS = 300
 AT_ONCE = 16
 """Visitors whose requests run at a time; they share the passes of the model."""
+MOST_KEPT = 4
+"""Pictures of the largest size whose pixels a visitor's samples may have together."""
 _PATIENCE_S = 1.0
 
 
@@ -76,6 +78,7 @@ class Desk:
     Attributes:
       reconstruction: what the tokenizer makes of the image at the start, at the model's size.
       samples: of the last turn; one of them, number `taken`, is the session's.
+      max_pixels: of an upload; samples together may have `MOST_KEPT` times as many.
       told, warned: what the page says of it.
     """
 
@@ -85,6 +88,7 @@ class Desk:
     prompt: str = ""
     samples: list[EditResult] = field(default_factory=list)
     taken: int = 0
+    max_pixels: int = MAX_PIXELS
     told: str = ""
     warned: list[str] = field(default_factory=list)
     folder: tempfile.TemporaryDirectory | None = None
@@ -105,7 +109,8 @@ class Desk:
         side = edits.pipeline.image_size
         as_seen_whole = image.mode == "RGB" and image.size == (side, side)  # then codes are kept, too
         session = EditSession(shared, image, crop="none" if as_seen_whole else "auto")
-        return cls(session, shared, edits.pipeline.decode(session.codes[None])[0])
+        reconstruction = edits.pipeline.decode(session.codes[None])[0]
+        return cls(session, shared, reconstruction, max_pixels=max_pixels)
 
     def psnr(self) -> float:
         """Decibels between the image at the start, as the model sees it, and its reconstruction."""
@@ -116,7 +121,18 @@ class Desk:
     def propose(
         self, words: str, mask: np.ndarray | str | None, **options: Any
     ) -> Generator[Drawing | None, None, list[EditResult]]:
-        """Ways to edit the image, see `EditSession.propose`, while they are drawn, see `follow`."""
+        """Ways to edit the image, see `EditSession.propose`, while they are drawn, see `follow`.
+
+        Raises:
+          UserError: more of them than may be kept.
+        """
+        width, height = self.session.image.size
+        number, most = options.get("num_samples", 1), max(1, MOST_KEPT * self.max_pixels // (width * height))
+        if number > most:
+            raise UserError(
+                f"{number} samples of a picture of {width}x{height} are too many for this page: ask for "
+                f"{most}"
+            )
         told: list[Progress] = []
 
         def work(progress: Progress) -> list[EditResult]:

@@ -11,7 +11,16 @@ from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
 from autoregressive.sample.edit_run import _load_mask
-from dataset.records.images import as_seen, load_edit_region, load_image, load_magicbrush_mask, load_native
+from dataset.records.images import (
+    as_image,
+    as_native_image,
+    as_seen,
+    edit_region,
+    load_edit_region,
+    load_image,
+    load_magicbrush_mask,
+    load_native,
+)
 from runtime.errors import UserError
 
 
@@ -107,13 +116,16 @@ def test_magicbrush_mask_is_transparent_or_black(tmp_path, capsys):
 
 
 def test_what_is_not_kept_of_a_file_is_told(tmp_path, caplog):
-    """Animations lose their later frames, 16-bit grey its transparent value; all else is told nothing of."""
+    """Later frames of animations, CMYK, the transparent value of 16-bit grey; all else is told nothing of."""
     still, two = picture(), [picture(), picture().transpose(Image.Transpose.ROTATE_180)]
     for name in ("a.png", "a.gif", "a.webp"):
         two[0].save(tmp_path / name, save_all=True, append_images=two[1:])
         caplog.clear()
         assert load_native(tmp_path / name).size == still.size
         assert f"{name}: of its 2 frames the first is taken" in caplog.text
+    still.convert("CMYK").save(tmp_path / "inks.jpg")
+    assert load_native(tmp_path / "inks.jpg").mode == "RGB"
+    assert "inks.jpg: its colours are CMYK, and become RGB" in caplog.text
     grey = Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) * 9000)
     grey.save(tmp_path / "grey.png")
     content = (tmp_path / "grey.png").read_bytes()
@@ -137,7 +149,7 @@ def test_a_test_sets_mask_is_brought_to_its_images_size_but_never_to_another_sha
         mask = Image.new("RGBA", size, (0, 0, 0, 255))
         mask.paste((0, 0, 0, 0), (0, 0, 4, 4))
         mask.save(tmp_path / f"{name}.png")
-    assert _load_mask(tmp_path / "small.png", picture())[:8, :8].all()
+    assert _load_mask(tmp_path / "small.png", picture()).region.sum() == 16
     with pytest.raises(UserError, match="wide.png: the mask is 16x8, of another shape than its image 16x16"):
         _load_mask(tmp_path / "wide.png", picture())
 
@@ -193,3 +205,7 @@ def test_the_one_transparent_colour_of_a_png_is_the_one_that_its_file_names(tmp_
     assert np.array(load_image(path))[0, :, 0].tolist() == seen
     assert np.array(as_seen(load_native(path)))[0, :, 0].tolist() == seen
     assert load_edit_region(path).tolist() == [[0, 1, 0]] == load_magicbrush_mask(path).tolist()
+    opened = Image.open(path)  # as people hand it over, more than once
+    assert edit_region(opened).tolist() == [[0, 1, 0]]
+    assert np.array(as_image(opened))[0, :, 0].tolist() == seen
+    assert np.array(as_seen(as_native_image(opened)))[0, :, 0].tolist() == seen

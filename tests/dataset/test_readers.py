@@ -15,6 +15,7 @@ from PIL import Image
 from dataset.batches import collate_samples
 from dataset.build import build_dataset
 from dataset.prepare.tables import Row, _read_rows, find_parquet
+from dataset.records.images import image_to_tensor
 from dataset.records.records import read_t2i_jsonl, read_ultraedit_jsonl
 from dataset.testsets.emu_edit import read_emu_parquet
 from dataset.testsets.judged import read_gedit
@@ -144,6 +145,19 @@ def test_llamagen_folder(folder):
     dataset = build_dataset("t2i_laion_coco", [lines], SIZE, 8, **paths)
     share = np.mean([float(dataset[0, seed].text.embeddings[0, 0]) for seed in range(300)])
     assert 0.2 < share < 0.4
+
+
+@pytest.mark.parametrize(("name", "white"), [("t2i_laion_coco", False), ("t2i", True)])
+def test_nep_trims_white_borders_and_llamagen_does_not(folder, name, white):
+    lines = folder / "lines"
+    lines.mkdir()
+    page = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
+    page.paste(picture().resize((SIZE // 2, SIZE // 2)), (SIZE // 4, SIZE // 4))
+    page.save(lines / "a.png")
+    write_lines(lines / "part.jsonl", {"image_path": "a.png", "text": ["a"]})
+    image = build_dataset(name, [lines], SIZE, None)[0, 0].image
+    assert torch.equal(image, image_to_tensor(page)) == white
+    assert (image[:, 0, 0] == 1).all() == white
 
 
 def test_edit_samples(folder):

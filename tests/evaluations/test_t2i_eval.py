@@ -182,6 +182,9 @@ def test_images_are_in_natural_order_and_unequal_numbers_are_refused(tmp_path):
     assert read_captions(tmp_path, images)[0] == "one"  # CLIP is not told of a byte-order mark
     with pytest.raises(UserError, match="holds 3 captions, but .*images 2 images.* Missing: 000002.png.$"):
         read_captions(tmp_path, images[:2])
+    surplus = [*images, tmp_path / "images" / "000003.png"]  # as LlamaGen's sampler leaves them
+    with pytest.raises(UserError, match="Not in captions.txt: 000003.png. LlamaGen.* last batch.*delete"):
+        read_captions(tmp_path, surplus)
     (tmp_path / "captions.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="captions.txt: cannot be read"):
         read_captions(tmp_path, images)

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from autoregressive.sample.file_edits import FileEdit, require_usable
 from nep import __version__
 from nep.cli import COMMANDS, find_command, overview, run
 from nep.draw import DrawPicture
@@ -140,6 +141,22 @@ def test_pictures_beside_the_result_replace_nothing_either(scene, flag):
     assert parse(EditPicture, [*words, str(there), "--overwrite"])
     with pytest.raises(UserError, match=f"--{flag} .*scene.png would be written over the picture"):
         parse(EditPicture, [*words, str(scene), "--overwrite"])
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(scene):
+    below = scene / "edited.png"  # of a file
+    for words in (["--output", str(below)], ["--comparison", str(below)]):
+        with pytest.raises(UserError, match="cannot write .*edited.png: .*scene.png is no folder"):
+            parse(EditPicture, [str(scene), "make it red", *words])
+    with pytest.raises(UserError, match="is no folder"):
+        parse(DrawPicture, ["a circle", "--output", str(below)])
+    folder = scene.with_name("folder.png")
+    folder.mkdir()
+    with pytest.raises(UserError, match="folder.png: it is a folder; name a file in it"):
+        parse(EditPicture, [str(scene), "make it red", "--output", str(folder), "--overwrite"])
+    flags = parse(EditPicture, [str(scene), "make it red", "--output", str(scene.parent / "new" / "a.png")])
+    with pytest.raises(UserError, match="line 2: cannot write .*edited.png"):
+        require_usable([FileEdit(scene, None, "make it red", below, "line 2")], flags)
 
 
 def test_edit_and_draw_take_the_model_that_can(scene):

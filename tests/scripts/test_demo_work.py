@@ -121,6 +121,8 @@ def test_following_shows_every_cell_and_passes_errors_on(work, editor, edits, tm
     assert np.array_equal(np.asarray(desk.session.image), np.asarray(image)) and desk.samples == []
     with pytest.raises(UserError, match=r"^in.png: 80x100 is above the limit"):
         work.Desk.open(edits, tmp_path / "in.png", 7999)
+    with pytest.raises(UserError, match="5 samples of a picture of .* are too many for this page: ask for 4"):
+        desk.propose("red", mask, num_samples=5)
     with pytest.raises(UserError, match="mask"):
         list(desk.propose("red", mask[:5]))
 

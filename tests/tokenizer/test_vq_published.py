@@ -184,10 +184,12 @@ def test_images_named_in_a_folder_of_lists(images, tmp_path):
     for folder, numbers in (("aesthetic", (3, 1)), ("face", (8,))):
         (tmp_path / folder).mkdir()
         lines = [json.dumps({"image_path": str(images / f"n0{i % 2}" / f"{i}.JPEG")}) for i in numbers]
-        (tmp_path / folder / "part_face.jsonl").write_text("\n".join(lines))
+        (tmp_path / folder / f"part_{folder}.jsonl").write_text("\n".join(lines))
     words = ["--data-path", str(tmp_path / "aesthetic"), "--data-face-path", str(tmp_path / "face")]
     with pytest.raises(UserError, match="--allow-outside-root"):
         vq_loop.find_images(parse(VQTrainConfig, words))
     paths = vq_loop.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"]))
     assert [path.stem for path in paths] == ["3", "1", "8"]
+    (tmp_path / "face" / "all.jsonl").write_text(lines[0].replace("8.JPEG", "6.JPEG"))  # published: no faces
+    assert vq_loop.find_images(parse(VQTrainConfig, [*words, "--allow-outside-root"])) == paths
     assert len(list_images(images)) == 10

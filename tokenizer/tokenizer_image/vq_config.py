@@ -40,7 +40,9 @@ class VQTrainConfig:
     data_path: str = option(
         help="folder of images, jsonl file with image_path on each line, or folder of such files"
     )
-    data_face_path: str | None = option(None, help="more images, as --data-path")
+    data_face_path: str | None = option(
+        None, help="more images, as --data-path; of a folder's jsonl files those called *_face.jsonl, if any"
+    )
     allow_outside_root: bool = shared.allow_outside_root()
     absolute_paths: bool = shared.absolute_paths()
     image_size: int = models.image_size(what="the square training images, pixels")

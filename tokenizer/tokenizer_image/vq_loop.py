@@ -106,7 +106,7 @@ def find_images(config: VQTrainConfig) -> list[Path]:
     accepted = (config.allow_outside_root, config.absolute_paths)
     paths = list_images(config.data_path, *accepted)
     if config.data_face_path:
-        paths += list_images(config.data_face_path, *accepted)
+        paths += list_images(config.data_face_path, *accepted, preferred="*_face.jsonl")
     return paths[: config.max_images]
 
 

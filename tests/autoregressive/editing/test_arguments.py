@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,14 +87,14 @@ def test_auto_and_none_stand_for_every_image(pipelines):
     assert torch.equal(one.edit_mask, same.edit_mask)
 
 
-@pytest.mark.parametrize("mask", [box(), torch.tensor(box()), Image.fromarray(box()), "ab"])
+@pytest.mark.parametrize("mask", [box(), torch.tensor(box()), Image.fromarray(box()), "ab", Path("ab")])
 def test_one_mask_of_several_images_is_refused(pipelines, mask):
     with pytest.raises(UserError, match="one mask for a list of 2 images: give a list"):
         pipelines["edit"].edit([noise(), noise(1)], ["a", "b"], mask)
 
 
 @pytest.mark.parametrize(
-    "mask", ["AUTO", "m.png", {"a": 1}, 3, np.array(["a"]), np.full((SIDE, SIDE), None), torch.ones(3) * 1j]
+    "mask", [{"a": 1}, 3, np.array(["a"]), np.full((SIDE, SIDE), None), torch.ones(3) * 1j]
 )
 def test_masks_of_other_kinds_are_named(pipelines, mask):
     for edit in (
@@ -102,6 +103,24 @@ def test_masks_of_other_kinds_are_named(pipelines, mask):
     ):
         with pytest.raises(UserError, match="mask .*give"):
             edit(noise(), "x", mask)
+
+
+def test_masks_are_read_from_their_files(pipelines, tmp_path):
+    pipeline, file, small = pipelines["edit"], tmp_path / "mask.png", tmp_path / "small.png"
+    Image.fromarray(box()).save(file)
+    Image.fromarray(box()[:5]).save(small)
+    edits = [pipeline.edit, lambda image, *rest, **how: [EditSession(pipeline, image).edit(*rest, **how)]]
+    for edit in edits:
+        (expected,) = edit(noise(), "x", box(), sampling=PLAIN)
+        for mask in (file, str(file)):
+            (result,) = edit(noise(), "x", mask, sampling=PLAIN)
+            assert torch.equal(result.edit_mask, expected.edit_mask) and not result.edit_mask.all()
+            assert torch.equal(result.codes, expected.codes)
+        for mask, message in ((small, "small.png has the shape"), ("Auto", "Auto: no such file")):
+            with pytest.raises(UserError, match=message):
+                edit(noise(), "x", mask)
+    several = pipeline.edit([noise(), noise()], ["x", "x"], [str(file), box()], sampling=PLAIN)
+    assert torch.equal(several[0].edit_mask, several[1].edit_mask)
 
 
 def test_pictures_of_all_kinds(pipelines, tmp_path):

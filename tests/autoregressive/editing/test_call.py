@@ -113,6 +113,11 @@ def test_generators_draw_the_seeds(pipelines):
 
     assert drawn(fresh(1)) == drawn(fresh(1)) != drawn(fresh(2))
     assert drawn([fresh(1), fresh(1)])[0] == drawn([fresh(1), fresh(1)])[1] != drawn([fresh(2), fresh(1)])[0]
+    again = {"sampling": Sampling(cfg_scale=1.0, temperature=3.0), "num_images_per_prompt": 2}
+    out = pipelines["edit"]("red", noise(), **again)
+    same_seeds = pipelines["edit"]("red", noise(), seeds=out.seeds, **again)
+    assert len(out.seeds) == 2 and all(same(a, b) for a, b in zip(out.images, same_seeds.images, strict=True))
+    assert pipelines["edit"]("red", noise(), seeds=5, **again).seeds == (5, 6)
     assert drawn(None) != drawn(None)  # else a second call would show the first one's pictures
     with pytest.raises(UserError, match="3 generators for 2 results of each of 1 prompts"):
         drawn([fresh(1)] * 3)
@@ -303,6 +308,7 @@ def test_features_need_no_text_encoder(gpt_ckpts, vq_ckpt, pipelines):
     [
         ({"num_samples": 2}, "num_samples is num_images_per_prompt"),
         ({"progress": print, "callback_on_step_end": print}, "progress and callback_on_step_end"),
+        ({"seeds": 3, "generator": torch.Generator()}, "seeds and generator"),
     ],
 )
 def test_what_is_said_in_two_ways_is_named(pipelines, options, message):

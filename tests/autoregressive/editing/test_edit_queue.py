@@ -245,6 +245,45 @@ def test_calls_of_other_threads_outlive_the_queue(pipelines):
     edits.close()
 
 
+def test_two_queues_of_one_pipeline_each_decode_their_own(pipelines):
+    """Whichever was opened last: requests keep to their queue, and are cancelled between its passes."""
+    pipeline, began, go_on, steps = pipelines["edit"], threading.Event(), threading.Event(), []
+    slow = dataclasses.replace(HOW, window=1)
+
+    def hold(drawing) -> None:
+        steps.append(drawing.step)
+        began.set()
+        go_on.wait(60)
+
+    with EditQueue(pipeline) as first, EditQueue(pipeline) as second:
+        running = first.submit(noise(24, 24), "red", sampling=slow, progress=hold)
+        assert began.wait(60) and running.cancel()
+        go_on.set()
+        assert second.submit(noise(24, 24), "red", sampling=HOW).result(60)
+        second.close()
+        engine, made = pipeline.engine, []
+        engine.generate = lambda *_, **__: made.append("without the queue")
+        try:
+            assert first.submit(noise(24, 24), "red", sampling=HOW).result(60)
+        finally:
+            del engine.generate
+    assert steps == [1] and not made
+
+
+def test_a_forked_process_is_told_to_open_its_own_queue(pipelines, monkeypatch):
+    """There are no threads that would answer it."""
+    pipeline = pipelines["edit"]
+    with EditQueue(pipeline) as edits:
+        with monkeypatch.context() as forked:
+            forked.setattr("os.getpid", lambda: -1)
+            for ask in (edits.submit, pipeline.edit):
+                with pytest.raises(RuntimeError, match="open the EditQueue after the fork"):
+                    ask(noise(24, 24), "red", sampling=HOW)
+            with EditQueue(pipeline) as own:
+                assert own.submit(noise(24, 24), "red", sampling=HOW).result(60)
+        assert edits.num_open == 0
+
+
 def test_a_request_can_be_cancelled_while_it_is_drawn(pipelines):
     pipeline, began, go_on = pipelines["edit"], threading.Event(), threading.Event()
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from autoregressive.editing.arguments import check_mask
-from dataset.records.images import as_image, as_native_image, load_image
+from dataset.records.images import as_image, as_native_image, edit_region, load_image
 from runtime.errors import UserError
 
 WIDTH, HEIGHT = 6, 4
@@ -39,6 +43,30 @@ def test_opened_pictures_are_what_the_command_line_reads(tmp_path):
         assert as_image(picture).size == read.size == ((HEIGHT, WIDTH) if name == "turned" else IMAGE.size)
         assert (np.asarray(as_image(picture)) == np.asarray(read)).all(), name
         assert (np.asarray(as_image(as_image(picture))) == np.asarray(read)).all()
+
+
+class SlowFile(io.BytesIO):
+    """Others have their turn between any two reads."""
+
+    def read(self, *size: int) -> bytes:
+        time.sleep(0.001)
+        return super().read(*size)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_threads_that_are_handed_one_opened_picture_get_all_of_it(kind):
+    """Pillow reads the file when the first of them wants its pixels, and is made for one thread."""
+    pixels, stream = np.random.default_rng(0).integers(0, 256, (300, 301, 3), dtype=np.uint8), SlowFile()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(stream, kind, exif=exif)
+    alone = np.asarray(as_image(Image.open(io.BytesIO(stream.getvalue()))))
+    assert alone.shape == (301, 300, 3)
+    opened = Image.open(stream)
+    with ThreadPoolExecutor(4) as threads:
+        reads = [as_image, as_native_image, as_image, edit_region]
+        *pictures, mask = threads.map(lambda read: read(opened), reads)
+    assert all(np.array_equal(picture, alone) for picture in pictures) and mask.shape == (301, 300)
 
 
 def overshot() -> np.ndarray:

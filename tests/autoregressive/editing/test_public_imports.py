@@ -9,13 +9,24 @@ import pytest
 from conftest import run_program
 
 import autoregressive
-from autoregressive import AutoMaskSettings, EditingPipeline, EditResult, EditSession, Sampling
+from autoregressive import (
+    AutoMaskSettings,
+    EditingPipeline,
+    EditQueue,
+    EditResult,
+    EditSession,
+    QueueFullError,
+    Sampling,
+    UserError,
+)
 
 
 def test_the_short_home_has_what_users_need():
     assert set(autoregressive.__all__) <= set(dir(autoregressive))
     assert EditingPipeline.__module__ == "autoregressive.editing.pipeline"
-    assert all(isinstance(kind, type) for kind in (AutoMaskSettings, EditResult, EditSession, Sampling))
+    assert issubclass(QueueFullError, UserError) and UserError.__module__ == "runtime.errors"
+    kinds = AutoMaskSettings, EditQueue, EditResult, EditSession, Sampling
+    assert all(isinstance(kind, type) for kind in kinds)
     with pytest.raises(AttributeError, match="no attribute 'EditingPipelines'"):
         _ = autoregressive.EditingPipelines
 

@@ -1,8 +1,9 @@
-"""Sources come to the model's size as stage 2 brings them there; for the Emu Edit sampler bicubic."""
+"""Sources come to the model's size as stage 2 brings them there; Emu Edit's, as published, bicubic."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from PIL import Image
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.editing.session import EditSession
 from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit, write_ceiling
+from autoregressive.train.config import EditingConfig
+from autoregressive.train.validation import EmuValidation, MagicBrushValidation, Validation
 from dataset.records.images import image_to_tensor
 from dataset.transforms import joint_transform
+from runtime.config import parse
 from runtime.distributed import ONE_RANK
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -82,3 +86,45 @@ def test_test_sets_and_their_ceilings_are_resized_by_one_rule(
     expected = rule(image, pipeline.image_size)
     assert len(encoded) == 2 and all(torch.equal(pixels[0], expected) for pixels in encoded)
     assert run.settings["source_resampling"] == resampling.name.lower()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"), [(MagicBrushValidation, _as_stage2), (EmuValidation, _as_published_emu)]
+)
+def test_validation_resizes_as_the_samplers_do(pipeline, image, encoded, vq_ckpt, tmp_path, kind, rule):
+    source = tmp_path / "source.png"
+    image.save(source)
+
+    class OneEdit(kind):
+        sha256 = ""
+
+        def __init__(self):
+            pass
+
+        def ids(self):
+            return ["a"]
+
+        def rounds(self, images, width, ids):
+            return [[KeyedEdit("a.png", source, lambda: "a circle", None)]]
+
+        def originals(self):
+            return [(source, Path("a.png"))]
+
+        def evaluate(self, folders, ceiling, scores, ranks):
+            return {}
+
+    words = [
+        "--data-path",
+        "d.jsonl",
+        "--vq-ckpt",
+        str(vq_ckpt),
+        "--results-dir",
+        str(tmp_path),
+        "--mask_in_context",
+    ]
+    config = parse(EditingConfig, [*words, "--cfg-scale", "1"])
+    Validation([OneEdit()], pipeline, config, ONE_RANK)(2)
+    ceiling = np.asarray(Image.open(tmp_path / "validation" / f"{kind.prefix}ceiling" / "a.png"))
+    expected = rule(image, pipeline.image_size)
+    through = pipeline.decode(pipeline.encode([image], kind.resampling))[0].resize(image.size, BICUBIC)
+    assert torch.equal(encoded[0][0], expected) and np.array_equal(ceiling, np.asarray(through))

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import IMAGE_SIZE, run_program
 from pictures import picture
-from PIL import Image
+from PIL import Image, ImageDraw
 from preparation_data import cell, encoded, write_parquet
 
 from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.editing.arguments import OwnSizeMask
 from autoregressive.editing.pipeline import EditingPipeline
 from autoregressive.sample.edit_run import EditFolders, EditRun, KeyedEdit
 from autoregressive.sample.edit_sets import emu_jobs, keys_of, with_output_caption
+from dataset.edit_masks import cells_to_pixels, pool_edit_mask
 from dataset.testsets.emu_edit import EmuItem
 from runtime.distributed import ONE_RANK
 from runtime.errors import UserError
@@ -177,3 +180,21 @@ def test_a_mask_that_marks_nothing_is_named(edit_run, jobs, tmp_path):
     Image.new("L", picture(0).size, 255).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match="mask.png: marks no pixel to edit"):
         edit_run.make([jobs], keys_of([jobs]), 2, ONE_RANK)
+
+
+@pytest.mark.parametrize("box", [(1, 1, 1, 1), (0, 0, 95, 27)], ids=["a speck between pixels", "an edge"])
+def test_a_mask_of_another_resolution_marks_its_own_cells(edit_run, jobs, tmp_path, box):
+    mask = Image.new("RGBA", (96, 96), (9, 9, 9, 255))
+    ImageDraw.Draw(mask).rectangle(box, fill=(0, 0, 0, 0))
+    mask.save(tmp_path / "mask.png")
+    edit_run.make([[replace(jobs[0], mask=tmp_path / "mask.png")]], {"0.png"}, 1, ONE_RANK)
+    region = np.asarray(Image.open(edit_run.folders.regions / "0.png")) > 0
+    own = torch.from_numpy(np.asarray(mask)[..., 3] == 0)
+    grid = edit_run.pipeline.grid
+    cells = pool_edit_mask(own[None].float(), grid)
+    assert np.array_equal(region, cells_to_pixels(cells, grid, *region.shape).numpy())
+    pixels = OwnSizeMask(own).fitted(picture(0))
+    assert pixels.shape == region.shape and pixels.any()
+    small = mask.resize(picture(0).size, Image.Resampling.NEAREST)  # shrunk first, it marks others, or none
+    shrunk = torch.from_numpy(np.asarray(small)[..., 3] == 0)
+    assert not shrunk.any() or not torch.equal(pool_edit_mask(shrunk[None].float(), grid), cells)

@@ -58,7 +58,8 @@ def test_an_edit_is_the_pipelines_and_leaves_the_rest_alone(client):
 def test_both_polarities_give_the_same_picture(client):
     by_opacity = edit(client, mask=as_file(transparent(REGION)))
     encoded = base64.b64encode(png(white(REGION))).decode()
-    for text in (encoded, f"data:image/png;base64,{encoded}"):
+    broken = base64.encodebytes(png(white(REGION))).decode()  # into lines, as command-line tools write it
+    for text in (encoded, f"data:image/png;base64,{encoded}", broken):
         by_colour = edit(client, extra_body={"mask_image": text})
         assert by_colour.data[0].b64_json == by_opacity.data[0].b64_json
     assert edit(client, mask=as_file(transparent(~REGION))).data[0].b64_json != by_opacity.data[0].b64_json
@@ -87,6 +88,12 @@ def test_a_photograph_keeps_its_size_its_transparency_and_its_depth(client, mode
     assert rows.min() >= 40 and rows.max() < 130 and columns.min() >= 90 and columns.max() < 170
     if mode == "RGBA":
         assert (np.asarray(image)[..., 3] == source[..., 3]).all()
+    assert answer.lossless and not answer.warnings
+    flat = edit(
+        client, Image.fromarray(source), mask=as_file(transparent(region)), extra_body={"crop": "none"}
+    )
+    assert opened(flat.data[0].b64_json).mode == "RGB" and not flat.lossless
+    assert flat.warnings[0].startswith("image: with crop none it is taken as 8-bit RGB: its ")
 
 
 def test_several_results_have_seeds_that_give_them_again(client):
@@ -167,7 +174,11 @@ def test_what_is_not_taken_of_pictures_is_told_to_the_client(client):
     SCENE.save(stream, "PNG", save_all=True, append_images=[SCENE.transpose(Image.Transpose.ROTATE_90)])
     moving = ("moving.png", stream.getvalue(), "image/png")
     told = "image: of its 2 frames the first is taken"
-    mask = as_file(transparent(REGION))
+    mask, inks = as_file(transparent(REGION)), io.BytesIO()
+    SCENE.convert("CMYK").save(inks, "JPEG")
+    told_of_inks = client.images.edit(image=("inks.jpg", inks.getvalue()), prompt=WORDS, mask=mask)
+    assert told_of_inks.warnings == ["image: its colours are CMYK, and become RGB"]
+    assert not told_of_inks.lossless and edit(client, mask=mask).lossless
     options = {"image": moving, "prompt": WORDS, "mask": mask, "extra_body": {"seed": 1}}
     assert client.images.edit(**options).warnings == [told]
     (*_, last) = client.images.edit(**options, stream=True)
