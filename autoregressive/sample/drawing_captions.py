@@ -46,6 +46,8 @@ def read_captions(path: str | Path) -> list[str]:
     _, header = next(rows, (0, []))
     if "Prompt" not in header:
         raise UserError(f"{path}: no column Prompt, but {', '.join(header or ['nothing'])}")
+    if header.count("Prompt") > 1:
+        raise UserError(f"{path}: has the column Prompt twice; keep one of them")
     column = header.index("Prompt")
     captions = [(line, fields[column] if column < len(fields) else None) for line, fields in rows]
     for line, caption in captions:

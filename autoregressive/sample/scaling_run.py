@@ -95,6 +95,7 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
     require_words(prompt, line.origin)
+    line.refuse_training_key()
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")
@@ -161,7 +162,7 @@ def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> 
 
 
 def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
-    text = "".join(f"{caption}\n" for caption in captions)
+    text = "".join(" ".join(caption.splitlines()) + "\n" for caption in captions)
     for number in range(rounds + 1):
         path = folder / str(number) / "captions.txt"
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

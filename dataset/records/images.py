@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000
+MAGICBRUSH_SPARE = 0.02  # by this share the sides' ratios of its masks and images may differ
+_MOST_TOLD = 100  # files of which a process says what it does not keep
 _FAR_BELOW = 16  # a mask whose largest value is in the first of so many parts of its range
 
 _UPRIGHT = {
@@ -53,11 +55,11 @@ def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
       source: a path, or anything else with `open("rb")`.
       max_pixels: largest width * height accepted, checked on the header, before any pixel is decoded.
     Returns:
-      A PIL image of mode RGB.
+      A PIL image of mode RGB; of an animation the first frame, with a warning.
     Raises:
       UserError: missing, not an image, truncated, of a format not allowed or too large; names the file.
     """
-    return as_seen(open_image(source, max_pixels))
+    return as_seen(open_first_frame(source, max_pixels))
 
 
 def as_seen(image: Image.Image) -> Image.Image:
@@ -82,7 +84,7 @@ def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Imag
     """Reads one image as `as_native` has it; warns of `what_is_lost`. Args and errors as `load_image`."""
     native = as_native(open_image(source, max_pixels))
     for words in what_is_lost(source):
-        log.warning("%s: %s", source, words)
+        _warn_once(f"{source}: {words}")
     return native
 
 
@@ -105,8 +107,38 @@ def what_is_lost(source: str | ImageSource) -> list[str]:
                 "transparency beside 16-bit grey is not kept, it becomes white; save it as 8 bits first"
             )
         if (frames := _num_frames(file)) > 1:
-            lost.append(f"of its {frames} frames the first is taken")
+            lost.append(_first_of(frames))
     return lost
+
+
+def open_first_frame(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_image`, and warns of frames after the first."""
+    image = open_image(source, max_pixels)
+    frames = _num_frames(image)
+    if image.format == "GIF":  # Pillow counts its frames in the file alone, which is closed
+        stream_source = Path(source) if isinstance(source, str) else source
+        with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as file:
+            frames = _num_frames(file)
+    if frames > 1:
+        _warn_once(f"{source}: {_first_of(frames)}")
+    return image
+
+
+def _first_of(frames: int) -> str:
+    return f"of its {frames} frames the first is taken"
+
+
+_told: set[str] = set()
+
+
+def _warn_once(words: str) -> None:
+    """Trainings read a file in every epoch, and a data set may have thousands of such files."""
+    if words in _told or len(_told) == _MOST_TOLD:
+        return
+    _told.add(words)
+    log.warning("%s", words)
+    if len(_told) == _MOST_TOLD:
+        log.warning("nothing is said of further such files")
 
 
 def _has_16_bits(file: Image.Image) -> bool:
@@ -242,7 +274,7 @@ def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = N
     Raises:
       UserError: as `load_image`, and for a mask of another size than its image, naming both.
     """
-    image = _upright(open_image(source))
+    image = _upright(open_first_frame(source))
     if size is not None and image.size != tuple(size):
         raise UserError(
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
@@ -344,22 +376,29 @@ def _require_range(values: np.ndarray, end: int, name: str) -> None:
     )
 
 
-def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
+def fit_region(region: Tensor, size: tuple[int, int], origin: str, spare: float = 0) -> Tensor:
     """Brings a region to its image's size, nearest pixel; refuses one of another shape.
 
     Args:
       region: (H, W) in [0, 1].
       size: (width, height) of the image.
       origin: names the mask in errors.
+      spare: share by which the sides' ratios may differ, beyond a pixel's rounding.
     """
-    height, width = region.shape
-    if (width, height) == tuple(size):
+    require_shape(region, size, origin, spare)
+    if region.shape == tuple(size[::-1]):
         return region
-    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
-        raise UserError(
-            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
-        )
     return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
+
+
+def require_shape(region: Region, size: tuple[int, int], origin: str, spare: float = 0) -> None:
+    """Raises `UserError` for a region of another shape than its image. Args as in `fit_region`."""
+    height, width = region.shape
+    if abs(width * size[1] - height * size[0]) > max(*size, width, height, spare * width * size[1]):
+        raise UserError(
+            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}; "
+            "save the mask at the image's size"
+        )
 
 
 def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
@@ -370,7 +409,7 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     Returns:
       (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
     """
-    image = _upright(open_image(source))
+    image = _upright(open_first_frame(source))
     transparent = _transparent_region(image, str(source))
     if transparent is not None:
         return transparent

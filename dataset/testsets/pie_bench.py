@@ -16,6 +16,7 @@ from dataset.testsets.region_sets import (
     decode_runs,
     is_count,
     prepare_region_set,
+    require_within,
     with_border,
 )
 from runtime.errors import UserError
@@ -55,6 +56,7 @@ def read_mapping(path: str | Path) -> list[RegionItem]:
         runs = entry.get("mask")
         if not isinstance(runs, list) or len(runs) % 2 or not all(is_count(run) for run in runs):
             raise UserError(f"{where}: mask must be a list of starts and lengths, got {str(runs)[:60]}")
+        require_within(runs[::2], 0, "mask", where)
         source, target = (values[key].replace("[", "").replace("]", "") for key in _TEXTS[1:3])
         image_path, instruction, kind = (values[key] for key in (_TEXTS[0], *_TEXTS[3:]))
         items.append(
