@@ -15,7 +15,7 @@ _HOMES = {
     "QueueFullError": "autoregressive.editing.edit_queue",
     "EditResult": "autoregressive.editing.results",
     "AutoMaskSettings": "autoregressive.editing.auto_mask_settings",
-    "Sampling": "autoregressive.decoding.sampling",
+    "Sampling": "autoregressive.decoding.sampling_settings",
     "UserError": "runtime.errors",
 }
 __all__ = list(_HOMES)

@@ -83,7 +83,9 @@ def read_coco(source: Path) -> tuple[dict[int, str], dict[int, str], list[str]]:
     file_names = {
         image["id"]: image["file_name"]
         for image in content["images"]
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
+        if isinstance(image, dict)
+        and isinstance(image.get("file_name"), str)
+        and type(image.get("id")) is int
     }
     problems: list[str] = []
     found: dict[int, tuple[int, str]] = {}

@@ -34,7 +34,7 @@ def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) ->
 
 def images_by_name(folder: str | Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for path in list_images(folder):
+    for path in list_images(folder, (*IMAGE_SUFFIXES, ".gif")):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in files:
             raise UserError(f"{files[name]} and {path} share a name; keep one of them")

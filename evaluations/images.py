@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.records.images import load_image, open_image
+from dataset.records.images import load_image, open_first_frame
 from dataset.records.masks import edit_region, marked
 from runtime.errors import UserError
 
@@ -28,7 +28,7 @@ def load_region(path: str | Path) -> np.ndarray:
       UserError: as `load_rgb` and `edit_region`, and for an image with transparency, whose meaning would be
         the opposite in MagicBrush masks (transparent = edit).
     """
-    image = open_image(path)
+    image = open_first_frame(path)
     if "A" in image.getbands() or "transparency" in image.info:
         raise UserError(
             f"{path}: a region is a greyscale image (255 = may change), this one has transparency"

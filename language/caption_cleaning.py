@@ -20,6 +20,8 @@ from bs4.builder import ParserRejectedMarkup
 
 from runtime.errors import UserError
 
+DOMAINS = "com|co|ru|net|org|edu|gov|it"
+
 
 class Rule(NamedTuple):
     """Every match of `pattern` becomes `replacement`."""
@@ -36,7 +38,7 @@ def _rule(pattern: str, replacement: str, why: str) -> Rule:
 def _links(scheme: str) -> str:
     """A scheme's head ("https://" alone), or a host name under a common domain with the path behind it."""
     head = rf"{scheme}:(?:/{{1,3}}|[a-zA-Z0-9%])"
-    host = r"[a-zA-Z0-9.\-]+\.(?:com|co|ru|net|org|edu|gov|it)"
+    host = rf"[a-zA-Z0-9.\-]+\.(?:{DOMAINS})"
     return rf"\b(?:{head}|{host}[\w/\-]*\b/?(?!@))"
 
 
@@ -47,6 +49,10 @@ BEFORE_MARKUP = (
     _rule(_links("https?"), "", "links"),
     _rule(_links("www"), "", "links spelled www:"),
 )
+WORD = re.compile(r"\S+")
+# What a word, in the sense of all between two spaces, needs to be changed by these rules. They would look for
+# the end of a host behind each of its dots: hours, in a megabyte without spaces.
+NEEDED_BEFORE_MARKUP = re.compile(rf"<person>|https?:|www:|\.(?:{DOMAINS})")
 
 AFTER_MARKUP = (
     _rule(r"@\w+\b", "", "account names"),
@@ -67,11 +73,11 @@ AFTER_MARKUP = (
     _rule(r"#\d{1,3}\b", "", "short numbered tags"),
     _rule(r"#\d{5,}\b", "", "long numbered tags"),
     _rule(r"\b\d{6,}\b", "", "long numbers"),
-    _rule(rf"\S+\.{FILE_TYPES}", "", "file names"),
+    _rule(rf"(?<!\S)\S+\.{FILE_TYPES}", "", "file names; from the start of a word, as the first match is"),
     _rule(r"[\"']{2,}", '"', "runs of quotes"),
     _rule(r"\.{2,}", " ", "runs of full stops"),
     _rule(r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+", " ", "punctuation that says nothing about a picture"),
-    _rule(r"\s+\.\s+", " ", "a full stop on its own"),
+    _rule(r"(?<!\s)\s+\.\s+", " ", "a full stop on its own"),
 )
 
 AFTER_REPAIR = (
@@ -84,7 +90,7 @@ AFTER_REPAIR = (
     _rule(rf"\b{FILE_TYPES}(?:\simages?)?", "", "file types"),
     _rule(r"\bpage\s+\d+\b", "", "page numbers"),
     _rule(r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " ", "codes such as j2d1a2a"),
-    _rule(r"\b\d+\.?\d*[x\u0445\u00d7]\d+\.?\d*\b", "", "sizes such as 640x480, also with a Cyrillic x"),
+    _rule(r"\b\d+(?:\.\d*)?[x\u0445\u00d7]\d+(?:\.\d*)?\b", "", "sizes such as 640x480, or a Cyrillic x"),
     _rule(r"\b\s+:\s+", ": ", "a colon belongs to the word before it"),
     _rule(r"(\D[,./])\b", r"\1 ", "a space after comma, full stop and slash"),
     _rule(r"\s+", " ", "one space between words"),
@@ -114,7 +120,7 @@ def clean_caption(text: str) -> str:
 
 def _clean_once(text: str) -> str:
     text = unquote_plus(text).strip().lower()
-    text = _apply(BEFORE_MARKUP, text)
+    text = WORD.sub(_without_links, text)
     text = _without_markup(text)
     text = _apply(AFTER_MARKUP, text)
     if len(SEPARATOR.findall(text)) > MOST_SEPARATORS:
@@ -128,6 +134,10 @@ def _apply(rules: tuple[Rule, ...], text: str) -> str:
     for rule in rules:
         text = rule.pattern.sub(rule.replacement, text)
     return text
+
+
+def _without_links(word: re.Match[str]) -> str:
+    return _apply(BEFORE_MARKUP, word[0]) if NEEDED_BEFORE_MARKUP.search(word[0]) else word[0]
 
 
 def _without_markup(text: str) -> str:

@@ -27,7 +27,7 @@ FEATURE_KEYS = {"edit_prompt": "edit_prompt_t5_path", "output_caption": "target_
 SAMPLE_SIZE = 1000  # captions whose tokens are counted for the disk estimate
 
 
-def extract(config: ExtractConfig, process: Distributed) -> None:
+def extract(config: ExtractConfig, ranks: Distributed) -> None:
     """Extracts what is missing; see the head of extract_t5_feature.py.
 
     Raises:
@@ -35,14 +35,14 @@ def extract(config: ExtractConfig, process: Distributed) -> None:
     """
     sources = find_sources(config)
     model = resolve_t5(config.t5_model_path, config.t5_model_type)
-    encoder = T5Encoder(model, process.device, PRECISIONS[config.precision])
-    extract_sources(sources, encoder, config.precision, config.batch_size, process)
-    if process.is_main and Path(config.data_path).is_file():
+    encoder = T5Encoder(model, ranks.device, PRECISIONS[config.precision])
+    extract_sources(sources, encoder, config.precision, config.batch_size, ranks)
+    if ranks.is_main and Path(config.data_path).is_file():
         _write_list(sources[0], config.caption_key)
 
 
 def extract_sources(
-    sources: list[Source], encoder: T5Encoder, precision: str, batch_size: int, process: Distributed
+    sources: list[Source], encoder: T5Encoder, precision: str, batch_size: int, ranks: Distributed
 ) -> None:
     """Writes the features that are missing, each rank its share; returns when those of all ranks are there.
 
@@ -56,16 +56,16 @@ def extract_sources(
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
     settings = {"precision": precision, "text_encoder": encoder.fingerprint()}
-    claim_folders(sources, "captions", settings, str, "--output-dir", process)
-    if process.is_main:
+    claim_folders(sources, "captions", settings, str, "--output-dir", ranks)
+    if ranks.is_main:
         _check_disk_space(sources, encoder)
-    process.barrier()
+    ranks.barrier()
 
-    total = share_size(sources, process)
-    with progress(total=total, desc="captions", unit="caption", disable=not process.is_main) as bar:
+    total = share_size(sources, ranks)
+    with progress(total=total, desc="captions", unit="caption", disable=not ranks.is_main) as bar:
         for source in sources:
-            _extract_source(source, encoder, batch_size, process, bar)
-    process.barrier()
+            _extract_source(source, encoder, batch_size, ranks, bar)
+    ranks.barrier()
 
 
 def find_sources(config: ExtractConfig) -> list[Source]:
@@ -125,10 +125,10 @@ def _check_disk_space(sources: list[Source], encoder: T5Encoder) -> None:
 
 
 def _extract_source(
-    source: Source, encoder: T5Encoder, batch_size: int, process: Distributed, bar: tqdm
+    source: Source, encoder: T5Encoder, batch_size: int, ranks: Distributed, bar: tqdm
 ) -> None:
     is_done = partial(_is_done, width=encoder.width)
-    for batch in missing_batches(source, is_done, batch_size, process, bar):
+    for batch in missing_batches(source, is_done, batch_size, ranks, bar):
         features = encoder.encode([caption for _, caption in batch], batch_size)
         for (path, _), feature in zip(batch, features, strict=True):
             save_text_features(path, feature)

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from language.caption_cleaning import clean_caption
@@ -34,9 +35,12 @@ from runtime.tensor_fields import TensorFields
 
 TRUNCATION_LOG = "t5.truncation"
 """Logger of the notices of cut captions, for programs to silence: one a batch would drown a progress bar."""
+ROWS = 32
+"""Texts of one forward pass, where nothing else is asked for."""
 _ON_THE_HUB = tuple(f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl"))  # Google's
-
 _CONFIG_FILES = ("config.json", "tokenizer_config.json")
+_MOST_NAMED = 8  # unknown words in one sentence
+_TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
 
 
 def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> str:
@@ -69,11 +73,6 @@ def resolve_t5(t5_path: str | Path | None, t5_model_type: str = DEFAULT_T5) -> s
     )
 
 
-_MOST_NAMED = 8  # unknown words in one sentence
-ROWS = 32  # texts of one forward pass
-_TOKENIZING = threading.Lock()  # fast tokenizers refuse a second thread ("Already borrowed")
-
-
 @dataclass(frozen=True)
 class TokenizedTexts(TensorFields):
     """R texts in tokens, padded at the right to W of them."""
@@ -98,12 +97,12 @@ class T5Tokenizer:
     """What turns words into tokens: the caption cleaning, then the tokenizer, in any process.
 
     Attributes:
+      pretrained: the tokenizer as transformers loads it.
       max_tokens: longest text in tokens, the final </s> included.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.words = tokenizer
+    def __init__(self, pretrained: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        self.pretrained, self.max_tokens = pretrained, max_tokens
         self._num_emptied = 0
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -123,26 +122,25 @@ class T5Tokenizer:
         """Cleaned texts as R rows of tokens, padded to the longest, cut at `max_tokens`."""
         if torch.utils.data.get_worker_info() is not None:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns of the fork
-        with _TOKENIZING:
-            tokens = self.words(
-                list(cleaned),
-                padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
-                truncation=True,
-                max_length=self.max_tokens,
-                add_special_tokens=True,
-                return_attention_mask=True,
-                return_token_type_ids=False,
-                return_tensors="pt",
-            )
+        tokens = self._read(
+            list(cleaned),
+            padding=True,  # to the longest of the batch: masked positions change nothing, only cost time
+            truncation=True,
+            max_length=self.max_tokens,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
         mask = tokens["attention_mask"]
         return TokenizedTexts(tokens["input_ids"], mask, mask.flatten().nonzero().flatten())
 
     def vocabulary(self) -> list[str] | None:
         """All words that it knows, sorted, where it knows whole words; None where it knows parts of words."""
-        model = getattr(getattr(self.words, "backend_tokenizer", None), "model", None)
+        model = getattr(getattr(self.pretrained, "backend_tokenizer", None), "model", None)
         if type(model).__name__ != "WordLevel":
             return None
-        words = set(self.words.get_vocab()) - set(self.words.all_special_tokens)
+        words = set(self.pretrained.get_vocab()) - set(self.pretrained.all_special_tokens)
         return sorted(word for word in words if any(map(str.isalnum, word)))
 
     def unknown_words(self, text: str) -> list[str]:
@@ -151,10 +149,10 @@ class T5Tokenizer:
         Punctuation is no word, unless there is nothing else that it knows.
         """
         cleaned = clean_caption(text)
-        with _TOKENIZING:
-            read = self.words(cleaned, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        read = self._read(cleaned, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         parts = zip(read["input_ids"], read["offset_mapping"], strict=True)
-        unknown = [cleaned[start:end] for token, (start, end) in parts if token == self.words.unk_token_id]
+        unknown_token = self.pretrained.unk_token_id
+        unknown = [cleaned[start:end] for token, (start, end) in parts if token == unknown_token]
         if len(unknown) < len(read["input_ids"]):
             unknown = [word for word in unknown if not all(map(_is_punctuation, word))]
         return list(dict.fromkeys(unknown))
@@ -170,14 +168,12 @@ class T5Tokenizer:
 
     def length(self, text: str) -> int:
         """Tokens of a text as long as it is, the final </s> included."""
-        with _TOKENIZING:
-            return len(self.words(clean_caption(text), verbose=False)["input_ids"])
+        return len(self._read(clean_caption(text), verbose=False)["input_ids"])
 
     def lengths_of_truncated(self, cleaned: Sequence[str], tokens: TokenizedTexts) -> list[int]:
         """How long the texts are that lost their end."""
         full = [t for t, n in zip(cleaned, tokens.counts().tolist(), strict=True) if n == self.max_tokens]
-        with _TOKENIZING:
-            lengths = [len(self.words(text, verbose=False)["input_ids"]) for text in full]
+        lengths = [len(self._read(text, verbose=False)["input_ids"]) for text in full]
         return [length for length in lengths if length > self.max_tokens]
 
     def notice_truncation(self, lengths: list[int]) -> None:
@@ -188,6 +184,10 @@ class T5Tokenizer:
         get_logger(TRUNCATION_LOG).warning(
             "%s of %d tokens: the end was cut, %d tokens are kept", who, max(lengths), self.max_tokens
         )
+
+    def _read(self, texts: str | list[str], **options: Any) -> BatchEncoding:
+        with _TOKENIZING:
+            return self.pretrained(texts, **options)
 
     def _notice_emptied(self, texts: Sequence[str]) -> None:
         """Warns when the number of such texts has doubled: a training encodes one batch after another."""
@@ -205,6 +205,7 @@ class T5Encoder:
     """A frozen T5 encoder with its tokenizer and the caption cleaning.
 
     Attributes:
+      name: the folder that it came from, or its hub id.
       width: feature width C.
       max_tokens: longest caption in tokens, the final </s> included.
     """
@@ -224,11 +225,11 @@ class T5Encoder:
           UserError: the files are missing, damaged, or not a T5's.
         """
         self.device = torch.device(device)
-        words, model = _load(str(path), precision)
-        self.tokenizer = T5Tokenizer(words, max_tokens)
+        pretrained, model = _load(str(path), precision)
+        self.tokenizer = T5Tokenizer(pretrained, max_tokens)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self.width: int = model.config.d_model
-        self._name = str(path)
+        self.name = str(path)
 
     @property
     def max_tokens(self) -> int:
@@ -240,21 +241,16 @@ class T5Encoder:
         self.tokenizer.max_tokens = most
 
     @property
-    def name(self) -> str:
-        """The folder, or the hub id."""
-        return self._name
-
-    @property
     def is_local(self) -> bool:
         """Whether it came from a folder, not from the hub's cache."""
-        return Path(self._name).is_dir()
+        return Path(self.name).is_dir()
 
     @property
     def hub_id(self) -> str | None:
         """Its name on the hub; None for a folder, unless it is called as one of Google's FLAN-T5."""
         if not self.is_local:
-            return self._name
-        name = Path(self._name).resolve().name
+            return self.name
+        name = Path(self.name).resolve().name
         return f"google/{name}" if name in _ON_THE_HUB else None
 
     def to(self, device: str | torch.device) -> None:
@@ -264,7 +260,7 @@ class T5Encoder:
 
     def save(self, folder: str | Path) -> None:
         """Writes model and tokenizer as transformers does."""
-        self.tokenizer.words.save_pretrained(folder)
+        self.tokenizer.pretrained.save_pretrained(folder)
         self._model.save_pretrained(folder)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -273,7 +269,7 @@ class T5Encoder:
         return self.tokenizer.tokenize(cleaned).counts().tolist() if cleaned else []
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TextFeatures]:
+    def encode(self, texts: Sequence[str], batch_size: int = ROWS) -> list[TextFeatures]:
         """Encodes captions.
 
         A caption longer than `max_tokens` loses its end (</s> is kept), with one notice per call. An empty
@@ -291,32 +287,35 @@ class T5Encoder:
         for start in range(0, len(cleaned), batch_size):
             batch = cleaned[start : start + batch_size]
             tokens = self.tokenizer.tokenize(batch)
-            rows = self.encode_tokens(tokens).split(tokens.counts().tolist())
+            rows = self.encode_tokens(tokens, batch_size).split(tokens.counts().tolist())
             features += [self._text_features(text, own) for text, own in zip(batch, rows, strict=True)]
             truncated += self.tokenizer.lengths_of_truncated(batch, tokens)
         self.tokenizer.notice_truncation(truncated)
         return features
 
     @torch.no_grad()
-    def encode_tokens(self, tokens: TokenizedTexts) -> Tensor:
+    def encode_tokens(self, tokens: TokenizedTexts, batch_size: int = ROWS) -> Tensor:
         """(M, C) float32 features of all tokens but the padding, one text after the other; waits for nothing.
 
         They are not checked: those of an encoder that overflows are not finite.
+
+        Args:
+          batch_size: texts per forward pass.
         """
         tokens = tokens.to(self.device)
-        parts = zip(tokens.ids.split(ROWS), tokens.mask.split(ROWS), strict=True)
+        parts = zip(tokens.ids.split(batch_size), tokens.mask.split(batch_size), strict=True)
         hidden = [self._model(ids, attention_mask=mask).last_hidden_state.float() for ids, mask in parts]
         return torch.cat(hidden).flatten(0, 1)[tokens.kept]
 
     def fingerprint(self) -> str:
         """Tells encoders apart: a hash of the vocabulary and of a sample of every weight, as loaded."""
-        vocabulary = repr(sorted(self.tokenizer.words.get_vocab().items()))
+        vocabulary = repr(sorted(self.tokenizer.pretrained.get_vocab().items()))
         return hashlib.sha256((vocabulary + weights_fingerprint(self._model)).encode()).hexdigest()
 
     def _text_features(self, text: str, rows: Tensor) -> TextFeatures:
         if not torch.isfinite(rows).all():
             raise UserError(
-                f"{self._name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
+                f"{self.name} gives NaN or infinity for {text[:80]!r} in {self._model.dtype}; "
                 "use --precision bf16 or none (T5 overflows in fp16)"
             )
         return TextFeatures(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))

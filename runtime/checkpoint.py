@@ -22,7 +22,7 @@ from torch import nn
 
 from runtime.containers import unwrap
 from runtime.errors import UserError
-from runtime.files import file_sha256, require_regular, write_atomic
+from runtime.files import file_sha256, require_regular, utf8_name, write_atomic
 from runtime.sharding import folder
 from runtime.sharding.names import MANIFEST, STATE
 from runtime.sharding.tensors import sharded_like
@@ -138,17 +138,9 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     """{"model": weights, "args": what `save_safetensors` was given, or nothing}."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
+    with utf8_name(path) as name, safe_open(name, "pt") as file:
         args = json.loads((file.metadata() or {}).get("args", "{}"))
         return {"model": {name: file.get_tensor(name) for name in file.keys()}, "args": args}
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _load_pt(path: Path) -> Any:
@@ -157,10 +149,8 @@ def _load_pt(path: Path) -> Any:
         if is_zip:
             require_stored(path)
         # Mapped, so that the optimizer's two thirds of a file are only read when they are used.
-        # PyTorch maps by name, which must be UTF-8 for it; a file of another name is read whole.
-        mapped = is_zip and _is_utf8(path)
-        with path.open("rb") as file:
-            return torch.load(path if mapped else file, "cpu", weights_only=True, mmap=mapped)
+        with utf8_name(path) as name:
+            return torch.load(name, "cpu", weights_only=True, mmap=is_zip)
 
 
 def _load_folder(path: Path, like: folder.Like | None) -> Any:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class UserError(ValueError):
     """A mistake in the input or the call; the message names the file, the value and the fix."""
+
+
+def require_known(name: str, value: object, known: Collection[str]) -> None:
+    """
+    Raises:
+      UserError: `value`, which is called `name`, is none of `known`; lists these.
+    """
+    if value not in known:
+        raise UserError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ def without_mac_metadata(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if not is_mac_metadata(path))
 
 
+_LONGEST_NAME = 255  # bytes of a file's name, on common file systems
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -54,6 +55,19 @@ def require_regular(path: str | Path, what: str = "what is read here") -> None:
     )
 
 
+@contextmanager
+def utf8_name(path: str | Path) -> Iterator[str]:
+    """A file's name for libraries that take none but UTF-8: its own, or that of a descriptor, open inside."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield name
+
+
 def require_place(path: str | Path) -> None:
     """Raises `UserError` where no file of that name can be made: told before the work, not after it.
 
@@ -74,7 +88,10 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)` beside `path`, flushes, and renames: `path` is whole or absent."""
     path = Path(path)
     writer = f"{os.getpid()}.{threading.get_ident()}"  # two threads may write one file, too
-    temporary = path.with_name(f".{path.name}.{writer}.tmp")
+    name = path.name
+    while len(os.fsencode(f".{name}.{writer}.tmp")) > _LONGEST_NAME >= len(os.fsencode(path.name)):
+        name = name[:-1]
+    temporary = path.with_name(f".{name}.{writer}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -6,7 +6,7 @@ import io
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageFont
@@ -14,6 +14,9 @@ from PIL import Image, ImageFont
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
+
+if TYPE_CHECKING:  # flags are read, with what needs this file, before PyTorch is imported
+    from torch import Tensor
 
 log = get_logger(__name__)
 
@@ -23,6 +26,12 @@ _ENCODING = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 95, 
 _NOT_HELD = {("JPEG", "RGBA"), ("BMP", "RGBA"), ("JPEG", "I;16"), ("BMP", "I;16"), ("WEBP", "I;16")}
 _LONGEST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}
 _HIGHEST_DPI = 65_535  # what a JPEG can say
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """(..., 3, H, W) in [-1, 1], which values may exceed, → (..., H, W, 3) uint8."""
+    pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return pixels.movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def require_saveable(path: str | Path, size: tuple[int, int] | None = None, mode: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Models with an adapter: copies that share the weights below, or with these and the adapter in one.
+"""Models with an adapter: copies that share the base weights, or with these and the adapter in one.
 
 Letters: r rank.
 """
@@ -48,7 +48,7 @@ def gain_of(weight: Tensor, part: LowRank) -> Tensor:
 
 
 def merged_weight(weight: Tensor, part: LowRank) -> Tensor:
-    """(out, in) of the layer that computes the same alone, in the type of `weight`."""
+    """(out, in) weight of a plain layer that computes what the adapted one does, in the type of `weight`."""
     merged = _sum(weight, part)
     if part.magnitude is not None:
         merged *= gain_of(weight, part)[:, None]
@@ -56,7 +56,7 @@ def merged_weight(weight: Tensor, part: LowRank) -> Tensor:
 
 
 def _sum(weight: Tensor, part: LowRank) -> Tensor:
-    """Before it is scaled, in float32 at least."""
+    """(out, in) W + alpha/r · B A, before DoRA scales its rows, in float32 at least."""
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     return wide + part.scale * (part.up.to(wide) @ part.down.to(wide))
 

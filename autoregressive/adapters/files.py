@@ -123,12 +123,15 @@ def _peft_name(name: str) -> str:
 
 def _read_folder(folder: Path) -> Adapter:
     try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
         kind, rank, alpha = (settings.get(n) for n in ("peft_type", "r", "lora_alpha"))
         if kind != "LORA":
             raise ValueError(f"its peft_type is {kind!r}, and LORA is known here")
-        if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
+        if not (type(rank) is int and rank > 0 and type(alpha) in (int, float) and math.isfinite(alpha)):
             raise ValueError(f"its rank is {rank!r} and its alpha {alpha!r}")
+        for name in ("use_rslora", "use_dora"):
+            if not isinstance(settings.get(name), bool | None):
+                raise ValueError(f"its {name} is {settings[name]!r}, neither true nor false")
         if odd := [n for n, plain in _PLAIN.items() if settings.get(n, plain) not in (plain, None)]:
             raise ValueError(f"it has {', '.join(f'{n} {settings[n]!r}' for n in odd)}, not known here")
     except FileNotFoundError:

@@ -32,7 +32,7 @@ class Lora:
 
     Attributes:
       tables: those of `TABLES` that train along.
-      base: the file of the weights below.
+      base: the file of the base weights.
       base_sample: some of them, see `weights_sample`.
       targets: those of `BLOCK_MATRICES` that are adapted.
     """
@@ -118,14 +118,14 @@ def lora_of(model: nn.Module) -> Lora | None:
 
 
 def trained_part(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of a state by the names of `model` is trained there: all but the weights below, with LoRA."""
+    """What of a state by the names of `model` is trained there: all but the base weights, with LoRA."""
     if lora_of(model) is None:
         return dict(state)
     return {name: state[name] for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def frozen_names(model: nn.Module) -> list[str]:
-    """The names of the weights below; none without LoRA."""
+    """The names of the base weights; none without LoRA."""
     state = model.state_dict()
     return sorted(state.keys() - trained_part(model, state).keys())
 

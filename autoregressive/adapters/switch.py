@@ -1,6 +1,6 @@
 """What a pipeline does with adapters: holds several, works with one of them, or with one a call.
 
-An adapter is a transformer of its own that shares all weights below, with an engine of its own. So calls with
+An adapter is a transformer of its own that shares all base weights, with an engine of its own. So calls with
 different adapters never meet, and what is merged is left by letting go of it.
 """
 
@@ -35,11 +35,16 @@ class AdapterSwitch:
     transformer: Transformer
     token_editor: Editor
 
-    def _begin_switch(self) -> None:
-        self._base = self.token_editor
+    def __init__(self, editor: Editor) -> None:
+        """
+        Args:
+          editor: that of the model without an adapter, which is in use first.
+        """
+        self._base = editor
         self._adapters: dict[str, tuple[Adapter, Editor]] = {}
         self._active: str | None = None
         self._merged = False
+        self._use(editor)
 
     @property
     def adapters(self) -> list[str]:
@@ -122,7 +127,7 @@ class AdapterSwitch:
             self._merged = True
 
     def unmerge_adapter(self) -> None:
-        """Takes `merge_adapter` back: the weights below were never changed."""
+        """Takes `merge_adapter` back: the base weights were never changed."""
         self.set_adapter(self._active)
 
     @contextmanager

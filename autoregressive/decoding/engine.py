@@ -93,8 +93,8 @@ class Engine:
     def borrow_cache(self, num_lanes: int, length: int) -> AbstractContextManager[KVCache]:
         """A cache of `length` key slots for each lane, for the time of a `with` block."""
         config = self.model.config
-        shape = config.n_layer, num_lanes, config.n_head, length, config.dim // config.n_head
-        return self.caches.borrow(*shape, self.model.tok_embeddings.weight)
+        shape = config.n_layer, 2, num_lanes, config.n_head, length, config.dim // config.n_head
+        return self.caches.borrow(shape, self.model.tok_embeddings.weight)
 
     def release(self) -> None:
         """Gives the memory of caches back that no call uses now."""
@@ -124,7 +124,7 @@ class Engine:
         self._compiled_for = model.device, model.dtype
 
     def step(self, layout: SequenceLayout, text: Tensor, cache: KVCache) -> Tensor:
-        """The forward for one slot a row after a prompt; compiled where `compile_steps` was called."""
+        """The forward of a pass behind a prompt, (lanes, W) slots; compiled after `compile_steps`."""
         if self.compiled and self._compiled_for != (self.model.device, self.model.dtype):
             self.compile_steps()  # anew, for where the weights are now
         return self._step(layout, text, cache)
@@ -250,20 +250,20 @@ class CachePool:
         return CachePool, ()
 
     @contextmanager
-    def borrow(
-        self, n_layer: int, num_lanes: int, n_head: int, length: int, head_dim: int, like: Tensor
-    ) -> Iterator[KVCache]:
-        """A cache of `num_lanes` lanes of at least `length` slots, of the type and on the device of `like`.
+    def borrow(self, shape: tuple[int, ...], like: Tensor) -> Iterator[KVCache]:
+        """A cache of the type and on the device of `like`.
 
         It is the caller's alone until the block ends: another thread, or an edit inside a progress callback,
         borrows other memory meanwhile.
+
+        Args:
+          shape: as the store of a `KVCache`; there may be more slots.
         """
+        *before, length, head_dim = shape
         with self._lock:
             memory, self._idle = self._idle or _Memory(), None
         try:
-            yield memory.cache(
-                (n_layer, 2, num_lanes, n_head, -(-length // self.STEP) * self.STEP, head_dim), like
-            )
+            yield memory.cache((*before, -(-length // self.STEP) * self.STEP, head_dim), like)
         finally:
             with self._lock:  # of several only the largest is kept
                 self._idle = max(filter(None, (self._idle, memory)), key=_Memory.numel)

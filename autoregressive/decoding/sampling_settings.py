@@ -18,6 +18,11 @@ GUESSES = {
 }
 
 
+def derived_seed(*words: int) -> int:
+    """A seed of 32 bits that all of the words, 0 or more, decide: such as another seed and what it is for."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How codes are drawn; the defaults are those of the published commands."""

@@ -29,7 +29,7 @@ from dataset.records.images import as_image, as_native_image
 from dataset.records.masks import edit_region, load_edit_region, marked
 from language.caption_cleaning import require_words
 from language.text_features import TextFeatures
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,15 @@ class EditOptions:
     def __post_init__(self) -> None:
         require_kind("sampling", self.sampling, Sampling, "a Sampling")
         require_kind("auto_mask", self.auto_mask, AutoMaskSettings, "AutoMaskSettings")
-        if self.mask_rule not in (None, *RULES):
-            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
+        if self.mask_rule is not None:
+            require_known("mask rule", self.mask_rule, RULES)
         if self.mask_error is not None:
             whole("mask_error", self.mask_error)
-        if self.order not in ORDER_KINDS:
-            raise UserError(f"order {self.order!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        require_known("order", self.order, ORDER_KINDS)
         if self.random_order:
             object.__setattr__(self, "order", resolve_order(self.order, self.random_order))
-        if self.composite not in COMPOSITES:
-            raise UserError(f"composite {self.composite!r} is not known; use one of {', '.join(COMPOSITES)}")
-        if self.crop not in CROPS:
-            raise UserError(f"crop {self.crop!r} is not known; use one of {', '.join(CROPS)}")
+        require_known("composite", self.composite, COMPOSITES)
+        require_known("crop", self.crop, CROPS)
         if self.crop_padding is not None and whole("crop_padding", self.crop_padding) < 0:
             raise UserError(f"crop_padding is {self.crop_padding}; give 0 or more pixels")
         if self.crop_padding is not None and self.crop == "none":
@@ -283,15 +280,6 @@ class OwnSizeMask:
         return F.adaptive_max_pool2d(self.region[None].float(), (image.height, image.width))[0] > 0
 
 
-def require_mask(mask: Any) -> None:
-    """Raises `UserError` unless it is None, an image, an array, a tensor or a path; see `edit_region`."""
-    if mask is not None and not isinstance(mask, Image.Image | np.ndarray | Tensor | str | Path):
-        raise UserError(
-            f"mask of type {type(mask).__name__} is not known; give an array, an image, a file's path, None "
-            f"or {AUTO!r}"
-        )
-
-
 def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_error: int) -> list[Any]:
     """Masks as (H, W) bool tensors; None stays None.
 
@@ -304,11 +292,10 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     """
     regions = []
     for number, (mask, image) in enumerate(zip(masks, images, strict=True)):
+        name = "the mask" if len(masks) == 1 else f"mask {number}"
         if isinstance(mask, OwnSizeMask):
             mask = mask.fitted(image)
-        require_mask(mask)
-        name = "the mask" if len(masks) == 1 else f"mask {number}"
-        if isinstance(mask, str | Path):
+        elif isinstance(mask, str | Path):
             if not os.path.exists(mask):
                 raise UserError(
                     f"mask {mask}: no such file; give another, an array, an image, None or {AUTO!r}"
@@ -319,19 +306,22 @@ def as_regions(masks: Sequence[Any], images: Sequence[Image.Image | None], mask_
     return regions
 
 
-def check_mask(
-    mask: np.ndarray | Image.Image | Tensor | None, image: Image.Image, name: str = "the mask"
-) -> Tensor | None:
+def check_mask(mask: Any, image: Image.Image, name: str = "the mask") -> Tensor | None:
     """The mask as a (H, W) bool tensor; None stays None.
 
     Args:
       mask: see `edit_region`.
       name: names it in errors.
     Raises:
-      UserError: as `edit_region`, and for a mask that is not of the image's size.
+      UserError: as `edit_region`, and for another type or a mask that is not of the image's size.
     """
     if mask is None:
         return None
+    if not isinstance(mask, Image.Image | np.ndarray | Tensor):
+        raise UserError(
+            f"mask of type {type(mask).__name__} is not known; give an array, an image, a file's path, None "
+            f"or {AUTO!r}"
+        )
     region = edit_region(mask, name)
     if region.shape != (image.height, image.width):
         raise UserError(
@@ -391,8 +381,7 @@ def as_orders(orders: Any, seeds: list[int], num_cells: int) -> Tensor:
       UserError: an unknown kind, another shape or type, or a row that is no order of the cells.
     """
     if isinstance(orders, str):
-        if orders not in ORDER_KINDS:
-            raise UserError(f"order {orders!r} is not known; use one of {', '.join(ORDER_KINDS)}")
+        require_known("order", orders, ORDER_KINDS)
         return drawing_orders(orders, seeds, torch.ones(len(seeds), num_cells, dtype=torch.bool))
     orders = torch.from_numpy(orders) if isinstance(orders, np.ndarray) else orders
     orders = orders.cpu() if hasattr(orders, "cpu") else orders

@@ -67,7 +67,7 @@ class AutoMaskSettings:
         names = [field.name for field in fields(cls)]
         require_regular(path, "a file of settings")
         try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))["settings"]
+            settings = json.loads(Path(path).read_text(encoding="utf-8-sig"))["settings"]
             return cls(**{name: settings[name] for name in names})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

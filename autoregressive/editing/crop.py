@@ -6,8 +6,9 @@ Letters: N cells, H and W the picture's height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoregressive.decoding.engine import Drawn
+from autoregressive.decoding.sampling_settings import derived_seed
 from autoregressive.editing.arguments import EditOptions
 from autoregressive.editing.results import Crop, EditResult
 from dataset.edit_masks import cells_to_pixels, full_mask, pool_edit_mask
@@ -55,17 +57,12 @@ class Window(NamedTuple):
         return pixels[self.top : self.bottom, self.left : self.right]
 
     def meets(self, other: Window) -> bool:
-        return (
-            max(self.left, other.left) < min(self.right, other.right)
-            and max(self.top, other.top) < min(self.bottom, other.bottom)
-        )  # fmt: skip
+        across = max(self.left, other.left) < min(self.right, other.right)
+        return across and max(self.top, other.top) < min(self.bottom, other.bottom)
 
     def join(self, other: Window) -> Window:
         """The smallest one that holds both."""
-        return Window(
-            *map(min, self[:2], other[:2]),
-            *map(max, self[2:], other[2:]),
-        )  # fmt: skip
+        return Window(*map(min, self[:2], other[:2]), *map(max, self[2:], other[2:]))
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ def views_of(
     size: tuple[int, int],
     region: Tensor | None,
     found: Tensor | None,
+    *,
     how: EditOptions,
     grid: int,
     model_size: int,
@@ -145,8 +143,22 @@ def seeds_of_views(views: Sequence[View], seeds: Sequence[int]) -> list[int]:
     for number, view in enumerate(views):
         part = sum(other.picture == view.picture for other in views[:number])
         own = seeds[view.picture * num_samples : (view.picture + 1) * num_samples]
-        drawn += own if part == 0 else [_derived(seed, part) for seed in own]
+        drawn += own if part == 0 else [derived_seed(seed % 2**64, part) for seed in own]
     return drawn
+
+
+def samples_of(views: Sequence[View], num_rows: int) -> Iterator[tuple[int, list[View], list[int]]]:
+    """Each result in turn: the number of its picture, that one's views, and the rows that belong to them.
+
+    Args:
+      views: V, in the order of their pictures.
+      num_rows: V · S, the samples of a view side by side.
+    """
+    num_samples = num_rows // len(views)
+    for picture, members in groupby(enumerate(views), lambda member: member[1].picture):
+        numbers, own = zip(*members, strict=True)
+        for sample in range(num_samples):
+            yield picture, list(own), [number * num_samples + sample for number in numbers]
 
 
 def results_of(
@@ -155,6 +167,7 @@ def results_of(
     shown: Sequence[Image.Image],
     decoded: Sequence[Image.Image],
     drawn: Drawn,
+    *,
     composite: str,
     grid: int,
     timings: dict[str, float],
@@ -167,26 +180,20 @@ def results_of(
       shown: V pictures, what the model saw.
       decoded, drawn: V · S pictures, and (V · S, N) codes, the samples of a view side by side.
     """
-    num_samples = len(decoded) // len(views)
-    results = []
-    for number, image in enumerate(images):
-        own = [i for i, view in enumerate(views) if view.picture == number]
-        for sample in range(num_samples):
-            rows = [i * num_samples + sample for i in own]
-            edited, region = paste(
-                image, [views[i] for i in own], [decoded[row] for row in rows], composite, grid
+    results, num_samples = [], len(decoded) // len(views)
+    for picture, own, rows in samples_of(views, len(decoded)):
+        edited, region = paste(images[picture], own, [decoded[row] for row in rows], composite, grid)
+        crops = tuple(
+            Crop(
+                tuple(view.window),
+                shown[row // num_samples],
+                drawn.codes[row],
+                view.cells,
+                drawn.num_passes[row],
             )
-            crops = tuple(
-                Crop(
-                    tuple(views[i].window),
-                    shown[i],
-                    drawn.codes[row],
-                    views[i].cells,
-                    drawn.num_passes[row],
-                )
-                for i, row in zip(own, rows, strict=True)
-            )
-            results.append(EditResult(edited, region, timings, crops))
+            for view, row in zip(own, rows, strict=True)
+        )
+        results.append(EditResult(edited, region, timings, crops))
     return results
 
 
@@ -297,10 +304,6 @@ def put(pixels: np.ndarray, decoded: Image.Image, region: Tensor) -> None:
     pixels[..., :3][chosen] = colours
 
 
-def _derived(seed: int, part: int) -> int:
-    return int(np.random.SeedSequence((seed % 2**64, part)).generate_state(1)[0])
-
-
 def _square(box: Window, size: tuple[int, int], model_size: int, grid: int, padding: int | None) -> Window:
     longest, short = max(box.size), min(size)
     side = max(longest + 2 * (longest // 2 if padding is None else padding), model_size)
@@ -330,10 +333,8 @@ def _parts(region: Tensor) -> list[Window]:
     boxes = []
     for rows, columns in pieces:
         left, top = columns.start * step, rows.start * step
-        inside = _box(region[top : rows.stop * step, left : columns.stop * step])
-        boxes.append(
-            Window(left + inside.left, top + inside.top, left + inside.right, top + inside.bottom)
-        )  # fmt: skip
+        box = _box(region[top : rows.stop * step, left : columns.stop * step])
+        boxes.append(Window(left + box.left, top + box.top, left + box.right, top + box.bottom))
     return boxes
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from typing import Any
 
 from autoregressive.decoding.sampling_settings import Sampling
 from dataset.choices import RULES
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 from runtime.files import require_regular, write_atomic
+from runtime.texts import read_json
 
 CONFIG_FILE, EXAMPLES = "config.json", "examples"
 FORMAT = 1
@@ -49,8 +51,9 @@ class Defaults:
     mask_error: int = 0
 
     def __post_init__(self) -> None:
-        if self.mask_rule not in RULES:
-            raise UserError(f"mask rule {self.mask_rule!r} is not known; use one of {', '.join(RULES)}")
+        require_known("mask rule", self.mask_rule, RULES)
+        if type(self.mask_error) is not int:
+            raise UserError(f"mask_error {self.mask_error!r}: give a whole number of pixels")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -74,7 +77,9 @@ class About:
     usual_psnr: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.knows, str) or not isinstance(self.usual_psnr, (int, float, type(None))):
+        psnr = self.usual_psnr
+        is_number = type(psnr) in (int, float) and math.isfinite(psnr)
+        if not isinstance(self.knows, str) or not (psnr is None or is_number):
             raise TypeError(f"knows must be words and usual_psnr a number, not {self}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def read_config(folder: Path) -> FolderConfig:
     path = folder / CONFIG_FILE
     require_regular(path, "a config")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, dict, "a folder made by save_pretrained has one")
         if content["format"] != FORMAT:
             raise UserError(f"{path}: format {content['format']!r}; this version reads {FORMAT}")
         members = {
@@ -138,10 +143,8 @@ def read_config(folder: Path) -> FolderConfig:
         names = [config.tokenizer, *(member.file for member in members.values())]
         if not members or not all(isinstance(name, str) for name in names):
             raise ValueError("models and tokenizer must name files")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); a folder made by save_pretrained has one"
-        ) from None
+        if not isinstance(config.text_encoder, str | None):
+            raise ValueError("text_encoder must be a name, or null")
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -176,6 +179,7 @@ def find_files(
     name: str | Path,
     model: str | None,
     *,
+    draws: bool | None = None,
     revision: str | None = None,
     t5_path: str | Path | None = None,
     with_text_encoder: bool = True,
@@ -185,11 +189,13 @@ def find_files(
 
     Args:
       name, model, revision, t5_path, with_text_encoder: as in `EditingPipeline.from_pretrained`.
+      draws: where no model is named, takes the one that `choose_model` chooses, not the first.
       options: passed on.
     """
     folder = find_folder(name, revision)
     config = read_config(folder)
-    model = next(iter(config.models)) if model is None else model
+    if model is None:
+        model = next(iter(config.models)) if draws is None else choose_model(folder, config, draws=draws)
     if model not in config.models:
         raise UserError(f"{folder} holds no model {model!r}; it has {', '.join(config.models)}")
     member = config.models[model]
@@ -239,7 +245,7 @@ def read_args(file: Path) -> dict[str, Any]:
         args = json.loads(args)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, struct.error, AttributeError) as error:
+    except (ValueError, struct.error, AttributeError, TypeError) as error:
         raise UserError(f"{file}: no whole .safetensors file ({error})") from None
     return args if isinstance(args, dict) else {}
 

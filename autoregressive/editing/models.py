@@ -32,7 +32,8 @@ from dataset.records.images import as_image, image_to_tensor
 from language.t5 import DEFAULT_T5, T5Encoder, encode_texts, resolve_t5
 from language.text_features import TextFeatures, require_readable, stack_text_features
 from runtime.devices import accelerator, autocast, require_device
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
+from runtime.pictures import to_pixels
 from tokenizer.tokenizer_image.vq_model import VQ_MODELS, VQModel, load_vq_model
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
@@ -83,9 +84,8 @@ class EditingModels(AdapterSwitch):
           text_encoder: None if every text comes as features.
           pack: for a transformer that is not trained, see `Engine`.
         """
-        self.tokenizer, self.transformer, self.text_encoder = tokenizer, transformer, text_encoder
-        self.token_editor = TokenEditor(transformer, pack=pack)
-        self._begin_switch()
+        super().__init__(TokenEditor(transformer, pack=pack))
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.defaults = Defaults()
         self.about = About()
         self._offloads, self._moving = False, threading.RLock()
@@ -124,6 +124,7 @@ class EditingModels(AdapterSwitch):
         with_text_encoder: bool = True,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        pack: bool = True,
     ) -> Self:
         """Loads checkpoints, ours or published.
 
@@ -131,16 +132,17 @@ class EditingModels(AdapterSwitch):
           vq_model, gpt_model, image_size: for published files, which do not hold them.
           with_text_encoder: False if every text will come as features.
           device: "cpu", "cuda", "cuda:1", "mps", …
-          dtype: of the transformer's weights; on CPUs they are packed (`packed_linear`). `torch.int8` is
-            for decoding alone: linear weights of 8 bits (`int8_linear`), all else in float32 on CPUs, in
-            bfloat16 on GPUs.
+          dtype: of the transformer's weights. `torch.int8` is for decoding alone: linear weights of 8 bits
+            (`int8_linear`), all else in float32 on CPUs, in bfloat16 on GPUs.
+          pack: False for a transformer that will be trained; on CPUs its weights are packed otherwise
+            (`packed_linear`).
         Raises:
           UserError: a file that is missing or of something else, a device that is not here.
         """
         device = require_device(device)
         for name, value, known in (("vq_model", vq_model, VQ_MODELS), ("gpt_model", gpt_model, GPT_MODELS)):
-            if value is not None and value not in known:  # also where the file itself says what it holds
-                raise UserError(f"{name} {value!r} is not known; use one of {', '.join(known)}")
+            if value is not None:  # also where the file itself says what it holds
+                require_known(name, value, known)
         tokenizer = load_vq_model(vq_ckpt, vq_model, device=device)
         transformer = load_transformer(
             gpt_ckpt, gpt_model=gpt_model, image_size=image_size, downsample=tokenizer.config.downsampling
@@ -150,7 +152,7 @@ class EditingModels(AdapterSwitch):
         if with_text_encoder:
             text_encoder = T5Encoder(resolve_t5(t5_path, t5_model_type), device=device, max_tokens=max_tokens)
         if dtype is not torch.int8:
-            return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=True)
+            return cls(tokenizer, transformer.to(device, dtype), text_encoder, pack=pack)
         transformer.to(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
         pipeline = cls(tokenizer, transformer, text_encoder)
         pipeline.engine.quantize()
@@ -368,6 +370,5 @@ class EditingModels(AdapterSwitch):
         precision = "bf16" if self.transformer.dtype is torch.bfloat16 else "none"
         with self._working(self.tokenizer), autocast(self.device, precision):
             parts = codes.split(1) if self.device.type == "cpu" else (codes,)
-            pixels = torch.cat([self.tokenizer.decode_ids(part.to(self.device)) for part in parts]).float()
-        pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+            images = torch.cat([self.tokenizer.decode_ids(part.to(self.device)) for part in parts])
+        return list(map(Image.fromarray, to_pixels(images)))

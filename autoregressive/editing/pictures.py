@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from autoregressive.editing.crop import View, paste
+from autoregressive.editing.crop import View, paste, samples_of
 from autoregressive.editing.results import Drawing, Progress
 from dataset.edit_masks import cells_to_pixels
 from dataset.records.images import MAX_PIXELS
@@ -82,13 +82,10 @@ def showing_edits(
     """
 
     def pictures(drawing: Drawing) -> list[Image.Image]:
-        decoded, num_samples = decode(drawing.codes), len(drawing.codes) // len(views)
-        so_far = []
-        for number, image in enumerate(images):
-            own = [i for i, view in enumerate(views) if view.picture == number]
-            for rows in ([i * num_samples + sample for i in own] for sample in range(num_samples)):
-                seen = [replace(views[i], cells=drawing.drawn[row]) for i, row in zip(own, rows, strict=True)]
-                so_far.append(paste(image, seen, [decoded[row] for row in rows], "cells", grid)[0])
+        decoded, so_far = decode(drawing.codes), []
+        for picture, own, rows in samples_of(views, len(decoded)):
+            seen = [replace(view, cells=drawing.drawn[row]) for view, row in zip(own, rows, strict=True)]
+            so_far.append(paste(images[picture], seen, [decoded[row] for row in rows], "cells", grid)[0])
         return so_far
 
     boxes = tuple(tuple(view.window) for view in views)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoregressive.decoding.sampling import Sampling
+from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.arguments import (
     EditOptions,
     OwnSizeMask,
@@ -41,17 +41,17 @@ from autoregressive.editing.crop import View, cells_of, results_of, seeds_of_vie
 from autoregressive.editing.models import EditingModels, Picture
 from autoregressive.editing.pictures import showing_drawings, showing_edits
 from autoregressive.editing.results import (
+    OUTPUT_TYPES,
     EditResult,
     PipelineOutput,
     Progress,
     as_output,
     numbered,
-    require_output_type,
 )
 from dataset.batches import Text
 from dataset.records.images import as_image
 from runtime.devices import timed
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 Mask = Image.Image | np.ndarray | Tensor | str | Path
 """A string is a file's path, or "auto"."""
@@ -94,7 +94,7 @@ class EditingPipeline(EditingModels):
         Raises:
           UserError: as `edit` and `draw`, and for a mask without an image.
         """
-        require_output_type(output_type)
+        require_known("output_type", output_type, OUTPUT_TYPES)
         require_kind("callback_on_step_end", callback_on_step_end, Callable, "a function")
         require_said_once(options, callback_on_step_end, generator)
         prompts, images, masks = as_call(prompt, image, mask_image)
@@ -194,13 +194,15 @@ class EditingPipeline(EditingModels):
                 text_valid,
                 seeds_of_views(views, seeds),
                 how.sampling,
-                how.mode,
+                mode=how.mode,
                 order=how.order,
                 progress=progress,
             )
         with timed(timings, "decode", self.device):
             decoded = self.decode(drawn.codes)
-        return results_of(images, views, shown, decoded, drawn, how.composite, self.grid, timings)
+        return results_of(
+            images, views, shown, decoded, drawn, composite=how.composite, grid=self.grid, timings=timings
+        )
 
     def _look(
         self,
@@ -231,16 +233,12 @@ class EditingPipeline(EditingModels):
             with timed(timings, "locate", self.device):
                 whole = self.encode([images[i] for i in auto]) if source is None else source[auto]
                 scores = self.locate(whole.cpu(), text[auto], text_valid[auto])
-                found |= dict(
-                    zip(auto, (how.auto_mask or AutoMaskSettings()).region(scores, self.grid), strict=True)
-                )
-        views = [
-            view
-            for number, (image, region) in enumerate(zip(images, regions, strict=True))
-            for view in views_of(
-                number, image.size, region, found.get(number), how, self.grid, self.image_size
-            )
-        ]
+                cells = (how.auto_mask or AutoMaskSettings()).region(scores, self.grid)
+                found |= dict(zip(auto, cells, strict=True))
+        model = {"how": how, "grid": self.grid, "model_size": self.image_size}
+        views: list[View] = []
+        for number, (image, region) in enumerate(zip(images, regions, strict=True)):
+            views += views_of(number, image.size, region, found.get(number), **model)
         if source is not None and how.crop != "none" and (auto or len(views) > len(images)):
             raise UserError(
                 "source_codes are those of what the model sees, one crop of each image: leave them out where "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoregressive.decoding.engine import OnPass
 from dataset.records.images import as_seen
-from runtime.errors import UserError
+from runtime.errors import require_known
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 _SHOWN_SIDE = 1024  # pixels of a picture in a notebook, at most
@@ -146,7 +146,7 @@ def as_output(images: list[Image.Image], output_type: str) -> object:
     Raises:
       UserError: an unknown type.
     """
-    require_output_type(output_type)
+    require_known("output_type", output_type, OUTPUT_TYPES)
     if output_type == "pil":
         return images
     arrays = [np.asarray(as_seen(image), dtype=np.float32) / 255 for image in images]
@@ -155,12 +155,6 @@ def as_output(images: list[Image.Image], output_type: str) -> object:
         return np.stack(arrays) if alike else arrays
     tensors = [torch.from_numpy(array).movedim(-1, 0).contiguous() for array in arrays]
     return torch.stack(tensors) if alike else tensors
-
-
-def require_output_type(output_type: str) -> None:
-    """Raises `UserError` for a type of images that is not known."""
-    if output_type not in OUTPUT_TYPES:
-        raise UserError(f"output_type {output_type!r} is not known; use one of {', '.join(OUTPUT_TYPES)}")
 
 
 def numbered(callback: Callable[..., Any], pipeline: object) -> Progress:

@@ -23,7 +23,7 @@ from autoregressive.models.gpt import Transformer, evaluating
 from autoregressive.sequence.builders import editing_prompt, infill_prompt, t2i_prompt
 from autoregressive.sequence.layout import Prompt
 from autoregressive.sequence.orders import drawing_orders
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 
 class TokenEditor:
@@ -64,8 +64,7 @@ class TokenEditor:
             )
         marked = self.transformer.config.mask_in_context
         mode = ("marks" if marked else "zero_shot") if wanted is None else wanted
-        if mode not in MODES:
-            raise UserError(f"mode {mode!r} is not known; use one of {', '.join(MODES)}")
+        require_known("mode", mode, MODES)
         if marked != (mode == "marks"):
             has = "has" if marked else "has no"
             raise UserError(f"mode {mode!r} does not fit this model, which {has} edit/keep marks")
@@ -90,6 +89,7 @@ class TokenEditor:
           edit_mask: (P, N) bool, at least one True a row.
           text, text_valid: (P, T, C) and (P, T), left-padded.
           seeds: B of them, B / P for each source in turn.
+          mode: one of `MODES`, see `resolve_mode`.
           order: of the edited cells, one of `ORDER_KINDS`.
         """
         mode = self.resolve_mode(mode)
@@ -107,7 +107,8 @@ class TokenEditor:
         sources = source.repeat_interleave(num_samples, 0)
         guesses = guesses_of(sampling, sources, orders)
         on_pass = None if progress is None else tell_progress(progress, sources, orders, counts)
-        drawn = self.generate(prompt, orders, text, seeds, sampling, counts.tolist(), guesses, on_pass)
+        asked = {"counts": counts.tolist(), "guesses": guesses, "on_pass": on_pass}
+        drawn = self.generate(prompt, text, orders, seeds, sampling, **asked)
         return Drawn(place(drawn.codes.cpu(), orders, counts, sources), drawn.num_passes)
 
     def draw(
@@ -136,24 +137,23 @@ class TokenEditor:
         blank = torch.zeros_like(orders)
         prompt = t2i_prompt(orders[:: len(seeds) // len(text)], text_valid)
         on_pass = None if progress is None else tell_progress(progress, blank, orders)
-        drawn = self.generate(prompt, orders, text, seeds, sampling, on_pass=on_pass).codes
+        drawn = self.generate(prompt, text, orders, seeds, sampling, on_pass=on_pass).codes
         return blank.to(drawn.device).scatter(1, orders.to(drawn.device), drawn)
 
     def generate(
         self,
         prompt: Prompt,
-        orders: Tensor,
         text: Tensor,
+        orders: Tensor,
         seeds: Sequence[int],
         sampling: Sampling,
+        *,
         counts: Sequence[int] | None = None,
         guesses: Tensor | None = None,
         on_pass: OnPass | None = None,
     ) -> Drawn:
-        """Draws the codes of the cells in `orders`, on the model's device; see `Engine.generate`.
+        """`Engine.generate` of what lies on any device, its codes on the model's.
 
-        Args:
-          seeds: one a row of `orders`.
         Raises:
           UserError: the model's numbers are not finite.
         """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoregressive.models.config import GPT_MODELS, ModelConfig
+from autoregressive.models.config import GPT_MODELS, ModelConfig, identity_of, model_name
 from runtime.checkpoint import checkpoint_args, settings_from
 from runtime.errors import UserError
 
@@ -33,12 +33,6 @@ def _arithmetic(config: ModelConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _NAMES}
 
 
-def _identity(config: ModelConfig) -> dict[str, Any]:
-    """What a name of the registry stands for; own cells are a flag beside it."""
-    names = ("dim", "n_layer", "any_order", *_NAMES)
-    return {name: getattr(config, name) for name in names if name != "own_cell"}
-
-
 def unpublished_arithmetic(config: ModelConfig) -> dict[str, Any]:
     """The arithmetic, if the published class would compute something else with such weights; else nothing."""
     sizes = [m for m in GPT_MODELS.values() if (m.dim, m.n_layer) == (config.dim, config.n_layer)]
@@ -53,7 +47,11 @@ def marked(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
 
 
 def marked_like(state: dict[str, Tensor], content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The same for weights out of another file, which may be of a version that wrote no marker."""
+    """`marked` for weights out of another file, which may be of a version that wrote no marker.
+
+    Args:
+      content, path: of that file.
+    """
     config = configuration(content, path)
     return _with_marker(state, read_marker(content, path)) if config is None else marked(state, config)
 
@@ -97,19 +95,13 @@ def known_of(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The size and the arithmetic of the model in a file, as far as the file says them."""
     config = configuration(content, path)
     if config is not None:
-        return _identity(config)
+        return identity_of(config)
     name = checkpoint_args(content).get("gpt_model")
-    named = _identity(GPT_MODELS[name]) if isinstance(name, str) and name in GPT_MODELS else {}
+    named = identity_of(GPT_MODELS[name]) if isinstance(name, str) and name in GPT_MODELS else {}
     named.pop("any_order", None)  # NEP's files may name the raster model that they began as
     marker = read_marker(content, path)
     marker.pop("own_cell", None)
     return named | marker
-
-
-def model_name(known: dict[str, Any] | ModelConfig) -> str | None:
-    """The registry's first name for such a model, if it has one."""
-    known = _identity(known) if isinstance(known, ModelConfig) else known
-    return next((n for n, model in GPT_MODELS.items() if known.items() <= _identity(model).items()), None)
 
 
 def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: str | Path) -> None:
@@ -126,7 +118,7 @@ def require_same_arithmetic(config: ModelConfig, content: dict[str, Any], path: 
     del trained["own_cell"]  # the names of the weights show it: `require_same_tables`
     arithmetic = {name: trained[name] for name in _NAMES if name in trained}
     if differing := _differing(arithmetic, _arithmetic(config), "here"):
-        name = model_name(_identity(config) | trained | {"any_order": config.any_order})
+        name = model_name(identity_of(config) | trained | {"any_order": config.any_order})
         raise UserError(
             f"{path} was trained with another arithmetic: {differing}. Its weights would load and "
             "give noise; " + (f"give --gpt-model {name}" if name else "no --gpt-model of this version has it")
@@ -152,7 +144,7 @@ def require_named(name: str, content: dict[str, Any], path: str | Path) -> None:
     if name not in GPT_MODELS:
         raise UserError(f"--gpt-model {name} is not known; use one of {', '.join(GPT_MODELS)}")
     known = known_of(content, path)
-    if differing := _differing(known, _identity(GPT_MODELS[name]), f"in {name}"):
+    if differing := _differing(known, identity_of(GPT_MODELS[name]), f"in {name}"):
         fitting = model_name(known)
         raise UserError(
             f"--gpt-model {name} contradicts {path}: {differing}; "

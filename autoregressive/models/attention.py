@@ -83,9 +83,8 @@ class KVCache:
 
     def spread(self, source: Tensor) -> None:
         """Running lane i becomes what running lane `source[i]` was, in the live slots."""
-        for layer in self._store[
-            :, :, self.lanes, :, : self.live
-        ]:  # one by one: a copy of the whole may not fit
+        # One layer after the other: a copy of the whole may not fit.
+        for layer in self._store[:, :, self.lanes, :, : self.live]:
             layer.copy_(layer[:, source])
 
     def move(self, source: int, target: int) -> None:
@@ -149,7 +148,7 @@ class _PlainAttention(torch.autograd.Function):
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, bias: Tensor) -> Tensor:
-    """The same by its formula."""
+    """`fused_attention` by its formula: softmax(Q K^T / sqrt(head_dim) + bias) V."""
     if dropout == 0:
         return _PlainAttention.apply(query, key, value, bias)
     shares = (_products(query * query.shape[-1] ** -0.5, key) + bias).softmax(-1)

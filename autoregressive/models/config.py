@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class ModelConfig:
     def grid(self) -> int:
         return round(self.block_size**0.5)
 
+    @property
+    def hidden_dim(self) -> int:
+        """Width inside the feed-forward network: 2/3 · 4D, rounded up to a multiple of 256."""
+        return -(-int(2 * 4 * self.dim / 3) // 256) * 256
+
 
 BLOCK_MATRICES = ("wqkv", "wo", "w1", "w2", "w3")
 """The linear layers of a block: two of its attention, three of its feed-forward network."""
@@ -67,3 +74,14 @@ GPT_MODELS["GPT-XL-RAR"] = GPT_MODELS["R-GPT-XL"]  # the name in the published 5
 # A small model in a short training finds out what neighbours say only if both help it to find them.
 for _name in ("R-GPT-micro", "R-GPT-mini", "R-GPT-midi"):
     GPT_MODELS[_name] = replace(GPT_MODELS[_name], query_turn="next_cells", rotary_base=20.0)
+_NAMED = ("dim", "n_layer", "any_order", "query_turn", "rotary_base", "norm_eps", "n_head")
+
+
+def identity_of(config: ModelConfig) -> dict[str, Any]:
+    """What a name of the registry stands for; own cells, marks, images and texts are settings beside it."""
+    return {name: getattr(config, name) for name in _NAMED}
+
+
+def model_name(known: Mapping[str, Any]) -> str | None:
+    """The registry's first name for a model of which some of `identity_of` is known, if it has one."""
+    return next((n for n, model in GPT_MODELS.items() if known.items() <= identity_of(model).items()), None)

@@ -25,8 +25,7 @@ PEAKS = {
 
 def trunk_parameters(config: ModelConfig) -> int:
     """Weights that multiply every slot: 4 D² of attention and 3 D·hidden of SwiGLU a layer."""
-    hidden = -(-int(8 * config.dim / 3) // 256) * 256
-    return config.n_layer * (4 * config.dim**2 + 3 * config.dim * hidden)
+    return config.n_layer * (4 * config.dim**2 + 3 * config.dim * config.hidden_dim)
 
 
 def head_parameters(config: ModelConfig) -> int:

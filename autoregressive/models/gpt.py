@@ -47,7 +47,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             TransformerBlock(config, i, config.drop_path_rate * i / last) for i in range(config.n_layer)
         )
-        self.run_block = run_block  # or `recompute_block`
+        self.run_block = run_block  # or what `recompute_every` gives
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         # What a model lacks is a table of zeros, not a branch in the forward.

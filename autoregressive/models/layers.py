@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autoregressive.models.attention import Attend
+from autoregressive.models.attention import Attend, Cache
+from autoregressive.models.config import ModelConfig
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -70,7 +71,7 @@ class Attention(nn.Module):
         self.resid_dropout = nn.Dropout(resid_dropout)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache, num_kept: int
+        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache: Cache, num_kept: int
     ) -> Tensor:
         batch, length, dim = x.shape
         qkv = self.wqkv(x).view(batch, length, 3, self.n_head, dim // self.n_head)
@@ -96,11 +97,10 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020); hidden width = 2/3 · 4D, rounded up to a multiple of 256."""
+    """SwiGLU (Shazeer 2020)."""
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        hidden = -(-int(2 * 4 * dim / 3) // 256) * 256
         self.w1 = nn.Linear(dim, hidden, bias=False)
         self.w3 = nn.Linear(dim, hidden, bias=False)
         self.w2 = nn.Linear(hidden, dim, bias=False)
@@ -117,18 +117,18 @@ class TransformerBlock(nn.Module):
     layer, whose other slots are read as keys and values only.
     """
 
-    def __init__(self, config, layer: int, drop_path: float) -> None:
+    def __init__(self, config: ModelConfig, layer: int, drop_path: float) -> None:
         super().__init__()
         self.attention = Attention(
             config.dim, config.n_head, config.attn_dropout_p, config.resid_dropout_p, layer
         )
-        self.feed_forward = FeedForward(config.dim, config.ffn_dropout_p)
+        self.feed_forward = FeedForward(config.dim, config.hidden_dim, config.ffn_dropout_p)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache, num_kept: int
+        self, x: Tensor, rotary: Tensor, attend: Attend, slots: Tensor, cache: Cache, num_kept: int
     ) -> Tensor:
         mixed = self.attention(self.attention_norm(x), rotary, attend, slots, cache, num_kept)
         x = x[:, x.shape[1] - num_kept :] + self.drop_path(mixed)
@@ -193,17 +193,16 @@ def run_block(block: TransformerBlock, *args) -> Tensor:
     return block(*args)
 
 
-def recompute_block(block: TransformerBlock, *args) -> Tensor:
-    """The same, but the backward pass computes the block's activations again instead of keeping them."""
-    if not torch.is_grad_enabled():
-        return block(*args)
-    return checkpoint(block, *args, use_reentrant=False)
-
-
 def recompute_every(number: int) -> Callable[..., Tensor]:
-    """Recomputes the first of each `number` blocks and keeps the others' activations; 1 recomputes all."""
+    """As `run_block`, but the backward pass computes activations again in the place of keeping them.
+
+    Args:
+      number: the first of so many blocks is computed again, the others' activations are kept; 1 is all.
+    """
 
     def run(block: TransformerBlock, *args) -> Tensor:
-        return (run_block if block.attention.layer % number else recompute_block)(block, *args)
+        if block.attention.layer % number or not torch.is_grad_enabled():
+            return block(*args)
+        return checkpoint(block, *args, use_reentrant=False)
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_prompts(config: SampleT2I) -> list[str]:
         require_regular(path, "a list of prompts")
         if not path.is_file():
             raise UserError(f"--prompt-file {path} does not exist")
-        lines = enumerate(read_text(path).splitlines(), start=1)
+        # Only newlines end a line: captions from the web hold other characters that splitlines() splits at.
+        lines = enumerate(re.split(r"\r\n?|\n", read_text(path)), start=1)
         prompts |= {f"{path} line {number}": line for number, line in lines if line.strip()}
         if not prompts:
             raise UserError(f"--prompt-file {path}: holds no text")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.arithmetic import model_name
+from autoregressive.models.config import identity_of, model_name
 from autoregressive.models.weights import POSITION_TABLE
 from autoregressive.sample.drawing import DrawJob, draw_jobs
 from autoregressive.sample.flags import SampleT2IDDP
@@ -46,6 +46,8 @@ def read_captions(path: str | Path) -> list[str]:
     _, header = next(rows, (0, []))
     if "Prompt" not in header:
         raise UserError(f"{path}: no column Prompt, but {', '.join(header or ['nothing'])}")
+    if header.count("Prompt") > 1:
+        raise UserError(f"{path}: has the column Prompt twice; keep one of them")
     column = header.index("Prompt")
     captions = [(line, fields[column] if column < len(fields) else None) for line, fields in rows]
     for line, caption in captions:
@@ -67,7 +69,7 @@ def load(config: SampleT2IDDP, ranks: Distributed) -> tuple[EditingPipeline, str
         size = size or args.get("image_size", PUBLISHED_SIZE)
     given = replace(config, gpt_model=config.gpt_model if is_ours else name, image_size=size)
     pipeline = load_pipeline(given, ranks.device)
-    return pipeline, name or model_name(pipeline.transformer.config) or "transformer"
+    return pipeline, name or model_name(identity_of(pipeline.transformer.config)) or "transformer"
 
 
 def folder_of(config: SampleT2IDDP, gpt_model: str, image_size: int) -> Path:

@@ -22,7 +22,7 @@ from autoregressive.sample.jobs import run_jobs, run_rounds
 from autoregressive.sample.loading import require_marked
 from dataset.batches import Text
 from dataset.records.images import ImageSource, load_image, load_native
-from dataset.records.masks import load_magicbrush_mask, marked
+from dataset.records.masks import MAGICBRUSH_SPARE, load_magicbrush_mask, marked, require_shape
 from language.t5 import encode_texts
 from runtime.devices import timed
 from runtime.distributed import Distributed
@@ -261,7 +261,9 @@ def files_sha256(digests: Iterable[str]) -> str:
 def _load_mask(mask: Path | str | None, image: Image.Image) -> np.ndarray | OwnSizeMask | str | None:
     if mask is None or mask == AUTO:
         return mask
-    region = require_marked(load_magicbrush_mask(mask).numpy(), mask)
+    region = load_magicbrush_mask(mask).numpy()
+    require_shape(region, image.size, str(mask), MAGICBRUSH_SPARE)
+    require_marked(region, mask)
     if region.shape == (image.height, image.width):
         return region
     return OwnSizeMask(torch.from_numpy(marked(region)))

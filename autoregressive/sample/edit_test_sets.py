@@ -21,24 +21,15 @@ from autoregressive.sample.flags import SampleEmuEdit, SampleMagicBrush
 from autoregressive.sample.loading import load_pipeline
 from dataset.testsets.emu_edit import read_emu
 from dataset.testsets.magicbrush import iterate_turns, read_descriptions, read_sessions
+from language.t5 import T5Encoder
 from runtime.config import dump_config
-from runtime.distributed import Distributed, distributed
+from runtime.distributed import Distributed
 from runtime.files import without_mac_metadata
 
 
-def edit_magicbrush(config: SampleMagicBrush) -> None:
-    """Edits a test set in MagicBrush's format, alone or as one of several ranks."""
-    with distributed(config.device) as ranks:
-        sample_magicbrush(config, ranks)
-
-
-def edit_emu(config: SampleEmuEdit) -> None:
-    """Edits Emu Edit's test set, alone or as one of several ranks."""
-    with distributed(config.device) as ranks:
-        sample_emu_edit(config, ranks)
-
-
-def settings_of(config: SampleMagicBrush, sessions: Sessions, text_encoder) -> dict[str, Any]:
+def settings_of(
+    config: SampleMagicBrush, sessions: Sessions, text_encoder: T5Encoder | None
+) -> dict[str, Any]:
     """What the results depend on, with hashes of the weights and of the test set."""
     json_files = without_mac_metadata(Path(config.magicbrush_path).glob("*.json"))
     return config.settings(text_encoder) | {"test_set_sha256": magicbrush_sha256(sessions, json_files)}

@@ -82,6 +82,7 @@ def _own_jobs(config: SampleEditing) -> list[FileEdit]:
 def _read_job(line: JsonLine) -> FileEdit:
     prompt, output = line.text("prompt"), line.text("output")
     require_words(prompt, line.origin)
+    line.refuse_training_key()
     value = line.values.get("mask")
     mask = value if value in (None, AUTO) else line.mask_path("mask")
     job = FileEdit(line.path("image"), mask, prompt, line.file.parent / output, line.origin)

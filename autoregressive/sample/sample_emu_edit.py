@@ -16,9 +16,11 @@ from runtime.errors import run_command
 def main() -> None:
     config = parse(SampleEmuEdit)
     # PyTorch is imported once the flags are right.
-    from autoregressive.sample.edit_test_sets import edit_emu
+    from autoregressive.sample.edit_test_sets import sample_emu_edit
+    from runtime.distributed import distributed
 
-    edit_emu(config)
+    with distributed(config.device) as ranks:
+        sample_emu_edit(config, ranks)
 
 
 if __name__ == "__main__":

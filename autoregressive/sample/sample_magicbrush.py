@@ -16,11 +16,12 @@ from runtime.errors import run_command
 
 def main() -> None:
     config = parse(SampleMagicBrush)
-    from autoregressive.sample.edit_test_sets import (
-        edit_magicbrush,
-    )  # PyTorch is imported once the flags are right
+    # PyTorch is imported once the flags are right.
+    from autoregressive.sample.edit_test_sets import sample_magicbrush
+    from runtime.distributed import distributed
 
-    edit_magicbrush(config)
+    with distributed(config.device) as ranks:
+        sample_magicbrush(config, ranks)
 
 
 if __name__ == "__main__":

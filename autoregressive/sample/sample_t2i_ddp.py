@@ -20,9 +20,8 @@ from runtime.errors import run_command
 
 def main() -> None:
     config = parse(SampleT2IDDP)
-    from autoregressive.sample.drawing_captions import (
-        draw_captions,
-    )  # PyTorch is imported once the flags are right
+    # PyTorch is imported once the flags are right.
+    from autoregressive.sample.drawing_captions import draw_captions
 
     draw_captions(config)
 

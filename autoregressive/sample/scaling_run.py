@@ -61,7 +61,8 @@ def crop_task(task: Task, pipeline: EditingPipeline, how: EditOptions) -> tuple[
     if task.image is None:
         return task, None
     (region,) = as_regions([task.mask], [task.image], how.mask_error)
-    views = views_of(0, task.image.size, region, None, how, pipeline.grid, pipeline.image_size)
+    model = {"grid": pipeline.grid, "model_size": pipeline.image_size}
+    views = views_of(0, task.image.size, region, None, how=how, **model)
     if len(views) > 1:
         raise UserError(
             f"task {task.prompt!r}: its region has {len(views)} parts far from each other, and one crop is "
@@ -95,6 +96,7 @@ def read_lines(config: SampleScaled) -> list[_Line]:
 def _read_line(line: JsonLine) -> _Line:
     prompt, caption, image = line.text("prompt"), line.optional_text("caption"), line.optional_path("image")
     require_words(prompt, line.origin)
+    line.refuse_training_key()
     mask = line.mask_path("mask") if "mask" in line.values else None
     if mask is not None and image is None:
         raise UserError(f"{line.origin}: has a mask but no image to edit")
@@ -161,7 +163,7 @@ def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> 
 
 
 def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
-    text = "".join(f"{caption}\n" for caption in captions)
+    text = "".join(" ".join(caption.splitlines()) + "\n" for caption in captions)
     for number in range(rounds + 1):
         path = folder / str(number) / "captions.txt"
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

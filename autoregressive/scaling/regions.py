@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from autoregressive.scaling.choices import REGIONS
 from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
 from autoregressive.sequence.orders import random_orders
@@ -16,15 +16,16 @@ def propose_cells(
     region: str,
     batch: TaskBatch,
     codes: Tensor,
-    images: list,
+    images: list[Image.Image],
     reward: Reward,
+    *,
     counts: Tensor,
     seeds: list[int],
 ) -> Tensor:
     """Chooses some of each task's free cells.
 
     Args:
-      region: "lowest" (the reward's token scores), "likelihood" (the model's own) or "random".
+      region: of `REGIONS`: "lowest" (the reward's token scores), "likelihood" (the model's own) or "random".
       codes: (P, N) codes of the images as they are.
       images: these, P of them.
       counts: (P,) how many cells.
@@ -38,10 +39,8 @@ def propose_cells(
         scores = reward.token_scores(images, batch.captions, batch.pipeline.grid)
     elif region == "likelihood":
         scores = batch.log_likelihood(codes, seeds)
-    elif region == "random":
-        scores = torch.zeros(codes.shape)
     else:
-        raise UserError(f"region {region!r} is not known; use one of {', '.join(REGIONS)}")
+        scores = torch.zeros(codes.shape)
     scores = scores.cpu()
     if not scores[batch.free].isfinite().all():
         raise UserError(

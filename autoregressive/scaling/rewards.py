@@ -13,7 +13,7 @@ from autoregressive.scaling.choices import EDIT_REWARDS, ENTRY_POINT
 from autoregressive.scaling.own_reward import own_reward
 from autoregressive.scaling.packaged_rewards import ClipIqaScore, ImageRewardScore
 from autoregressive.scaling.reward import Reward
-from runtime.errors import UserError
+from runtime.errors import require_known
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,5 @@ def build_reward(
     """
     if ENTRY_POINT in name:
         return own_reward(name)
-    if name not in _BUILDERS:
-        raise UserError(f"reward {name!r} is not known; use one of {', '.join(_BUILDERS)}")
+    require_known("reward", name, _BUILDERS)
     return _BUILDERS[name](pipeline, clip_model, clip_ckpt)

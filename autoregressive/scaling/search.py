@@ -19,7 +19,7 @@ from autoregressive.scaling.choices import REGIONS
 from autoregressive.scaling.regions import propose_cells
 from autoregressive.scaling.reward import Reward
 from autoregressive.scaling.tasks import TaskBatch
-from runtime.errors import UserError
+from runtime.errors import UserError, require_known
 
 REVISED_SHARE = 0.25  # of the free cells, where no number is given
 
@@ -45,8 +45,7 @@ class SearchSettings:
             )
         if self.cells is not None and self.cells < 1:
             raise UserError(f"cells={self.cells}: draw at least 1 cell again")
-        if self.region not in REGIONS:
-            raise UserError(f"region {self.region!r} is not known; use one of {', '.join(REGIONS)}")
+        require_known("region", self.region, REGIONS)
 
     def cells_a_round(self, num_free: Tensor) -> Tensor:
         """(P,) cells that a round draws again, of (P,) free ones."""
@@ -196,7 +195,8 @@ def _revise(
     """One round: writes into `held`, the batch's results so far."""
     codes = torch.stack([result.codes for result in held])
     current = [result.image for result in held]
-    region = propose_cells(settings.region, batch, codes, current, reward, counts, batch.seeds(number, 1))
+    seeds = batch.seeds(number, 1)
+    region = propose_cells(settings.region, batch, codes, current, reward, counts=counts, seeds=seeds)
     num = settings.candidates
     candidates = batch.draw_again(codes, region, batch.seeds(number, num))
     images = batch.render(candidates)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from autoregressive.decoding.engine import guesses_of, place
-from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling, derived_seed
 from autoregressive.editing.arguments import EditOptions, as_regions, as_seed
 from autoregressive.editing.crop import cells_of, changed_region, compose
 from autoregressive.editing.models import Picture
@@ -124,7 +123,7 @@ class TaskBatch:
     def seeds(self, round_number: int, num_samples: int, first: int = 0) -> list[int]:
         """P · `num_samples` seeds for one round, from that of sample `first`, functions of the tasks' own."""
         return [
-            int(np.random.SeedSequence((task.seed, round_number, sample)).generate_state(1)[0])
+            derived_seed(task.seed, round_number, sample)
             for task in self.tasks
             for sample in range(first, first + num_samples)
         ]
@@ -132,7 +131,7 @@ class TaskBatch:
     def draw(self, seeds: Sequence[int]) -> Tensor:
         """All free cells in raster order: (B, N) codes."""
         return self.pipeline.token_editor.edit(
-            self.source, self.free, self.text, self.text_valid, seeds, self.sampling, self.mode
+            self.source, self.free, self.text, self.text_valid, seeds, self.sampling, mode=self.mode
         ).codes
 
     def draw_again(self, codes: Tensor, cells: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -149,7 +148,9 @@ class TaskBatch:
         """
         if self.mode == "zero_shot":
             return self.pipeline.token_editor.edit(
-                codes, cells, self.text, self.text_valid, seeds, self.sampling, self.mode, order="random"
+                *(codes, cells, self.text, self.text_valid, seeds, self.sampling),
+                mode=self.mode,
+                order="random",
             ).codes
         num_samples = len(seeds) // len(self)
         masks = cells.repeat_interleave(num_samples, 0)
@@ -167,7 +168,12 @@ class TaskBatch:
         )
         before = codes.repeat_interleave(num_samples, 0)
         drawn = self.pipeline.token_editor.generate(
-            *(prompt, orders, self.text, seeds, self.sampling, counts.tolist()),
+            prompt,
+            self.text,
+            orders,
+            seeds,
+            self.sampling,
+            counts=counts.tolist(),
             guesses=guesses_of(self.sampling, before, orders),
         )
         return place(drawn.codes.cpu(), orders, counts, before)

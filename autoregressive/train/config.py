@@ -28,6 +28,8 @@ from runtime.flags.ranges import (
 
 # What `--model` decides; the rest a training may change.
 _OF_FILES = ("vq_ckpt", "init_gpt_ckpt", "gpt_model", "cls_token_num")
+# What flags are that neither the command nor `--model` says.
+_OTHERWISE = {"gpt_model": "R-GPT-XL", "image_size": 256, "cls_token_num": 120, "mask_rule": "published"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class TrainConfig(DataConfig):
     )
     model: str | None = models.model("; the training goes on from it")
     model_name: str | None = models.model_name("the first that this stage trains")
-    gpt_model: str = models.gpt_model("R-GPT-XL", sorted(GPT_MODELS))
+    gpt_model: str = models.gpt_model(_OTHERWISE["gpt_model"], sorted(GPT_MODELS), of_model=True)
+    image_size: int = models.image_size(_OTHERWISE["image_size"], of_model=True)
     gpt_ckpt: str | None = models.gpt_ckpt(None, "checkpoint of this very run, to go on exactly")
     auto_resume: bool = training.auto_resume()
     init_gpt_ckpt: str | None = training.init_gpt_ckpt(
@@ -77,7 +80,7 @@ class TrainConfig(DataConfig):
     lora_dora: bool = training.lora_dora()
     lora_train_tables: bool = training.lora_train_tables()
     lora_targets: list[str] | None = training.lora_targets(BLOCK_MATRICES)
-    cls_token_num: int = models.cls_token_num(120, "text slots of the model")
+    cls_token_num: int = models.cls_token_num(_OTHERWISE["cls_token_num"], "text slots", of_model=True)
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
     drop_path: float = option(
@@ -196,18 +199,19 @@ class TrainConfig(DataConfig):
         training.require_optimizer(self.optimizer, self.mixed_precision)
 
     def _take_model(self) -> None:
-        """Puts the flags of `--model` in its place.
+        """Puts the flags of `--model` in its place, and `_OTHERWISE` where nothing else is said.
 
         Raises:
           UserError: a flag that says another thing, or a folder that cannot be used.
         """
-        if self.model is None:
-            return
-        for name, value in flags_of_model(self.model, self.model_name, draws=self.stage_draws).items():
+        known = {}
+        if self.model is not None:
+            known = flags_of_model(self.model, self.model_name, draws=self.stage_draws)
+        for name, value in (_OTHERWISE | known).items():
             if not hasattr(self, name):
                 continue
             given, default = getattr(self, name), getattr(type(self), name)
-            if given not in (default, value) and name in _OF_FILES:
+            if name in known and name in _OF_FILES and given not in (default, value):
                 raise UserError(
                     f"--{name.replace('_', '-')} {given} contradicts --model {self.model} ({value}): "
                     "leave one of them out"
@@ -302,7 +306,7 @@ class EditingConfig(TrainConfig, ValidationConfig):
         False, help="edited cells are predicted at their marks too: learns faster what an instruction means"
     )
     text_field: str | None = shared.text_field(TEXT_FIELDS)
-    mask_rule: str = shared.mask_rule(RULES)
+    mask_rule: str = shared.mask_rule(RULES, of_model=True)
     mask_dilation: int = option(
         0, within=COUNT_OR_NONE, help="widen half of the masks by 0 to this many pixels"
     )

@@ -38,8 +38,8 @@ def main() -> None:
     from runtime.distributed import distributed
 
     get_logger(TRUNCATION_LOG).setLevel(logging.ERROR)
-    with distributed(config.device) as process:
-        extract(config, process)
+    with distributed(config.device) as ranks:
+        extract(config, ranks)
 
 
 if __name__ == "__main__":

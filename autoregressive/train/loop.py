@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from autoregressive.models.loss import SupervisedLoss
 from autoregressive.train.config import TrainConfig
 from autoregressive.train.inputs import Inputs, NumberedBatches, Prepared, PreparedBatches
 from autoregressive.train.meter import Meter
+from autoregressive.train.rewards.config import RewardsConfig
 from autoregressive.train.state import TrainState, new_state, save
 from autoregressive.train.steps import (
     UncheckedStep,
@@ -52,9 +53,9 @@ def fit(
     inputs: Inputs,
     config: TrainConfig,
     ranks: Distributed,
+    *,
     preview: Preview | None = None,
     validate: Validate | None = None,
-    *,
     shown: Transformer | None = None,
 ) -> TrainState:
     """Trains `model` to the last step; saves at the intervals asked for and at the end.
@@ -76,7 +77,12 @@ def fit(
         log.info("step %d is the last: nothing left to train", state.step)
     model.train()
     warm_up(network, dataset, inputs, state, config, ranks)
-    loader = _loader(PreparedBatches(dataset, inputs.preparation()), state, config, ranks)
+    loader = batch_loader(
+        PreparedBatches(dataset, inputs.preparation()),
+        NumberedBatches(state.sampler, state.step, config.gradient_accumulation_steps),
+        config.num_workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
     with (
         StopSignals() as signals,
         Meter(state, total_steps, config, ranks) as meter,
@@ -190,14 +196,16 @@ class BetweenSteps:
     def _draw(self) -> None:
         with self.meter.paused(), self.state.averaged_weights():
             if self.ranks.is_main:
-                self.meter.picture(self.preview(self.state.step))
+                self.meter.write_picture(self.state.step, self.preview(self.state.step))
 
     def _score(self) -> None:
         with self.meter.paused(), self.state.averaged_weights():
             self.meter.scores(self.validate(self.state.step))
 
 
-def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> ResumableBatchSampler:
+def make_sampler(
+    dataset: Dataset, config: TrainConfig | RewardsConfig, ranks: Distributed
+) -> ResumableBatchSampler:
     """Which samples come when."""
     return ResumableBatchSampler(
         len(dataset),
@@ -210,28 +218,29 @@ def make_sampler(dataset: Dataset, config: TrainConfig, ranks: Distributed) -> R
     )
 
 
-def count_steps(config: TrainConfig, sampler: ResumableBatchSampler) -> int:
+def count_steps(config: TrainConfig | RewardsConfig, sampler: ResumableBatchSampler) -> int:
     """Optimizer steps of the whole run."""
     all_steps = config.epochs * sampler.batches_per_epoch
     return min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
 
 
-def _loader(
-    dataset: PreparedBatches, state: TrainState, config: TrainConfig, ranks: Distributed
+def batch_loader(
+    dataset: Dataset, batches: Iterable, num_workers: int, *, pin_memory: bool = False
 ) -> DataLoader:
+    """A loader of whole batches: `dataset` makes one of each key that `batches` names."""
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=NumberedBatches(state.sampler, state.step, config.gradient_accumulation_steps),
+        sampler=batches,
         collate_fn=_as_it_is,
-        num_workers=config.num_workers,
-        pin_memory=ranks.device.type == "cuda",
+        num_workers=num_workers,
+        pin_memory=pin_memory,
         # Its own: starting to iterate draws a number, which must not come from the dropouts' generator.
         generator=torch.Generator(),
         worker_init_fn=leave_signals_to_the_trainer,
     )
 
 
-def _as_it_is(batch: Prepared) -> Prepared:
+def _as_it_is(batch: Any) -> Any:
     """The loader's default would look for tensors in it."""
     return batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -85,7 +84,3 @@ class Meter(TrainingMeter):
                 self.state.step,
                 "  ".join(f"{name} {value:.4f}" for name, value in scores.items()),
             )
-
-    def picture(self, path: Path) -> None:
-        """Takes in a preview of this step."""
-        self.write_picture(self.state.step, path)

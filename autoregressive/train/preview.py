@@ -49,7 +49,7 @@ def editing_preview(
         # An unusable sample still needs something to edit.
         edit_mask = batch.edit_mask | ~batch.valid[:, None]
         drawn = pipeline.token_editor.edit(
-            source, edit_mask, text, text_valid, seeds, config.sampling(), mode
+            source, edit_mask, text, text_valid, seeds, config.sampling(), mode=mode
         )
         pipeline.engine.release()  # training needs the memory
         rows = [*show_batch(pipeline, batch), pipeline.decode(drawn.codes)]

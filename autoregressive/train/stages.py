@@ -46,7 +46,7 @@ def train_t2i(config: T2IConfig, ranks: Distributed) -> None:
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview, shown=shown)
+        fit(model, dataset, inputs, config, ranks, preview=preview, shown=shown)
 
 
 def load_images(config: T2IConfig, encoders: Encoders, ranks: Distributed) -> Dataset:
@@ -91,7 +91,7 @@ def train_editing(config: EditingConfig, ranks: Distributed) -> None:
     if config.dry_run:
         dry_run(model, dataset, inputs, config, ranks, pipeline)
     else:
-        fit(model, dataset, inputs, config, ranks, preview, validate, shown=shown)
+        fit(model, dataset, inputs, config, ranks, preview=preview, validate=validate, shown=shown)
 
 
 def list_own_pairs(config: EditingConfig, ranks: Distributed) -> EditingConfig:

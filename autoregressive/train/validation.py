@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -49,6 +49,39 @@ from runtime.errors import UserError
 from runtime.files import path_sha256
 
 Rounds = list[list[KeyedEdit]]
+
+
+class TestSet(Protocol):
+    """What is edited, and how the edits are scored."""
+
+    prefix: str
+    """Of its folders and of the names of its scores."""
+    needs_text_encoder: bool
+    """Whether its texts are words."""
+    sha256: str
+    """Of all its files: earlier edits of other ones are not kept."""
+
+    def images(self, samples: Path) -> Path:
+        """Where the edits go, below the folder of a step."""
+
+    def ids(self) -> list[str]:
+        """Its items, which the ranks share."""
+
+    def rounds(self, images: Path, width: int, ids: Sequence[str]) -> Rounds:
+        """The edits of some items, see `run_rounds`.
+
+        Args:
+          images: where they go.
+          width: C, of text features that the set holds ready.
+        """
+
+    def originals(self) -> list[tuple[ImageSource, Path]]:
+        """What passes through the tokenizer for the ceiling, each with its file there."""
+
+    def evaluate(
+        self, folders: EditFolders, ceiling: Path, scores: Path, ranks: Distributed
+    ) -> dict[str, Any]:
+        """Scores the edits against the ceiling: {protocol: {metric: value or None}}; writes to `scores`."""
 
 
 class MagicBrushValidation:
@@ -168,9 +201,6 @@ class EmuValidation:
             caption_path=self.config.emuedit_caption_path,
             **_shared(self.config, self.config.emuedit_metric, ceiling, scores),
         )
-
-
-TestSet = MagicBrushValidation | EmuValidation
 
 
 def read_test_sets(config: EditingConfig) -> list[TestSet]:

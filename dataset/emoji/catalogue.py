@@ -16,7 +16,7 @@ import numpy as np
 from dataset.emoji.names import NO_TONE, TONES, clean_name, gender_of, neutral_name
 from dataset.emoji.package import EmojiPackage
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 
 PAIR_KINDS = ("tone", "gender", "hair", "color", "clock", "moon")
 """How two sprites can be one change apart."""
@@ -155,6 +155,7 @@ class Catalogue:
         Raises:
           UserError: another kind of file.
         """
+        require_regular(path, "a file of sprites")
         try:
             with np.load(path, allow_pickle=False) as content:
                 pixels, index = content["pixels"], json.loads(content["index"].tobytes())
@@ -162,8 +163,10 @@ class Catalogue:
             sprites = [Sprite(**entry | {"groups": kept}) for entry, kept in zip(index, groups, strict=True)]
             if pixels.shape != (len(sprites), *pixels.shape[1:]) or pixels.shape[-1:] != (4,):
                 raise ValueError(f"pixels of shape {pixels.shape} for {len(sprites)} sprites")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not the sprites that prepare_emoji.py writes ({error})") from None
+        except Exception as error:  # NumPy's and zip's parsers raise many unrelated types
+            raise UserError(
+                f"{path}: not the sprites that prepare_emoji.py writes ({error}); prepare the set again"
+            ) from None
         return cls(sprites, pixels)
 
 

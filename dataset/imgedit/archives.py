@@ -187,15 +187,20 @@ def find_stores(folders: Iterable[Path]) -> list[Store]:
     """
     stores: list[Store] = []
     for folder in folders:
-        parts: dict[str, list[tuple[int, Path]]] = {}
+        parts: dict[tuple[str, bool], list[tuple[int, Path]]] = {}  # whole ones apart from those that are cut
         for path in without_mac_metadata(folder.iterdir() if folder.is_dir() else []):
             if path.is_dir():
                 stores.append(UnpackedFolder(path))
             elif match := _PART.fullmatch(path.name):
-                parts.setdefault(match["name"], []).append((int(match["number"] or 0), path))
-        for name, numbered in parts.items():
+                require_regular(path, "an archive")
+                number = match["number"]
+                parts.setdefault((match["name"], number is None), []).append((int(number or 0), path))
+        for (name, _), numbered in parts.items():
             numbered.sort()
-            absent = set(range(numbered[-1][0] + 1)) - {number for number, _ in numbered}
+            numbers = [number for number, _ in numbered]
+            if twice := [path for n, path in numbered if numbers.count(n) > 1]:
+                raise UserError(f"{twice[0]} and {twice[1]} are the same part of {name}.tar; keep one")
+            absent = set(range(numbers[-1] + 1)) - set(numbers)
             if absent:
                 raise UserError(
                     f"{folder}: {name}.tar.split.{min(absent):03d} is missing, but later parts are there; "

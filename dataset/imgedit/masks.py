@@ -7,6 +7,7 @@ ImgEdit_recap_mask has, in `jsons/`, a file for each picture with the masks of a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from dataset.imgedit.archives import Store
 from dataset.prepare.pictures import ImageBytes
-from dataset.records.images import open_image
+from dataset.records.images import open_first_frame
 from dataset.records.masks import edit_region
 from runtime.errors import UserError
 from runtime.texts import parse_json, text_under
@@ -35,7 +36,7 @@ def read_painted_mask(data: bytes, origin: str) -> Tensor:
     Raises:
       UserError: not an image, or nothing painted.
     """
-    image = open_image(ImageBytes(data, origin)).convert("L")
+    image = open_first_frame(ImageBytes(data, origin)).convert("L")
     region = 1 - edit_region(image, origin)
     return _not_empty(region, origin)
 
@@ -100,7 +101,7 @@ class ObjectMasks:
             )
         size = record.get("resolution")
         height, width = (size.get(k) if isinstance(size, dict) else None for k in ("height", "width"))
-        if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        if not all(type(side) is int and side > 0 for side in (height, width)):
             raise UserError(f"{where}: needs a resolution with height and width, got {size!r}")
         if not isinstance(found.get("mask"), str):
             raise UserError(f"{where}: the mask of {wanted['class_name']!r} must be a text")
@@ -171,7 +172,12 @@ def _list_of(parts: Any, kind: str) -> list[dict[str, Any]]:
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+
+
+def _is_number(value: Any) -> bool:
+    """Python's JSON reads NaN and Infinity too, and to Python true is a whole number."""
+    return type(value) is int or type(value) is float and math.isfinite(value)
 
 
 def _apart(box: list[float], other: list[float]) -> float:

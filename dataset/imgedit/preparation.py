@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from dataset.imgedit.archives import Archive, Store, UnpackedFolder, find_stores
@@ -18,7 +16,7 @@ from dataset.imgedit.masks import MASK, METADATA, ObjectMasks, read_painted_mask
 from dataset.prepare.output import claimed, log, write_jsonl
 from dataset.prepare.pairs import pair_files
 from dataset.prepare.tables import Row, export_rows, find_parquet
-from dataset.records.parquet import read_text_columns
+from dataset.records.parquet import cell_value, read_text_columns
 from runtime.errors import UserError
 from runtime.texts import parse_json
 
@@ -27,7 +25,8 @@ IMAGES = ("input_images", "output_images")
 COLUMNS = (*IMAGES, "prompt")
 # What the parquet file's paths begin with, where it is neither the archive's name nor its folder's.
 _RENAMED = {"replace": "results_replace_part0"}
-_OTHER_SHAPE = 0.03  # by how much the sides' ratio of a mask and of its image, made by rounding, may differ
+# Masks are those of the photographs: by so much the sides' ratio may differ in a pair, made by rounding.
+_OTHER_SHAPE = 0.03
 
 
 def prepare_imgedit(config: PrepareImgEditConfig) -> Path:
@@ -90,46 +89,53 @@ class Samples:
 
     def __init__(self, stores: Sequence[Store], masks: ObjectMasks | None) -> None:
         self._stores, self._masks = stores, masks
-        self._chosen: dict[str, Store] = {}
+        self._chosen: dict[str, list[Store]] = {}
 
     def require(self, file: Path) -> None:
         """Raises `UserError` where the pictures of a parquet file, or all of their masks, are not here."""
-        cells = read_text_columns(file, IMAGES[:1])[IMAGES[0]].to_pylist()
-        path = next((paths[0] for paths in cells if isinstance(paths, list) and len(paths) == 1), None)
+        column = read_text_columns(file, IMAGES[:1])[IMAGES[0]]
+        path = None
+        for row in range(len(column)):
+            with suppress(UserError):
+                path = _one(cell_value(column, row, IMAGES[0], str(file)), IMAGES[0], str(file))
+                break
         if path is None:  # none of its rows is a pair, and each will be named
             return
-        store, sample = self._place(path, str(file))
-        has_mask = store.read(f"{sample}/{MASK}") is not None  # also: the archive is whole
-        if self._masks is None and not has_mask:
+        stores, sample = self._place(path, str(file))
+        masks = [store.read(f"{sample}/{MASK}") for store in stores]  # also: the archives are whole
+        if self._masks is None and not any(masks):
             raise UserError(
-                f"{file}: its pairs, such as {store.locate(sample)}, have no {MASK} beside them: give those "
-                "of the hub's sysuyy/ImgEdit_recap_mask with --masks-path"
+                f"{file}: its pairs, such as {stores[0].locate(sample)}, have no {MASK} beside them: give "
+                "those of the hub's sysuyy/ImgEdit_recap_mask with --masks-path"
             )
 
     def read(self, path: str, origin: str) -> bytes:
         """The bytes of the picture that a parquet file names."""
-        store, sample = self._place(path, origin)
+        stores, sample = self._place(path, origin)
         name = f"{sample}/{Path(path).name}"
-        data = store.read(name)
+        _, data = _agreed(stores, name, origin)
         if data is None:
-            raise UserError(f"{origin}: {store.locate(name)}: no such file")
+            raise UserError(f"{origin}: {stores[0].locate(name)}: no such file")
         return data
 
     def region(self, path: str, origin: str) -> Tensor:
         """(H, W) in [0, 1], 1 = edited, of the sample that a picture belongs to."""
-        store, sample = self._place(path, origin)
-        painted = store.read(f"{sample}/{MASK}")
+        stores, sample = self._place(path, origin)
+        if len(stores) > 1:  # the mask of the picture, not of another's of the same sample's name
+            stores = _agreed(stores, f"{sample}/{Path(path).name}", origin)[0] or stores
+        where = stores[0].locate
+        _, painted = _agreed(stores, f"{sample}/{MASK}", origin)
         if painted is not None:
-            return read_painted_mask(painted, store.locate(f"{sample}/{MASK}"))
+            return read_painted_mask(painted, where(f"{sample}/{MASK}"))
         name = f"{sample}/{METADATA}"
-        metadata = store.read(name)
+        _, metadata = _agreed(stores, name, origin)
         if self._masks is None or metadata is None:
             lacking = METADATA if metadata is None else "--masks-path"
-            raise UserError(f"{origin}: {store.locate(sample)} has no {MASK}, and there is no {lacking}")
-        return self._masks.find(parse_json(metadata, dict, store.locate(name)), store.locate(name))
+            raise UserError(f"{origin}: {where(sample)} has no {MASK}, and there is no {lacking}")
+        return self._masks.find(parse_json(metadata, dict, where(name)), where(name))
 
-    def _place(self, path: str, origin: str) -> tuple[Store, str]:
-        """The archive that a path of a parquet file leads into, and the sample's folder there."""
+    def _place(self, path: str, origin: str) -> tuple[list[Store], str]:
+        """The archives that a path of a parquet file may lead into, and the sample's folder there."""
         parts = Path(path).parts
         if len(parts) < 3 or ".." in parts:
             raise UserError(f"{origin}: {path!r} is not <folder>/<sample>/<file>")
@@ -144,8 +150,21 @@ class Samples:
                     f"{origin}: its pictures are in {prefix}/, of which there is no archive and no folder; "
                     "download the archive into Singleturn/, or take this parquet file away"
                 )
-            self._chosen[prefix] = fitting[0]
+            self._chosen[prefix] = fitting
         return self._chosen[prefix], parts[-2]
+
+
+def _agreed(stores: Sequence[Store], name: str, origin: str) -> tuple[list[Store], bytes | None]:
+    """Those of some archives that hold a file, and its bytes; None where none does.
+
+    Raises:
+      UserError: they hold files of this name that differ.
+    """
+    found = [(store, data) for store in stores if (data := store.read(name)) is not None]
+    if any(data != found[0][1] for _, data in found):
+        places = " and ".join(store.locate(name) for store, _ in found)
+        raise UserError(f"{origin}: {places} differ, and nothing says which is meant; keep one")
+    return [store for store, _ in found], found[0][1] if found else None
 
 
 def _convert(row: Row, samples: Samples, image_format: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -154,9 +173,9 @@ def _convert(row: Row, samples: Samples, image_format: str) -> tuple[dict[str, A
     data = {
         column: samples.read(path, row.origin) for column, path in zip(IMAGES, (source, edited), strict=True)
     }
-    region = _fit(samples.region(source, row.origin), data[IMAGES[0]], row.origin)
+    region = samples.region(source, row.origin)
     pictures = Row(data, row.stem, f"{row.origin} ({source})")
-    line, files = pair_files(pictures, IMAGES, region, image_format)
+    line, files = pair_files(pictures, IMAGES, region, image_format, spare=_OTHER_SHAPE)
     return line | {"edit_prompt": prompt}, files
 
 
@@ -164,19 +183,3 @@ def _one(paths: Any, column: str, origin: str) -> str:
     if not isinstance(paths, list) or len(paths) != 1 or not isinstance(paths[0], str):
         raise UserError(f"{origin}: {column} must name one picture, got {str(paths)[:80]}")
     return paths[0]
-
-
-def _fit(region: Tensor, source: bytes, origin: str) -> Tensor:
-    """Brings a mask, which is that of the photograph, to the size in which the pair was made."""
-    try:
-        with Image.open(io.BytesIO(source)) as header:
-            width, height = header.size
-    except Exception:  # whatever Pillow raises of a damaged file: whoever decodes it says so
-        return region
-    own = region.shape[1] / region.shape[0]
-    if abs(own - width / height) > _OTHER_SHAPE * own:
-        raise UserError(
-            f"{origin}: the mask is {region.shape[1]}x{region.shape[0]}, of another shape than its image "
-            f"{width}x{height}"
-        )
-    return torch.nn.functional.interpolate(region[None, None], (height, width), mode="nearest")[0, 0]

@@ -168,8 +168,11 @@ def _find_codes(folder: Path) -> tuple[list[str], list[array]]:
         raise UserError(f"--data-path {folder}: no such folder of codes")
     names, numbers = [], []
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
-        stems = (os.path.splitext(entry) for entry in os.listdir(folder / name))
-        found = array("q", sorted(int(stem) for stem, end in stems if end == ".npy" and stem.isdecimal()))
+        files = (os.path.splitext(entry) for entry in os.listdir(folder / name))
+        stems = [stem for stem, end in files if end == ".npy" and stem.isdecimal()]
+        if odd := next((stem for stem in stems if str(int(stem)) != stem), None):
+            raise UserError(f"{folder / name / odd}.npy: codes are named {int(odd)}.npy here; rename it")
+        found = array("q", sorted(map(int, stems)))
         if found:
             names.append(name)
             numbers.append(found)

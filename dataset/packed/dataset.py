@@ -23,6 +23,7 @@ from dataset.packed.remote import DataCache, RemoteFolder, is_url
 from dataset.packed.stores import LocalFolder, ShardStore, damaged, require_length
 from language.text_features import TextFeatures
 from runtime.errors import UserError
+from runtime.files import utf8_name
 
 
 class _Packed(Dataset):
@@ -205,8 +206,9 @@ class _Shard:
         This map keeps no file open either, so that there may be thousands; nobody writes to it.
         """
         try:
-            return torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
-        except RuntimeError as error:
+            with utf8_name(path) as name:
+                return torch.from_file(name, shared=False, size=num_bytes, dtype=torch.uint8)
+        except (OSError, RuntimeError) as error:
             raise self._damaged(f"cannot be mapped: {error}") from None
 
     def _read(self, mapped: Tensor, num_rows: int) -> pa.RecordBatch:

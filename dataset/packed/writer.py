@@ -93,7 +93,7 @@ class PackedWriter:
         path = shard_path(self.folder, number)
 
         def write(temporary: Path) -> None:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            with temporary.open("wb") as sink, pa.ipc.new_file(sink, schema) as writer:
                 writer.write_batch(batch)
 
         write_atomic(path, write)

@@ -23,7 +23,7 @@ from dataset.records.images import load_image
 from dataset.records.jsonl import PathRules
 from runtime.errors import UserError
 from runtime.files import is_mac_metadata, require_regular
-from runtime.texts import decode_text, read_json
+from runtime.texts import decode_text, read_json, refuse_other_encodings
 
 CHUNK = 1000  # items in a job
 IMAGE_SUFFIXES = {*SUFFIXES.values(), ".jpeg"}
@@ -112,8 +112,11 @@ def table_items(file: Path, image_column: str | None, caption_column: str | None
     """
     is_tsv = file.suffix.lower() == ".tsv"
     require_regular(file, "a table")
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {}
+    # Strict: a mark of quotation that does not close must not swallow the rows behind it.
+    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
     try:
+        with file.open("rb") as stream:
+            refuse_other_encodings(stream.read(4))
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             reader = csv.reader(stream, **style)
             header = next(reader, [])
@@ -130,8 +133,11 @@ def table_items(file: Path, image_column: str | None, caption_column: str | None
                     yield CaptionItem(fields[image], fields[caption], None, origin)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
     except csv.Error as error:
-        raise UserError(f"{file} line {reader.line_num}: cannot be parsed: {error}") from None
+        fix = "" if is_tsv else '; in a field in quotes write "" for a mark of quotation'
+        raise UserError(f"{file} line {reader.line_num}: cannot be parsed: {error}{fix}") from None
 
 
 def _column(file: Path, header: list[str], asked: str | None, known: Sequence[str], flag: str) -> int:
@@ -142,6 +148,8 @@ def _column(file: Path, header: list[str], asked: str | None, known: Sequence[st
             f"{file}: the first line must name the columns, one of them {' or '.join(wanted)}; "
             f"it has {', '.join(header) or 'nothing'}; {flag} names another"
         )
+    if header.count(found) > 1:
+        raise UserError(f"{file}: has the column {found} twice; keep one, or name another with {flag}")
     return header.index(found)
 
 

@@ -34,7 +34,13 @@ from dataset.prepare.pictures import image_cell
 from dataset.prepare.tables import Row, export_rows, find_parquet
 from dataset.records import masks
 from dataset.records.images import load_image
-from dataset.records.masks import load_edit_region, load_magicbrush_mask, marked
+from dataset.records.masks import (
+    MAGICBRUSH_SPARE,
+    load_edit_region,
+    load_magicbrush_mask,
+    marked,
+    require_shape,
+)
 from dataset.testsets.magicbrush import (
     SESSIONS_FILE,
     SESSIONS_WITH_FEATURES_FILE,
@@ -168,9 +174,7 @@ def _check_turn(turn: Turn, write: bool) -> list[str]:
         region = load_magicbrush_mask(turn.mask_path)
         if not region.any():
             raise UserError(f"{turn.mask_path}: the mask marks nothing to edit")
-        shape = region.shape[1] / region.shape[0]
-        if abs(shape - images[0].width / images[0].height) > 0.02 * shape:
-            raise UserError(f"{turn.mask_path}: the mask is of another shape than {turn.input_path}")
+        require_shape(region, images[0].size, str(turn.mask_path), MAGICBRUSH_SPARE)
         white = _white_path(turn)
         existing = load_edit_region(white) if white.exists() else None
     except UserError as error:

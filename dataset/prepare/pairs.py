@@ -13,7 +13,7 @@ from runtime.errors import UserError
 
 
 def pair_files(
-    row: Row, columns: tuple[str, str], region: Tensor | None, image_format: str
+    row: Row, columns: tuple[str, str], region: Tensor | None, image_format: str, spare: float = 0
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Checks one pair and names its files.
 
@@ -22,6 +22,7 @@ def pair_files(
       columns: of the source and of the edited image.
       region: (H, W) in [0, 1], 1 = edit, resized to the source where it differs; None or all 1 = no mask.
       image_format: see `check_image`; masks are PNG always.
+      spare: see `fit_region`.
     Returns:
       The keys `file_name`, `edited_image` and `mask_image` ("NONE" for no mask) of the list's line, and the
       files to write.
@@ -44,7 +45,7 @@ def pair_files(
     line = dict(zip(("file_name", "edited_image"), files, strict=True)) | {"mask_image": "NONE"}
     if region is None:
         return line, files
-    region = fit_region(region, source.size, row.origin)
+    region = fit_region(region, source.size, row.origin, spare)
     if not marked(region).any():
         raise UserError(f"{row.origin}: the mask marks nothing to edit")
     if not marked(region).all():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dataset.prepare.jobs import RECORD_BYTES, Job, Outcome, Result, Tick, UnreadableJob, run_jobs
 from dataset.prepare.output import disk_bytes, fingerprint
 from dataset.prepare.pictures import write_bytes
-from dataset.records.parquet import require_columns, require_text
+from dataset.records.parquet import arrow_source, cell_value, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 
@@ -99,7 +99,7 @@ def export_rows(
 
     def make_jobs() -> Iterator[Job]:
         for file in files:
-            metadata = pq.read_metadata(file)
+            metadata = pq.read_metadata(arrow_source(file))
             stamp = fingerprint([file])
             for group in range(metadata.num_row_groups):
                 size = metadata.row_group(group).num_rows
@@ -130,7 +130,7 @@ def export_rows(
 def _read_rows(file: Path, group: int, first_row: int, columns: Sequence[str], size: int) -> Iterator[Row]:
     number = first_row
     try:
-        reader = pq.ParquetFile(file, pre_buffer=False)
+        reader = pq.ParquetFile(arrow_source(file), pre_buffer=False)
         present = [name for name in columns if name in reader.schema_arrow.names]
         batches = reader.iter_batches(_BATCH, row_groups=[group], columns=present, use_threads=False)
         for batch in batches:
@@ -146,9 +146,9 @@ def _row(batch: pa.RecordBatch, index: int, stem: str, origin: str) -> Row:
     values, problem = {}, None
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            values[name] = column[index].as_py()
-        except (ValueError, OverflowError, pa.ArrowException) as error:  # no such date, not UTF-8
-            values[name], problem = None, f"{origin}: {name!r} cannot be read: {error}"
+            values[name] = cell_value(column, index, name, origin)
+        except UserError as error:
+            values[name], problem = None, str(error)
     return Row(values, stem, origin, problem)
 
 
@@ -169,7 +169,7 @@ def _mean_bytes(files: Sequence[Path], columns: Sequence[str], convert: Convert)
     """Disk space a row takes, from some rows of some files; a bad row counts with its images' bytes."""
     sizes = []
     for file in files[:: max(1, len(files) // _SAMPLED_FILES)]:
-        if pq.read_metadata(file).num_row_groups == 0:
+        if pq.read_metadata(arrow_source(file)).num_row_groups == 0:
             continue
         try:
             rows = _read_rows(file, 0, 0, columns, 0)

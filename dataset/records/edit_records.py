@@ -15,7 +15,13 @@ from typing import ClassVar
 from dataset.choices import TEXT_FIELDS
 from dataset.records.images import ImageSource
 from dataset.records.jsonl import JsonLine, JsonlRecords, locate
-from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
+from dataset.records.parquet import (
+    ParquetImage,
+    cell_value,
+    read_text_columns,
+    require_columns,
+    require_text,
+)
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
@@ -133,9 +139,12 @@ class ParquetEditRecords(Sequence):
 
     def __getitem__(self, index: int) -> EditRecord:
         file, which, row = self._locate(index)
+        table, origin = self._texts[which], self.origin(index)
         texts = {
-            name: require_text(column[row].as_py(), name, self.origin(index), optional=name != "edit_prompt")
-            for name, column in zip(self._texts[which].column_names, self._texts[which].columns, strict=True)
+            name: require_text(
+                cell_value(table[name], row, name, origin), name, origin, optional=name != "edit_prompt"
+            )
+            for name in table.column_names
         }
         images = {
             name: ParquetImage(file, row, name) for name in ("source_image", "edited_image", "mask_image")
@@ -163,7 +172,9 @@ class ParquetEditRecords(Sequence):
         return [
             field
             for field, (column,) in self.text_keys.items()
-            if not features_only and column in table.column_names and table[column][row].as_py()
+            if not features_only
+            and column in table.column_names
+            and cell_value(table[column], row, column, self.origin(index))
         ]
 
     def origin(self, index: int) -> str:

@@ -20,6 +20,7 @@ log = get_logger(__name__)
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 64_000_000
+_MOST_TOLD = 100  # files of which a process says what it does not keep
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,11 +50,11 @@ def load_image(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image
       source: a path, or anything else with `open("rb")`.
       max_pixels: largest width * height accepted, checked on the header, before any pixel is decoded.
     Returns:
-      A PIL image of mode RGB.
+      A PIL image of mode RGB; of an animation the first frame, with a warning.
     Raises:
       UserError: missing, not an image, truncated, of a format not allowed or too large; names the file.
     """
-    return as_seen(open_image(source, max_pixels))
+    return as_seen(open_first_frame(source, max_pixels))
 
 
 def as_seen(image: Image.Image) -> Image.Image:
@@ -78,7 +79,7 @@ def load_native(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Imag
     """Reads one image as `as_native` has it; warns of `what_is_lost`. Args and errors as `load_image`."""
     native = as_native(open_image(source, max_pixels))
     for words in what_is_lost(source):
-        log.warning("%s: %s", source, words)
+        _warn_once(f"{source}: {words}")
     return native
 
 
@@ -101,8 +102,38 @@ def what_is_lost(source: str | ImageSource) -> list[str]:
                 "transparency beside 16-bit grey is not kept, it becomes white; save it as 8 bits first"
             )
         if (frames := _num_frames(file)) > 1:
-            lost.append(f"of its {frames} frames the first is taken")
+            lost.append(_first_of(frames))
     return lost
+
+
+def open_first_frame(source: str | ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_image`, and warns of frames after the first."""
+    image = open_image(source, max_pixels)
+    frames = _num_frames(image)
+    if image.format == "GIF":  # Pillow counts its frames in the file alone, which is closed
+        stream_source = Path(source) if isinstance(source, str) else source
+        with stream_source.open("rb") as stream, Image.open(stream, formats=ALLOWED_FORMATS) as file:
+            frames = _num_frames(file)
+    if frames > 1:
+        _warn_once(f"{source}: {_first_of(frames)}")
+    return image
+
+
+def _first_of(frames: int) -> str:
+    return f"of its {frames} frames the first is taken"
+
+
+_told: set[str] = set()
+
+
+def _warn_once(words: str) -> None:
+    """Trainings read a file in every epoch, and a data set may have thousands of such files."""
+    if words in _told or len(_told) == _MOST_TOLD:
+        return
+    _told.add(words)
+    log.warning("%s", words)
+    if len(_told) == _MOST_TOLD:
+        log.warning("nothing is said of further such files")
 
 
 def _has_16_bits(file: Image.Image) -> bool:

@@ -104,8 +104,13 @@ class JsonLine:
         return self.values[key]
 
     def optional_text(self, key: str) -> str | None:
-        """A string, or None where the key is missing or null."""
-        return None if self.values.get(key) is None else self.text(key)
+        """A string that is not blank, or None where the key is missing or null."""
+        if self.values.get(key) is None:
+            return None
+        text = self.text(key)
+        if not text.strip():
+            raise UserError(f"{self.origin}: {key!r} must say something, got {text!r}")
+        return text
 
     def path(self, key: str) -> Path:
         """A required path."""
@@ -119,6 +124,11 @@ class JsonLine:
         """A required path, or None where the key is null or ends in `NO_MASK`."""
         value = self.values.get(key, "")
         return None if value is None or self.text(key).endswith(NO_MASK) else self.path(key)
+
+    def refuse_training_key(self) -> None:
+        """Refuses the mask's key of training lists in a list of edits: it would change all of a picture."""
+        if "mask_image" in self.values and "mask" not in self.values:
+            raise UserError(f"{self.origin}: 'mask_image' is the key of training lists; here it is 'mask'")
 
     def require_files(self, *values: object) -> None:
         """Refuses those of `values` that are paths at which no file is."""
@@ -136,8 +146,8 @@ class JsonLine:
         """A string, the first of a list of strings, or None where the key is missing or null."""
         value = self.values.get(key)
         if isinstance(value, list):
-            if not value or not isinstance(value[0], str):
-                raise UserError(f"{self.origin}: {key!r} must hold a list of strings, got {value!r}")
+            if not value or not isinstance(value[0], str) or not value[0].strip():
+                raise UserError(f"{self.origin}: {key!r} must begin with a non-empty string, got {value!r}")
             return value[0]
         return self.optional_text(key)
 

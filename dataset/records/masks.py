@@ -9,12 +9,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset.records.images import ImageSource, decoded, opacity_of, open_image, to_numpy, to_rgb, upright
+from dataset.records.images import (
+    ImageSource,
+    decoded,
+    opacity_of,
+    open_first_frame,
+    to_numpy,
+    to_rgb,
+    upright,
+)
 from runtime.errors import UserError
 from runtime.logging import get_logger
 
 log = get_logger(__name__)
 
+MAGICBRUSH_SPARE = 0.02  # by this share the sides' ratios of its masks and images may differ
 _FAR_BELOW = 16  # a mask whose largest value is in the first of so many parts of its range
 Region = TypeVar("Region", np.ndarray, Tensor)
 
@@ -30,7 +39,7 @@ def load_edit_region(source: str | ImageSource, size: tuple[int, int] | None = N
     Raises:
       UserError: as `load_image`, and for a mask of another size than its image, naming both.
     """
-    image = upright(open_image(source))
+    image = upright(open_first_frame(source))
     if size is not None and image.size != tuple(size):
         raise UserError(
             f"{source}: the mask is {image.width}x{image.height} but its image is {size[0]}x{size[1]}; "
@@ -47,7 +56,7 @@ def load_magicbrush_mask(source: str | ImageSource) -> Tensor:
     Returns:
       (H, W) float32, 0 or 1; 1 = edit. The size may differ from the image's.
     """
-    image = upright(open_image(source))
+    image = upright(open_first_frame(source))
     transparent = _transparent_region(image, str(source))
     if transparent is not None:
         return transparent
@@ -96,22 +105,29 @@ def marked(region: Region) -> Region:
     return region > 0.5
 
 
-def fit_region(region: Tensor, size: tuple[int, int], origin: str) -> Tensor:
+def fit_region(region: Tensor, size: tuple[int, int], origin: str, spare: float = 0) -> Tensor:
     """Brings a region to its image's size, nearest pixel; refuses one of another shape.
 
     Args:
       region: (H, W) in [0, 1].
       size: (width, height) of the image.
       origin: names the mask in errors.
+      spare: share by which the sides' ratios may differ, beyond a pixel's rounding.
     """
-    height, width = region.shape
-    if (width, height) == tuple(size):
+    require_shape(region, size, origin, spare)
+    if region.shape == tuple(size[::-1]):
         return region
-    if abs(width * size[1] - height * size[0]) > max(*size, width, height):  # more than a pixel's rounding
-        raise UserError(
-            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}"
-        )
     return torch.nn.functional.interpolate(region[None, None], size[::-1], mode="nearest")[0, 0]
+
+
+def require_shape(region: Region, size: tuple[int, int], origin: str, spare: float = 0) -> None:
+    """Raises `UserError` for a region of another shape than its image. Args as in `fit_region`."""
+    height, width = region.shape
+    if abs(width * size[1] - height * size[0]) > max(*size, width, height, spare * width * size[1]):
+        raise UserError(
+            f"{origin}: the mask is {width}x{height}, of another shape than its image {size[0]}x{size[1]}; "
+            "save the mask at the image's size"
+        )
 
 
 def _transparent_region(image: Image.Image, name: str) -> Tensor | None:

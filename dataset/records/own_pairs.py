@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -59,12 +60,14 @@ class _Found:
     problems: list[str] = field(default_factory=list)
 
     def add_picture(self, name: str, role: str, file: Path) -> None:
+        name = _composed(name)
         files = self.pictures.setdefault(name, {})
         if role in files:
             self.problems.append(f"{files[role]} and {file} are both the {role} of {name!r}: keep one")
         files[role] = file
 
     def add_text(self, name: str, prompt: str, caption: str | None, where: str) -> None:
+        name = _composed(name)
         if name in self.texts:
             self.problems.append(
                 f"{self.texts[name][2]} and {where} both say a prompt for {name!r}: keep one"
@@ -72,6 +75,11 @@ class _Found:
         elif not prompt.strip():
             self.problems.append(f"{where}: says nothing: write what is to be done")
         self.texts[name] = prompt.strip(), (caption or "").strip() or None, where
+
+
+def _composed(name: str) -> str:
+    """A name with each accented letter as one: Macs give files names of letters and accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def find_own_pairs(folder: str | Path) -> list[OwnPair]:
@@ -195,6 +203,8 @@ def _read_table(file: Path, found: _Found) -> None:
             has = ", ".join(filter(None, head)) or "nothing"
             raise UserError(f"its first line must name the columns name,prompt (and caption); it has {has}"
                             f", without {' and '.join(sorted(missing))}")  # fmt: skip
+        if twice := [column for column in ("name", "prompt", "caption") if head.count(column) > 1]:
+            raise UserError(f"its first line names the column {twice[0]} twice; keep one of them")
         for row in rows:
             where = f"{file} line {rows.line_num}"
             if not any(part.strip() for part in row):

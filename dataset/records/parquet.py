@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,18 +61,50 @@ def require_columns(path: Path, required: Sequence[str]) -> list[str]:
       UserError: not a parquet file, or a required column is missing; names the file.
     """
     with _user_errors(path):
-        names = list(pq.read_schema(path).names)
+        names = list(pq.read_schema(arrow_source(path)).names)
     missing = [name for name in required if name not in names]
     if missing:
         raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; it has {', '.join(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{path}: has the column(s) {', '.join(twice)} twice; keep one of each")
     return names
 
 
 def read_text_columns(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
     """Reads the required columns and those of the optional ones that exist; errors as `require_columns`."""
     names = require_columns(path, required)
+    columns = [*required, *(name for name in optional if name in names)]
     with _user_errors(path):
-        return pq.read_table(path, columns=[*required, *(name for name in optional if name in names)])
+        return pq.ParquetFile(arrow_source(path)).read(columns).select(columns)
+
+
+def read_text_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of `read_text_columns`; raises as that and as `cell_value`."""
+    table = read_text_columns(path, required)
+    for row in range(table.num_rows):
+        yield {name: cell_value(table[name], row, name, f"{path} row {row}") for name in required}
+
+
+def cell_value(column: pa.Array | pa.ChunkedArray, row: int, name: str, origin: str) -> Any:
+    """A cell as a Python value.
+
+    Raises:
+      UserError: Arrow holds what Python cannot, such as a text that is not UTF-8, or a date beyond all dates.
+    """
+    try:
+        return column[row].as_py()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise UserError(f"{origin}: {name!r} cannot be read: {error}") from None
+
+
+def arrow_source(path: Path) -> str | IO[bytes]:
+    """What Arrow opens for a file: it takes names as UTF-8, and relative ones with a colon as addresses."""
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return name
 
 
 def require_text(value: Any, column: str, origin: str, *, optional: bool = False) -> str | None:
@@ -99,7 +133,7 @@ def _user_errors(path: Path) -> Iterator[None]:
 @lru_cache(maxsize=64)
 def _row_group_ends(path: Path) -> list[int]:
     with _user_errors(path):
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(arrow_source(path))
     ends = [0]
     for group in range(metadata.num_row_groups):
         ends.append(ends[-1] + metadata.row_group(group).num_rows)
@@ -120,4 +154,4 @@ def _row_group_of(path: Path, row: int) -> tuple[int, int]:
 @lru_cache(maxsize=3)
 def _read_column(path: Path, group: int, column: str) -> pa.ChunkedArray:
     with _user_errors(path):
-        return pq.ParquetFile(path).read_row_group(group, columns=[column])[column]
+        return pq.ParquetFile(arrow_source(path)).read_row_group(group, columns=[column])[column]

@@ -13,7 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dataset.testsets.region_sets import BRUSH_BENCH, SIDE, RegionItem, is_count, prepare_region_set
+from dataset.testsets.region_sets import (
+    BRUSH_BENCH,
+    RegionItem,
+    is_count,
+    prepare_region_set,
+    require_within,
+)
 from runtime.errors import UserError
 from runtime.texts import read_json, text_under
 
@@ -67,9 +73,5 @@ def _runs(entry: dict[str, Any], mask_key: str, where: str) -> tuple[int, ...]:
         raise UserError(
             f"{where}: {mask_key} must be a list of starts, from 1, and lengths, got {str(runs)[:60]}"
         )
-    if late := next((start for start in runs[::2] if start > SIDE * SIDE), None):
-        raise UserError(
-            f"{where}: a run of {mask_key} starts at {late}, but a picture of {SIDE}x{SIDE} has "
-            f"{SIDE * SIDE} pixels; give the mask of the picture in the set"
-        )
+    require_within(runs[::2], 1, mask_key, where)
     return tuple(run if number % 2 else run - 1 for number, run in enumerate(runs))

@@ -15,7 +15,7 @@ from typing import Any
 
 from dataset.records.images import ImageSource
 from dataset.records.jsonl import require_files
-from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
+from dataset.records.parquet import ParquetImage, read_text_rows, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.texts import read_json
@@ -103,12 +103,16 @@ def read_emu_parquet(files: Sequence[str | Path], valid_list: str | Path | None 
     items: dict[int, EmuItem] = {}
     for file in map(Path, files):
         require_columns(file, ("image",))
-        for row, values in enumerate(read_text_columns(file, _COLUMNS).to_pylist()):
+        for row, values in enumerate(read_text_rows(file, _COLUMNS)):
             idx = values.pop("idx")
-            if not isinstance(idx, int) or idx in items:
-                raise UserError(f"{file} row {row}: idx must be a number of its own, got {idx!r}")
+            if type(idx) is not int or idx < 0 or idx in items:
+                raise UserError(f"{file} row {row}: idx must be a whole number of its own, got {idx!r}")
             if valid_list is None:  # else the list says what to do
-                require_text(values["instruction"], "instruction", f"{file} row {row} (idx {idx})")
+                origin = f"{file} row {row} (idx {idx})"
+                require_text(values["instruction"], "instruction", origin)
+                for key in CAPTIONS:
+                    if not isinstance(values[key], str | None):
+                        raise UserError(f"{origin}: {key} must be a text, got {values[key]!r}")
             items[idx] = EmuItem(idx, ParquetImage(file, row, "image"), **values)
     if valid_list is None:
         return list(items.values())

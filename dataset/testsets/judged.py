@@ -18,7 +18,7 @@ from typing import Any
 from dataset.choices import LANGUAGES
 from dataset.records.images import ImageSource
 from dataset.records.jsonl import require_files
-from dataset.records.parquet import ParquetImage, read_text_columns, require_columns, require_text
+from dataset.records.parquet import ParquetImage, read_text_rows, require_columns, require_text
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.texts import read_json, text_under
@@ -66,7 +66,7 @@ def read_gedit(root: str | Path, languages: Collection[str] = LANGUAGES) -> list
     items: dict[str, JudgedItem] = {}
     for file in files:
         require_columns(file, _IMAGES)
-        for row, values in enumerate(read_text_columns(file, _COLUMNS).to_pylist()):
+        for row, values in enumerate(read_text_rows(file, _COLUMNS)):
             origin = f"{file} row {row}"
             texts = [require_text(values[column], column, origin) for column in _COLUMNS]
             key, task, instruction, language = texts

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset.testsets.region_sets import PIE_BENCH, RegionItem, is_count, prepare_region_set
+from dataset.testsets.region_sets import (
+    PIE_BENCH,
+    RegionItem,
+    is_count,
+    prepare_region_set,
+    require_within,
+)
 from runtime.errors import UserError
 from runtime.texts import read_json
 
@@ -46,6 +52,7 @@ def read_mapping(path: str | Path) -> list[RegionItem]:
         runs = entry.get("mask")
         if not isinstance(runs, list) or len(runs) % 2 or not all(is_count(run) for run in runs):
             raise UserError(f"{where}: mask must be a list of starts and lengths, got {str(runs)[:60]}")
+        require_within(runs[::2], 0, "mask", where)
         source, target = (values[key].replace("[", "").replace("]", "") for key in _TEXTS[1:3])
         image_path, instruction, kind = (values[key] for key in (_TEXTS[0], *_TEXTS[3:]))
         items.append(

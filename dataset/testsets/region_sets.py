@@ -123,6 +123,20 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def require_within(starts: Sequence[int], first: int, key: str, where: str) -> None:
+    """Raises `UserError` for a run that starts behind the last pixel: the mask of a larger picture.
+
+    Args:
+      first: how the set counts the first pixel.
+      key: of the mask, in the set's list.
+    """
+    if late := next((start for start in starts if start - first >= SIDE * SIDE), None):
+        raise UserError(
+            f"{where}: a run of {key} starts at {late}, but a picture of {SIDE}x{SIDE} has "
+            f"{SIDE * SIDE} pixels; give the mask of the picture in the set"
+        )
+
+
 def prepare_region_set(kind: RegionSet, items: Sequence[RegionItem], pictures: Path, output: Path) -> None:
     """Writes a set in MagicBrush's layout; items that are there already are left alone.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.files import require_regular, write_atomic
 
 
 class StatisticsCache:
@@ -35,7 +34,7 @@ class StatisticsCache:
         self._blocks = Path(folder) / name
 
     def load(self) -> dict[str, np.ndarray]:
-        return _read(self.path)
+        return _read(self.path, "mean", "covariance")
 
     def save(self, **arrays: np.ndarray) -> None:
         """Stores the result and removes the blocks that led to it."""
@@ -44,7 +43,7 @@ class StatisticsCache:
 
     def load_block(self, index: int) -> Tensor | None:
         path = self._block(index)
-        return torch.from_numpy(_read(path)["features"]) if path.is_file() else None
+        return torch.from_numpy(_read(path, "features")["features"]) if path.is_file() else None
 
     def save_block(self, index: int, features: Tensor) -> None:
         _write(self._block(index), lambda file: np.savez(file, features=features.numpy()))
@@ -53,12 +52,16 @@ class StatisticsCache:
         return self._blocks / f"{index:05d}.npz"
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, *names: str) -> dict[str, np.ndarray]:
+    require_regular(path, "a file of statistics")
     try:
         with np.load(path) as content:
-            return dict(content)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged statistics ({error}); delete the file") from error
+            arrays = {name: content[name] for name in names}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("numbers that are not finite")
+    except Exception as error:  # NumPy's and zip's parsers raise many unrelated types
+        raise UserError(f"{path}: damaged statistics ({error!r}); delete the file") from error
+    return arrays
 
 
 def _write(path: Path, save: Callable[[Any], None]) -> None:

@@ -38,7 +38,7 @@ def read_metrics(path: str | Path, keys: Sequence[str]) -> Series:
         try:
             record = json.loads(line)
             step = int(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path}, line {number}: not a JSON object with a step ({error!r})") from error
         for key in keys:
             value = record.get(key)

@@ -8,6 +8,7 @@ from typing import Any
 from runtime.config import REQUIRED, legacy, option
 from runtime.flags.choices import INT8, PRECISION_NAMES
 from runtime.flags.ranges import COUNT, SIZE
+from runtime.flags.unless_model import unless_model
 
 # All of them
 
@@ -38,9 +39,9 @@ def vq_model(default: str | None = "VQ-16") -> Any:
     return option(default, help=f"tokenizer name, for files that do not hold it{then}")
 
 
-def image_size(default: Any = 256, what: str = "the square images, pixels") -> Any:
+def image_size(default: Any = 256, what: str = "the square images, pixels", *, of_model: bool = False) -> Any:
     """`--image-size`."""
-    return option(default, within=SIZE, help=f"side of {what}")
+    return unless_model(default, SIZE, f"side of {what}", of_model)
 
 
 def codebook_size(what: str = "codes; must be the tokenizer's") -> Any:
@@ -66,15 +67,18 @@ def gpt_ckpt(default: Any = REQUIRED, what: str = "transformer checkpoint") -> A
     return option(default, help=what)
 
 
-def gpt_model(default: str | None, choices: Sequence[str] | None = None) -> Any:
+def gpt_model(default: str | None, choices: Sequence[str] | None = None, *, of_model: bool = False) -> Any:
     """`--gpt-model`, of a fresh transformer, or by default None of files without the name."""
+    if of_model:
+        words = f"transformer size; default: the model's own, {default} for files"
+        return option(None, help=words, choices=choices)
     words = "transformer name, for files that do not hold it" if default is None else "transformer size"
     return option(default, help=words, choices=choices)
 
 
-def cls_token_num(default: int | None, what: str) -> Any:
+def cls_token_num(default: int | None, what: str, *, of_model: bool = False) -> Any:
     """`--cls-token-num`, the model's text slots."""
-    return option(default, within=SIZE, help=what)
+    return unless_model(default, SIZE, what, of_model)
 
 
 def precision(of: str, default: str = "none") -> Any:

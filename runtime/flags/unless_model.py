@@ -8,7 +8,7 @@ from runtime.config import option
 from runtime.flags.ranges import Range
 
 
-def unless_model(default: float, within: Range, words: str, of_model: bool) -> Any:
+def unless_model(default: float | None, within: Range, words: str, of_model: bool) -> Any:
     """A number; with `of_model` None stands for what the folder says, or for `default` without a folder."""
     if of_model:
         return option(None, within=within, help=f"{words}; default: the model's own, {default} for files")

@@ -98,9 +98,8 @@ def parallel(
         return _shard(network, sharding, parts, compiled)
     if ranks.world_size > 1:
         device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-        with (
-            warnings.catch_warnings()
-        ):  # torch 2.15 gives broadcast_buffers another name, which 2.10 does not know
+        # torch 2.15 gives broadcast_buffers another name, which 2.10 does not know.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             network = DistributedDataParallel(
                 network, device_ids=device_ids, broadcast_buffers=broadcast_buffers

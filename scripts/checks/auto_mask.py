@@ -11,10 +11,10 @@ from torch import Tensor
 from autoregressive.editing.auto_mask import region_iou
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.sample.loading import load_pipeline
+from autoregressive.sample.loading import load_pipeline, require_marked
 from dataset.edit_masks import pool_edit_mask
 from dataset.records.images import load_image
-from dataset.records.masks import load_magicbrush_mask
+from dataset.records.masks import MAGICBRUSH_SPARE, load_magicbrush_mask, require_shape
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError
@@ -34,11 +34,15 @@ def score_edits(
     with progress(total=len(turns), desc="locating", unit="edit") as bar:
         for start in range(0, len(turns), batch_size):
             batch = turns[start : start + batch_size]
-            codes = pipeline.encode([load_image(turn.input_path) for turn in batch])
+            images = [load_image(turn.input_path) for turn in batch]
+            codes = pipeline.encode(images)
             text, text_valid = pipeline.encode_texts([turn.instruction for turn in batch])
             scores.append(pipeline.locate(codes, text, text_valid))
-            masks = [load_magicbrush_mask(turn.mask_path)[None] for turn in batch]
-            true += [pool_edit_mask(mask, pipeline.grid, mask_rule) for mask in masks]
+            for turn, image in zip(batch, images, strict=True):
+                mask = load_magicbrush_mask(turn.mask_path)
+                require_shape(mask, image.size, str(turn.mask_path), MAGICBRUSH_SPARE)
+                require_marked(mask.numpy(), turn.mask_path)
+                true.append(pool_edit_mask(mask[None], pipeline.grid, mask_rule))
             bar.update(len(batch))
     return torch.cat(scores), torch.stack(true)
 

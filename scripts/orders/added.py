@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from runtime.texts import read_json
 from scripts.orders.config import OrderGap
 
-SAME = ("seed", "num_train", "num_test")
+SAME = ("seed", "num_train", "num_test", "orders")
 """Runs that differ in these have measured different curves."""
 _POINT = ("data", "model", "samples")
 

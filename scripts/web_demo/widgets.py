@@ -85,7 +85,7 @@ def painted_layer(value: Any) -> np.ndarray | None:
         if max(picture.size) > SIDES[1]:
             raise ValueError
         return np.asarray(picture.convert("RGBA"))
-    except (ValueError, OSError, SyntaxError, AttributeError):
+    except Exception:  # Pillow's decoders raise almost anything on damaged files
         raise UserError("what is painted cannot be read: clear it and paint again") from None
 
 

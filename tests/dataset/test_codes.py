@@ -196,6 +196,9 @@ def test_samples_are_codes_with_the_features_of_the_same_name(tmp_path):
     assert 0.2 < share < 0.4
     with pytest.raises(UserError, match="--t5-feat-path"):
         dataset_of(tmp_path, t5_feat_path=None)
+    (tmp_path / "codes" / "b" / "010.npy").write_bytes(b"")
+    with pytest.raises(UserError, match="b/010.npy: codes are named 10.npy here; rename it"):
+        dataset_of(tmp_path)
     with pytest.raises(UserError, match="holds no codes"):
         build_dataset("t2i_code", [tmp_path], IMAGE_SIZE, 4, grid=3, codebook_size=CODES, t5_feat_path="x")
 

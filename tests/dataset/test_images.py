@@ -10,6 +10,7 @@ import torch
 from pictures import SIZE, picture, png, square_mask
 from PIL import Image
 
+from autoregressive.sample.edit_run import _load_mask
 from dataset.records.images import as_image, as_native_image, as_seen, load_image, load_native
 from dataset.records.masks import edit_region, load_edit_region, load_magicbrush_mask
 from runtime.errors import UserError
@@ -133,6 +134,36 @@ def test_what_is_not_kept_of_a_file_is_told(tmp_path, caplog):
     white[white == 9000] = 65535
     assert clear.mode == "I;16" and np.array_equal(np.array(clear), white)
     assert "clear.png: transparency beside 16-bit grey is not kept, it becomes white" in caplog.text
+
+
+def test_a_test_sets_mask_is_brought_to_its_images_size_but_never_to_another_shape(tmp_path):
+    for name, size in (("small", (8, 8)), ("wide", (16, 8))):
+        mask = Image.new("RGBA", size, (0, 0, 0, 255))
+        mask.paste((0, 0, 0, 0), (0, 0, 4, 4))
+        mask.save(tmp_path / f"{name}.png")
+    assert _load_mask(tmp_path / "small.png", picture()).region.sum() == 16
+    with pytest.raises(UserError, match="wide.png: the mask is 16x8, of another shape than its image 16x16"):
+        _load_mask(tmp_path / "wide.png", picture())
+
+
+@pytest.mark.parametrize("read", [load_image, load_edit_region, load_magicbrush_mask])
+def test_every_reader_tells_of_frames_it_does_not_take_once_a_file(tmp_path, caplog, read):
+    two = [square_mask(), square_mask().transpose(Image.Transpose.ROTATE_180)]
+    for name in ("a.png", "a.gif", "a.webp"):
+        two[0].save(tmp_path / name, save_all=True, append_images=two[1:])
+        caplog.clear()
+        read(tmp_path / name), read(str(tmp_path / name))
+        assert caplog.text.count(f"{name}: of its 2 frames the first is taken") == 1
+
+
+def test_no_more_than_some_files_are_told_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("dataset.records.images._told", set())
+    monkeypatch.setattr("dataset.records.images._MOST_TOLD", 2)
+    for name in "abc":
+        picture(1).save(tmp_path / f"{name}.gif", save_all=True, append_images=[picture()])
+        load_image(tmp_path / f"{name}.gif")
+    told = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert told == ["of its 2 frames the first is taken"] * 2 + ["nothing is said of further such files"]
 
 
 def _keyed(folder: Path, depth: int, color: int, rows: bytes, key: bytes, width: int) -> Path:

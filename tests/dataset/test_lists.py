@@ -14,9 +14,10 @@ from PIL import Image
 from autoregressive.editing.choices import AUTO
 from autoregressive.sample import file_edits, sample_editing
 from autoregressive.sample.drawing import read_prompts
+from autoregressive.sample.drawing_captions import read_captions
 from autoregressive.sample.file_edits import read_jobs, require_usable
 from autoregressive.sample.flags import SampleEditing, SampleScaled, SampleT2I
-from autoregressive.sample.scaling_run import read_lines
+from autoregressive.sample.scaling_run import _write_captions, read_lines
 from dataset.prepare.caption_items import parse_caption
 from dataset.records.jsonl import JsonlRecords
 from dataset.records.t2i_records import read_t2i_jsonl
@@ -60,6 +61,7 @@ def test_a_value_that_is_no_text_is_named(folder, key, value):
         ({"prompt": "  "}, "say what you want to see: the text is empty"),
         ({"prompt": "page 3"}, "say what you want to see in English words: .* nothing of 'page 3'"),
         ({"mask": ""}, "'mask' must be a non-empty string"),
+        ({"mask_image": "mask.png"}, "'mask_image' is the key of training lists; here it is 'mask'"),
         ({"mask": 3}, "'mask' must be a non-empty string, got 3"),
         ({"mask": "no.png"}, ".*no.png does not exist"),
         ({"image": "no.png"}, ".*no.png does not exist"),
@@ -71,6 +73,9 @@ def test_a_value_that_is_no_text_is_named(folder, key, value):
 def test_a_bad_line_is_named(folder, change, message):
     with pytest.raises(UserError, match=f"list.jsonl line 2: {message}"):
         read_jobs(listed(folder, {}, change))
+    if "output" not in change:
+        with pytest.raises(UserError, match=f"list.jsonl line 2: {message}"):
+            read_lines(SampleScaled(task_list=str(folder / "list.jsonl")))
 
 
 @pytest.mark.parametrize("other", ["0.png", "./0.png", "sub/../0.png", "link/0.png", "absolute"])
@@ -94,6 +99,17 @@ def test_the_flag_mask_takes_none():
     for value in (None, "none", "NONE"):
         (job,) = read_jobs(SampleEditing(image="in.png", prompt="x", mask=value))
         assert job.mask is None
+
+
+def test_only_line_ends_part_prompts_and_captions(tmp_path):
+    (tmp_path / "p.txt").write_text("a cat\u2028sat\x0cdown\r\n\na dog\rred", encoding="utf-8", newline="")
+    prompts = read_prompts(SampleT2I(prompt_file=str(tmp_path / "p.txt")))
+    assert prompts == ["a cat\u2028sat\x0cdown", "a dog", "red"]
+    _write_captions(tmp_path, ["a\nb", "c"], rounds=0)
+    assert (tmp_path / "0" / "captions.txt").read_text() == "a b\nc\n"
+    (tmp_path / "p.tsv").write_text("Prompt\tPrompt\na\tb\n")
+    with pytest.raises(UserError, match="p.tsv: has the column Prompt twice"):
+        read_captions(tmp_path / "p.tsv")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])

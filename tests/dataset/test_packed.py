@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import time
 
@@ -160,6 +161,11 @@ def test_a_damaged_row_is_a_problem_of_that_row_alone(tmp_path, damage):
     assert not sample.edit_mask.any() and torch.isfinite(sample.text.embeddings).all()
     batch = collate_samples([packed[3, 0], sample])
     assert batch.valid.tolist() == [True, False]
+
+
+def test_a_folder_of_any_name_is_mapped(tmp_path):
+    synthetic(tmp_path / os.fsdecode(b"gr\xf6\xdfe"), 3, 3)
+    assert PackedEdits(tmp_path / os.fsdecode(b"gr\xf6\xdfe"))[2, 0].source.tolist() == [2] * 9
 
 
 def test_a_lost_origin_is_replaced_by_shard_and_row(tmp_path):

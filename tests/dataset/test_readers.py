@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from PIL import Image
 
 from dataset.batches import collate_samples
 from dataset.build import build_dataset
+from dataset.prepare.tables import Row, _read_rows, find_parquet
 from dataset.records.edit_records import JsonlEditRecords
 from dataset.records.images import image_to_tensor
 from dataset.records.t2i_records import read_t2i_jsonl
+from dataset.testsets.emu_edit import read_emu_parquet
+from dataset.testsets.judged import read_gedit
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 
@@ -81,7 +85,7 @@ def test_bad_lines_name_file_and_line(folder):
         "line 5: lacks the key 'image_path'",
         "line 6: 'image_path' must be a non-empty string, got 7",
         "line 7: needs the key 'embedding_path' or 'text'",
-        "line 8: 'text' must hold a list of strings",
+        "line 8: 'text' must begin with a non-empty string",
         "line 9: not JSON",
     ]
     for message, reason in zip(messages, reasons, strict=True):
@@ -248,6 +252,64 @@ def test_ultraedit_parquet(folder):
     (folder / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(UserError, match="bad.parquet: cannot be read as a parquet file"):
         build_dataset("editing_ultraedit", [folder / "bad.parquet"], SIZE, None, grid=4)
+
+
+NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes()), pa.py_buffer(b"\xffx")]
+)
+"""Two texts, of which the first is no UTF-8."""
+
+
+@pytest.mark.parametrize("name", ["part.parquet", "a:b.parquet", os.fsdecode(b"\xff.parquet")])
+def test_a_parquet_text_that_is_no_utf8_is_named_whatever_the_files_name(folder, monkeypatch, name):
+    monkeypatch.chdir(folder)  # Arrow takes relative names with a colon for addresses
+    cells = pa.array([(folder / "a.png").read_bytes()] * 2)
+    columns = {"source_image": cells, "edited_image": cells, "edit_prompt": NOT_UTF8}
+    with open(name, "wb") as file:
+        pq.write_table(pa.table(columns), file)
+    data = build_dataset("editing_ultraedit", [name], SIZE, None, grid=4, text_field=None)
+    assert "parquet row 0: 'edit_prompt' cannot be read: 'utf-8' codec" in data[0, 0].problem
+    assert (data[1, 0].problem, data[1, 0].text) == (None, "x")
+    (rows,) = export_rows_of(Path(name))
+    assert [row.values["edit_prompt"] for row in rows] == [None, "x"] and rows[0].problem
+
+
+def export_rows_of(file: Path) -> list[list[Row]]:
+    columns = ("source_image", "edited_image", "edit_prompt")
+    return [list(_read_rows(path, 0, 0, columns, 2)) for path in find_parquet([file], columns)]
+
+
+def test_parquet_tables_of_test_sets_name_what_they_cannot_read(folder):
+    image, texts = pa.array([b"x", b"x"]), pa.array(["a", "b"])
+    gedit = {name: texts for name in ("key", "task_type", "instruction_language")}
+    gedit |= {"input_image_raw": image, "input_image": image, "instruction": NOT_UTF8}
+    pq.write_table(pa.table(gedit), folder / "g.parquet")
+    with pytest.raises(UserError, match="g.parquet row 0: 'instruction' cannot be read"):
+        read_gedit(folder)
+    emu = {name: texts for name in ("instruction", "task", "split", "hash", "output_caption")}
+    for idx, caption, message in (
+        (pa.array([True, False]), texts, "row 0: idx must be a whole number of its own, got True"),
+        (pa.array([-1, 2]), texts, "row 0: idx must be a whole number of its own, got -1"),
+        (pa.array([1, 2]), pa.array([5, 6]), r"row 0 \(idx 1\): input_caption must be a text, got 5"),
+    ):
+        pq.write_table(pa.table(emu | {"image": image, "idx": idx, "input_caption": caption}), folder / "e")
+        with pytest.raises(UserError, match=message):
+            read_emu_parquet([folder / "e"])
+    twice = pa.Table.from_arrays([image, image, texts, texts], ["image", "idx", "task", "task"])
+    pq.write_table(twice, folder / "twice")
+    with pytest.raises(UserError, match=r"twice: has the column\(s\) task twice; keep one of each"):
+        find_parquet([folder / "twice"], ("image",))
+
+
+@pytest.mark.parametrize("text", [" ", ["", "a cat"], ["\n"], [1]])
+def test_captions_that_say_nothing_are_problems(folder, text):
+    line = {"image_path": "a.png", "text": text}
+    (sample,) = (build_dataset("t2i_cc12m", [write_lines(folder / "t.jsonl", line)], SIZE, None)[0, 0],)
+    assert "t.jsonl line 1: 'text' must" in sample.problem
+    if isinstance(text, str):
+        assert (
+            "'edit_prompt' must say something" in editing(folder, EDIT | {"edit_prompt": text})[0, 0].problem
+        )
 
 
 def test_build_refuses_what_it_does_not_know(folder):

@@ -193,9 +193,14 @@ def test_a_damaged_cache_is_named(tmp_path, network):
     settings = FolderSettings(cache_dir=cache)
     folder_gaussian(list_images(folder), network, ONE_RANK, settings)
     (path,) = cache.glob("*.npz")
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=f"{path.name}.*delete"):
-        folder_gaussian(list_images(folder), network, ONE_RANK, settings)
+    whole = dict(np.load(path))
+    np.savez(tmp_path / "lacks.npz", mean=whole["mean"])
+    np.savez(tmp_path / "nan.npz", **whole | {"mean": whole["mean"] * np.nan})
+    damaged = [path.read_bytes()[:50], *((tmp_path / f"{n}.npz").read_bytes() for n in ("lacks", "nan"))]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path.name}.*delete"):
+            folder_gaussian(list_images(folder), network, ONE_RANK, settings)
 
 
 def test_weights_that_are_missing_or_something_else_are_named(tmp_path, monkeypatch):

@@ -278,6 +278,9 @@ def test_what_is_wrong_is_named(data, tmp_path, capsys):
     (tmp_path / "mapping_file.json").write_text(json.dumps({"1": entry("1.jpg", "0", [1, 2, 3])}))
     with pytest.raises(UserError, match="item '1': mask must be a list of starts and lengths"):
         read_mapping(tmp_path / "mapping_file.json")
+    (tmp_path / "mapping_file.json").write_text(json.dumps({"1": entry("1.jpg", "0", [1, 2, 512 * 512, 3])}))
+    with pytest.raises(UserError, match="item '1': a run of mask starts at 262144, but a picture of 512x512"):
+        read_mapping(tmp_path / "mapping_file.json")
     (tmp_path / "mapping_file.json").write_text(json.dumps({"1": entry("../1.jpg", "0", [1, 2])}))
     with pytest.raises(UserError, match="leads out of"):
         prepare_pie_bench(tmp_path, tmp_path / "out")

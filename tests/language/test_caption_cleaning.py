@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 
 import pytest
@@ -33,6 +34,23 @@ def test_recorded_caption(case):
 )
 def test_corner(text, cleaned):
     assert clean_caption(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("a." * 10_000, "a. " * 9_999 + "a."),
+        ("a" * 40_000 + " b.png", "a" * 40_000),
+        ("a" + " " * 40_000 + "b", "a b"),
+        ("see a.b.com/x_1.y.ru z", "see z"),
+        ("1.5x2.25 12.x3. 7x8", "1 25 ."),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_megabyte_without_spaces_is_no_matter_of_hours(text, cleaned):
+    begun = time.process_time()
+    assert clean_caption(text) == cleaned
+    assert time.process_time() - begun < 2
 
 
 def test_captions_that_look_like_a_path_give_no_warning():

@@ -65,6 +65,15 @@ def test_result_does_not_depend_on_the_batch(encoder):
         torch.testing.assert_close(a.embeddings, b.embeddings, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("batch_size", "passes"), [(50, [40]), (16, [16, 16, 8])])
+def test_a_forward_pass_takes_as_many_captions_as_asked_for(encoder, batch_size, passes):
+    taken = []
+    hook = encoder._model.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
+    encoder.encode(CAPTIONS[:40], batch_size)
+    hook.remove()
+    assert taken == passes
+
+
 def test_empty_prompt_is_the_end_token_and_no_prompts_are_none(encoder):
     empty, cleaned_away = encoder.encode(["", "free shipping"])
     assert empty.embeddings.shape == (1, WIDTH)

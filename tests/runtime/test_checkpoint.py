@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.weights import initialise_from, load_transformer, model_args
-from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint
+from runtime.checkpoint import load_checkpoint, manifest_path, save_checkpoint, save_safetensors
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.training.checkpoints import list_checkpoints, prune_checkpoints
@@ -199,11 +199,15 @@ def test_our_own_file_carries_its_configuration_and_averaged_weights(tmp_path):
 
 @pytest.mark.parametrize("name", ["Größe".encode(), b"gr\xf6\xdfe", b"-\xff", b"plain"])
 def test_checkpoints_in_folders_of_any_name(name, tmp_path):
-    """PyTorch maps only files whose names are UTF-8; a folder's name may be any bytes."""
+    """PyTorch and safetensors map only files whose names are UTF-8; a folder's name may be any bytes."""
     path = tmp_path / os.fsdecode(name) / "0000001.pt"
     path.parent.mkdir()
-    save_checkpoint(path, {"model": {"weight": torch.arange(3)}})
+    weights = {"weight": torch.arange(3)}
+    save_checkpoint(path, {"model": weights})
     assert torch.equal(load_checkpoint(path)["model"]["weight"], torch.arange(3))
+    save_safetensors(path.with_suffix(".safetensors"), weights, {"a": 1})
+    loaded = load_checkpoint(path.with_suffix(".safetensors"))
+    assert torch.equal(loaded["model"]["weight"], torch.arange(3)) and loaded["args"] == {"a": 1}
 
 
 def test_a_model_without_own_cells_grows_a_table_that_changes_nothing(tmp_path):

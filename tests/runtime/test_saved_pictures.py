@@ -26,7 +26,7 @@ from runtime.pictures import FORMATS, require_saveable, save_picture, shortened
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY, CMYK = (SRGB[:16] + space + SRGB[20:] for space in (b"GRAY", b"CMYK"))
-NAMES = ["a.png", "a.PNG", "a.b.webp", "a.bmp", "a.jpg", "a.JPEG"]
+NAMES = ["a.png", "a.PNG", "a.b.webp", "a.bmp", "a.jpg", "a.JPEG", f"{'ü' * 125}a.png"]  # 255 bytes
 
 
 @pytest.fixture(autouse=True)

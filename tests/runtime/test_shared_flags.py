@@ -18,6 +18,7 @@ SHARED = [
 EXCEPTIONS = {
     "adapter": "the one that is used, or those that requests ask for by name",
     "data_path": "each program reads formats of its own",
+    "add": "results of each program's own kind",
     "data": "own pairs, or which variants of the shapes set",
     "output": "a picture, a table, a settings file or weights",
     "model": "a folder to read, or a name in the folder that is written",

@@ -124,6 +124,7 @@ def test_points_of_other_runs_are_shown_beside_and_refused_where_they_do_not_fit
     rows = [
         {"data": "unspoken", "model": "R-GPT-mini", "samples": 8000, "order": order}
         | {"seed": earlier.seed, "num_train": earlier.num_train, "num_test": earlier.num_test}
+        | {"orders": earlier.orders}
         for order in earlier.orders
     ]
     file = tmp_path / "order_gap.json"

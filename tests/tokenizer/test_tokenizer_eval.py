@@ -85,6 +85,10 @@ def test_pairs_come_from_relative_paths(tmp_path):
         pairs[2].original == originals / "sub" / "9.jpg"
         and pairs[2].reconstruction == generated / "sub" / "9.png"
     )
+    Image.new("RGB", (8, 8)).save(originals / "still.gif")
+    with pytest.raises(UserError, match="lacks 1 images that the other folder has: still"):
+        find_image_pairs(generated, originals)
+    (originals / "still.gif").unlink()
     (generated / "9.png").unlink()
     with pytest.raises(UserError, match="b lacks 1 images that the other folder has: 9"):
         find_image_pairs(generated, originals)

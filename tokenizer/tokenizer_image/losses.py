@@ -46,17 +46,17 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Pushes logits of images above 1 and of reconstructions below -1."""
+    """Pushes logits, of any shape, of images above 1 and of reconstructions below -1; a scalar."""
     return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
 
 
 def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
-    """Pushes logits of reconstructions up."""
+    """Pushes logits, of any shape, of reconstructions up; a scalar."""
     return -fake_logits.mean()
 
 
 def logistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Cross-entropy of telling images from reconstructions (Goodfellow et al., arXiv 1406.2661)."""
+    """Cross-entropy of telling images from reconstructions by logits (Goodfellow et al., arXiv 1406.2661)."""
     return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
 
 

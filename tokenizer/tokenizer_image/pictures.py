@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from runtime.pictures import save_picture
+from runtime.pictures import save_picture, to_pixels
 
 _GAP = 2
 _PAIRS_PER_ROW = 4
@@ -20,9 +20,8 @@ def save_pairs(path: str | Path, images: Tensor, reconstructions: Tensor) -> Non
     Args:
       images, reconstructions: (B, 3, H, W) in [-1, 1].
     """
-    pairs = torch.cat([images, reconstructions], dim=3).float().clamp(-1, 1)
+    pairs = torch.cat([images, reconstructions], dim=3)
     pairs = torch.nn.functional.pad(pairs, (_GAP, _GAP, _GAP, _GAP), value=1.0)
     pairs = torch.cat([pairs, pairs.new_ones(-len(pairs) % _PAIRS_PER_ROW, *pairs.shape[1:])])
     rows = [torch.cat(list(row), dim=2) for row in pairs.split(_PAIRS_PER_ROW)]
-    pixels = ((torch.cat(rows, dim=1) + 1) * 127.5).round().to(torch.uint8)
-    save_picture(Image.fromarray(pixels.permute(1, 2, 0).numpy()), path)
+    save_picture(Image.fromarray(to_pixels(torch.cat(rows, dim=1))), path)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,7 +16,7 @@ from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.pictures import save_picture
+from runtime.pictures import save_picture, to_pixels
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.reconstruction_config import ReconstructionConfig
@@ -30,14 +29,14 @@ NUM_PAIRS = 16
 
 def run(config: ReconstructionConfig) -> None:
     """Scores on the ranks that there are; writes the report and the pictures."""
-    with distributed(config.device) as world:
-        judges = Judges.load(config, world.device)
-        model = load_vq_model(config.vq_ckpt, config.vq_model, world.device)
+    with distributed(config.device) as ranks:
+        judges = Judges.load(config, ranks.device)
+        model = load_vq_model(config.vq_ckpt, config.vq_model, ranks.device)
         paths = list_images(config.data_path)[: config.num_images]
         report, shown = evaluate(
-            model, ImageDataset(paths, config.image_size, augment=False), config, judges, world
+            model, ImageDataset(paths, config.image_size, augment=False), config, judges, ranks
         )
-        if not world.is_main:
+        if not ranks.is_main:
             return
         folder = Path(config.output_dir)
         sides = (torch.cat(side)[:NUM_PAIRS] for side in zip(*shown, strict=True))
@@ -49,7 +48,7 @@ def run(config: ReconstructionConfig) -> None:
 
 
 def evaluate(
-    model: VQModel, dataset: ImageDataset, config: ReconstructionConfig, judges: Judges, world: Distributed
+    model: VQModel, dataset: ImageDataset, config: ReconstructionConfig, judges: Judges, ranks: Distributed
 ) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]:
     """Reconstructs every image of `dataset`; images are compared as the 8-bit pictures they are saved as.
 
@@ -58,21 +57,21 @@ def evaluate(
       occur) and `fid` (None where not asked for), the settings and the weights; and some of this rank's
       batches, original and reconstructed, (B, 3, S, S) in [-1, 1].
     """
-    counts = CodeCounts(model.config.codebook_size, world.device)
-    scores = ReconstructionScores(judges, world, config.num_workers)
+    counts = CodeCounts(model.config.codebook_size, ranks.device)
+    scores = ReconstructionScores(judges, ranks, config.num_workers)
     shown: list[tuple[Tensor, Tensor]] = []
-    starts = range(0, len(dataset), config.batch_size)[world.rank :: world.world_size]
-    for start in progress(starts, desc="reconstructing", unit="batch", disable=not world.is_main):
+    starts = range(0, len(dataset), config.batch_size)[ranks.rank :: ranks.world_size]
+    for start in progress(starts, desc="reconstructing", unit="batch", disable=not ranks.is_main):
         indices = range(start, min(start + config.batch_size, len(dataset)))
         samples = [dataset[index, 0] for index in indices]
         if problems := [problem for sample in samples for problem in sample.problems]:
             raise UserError(problems[0])
-        images = torch.stack([sample.image for sample in samples]).to(world.device)
+        images = torch.stack([sample.image for sample in samples]).to(ranks.device)
         ids = model.encode_ids(images)
         reconstructions = model.decode_ids(ids).clamp(-1, 1)
         counts.add(ids)
         names = [f"{index:06d}_{dataset.paths[index].stem}" for index in indices]
-        sides = {"originals": to_pixels(images), "reconstructions": to_pixels(reconstructions)}
+        sides = {"originals": [*to_pixels(images)], "reconstructions": [*to_pixels(reconstructions)]}
         scores.add(names, *sides.values())
         if config.save_images:
             for side, pictures in sides.items():
@@ -81,15 +80,9 @@ def evaluate(
         if len(shown) * config.batch_size < NUM_PAIRS:
             shown.append((images.cpu(), reconstructions.cpu()))
     means, _ = scores.result()
-    used = (world.all_reduce_sum(counts.counts) > 0).float().mean().item()
+    used = (ranks.all_reduce_sum(counts.counts) > 0).float().mean().item()
     numbers = {"psnr": None, "ssim": None, "lpips": None, "fid": None} | means | {"codebook_usage": used}
     report = {name: None if value is None else round(value, 4) for name, value in numbers.items()}
     report |= {"num_images": len(dataset), "image_size": config.image_size, "weights": judges.describe()}
     report |= {"vq_ckpt": config.vq_ckpt, "data_path": config.data_path}
     return report, shown
-
-
-def to_pixels(images: Tensor) -> list[np.ndarray]:
-    """(B, 3, H, W) in [-1, 1] to a list of (H, W, 3) uint8."""
-    pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())

@@ -40,14 +40,14 @@ Norms = dict[int, tuple[dict[str, Tensor], int, int]]
 class Batches:
     """The training images as (B, 3, S, S) float batches in the sampler's order, from disk or from memory."""
 
-    def __init__(self, config: VQTrainConfig, paths: list[Path], dist: Distributed) -> None:
+    def __init__(self, config: VQTrainConfig, paths: list[Path], ranks: Distributed) -> None:
         self.config = config
         self.dataset = ImageDataset(paths, config.image_size, config.augment)
         self.sampler = ResumableBatchSampler(
             len(paths),
             config.global_batch_size,
-            dist.rank,
-            dist.world_size,
+            ranks.rank,
+            ranks.world_size,
             config.global_seed,
             micro_batches=config.gradient_accumulation_steps,
         )
@@ -110,44 +110,44 @@ def find_images(config: VQTrainConfig) -> list[Path]:
     return paths[: config.max_images]
 
 
-def train(config: VQTrainConfig, dist: Distributed) -> None:
+def train(config: VQTrainConfig, ranks: Distributed) -> None:
     """Runs the training that `config` describes, from the start or from its checkpoint."""
     paths = find_images(config)
     config = replace(config, steps=config.num_steps(len(paths) // config.global_batch_size), epochs=None)
     config.check_length()
     if config.dry_run:  # measures a step in which everything takes part
         config = replace(config, quantize_after=0, disc_start=0)
-    state = VQTrainState(config, dist)
-    batches = Batches(config, paths, dist)
-    begin(config, state, batches, dist)
-    settle({}, batches, state, dist)  # --cache-images has met every image by now
-    trainer = Trainer(config, state, dist)
+    state = VQTrainState(config, ranks)
+    batches = Batches(config, paths, ranks)
+    begin(config, state, batches, ranks)
+    settle({}, batches, state, ranks)  # --cache-images has met every image by now
+    trainer = Trainer(config, state, ranks)
     if config.dry_run:
         dry_run(trainer, batches)
         return
     trainer.warm_up(batches.first(1).repeat(batches.sampler.micro_batch_size, 1, 1, 1))
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("%s: %.2f M parameters, %d images", config.vq_model, parameters / 1e6, len(batches.dataset))
-    if dist.is_main:
+    if ranks.is_main:
         dump_config(config, config.results_dir)
     with (
         StopSignals() as signals,
-        TrainingMeter(config.results_dir, state.step, config.steps, dist, desc="tokenizer") as meter,
+        TrainingMeter(config.results_dir, state.step, config.steps, ranks, desc="tokenizer") as meter,
         Loading(batches) as stream,
         state.checkpoints,
     ):
         stepping = Stepping(trainer, batches, meter, signals)
         while state.step < config.steps:
             stepping.take_step(stream)
-    dist.barrier()
+    ranks.barrier()
 
 
-def begin(config: VQTrainConfig, state: VQTrainState, batches: Batches, dist: Distributed) -> None:
+def begin(config: VQTrainConfig, state: VQTrainState, batches: Batches, ranks: Distributed) -> None:
     """Takes the state or the weights of the checkpoint that the flags name, if they do."""
     found = resume_point(
         None if config.finetune else config.vq_ckpt,
         config.results_dir,
-        dist,
+        ranks,
         newest=config.auto_resume,
         saves_nothing=config.dry_run,
     )
@@ -164,7 +164,7 @@ class Stepping:
         self, trainer: Trainer, batches: Batches, meter: TrainingMeter, signals: StopSignals
     ) -> None:
         self.trainer, self.batches, self.meter, self.signals = trainer, batches, meter, signals
-        self.config, self.state, self.dist = trainer.config, trainer.state, trainer.dist
+        self.config, self.state, self.ranks = trainer.config, trainer.state, trainer.ranks
         self._norms: Norms = {}
         self._stops = LateReading()
 
@@ -177,17 +177,17 @@ class Stepping:
         config, state = self.config, self.state
         self._train_on(stream)
         last = state.step == config.steps
-        stopped = self._stops.read(self.signals.heard_by(self.dist)) > 0
+        stopped = self._stops.read(self.signals.heard_by(self.ranks)) > 0
         saves = last or stopped or due(config.ckpt_every, state.step)
         logs = last or stopped or state.step % config.log_every == 0
         if saves or logs:
-            settle(self._norms, self.batches, state, self.dist)
+            settle(self._norms, self.batches, state, self.ranks)
         if logs:
             self._log()
         if saves:
-            save(config, state, self.batches, self.dist)
+            save(config, state, self.batches, self.ranks)
         if stopped and not last:
-            self.dist.barrier()
+            self.ranks.barrier()
             self.signals.end_run(state.step)
 
     def _train_on(self, stream: Loading) -> None:
@@ -195,7 +195,7 @@ class Stepping:
         if config.quantize_after and state.step == config.quantize_after:
             self.trainer.start_codes(self.batches.first(KMEANS_IMAGES))
         micro_batches = [
-            stream.next().to(self.dist.device, non_blocking=True, memory_format=torch.channels_last)
+            stream.next().to(self.ranks.device, non_blocking=True, memory_format=torch.channels_last)
             for _ in range(config.gradient_accumulation_steps)
         ]
         by_network = self.trainer.train_step(micro_batches)
@@ -219,22 +219,22 @@ def dry_run(trainer: Trainer, batches: Batches) -> None:
     Raises:
       UserError: a step does not fit into the GPU's memory.
     """
-    config, state, dist = trainer.config, trainer.state, trainer.dist
+    config, state, ranks = trainer.config, trainer.state, trainer.ranks
     micro_batches = [
-        images.to(dist.device, memory_format=torch.channels_last)
+        images.to(ranks.device, memory_format=torch.channels_last)
         for images in islice(batches, config.gradient_accumulation_steps)
     ]
     picture = Path(config.results_dir) / "first_batch.png"
-    draw_pairs(picture, lambda: micro_batches[0][:PREVIEW_IMAGES], state, dist)
+    draw_pairs(picture, lambda: micro_batches[0][:PREVIEW_IMAGES], state, ranks)
 
     def step() -> None:
         norms = trainer.train_step(micro_batches)
         norms["tokenizer"].item()  # waits for the device
 
     cost = measure(
-        step, dist, "a smaller --global-batch-size, more --gradient-accumulation-steps or more ranks"
+        step, ranks, "a smaller --global-batch-size, more --gradient-accumulation-steps or more ranks"
     )
-    if dist.is_main:
+    if ranks.is_main:
         plan = Plan(
             model=config.vq_model,
             modules=tuple(filter(None, (state.model, state.ema, state.discriminator))),
@@ -247,12 +247,12 @@ def dry_run(trainer: Trainer, batches: Batches) -> None:
             max_checkpoints=config.max_checkpoints,
             results_dir=config.results_dir,
         )
-        report(plan, cost, config.global_batch_size, "images", dist)
+        report(plan, cost, config.global_batch_size, "images", ranks)
         log.info("first batch      %s: originals and what the first weights make of them", picture)
-    dist.barrier()
+    ranks.barrier()
 
 
-def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distributed) -> None:
+def settle(norms: Norms, batches: Batches, state: VQTrainState, ranks: Distributed) -> None:
     """Counts what went wrong since the last call; all ranks count the same and raise alike.
 
     Args:
@@ -260,7 +260,7 @@ def settle(norms: Norms, batches: Batches, state: VQTrainState, dist: Distribute
     Raises:
       UserError: too many unreadable images, which it names, or too many skipped steps.
     """
-    found = sum(dist.gather_objects(batches.problems), state.bad_images)
+    found = sum(ranks.gather_objects(batches.problems), state.bad_images)
     state.bad_images = list(dict.fromkeys(found))  # an image is met once an epoch and counts once
     batches.problems.clear()
     budget, num_images = batches.config.bad_sample_budget, len(batches.dataset)
@@ -283,21 +283,21 @@ def name_skipped(norms: Norms, batches: Batches) -> int:
     return num_skipped
 
 
-def save(config: VQTrainConfig, state: VQTrainState, batches: Batches, dist: Distributed) -> None:
+def save(config: VQTrainConfig, state: VQTrainState, batches: Batches, ranks: Distributed) -> None:
     """Writes the checkpoint of this step and a picture of original | reconstruction pairs; all ranks must
     call it."""
     state.checkpoints.save(state.step, state.checkpoint(batches.sampler.state_dict()))
     picture = Path(config.results_dir) / "previews" / f"{state.step:07d}.png"
-    draw_pairs(picture, partial(batches.first, PREVIEW_IMAGES), state, dist)
+    draw_pairs(picture, partial(batches.first, PREVIEW_IMAGES), state, ranks)
 
 
-def draw_pairs(path: Path, first: Callable[[], Tensor], state: VQTrainState, dist: Distributed) -> None:
+def draw_pairs(path: Path, first: Callable[[], Tensor], state: VQTrainState, ranks: Distributed) -> None:
     """Writes a picture of `first()`, (B, 3, S, S) images, beside what the weights make of them.
 
     The main rank does, with the weights of all.
     """
     with state.final_model() as model:
-        if not dist.is_main:
+        if not ranks.is_main:
             return
         images = first()
         model.eval()

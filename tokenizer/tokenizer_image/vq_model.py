@@ -116,9 +116,9 @@ class VQModel(nn.Module):
         return self.quantize.nearest(unit).flatten(1)
 
     @torch.no_grad()
-    def decode_ids(self, ids: Tensor, grid: int | None = None) -> Tensor:
-        """Maps (B, N) codes of a square grid to (B, 3, H, W) images; `grid` defaults to sqrt(N)."""
-        grid = grid or math.isqrt(ids.shape[1])
+    def decode_ids(self, ids: Tensor) -> Tensor:
+        """Maps (B, N) codes of a square grid to (B, 3, H, W) images."""
+        grid = math.isqrt(ids.shape[1])
         if grid * grid != ids.shape[1]:
             raise UserError(f"{ids.shape[1]} codes do not form a square grid of side {grid}")
         rows = F.embedding(ids, self.quantize.codebook())

@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from runtime.distributed import distributed
     from tokenizer.tokenizer_image.vq_loop import train
 
-    with distributed(config.device) as dist:
-        train(config, dist)
+    with distributed(config.device) as ranks:
+        train(config, ranks)
 
 
 if __name__ == "__main__":

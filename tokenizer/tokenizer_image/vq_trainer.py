@@ -51,18 +51,18 @@ class _BothSides(nn.Module):
 class Trainer:
     """One optimizer step at a time."""
 
-    def __init__(self, config: VQTrainConfig, state: VQTrainState, dist: Distributed) -> None:
-        self.config, self.state, self.dist = config, state, dist
+    def __init__(self, config: VQTrainConfig, state: VQTrainState, ranks: Distributed) -> None:
+        self.config, self.state, self.ranks = config, state, ranks
         sharded = state.shown is not None
-        self.model = state.model if sharded else parallel(state.model, dist, broadcast_buffers=True)
+        self.model = state.model if sharded else parallel(state.model, ranks, broadcast_buffers=True)
         # Small, and called in both networks' steps: every rank has all of it.
         self.both_sides = state.discriminator and parallel(
-            _BothSides(state.discriminator), dist, broadcast_buffers=True
+            _BothSides(state.discriminator), ranks, broadcast_buffers=True
         )
         self.lpips = None
         if config.perceptual_weight:
-            self.lpips = LPIPS(*config.lpips_weights()).to(dist.device)
-        self.means = Means(dist, torch.float32, parts=False)
+            self.lpips = LPIPS(*config.lpips_weights()).to(ranks.device)
+        self.means = Means(ranks, torch.float32, parts=False)
         self.seen = torch.zeros_like(state.unused_counts.counts)
 
     def warm_up(self, images: Tensor) -> None:
@@ -71,11 +71,11 @@ class Trainer:
         Args:
           images: (B, 3, S, S).
         """
-        if self.dist.world_size == 1:
+        if self.ranks.world_size == 1:
             return
-        images = images.to(self.dist.device, memory_format=torch.channels_last)
+        images = images.to(self.ranks.device, memory_format=torch.channels_last)
         statistics = copy.deepcopy(dict(self.state.discriminator.named_buffers())) if self.both_sides else {}
-        with torch.random.fork_rng([self.dist.device] if self.dist.device.type == "cuda" else []):
+        with torch.random.fork_rng([self.ranks.device] if self.ranks.device.type == "cuda" else []):
             done = self._tokenizer_pass(images, 1, adversarial=False)
             self.model.zero_grad()
             if self.both_sides is not None:
@@ -84,7 +84,7 @@ class Trainer:
                 self.state.discriminator.load_state_dict(statistics, strict=False)
 
     def autocast(self) -> torch.autocast:
-        return autocast(self.dist.device, self.config.mixed_precision)
+        return autocast(self.ranks.device, self.config.mixed_precision)
 
     def train_step(self, micro_batches: Sequence[Tensor]) -> dict[str, Tensor]:
         """One step of the tokenizer and, once it takes part, one of the discriminator.
@@ -97,7 +97,7 @@ class Trainer:
         config, state = self.config, self.state
         factor = lr_factor(state.step, config.steps, config.lr_schedule, warmup_steps=config.warmup_steps)
         if config.dropout_p:  # from the step alone, so that a resumed run draws the same
-            torch.manual_seed((config.global_seed * 1_000_003 + state.step) * 1024 + self.dist.rank)
+            torch.manual_seed((config.global_seed * 1_000_003 + state.step) * 1024 + self.ranks.rank)
         adversarial = self.both_sides is not None and state.step >= config.disc_start
         passes = []
         for i, images in enumerate(micro_batches):
@@ -195,7 +195,7 @@ class Trainer:
         counts.add(ids)
         done = self.state.step + 1 - config.quantize_after
         if done % config.reseed_every == 0:
-            self.dist.all_reduce_sum(counts.counts)
+            self.ranks.all_reduce_sum(counts.counts)
             if self.state.step < config.reseed_until * config.steps and torch.isfinite(norm):
                 latents = unit_latents.movedim(1, -1).flatten(0, 2)
                 self._replace_codebook(
@@ -214,7 +214,7 @@ class Trainer:
 
     def _latents(self, model: VQModel, images: Tensor) -> Tensor:
         with self.autocast():
-            z = model.encode(images.to(self.dist.device))
+            z = model.encode(images.to(self.ranks.device))
         return F.normalize(z.float(), dim=1).movedim(1, -1).flatten(0, 2)
 
     def _replace_codebook(self, change: Callable[[Tensor, torch.Generator], object]) -> None:
@@ -223,18 +223,18 @@ class Trainer:
         codebook = whole_tensor(weight)
         # Drawn from the step alone, so that a resumed run draws the same.
         generator = torch.Generator().manual_seed(self.config.global_seed * 1_000_003 + self.state.step)
-        if self.dist.is_main:
+        if self.ranks.is_main:
             change(codebook, generator)
         else:
             codebook.zero_()
-        self.dist.all_reduce_sum(codebook)
+        self.ranks.all_reduce_sum(codebook)
         weight.copy_(sharded_like(weight, codebook))
         if self.state.ema is not None:
             self.state.ema.module.quantize.embedding.weight.copy_(weight)
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, and the share of the codebook used since then."""
-        seen = self.dist.all_reduce_sum(self.seen)
+        seen = self.ranks.all_reduce_sum(self.seen)
         usage = (seen > 0).float().mean().item()
         self.seen = torch.zeros_like(seen)
         means = {name: round(value, 6) for name, value in self.means.read().items()}

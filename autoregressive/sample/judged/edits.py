@@ -12,15 +12,9 @@ from autoregressive.sample.loading import load_pipeline
 from dataset.records.images import load_image
 from dataset.testsets.judged import JudgedItem, imgedit_listing, read_gedit, read_imgedit_bench
 from runtime.config import dump_config
-from runtime.distributed import Distributed, distributed
+from runtime.distributed import Distributed
 from runtime.files import write_atomic
 from runtime.pictures import save_picture
-
-
-def edit_judged(config: SampleJudged) -> None:
-    """Edits the benchmark, alone or as one of several ranks."""
-    with distributed(config.device) as ranks:
-        sample_judged(config, ranks)
 
 
 def sample_judged(config: SampleJudged, ranks: Distributed) -> None:

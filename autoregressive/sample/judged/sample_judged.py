@@ -22,9 +22,11 @@ from runtime.errors import run_command
 def main() -> None:
     config = parse(SampleJudged)
     # PyTorch is imported once the flags are right.
-    from autoregressive.sample.judged.edits import edit_judged
+    from autoregressive.sample.judged.edits import sample_judged
+    from runtime.distributed import distributed
 
-    edit_judged(config)
+    with distributed(config.device) as ranks:
+        sample_judged(config, ranks)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from autoregressive.decoding.sampling_settings import DRAWS, GUESSES, Sampling
-from autoregressive.editing.model_folders import Defaults, choose_model, find_files, find_folder, read_config
+from autoregressive.editing.model_folders import Defaults, find_files
 from autoregressive.models.config import GPT_MODELS
 from language.published import DEFAULT_T5
 from runtime.config import option
@@ -127,11 +127,10 @@ class ModelFlags:
         if given := [name for name in _OF_FILES if getattr(self, name) is not None]:
             words = " and ".join(f"--{name.replace('_', '-')} {getattr(self, name)}" for name in given)
             raise UserError(f"--model {self.model} and {words} both say which models: give one of the two")
-        folder = find_folder(self.model)
-        config = read_config(folder)
-        name = self.model_name or choose_model(folder, config, draws=self.wants_drawing)
-        encoder = {} if self.t5_model_type is None else {"t5_model_type": self.t5_model_type}
-        files, defaults, _ = find_files(folder, name, t5_path=self.t5_path, **encoder)
+        wanted = {"draws": self.wants_drawing, "t5_path": self.t5_path}
+        if self.t5_model_type is not None:
+            wanted["t5_model_type"] = self.t5_model_type
+        files, defaults, _ = find_files(self.model, self.model_name or None, **wanted)
         files.pop("with_text_encoder", None)  # a program that needs one looks for the published one
         files.setdefault("t5_model_type", DEFAULT_T5)
         texts = {key: str(value) for key, value in files.items()}

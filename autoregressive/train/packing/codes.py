@@ -62,46 +62,46 @@ def _collate(batches: list[ImageBatch]) -> ImageBatch:
     return ImageBatch(images, sum((b.targets for b in batches), []), sum((b.problems for b in batches), []))
 
 
-def extract(config: ExtractCodesConfig, process: Distributed) -> None:
+def extract(config: ExtractCodesConfig, ranks: Distributed) -> None:
     """Extracts what is missing; see the head of extract_codes_t2i.py.
 
     Raises:
       UserError: bad input, other settings in the output folder, too little disk space, too many bad images.
     """
     if config.packed_path is not None:
-        return _pack(config, process)
+        return _pack(config, ranks)
     sources = find_sources(config)
-    tokenizer = load_tokenizer(config, process.device)
+    tokenizer = load_tokenizer(config, ranks.device)
     num_cells = (config.image_size // tokenizer.config.downsampling) ** 2
     is_done = partial(_is_done, num_cells=num_cells, codebook_size=tokenizer.config.codebook_size)
     total = sum(len(source.records) for source in sources)
     settings = code_settings(weights_fingerprint(tokenizer), config.image_size)
-    claim_folders(sources, "images", settings, _image_path, "--code-path", process)
-    if process.is_main:
+    claim_folders(sources, "images", settings, _image_path, "--code-path", ranks)
+    if ranks.is_main:
         present = sum(len(without_mac_metadata(source.folder.glob("*.npy"))) for source in sources)
         check_disk(Path(config.code_path), max(0, total - present) * disk_bytes(8 * num_cells + 128))
-    process.barrier()
+    ranks.barrier()
 
     with progress(
-        total=share_size(sources, process), desc="images", unit="image", disable=not process.is_main
+        total=share_size(sources, ranks), desc="images", unit="image", disable=not ranks.is_main
     ) as bar:
-        batches = _missing(sources, is_done, config.batch_size, process, bar)
-        problems = _encode(tokenizer, batches, config, process, bar)
-    problems = sum(process.gather_objects(problems), [])
-    if process.is_main:
+        batches = _missing(sources, is_done, config.batch_size, ranks, bar)
+        problems = _encode(tokenizer, batches, config, ranks, bar)
+    problems = sum(ranks.gather_objects(problems), [])
+    if ranks.is_main:
         listing = Path(config.code_path) / "unusable.txt"
         num_good = total - len(problems)
         require_budget(problems, len(problems), num_good, config.bad_sample_budget, listing)
 
 
-def _pack(config: ExtractCodesConfig, process: Distributed) -> None:
-    encoders = load_encoders(config, process.device)
+def _pack(config: ExtractCodesConfig, ranks: Distributed) -> None:
+    encoders = load_encoders(config, ranks.device)
     dataset = read_dataset(
         config,
         encoders,
         **({} if config.dataset == "t2i_cc12m" else {"t5_feat_path": config.t5_feat_path}),
     )
-    pack(dataset, encoders, packed_settings(dataset, encoders, config), config, process)
+    pack(dataset, encoders, packed_settings(dataset, encoders, config), config, ranks)
 
 
 def find_sources(config: ExtractCodesConfig) -> list[Source]:
@@ -134,17 +134,17 @@ def _is_done(path: Path, num_cells: int, codebook_size: int) -> bool:
 
 
 def _missing(
-    sources: list[Source], is_done: Callable[[Path], bool], batch_size: int, process: Distributed, bar: tqdm
+    sources: list[Source], is_done: Callable[[Path], bool], batch_size: int, ranks: Distributed, bar: tqdm
 ) -> Iterator[list[Job]]:
     for source in sources:
-        yield from missing_batches(source, is_done, batch_size, process, bar)
+        yield from missing_batches(source, is_done, batch_size, ranks, bar)
 
 
 def _encode(
     tokenizer: VQModel,
     batches: Iterator[list[Job]],
     config: ExtractCodesConfig,
-    process: Distributed,
+    ranks: Distributed,
     bar: tqdm,
 ) -> list[str]:
     """Writes the codes of all jobs; returns what is wrong with the images that have none."""
@@ -153,12 +153,12 @@ def _encode(
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=config.num_workers,
-        pin_memory=process.device.type == "cuda",
+        pin_memory=ranks.device.type == "cuda",
     )
     all_problems = []
     for images, targets, problems in loader:
         if targets:
-            codes = tokenizer.encode_ids(images.to(process.device, non_blocking=True))
+            codes = tokenizer.encode_ids(images.to(ranks.device, non_blocking=True))
             for target, row in zip(targets, codes, strict=True):
                 save_codes(target, row)
         all_problems += problems

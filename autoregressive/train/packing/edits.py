@@ -8,13 +8,13 @@ from autoregressive.train.packing.shards import pack, packed_settings
 from runtime.distributed import Distributed
 
 
-def extract(config: PackEditsConfig, process: Distributed) -> None:
+def extract(config: PackEditsConfig, ranks: Distributed) -> None:
     """Packs what is missing; see the head of extract_codes_editing.py.
 
     Raises:
       UserError: bad input, other settings in the output folder, too little disk space, too many bad pairs.
     """
-    encoders = load_encoders(config, process.device)
+    encoders = load_encoders(config, ranks.device)
     dataset = read_dataset(
         config,
         encoders,
@@ -32,4 +32,4 @@ def extract(config: PackEditsConfig, process: Distributed) -> None:
     settings = packed_settings(
         dataset, encoders, config, views=config.views, seed=config.global_seed, **of_kind
     )
-    pack(dataset, encoders, settings, config, process)
+    pack(dataset, encoders, settings, config, ranks)

@@ -76,7 +76,7 @@ def packed_settings(
 
 
 def pack(
-    dataset: Images, encoders: Encoders, settings: PackedSettings, config: PackingConfig, process: Distributed
+    dataset: Images, encoders: Encoders, settings: PackedSettings, config: PackingConfig, ranks: Distributed
 ) -> None:
     """Makes the shards that are missing, then the manifest.
 
@@ -86,32 +86,32 @@ def pack(
     """
     folder = Path(config.packed_path)
     with ExitStack() as held:
-        if process.is_main:
+        if ranks.is_main:
             held.enter_context(claimed(folder, "packed", asdict(settings), [MANIFEST, SHARDS]))
-        process.barrier()
+        ranks.barrier()
         writer = PackedWriter(folder, settings)
-        notes = _gather(process, _find_finished(writer, dataset, process))
+        notes = _gather(ranks, _find_finished(writer, dataset, ranks))
         missing = [number for number in range(settings.num_shards) if number not in notes]
-        if process.is_main and missing:
+        if ranks.is_main and missing:
             rows = sum(len(settings.rows_of(number)) for number in missing)
             check_disk(folder, rows * _row_bytes(dataset, encoders, settings))
             writer.remove_manifest()
-        process.barrier()
-        mine = missing[process.rank :: process.world_size]
-        notes |= _gather(process, _make_shards(writer, mine, dataset, encoders, config, process))
-        if process.is_main:
+        ranks.barrier()
+        mine = missing[ranks.rank :: ranks.world_size]
+        notes |= _gather(ranks, _make_shards(writer, mine, dataset, encoders, config, ranks))
+        if ranks.is_main:
             _finish(writer, [notes[number] for number in range(settings.num_shards)], config)
 
 
-def _gather(process: Distributed, notes: dict[int, ShardNote]) -> dict[int, ShardNote]:
-    return {number: note for part in process.gather_objects(notes) for number, note in part.items()}
+def _gather(ranks: Distributed, notes: dict[int, ShardNote]) -> dict[int, ShardNote]:
+    return {number: note for part in ranks.gather_objects(notes) for number, note in part.items()}
 
 
-def _find_finished(writer: PackedWriter, dataset: Images, process: Distributed) -> dict[int, ShardNote]:
+def _find_finished(writer: PackedWriter, dataset: Images, ranks: Distributed) -> dict[int, ShardNote]:
     """Shards of this rank's share that need no work: whole, and what could not be used still cannot."""
     finished = {}
-    share = range(process.rank, writer.settings.num_shards, process.world_size)
-    bar = progress(share, desc="looking for finished shards", unit="shard", disable=not process.is_main)
+    share = range(ranks.rank, writer.settings.num_shards, ranks.world_size)
+    bar = progress(share, desc="looking for finished shards", unit="shard", disable=not ranks.is_main)
     for number in bar:
         note = writer.finished(number)
         if note is not None and not any(
@@ -170,7 +170,7 @@ def _make_shards(
     dataset: Images,
     encoders: Encoders,
     config: PackingConfig,
-    process: Distributed,
+    ranks: Distributed,
 ) -> dict[int, ShardNote]:
     settings = writer.settings
     step = max(1, config.batch_size // settings.views)
@@ -185,12 +185,12 @@ def _make_shards(
             batch_sampler=batches(),
             collate_fn=_collate,
             num_workers=config.num_workers,
-            pin_memory=process.device.type == "cuda",
+            pin_memory=ranks.device.type == "cuda",
         )
     )
     total = sum(len(settings.rows_of(number)) for number in numbers)
     notes = {}
-    with progress(total=total, desc="packing", unit="row", disable=not process.is_main) as bar:
+    with progress(total=total, desc="packing", unit="row", disable=not ranks.is_main) as bar:
         for number in numbers:
             shard = _ShardInMaking(settings)
             while len(shard.strings) < len(settings.rows_of(number)):

@@ -31,9 +31,10 @@ class RewardsConfig:
         "results_dir": "results, logs, checkpoints, pictures",
         "num_workers": "running",
     }
-    # What draws needs whole weights at every step: no flags of this training.
+    # No flags of this training: draws need whole weights at every step, and --groups-per-pass splits it.
     parallel: ClassVar[str] = "ddp"
     checkpoint: ClassVar[str] = "file"
+    gradient_accumulation_steps: ClassVar[int] = 1
     EXAMPLES: ClassVar[str] = """
   python autoregressive/train/train_rewards.py --task editing --data-path data/shapes/train/editing.jsonl \\
       --vq-ckpt pretrained_models/shapes/tokenizer.safetensors --text-field instruction --mask-rule exact \\

@@ -27,10 +27,10 @@ WATCHED = ("kl", "entropy", "clipped")
 """What `PolicyLoss` sums beside the loss, by name."""
 
 
-class FrozenStart:
-    """The model that the trained one is held near to: a copy, made before the first step.
+class ReferenceModel:
+    """The frozen model that the trained one is held near to: a copy, made before the first step.
 
-    Of a model with an adapter it shares the weights below: the copy's adapter is one that does nothing yet.
+    Of a model with an adapter it shares the base weights: the copy's adapter is one that does nothing yet.
     """
 
     def __init__(self, model: Transformer, temperature: float, group_size: int) -> None:
@@ -56,7 +56,7 @@ class Pass(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Of the last of the updates on a batch."""
+    """What all updates on a batch leave."""
 
     norm: float
     """The last gradient's, or the first that is not finite."""
@@ -70,9 +70,15 @@ class Learner:
     """Turns judged rows into gradients and steps."""
 
     def __init__(
-        self, state: TrainState, start: FrozenStart, task: Task, config: RewardsConfig, ranks: Distributed
+        self,
+        state: TrainState,
+        reference: ReferenceModel,
+        task: Task,
+        config: RewardsConfig,
+        ranks: Distributed,
     ) -> None:
-        self.state, self.start, self.task, self.config, self.ranks = state, start, task, config, ranks
+        self.state, self.reference, self.task = state, reference, task
+        self.config, self.ranks = config, ranks
         self._loss = PolicyLoss(
             state.model,
             config.temperature,
@@ -118,7 +124,7 @@ class Learner:
             part = rows.take(index)
             layout, text = self.task.layout(part).to(device), part.text.to(device)
             with autocast(device, self.config.mixed_precision):
-                reference = self.start.log_probs(layout, text)
+                reference = self.reference.log_probs(layout, text)
             passes.append(Pass(layout, text, advantages[index].to(device), reference))
         return passes
 

@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from autoregressive.scaling.choices import split_weight
 from autoregressive.scaling.weighted import Judgement, Judges, judgement_of
+from autoregressive.train.loop import batch_loader
 from autoregressive.train.rewards.learner import WATCHED, Learner, Update
 from autoregressive.train.rewards.policy import deviation_of, group_advantages, have_spread
 from autoregressive.train.rewards.prompts import PromptBatches, Prompts, RewardPrompt
@@ -19,7 +19,7 @@ from autoregressive.train.rewards.watch import RewardMeter, SameAgain
 from autoregressive.train.state import TrainState
 from runtime.errors import UserError
 from runtime.logging import get_logger
-from runtime.stopping import Loading, StopSignals, leave_signals_to_the_trainer
+from runtime.stopping import Loading, StopSignals
 from runtime.training.checkpoints import due
 from runtime.training.checks import MAX_SKIPPED_STEPS, require_few_bad, require_few_skipped
 
@@ -38,15 +38,7 @@ def fit(
     config, ranks = learner.config, learner.ranks
     if state.step >= total_steps:
         log.info("step %d is the last: nothing left to train", state.step)
-    loader = DataLoader(
-        PromptBatches(prompts),
-        batch_size=None,
-        sampler=state.sampler,
-        num_workers=config.num_workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_the_trainer,
-    )
+    loader = batch_loader(PromptBatches(prompts), state.sampler, config.num_workers)
     again = SameAgain(prompts, rollouts, config.results_dir) if config.preview_every > 0 else None
     with (
         StopSignals() as signals,
@@ -64,7 +56,7 @@ def fit(
             if last or stopped or state.step % config.log_every == 0:
                 meter.line(norm)
             if last or stopped or due(config.ckpt_every, state.step):
-                save(state, learner.start.fingerprint, config, ranks)
+                save(state, learner.reference.fingerprint, config, ranks)
             if again is not None and (last or due(config.preview_every, state.step)):
                 _draw_again(again, meter)
             if stopped and not last:
@@ -183,8 +175,3 @@ def _draw_again(again: SameAgain, meter: RewardMeter) -> None:
     with meter.paused(), meter.state.averaged_weights():
         if meter.ranks.is_main and (path := again.draw(meter.state.step)) is not None:
             meter.write_picture(meter.state.step, path)
-
-
-def _as_it_is(batch: list[RewardPrompt]) -> list[RewardPrompt]:
-    """The loader's default would look for tensors in it."""
-    return batch

@@ -107,7 +107,7 @@ def policy_terms(
     Args:
       log_probs: (R,) of the model that is trained.
       old: (R,) of the model that drew.
-      reference: (R,) of the frozen start.
+      reference: (R,) of the reference model.
       advantages: (R,) of the rows that the codes belong to.
     """
     ratio = (log_probs - old).exp()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,6 +17,7 @@ from dataset.batches import EditSample, Text
 from dataset.edit_masks import full_mask, resize_mask
 from dataset.t2i import T2IDataset
 from dataset.t2i_editing import EditingDataset
+from runtime.pictures import to_pixels
 
 _REGION = 6  # first word of the entropy beside a sample's seed; see `autoregressive.train.inputs`
 
@@ -112,8 +112,7 @@ def _wordless(origin: str) -> str:
 
 def as_picture(image: Tensor) -> Image.Image:
     """(3, S, S) in [-1, 1] → RGB."""
-    pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return Image.fromarray(to_pixels(image))
 
 
 Prompts = EditPrompts | DrawPrompts

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from autoregressive.decoding.engine import place
-from autoregressive.decoding.sampling_settings import Sampling
+from autoregressive.decoding.sampling_settings import Sampling, derived_seed
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.crop import changed_region, compose
 from autoregressive.editing.pipeline import EditingPipeline
@@ -148,11 +147,11 @@ class Rollouts:
         first = replace(prompts, orders=orders[::group_size])
         drawn = self.pipeline.token_editor.generate(
             self.task.prompt(first),
-            orders[:, : int(counts.max())],
             prompts.text,
+            orders[:, : int(counts.max())],
             of_rows,
             self.sampling,
-            counts.tolist(),
+            counts=counts.tolist(),
         )
         self.pipeline.engine.release()  # training needs the memory
         # Cloned: what is made in inference mode cannot be trained on.
@@ -175,4 +174,4 @@ class Rollouts:
 
 def row_seed(seed: int, number: int) -> int:
     """Of a prompt's sample of that number."""
-    return int(np.random.SeedSequence((_DRAW, seed, number)).generate_state(1)[0])
+    return derived_seed(_DRAW, seed, number)

@@ -15,7 +15,7 @@ def save(state: TrainState, start: str, config: RewardsConfig, ranks: Distribute
     """Writes `checkpoints/<step>.pt` on the main rank; samplers and the other trainings read it too.
 
     Args:
-      start: fingerprint of the frozen start.
+      start: fingerprint of the reference model.
     """
     state.checkpoints.save(state.step, checkpoint_content(state, config, ranks) | {START: start})
     ranks.barrier()

@@ -5,26 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoregressive.editing.pipeline import EditingPipeline
-from autoregressive.models.arithmetic import model_name
-from autoregressive.models.weights import load_transformer
+from autoregressive.models.config import identity_of, model_name
 from autoregressive.scaling.choices import split_weight
 from autoregressive.scaling.weighted import Judges, RewardSpec
 from autoregressive.train.components import begin_adapter
+from autoregressive.train.loop import count_steps, make_sampler
 from autoregressive.train.rewards.config import RewardsConfig
-from autoregressive.train.rewards.learner import FrozenStart, Learner
+from autoregressive.train.rewards.learner import Learner, ReferenceModel
 from autoregressive.train.rewards.loop import fit
 from autoregressive.train.rewards.prompts import DrawPrompts, EditPrompts, Prompts
 from autoregressive.train.rewards.rollout import Editing, Infilling, Rollouts, Task
 from autoregressive.train.rewards.saving import require_same_start, saved_start
 from autoregressive.train.state import new_state
 from dataset.build import build_dataset
-from dataset.data_order import ResumableBatchSampler
-from language.t5 import T5Encoder, resolve_t5
 from runtime.config import dump_config
 from runtime.distributed import Distributed
 from runtime.errors import UserError
 from runtime.training.resume import resume_point
-from tokenizer.tokenizer_image.vq_model import load_vq_model
 
 
 def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
@@ -35,44 +32,35 @@ def train_rewards(config: RewardsConfig, ranks: Distributed) -> None:
     pipeline = load_pipeline(config, ranks)
     model = pipeline.transformer
     begin_adapter(model, config)
-    config = replace(config, gpt_ckpt=found, gpt_model=config.gpt_model or model_name(model.config))
+    gpt_model = config.gpt_model or model_name(identity_of(model.config))
+    config = replace(config, gpt_ckpt=found, gpt_model=gpt_model)
     task = make_task(config, pipeline)
     prompts = read_prompts(config, pipeline)
-    start = FrozenStart(model, config.temperature, config.group_size)
+    reference = ReferenceModel(model, config.temperature, config.group_size)
     near_to = None if found is None else saved_start(found)
-    sampler = ResumableBatchSampler(
-        len(prompts),
-        config.global_batch_size,
-        ranks.rank,
-        ranks.world_size,
-        config.global_seed,
-        num_epochs=config.epochs,
-    )
+    sampler = make_sampler(prompts, config, ranks)
     state = new_state(model, sampler, config, ranks)
     if near_to is not None:
-        require_same_start(found, near_to, start.fingerprint, config.init_gpt_ckpt)
-    total_steps = config.epochs * sampler.batches_per_epoch
-    if (config.max_steps or 0) > 0:
-        total_steps = min(total_steps, config.max_steps)
+        require_same_start(found, near_to, reference.fingerprint, config.init_gpt_ckpt)
     rollouts = Rollouts(pipeline, task, config.temperature, config.orders)
     judges = Judges(reward_spec(config, ranks), config.reward_workers)
-    fit(state, prompts, rollouts, Learner(state, start, task, config, ranks), judges, total_steps)
+    learner = Learner(state, reference, task, config, ranks)
+    fit(state, prompts, rollouts, learner, judges, count_steps(config, sampler))
 
 
 def load_pipeline(config: RewardsConfig, ranks: Distributed) -> EditingPipeline:
     """The frozen encoders, and the transformer that is trained: in float32, never with dropout."""
-    tokenizer = load_vq_model(config.vq_ckpt, config.vq_model, device=ranks.device)
-    model = load_transformer(
+    return EditingPipeline.load(
+        config.vq_ckpt,
         config.init_gpt_ckpt,
+        config.t5_path,
+        config.t5_model_type,
+        vq_model=config.vq_model,
         gpt_model=config.gpt_model,
         image_size=config.image_size,
-        downsample=tokenizer.config.downsampling,
+        device=ranks.device,
+        pack=False,
     )
-    max_tokens = model.config.cls_token_num
-    text_encoder = T5Encoder(
-        resolve_t5(config.t5_path, config.t5_model_type), device=ranks.device, max_tokens=max_tokens
-    )
-    return EditingPipeline(tokenizer, model.to(ranks.device), text_encoder)
 
 
 def make_task(config: RewardsConfig, pipeline: EditingPipeline) -> Task:

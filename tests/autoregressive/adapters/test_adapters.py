@@ -179,7 +179,10 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         ({"peft_type": "IA3"}, "its peft_type is 'IA3'"),
         ({"r": 5}, "has rank 3, and adapter_config.json says 5"),
         ({"r": None}, "its rank is None"),
+        ({"r": True}, "its rank is True"),
+        ({"lora_alpha": float("nan")}, "its alpha nan"),
         ({"bias": "all"}, "it has bias 'all', not known here"),
+        ({"use_rslora": "false"}, "its use_rslora is 'false', neither true nor false"),
         ({"use_dora": True}, "the parts of layers.* do not go together"),
     ],
 )

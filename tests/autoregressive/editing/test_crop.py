@@ -125,7 +125,8 @@ def test_many_parts_are_one():
 def test_auto_takes_the_whole_where_squares_would_hold_most_of_it():
     def seen(size, box, crop):
         region, how = torch.from_numpy(region_of(size, box)), EditOptions(crop=crop, mask_rule="exact")
-        return [tuple(v.window) for v in views_of(0, size, region, None, how.over(Defaults()), 9, 72)]
+        views = views_of(0, size, region, None, how=how.over(Defaults()), grid=9, model_size=72)
+        return [tuple(view.window) for view in views]
 
     whole = [(0, 0, 4000, 3000)]
     assert seen((4000, 3000), (0, 0, 400, 400), "none") == whole

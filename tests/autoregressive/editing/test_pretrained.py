@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -79,7 +80,9 @@ def test_what_a_folder_says_of_its_models_comes_back(pipeline, tmp_path):
     loaded.save_pretrained(tmp_path)  # who says nothing leaves what is said
     assert read_config(tmp_path).about == pipeline.about
     content = json.loads((tmp_path / "config.json").read_text())
-    for bad in ({"knows": 3}, {"usual_psnr": "high"}, {"sees": "cats"}, ["cats"]):
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    assert read_config(tmp_path).about == pipeline.about, "a byte-order mark changes nothing"
+    for bad in ({"knows": 3}, {"usual_psnr": "high"}, {"usual_psnr": math.nan}, {"sees": "cats"}, ["cats"]):
         (tmp_path / "config.json").write_text(json.dumps(content | {"about": bad}))
         with pytest.raises(UserError, match="not the config of an editing pipeline"):
             read_config(tmp_path)
@@ -171,7 +174,9 @@ def test_damaged_folders_are_named(pipeline, tmp_path):
     for change, message in (
         ({"tokenizer": "../vq.pt"}, "'../vq.pt' leads outside"),
         ({"text_encoder": "/etc"}, "'/etc' leads outside"),
+        ({"text_encoder": 5}, "text_encoder must be a name, or null"),
         ({"models": {}}, "not the config of an editing pipeline"),
+        ({"models": {"a": {"file": "a", "defaults": {"mask_error": "1"}}}}, "config.json: mask_error '1'"),
         ({"format": 2}, "format 2; this version reads 1"),
         (
             {"models": {"a": {"file": "a.safetensors", "defaults": {"mask_rule": "round"}}}},

@@ -105,6 +105,14 @@ def test_a_training_goes_on_from_a_folder():
         model="shapes", model_name="t2i", data="my_pairs", image_size=144, mask_in_context=True
     )
     assert larger.image_size == 144 and larger.mask_in_context and larger.own_cell
+    # A flag that is given holds, be it what it is without --model, too.
+    told = EditingConfig(model="shapes", data="my_pairs", image_size=256, mask_rule="published")
+    assert (told.image_size, told.mask_rule, told.gpt_model) == (256, "published", "R-GPT-mini")
+    files = EditingConfig(vq_ckpt="v.pt", data_path=["a.jsonl"])
+    assert (files.gpt_model, files.image_size, files.cls_token_num) == ("R-GPT-XL", 256, 120)
+    assert files.mask_rule == "published"
+    with pytest.raises(UserError, match="--gpt-model R-GPT-XL contradicts --model shapes .R-GPT-mini."):
+        EditingConfig(model="shapes", data="my_pairs", gpt_model="R-GPT-XL")
     assert T2IConfig(model="shapes", data_path=["a.jsonl"]).init_gpt_ckpt == str(SHAPES / "t2i.safetensors")
     with pytest.raises(UserError, match="--gpt-model R-GPT-B contradicts --model shapes .R-GPT-mini."):
         EditingConfig(model="shapes", data="my_pairs", gpt_model="R-GPT-B")

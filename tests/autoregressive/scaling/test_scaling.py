@@ -116,9 +116,9 @@ def test_a_revision_guesses_the_codes_that_it_replaces(pipelines, monkeypatch):
     codes = torch.randint(16, (3, 9), generator=torch.Generator().manual_seed(1))
     cells = torch.tensor([[1, 1, 0, 1, 0, 0, 0, 0, 0]]).bool().expand(3, 9)
 
-    def watched(prompt, orders, *rest, guesses=None):
+    def watched(prompt, text, orders, *rest, guesses=None, **more):
         seen.append((orders, guesses))
-        return generate(prompt, orders, *rest, guesses=guesses)
+        return generate(prompt, text, orders, *rest, guesses=guesses, **more)
 
     monkeypatch.setattr(editor, "generate", watched)
     drawn = []

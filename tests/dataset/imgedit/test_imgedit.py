@@ -292,6 +292,14 @@ WRONG = {
         ),
         r"names no edited object with class_name and bbox",
     ),
+    "no mask, box of no numbers": (
+        lambda files: (
+            files.pop("mask.png"),
+            files.update({"result.json": json.dumps(
+                metadata(3, edit_obj={"class_name": "dog", "bbox": [float("nan")] * 4})).encode()}),
+        ),
+        r"names no edited object with class_name and bbox of four numbers",
+    ),
     "no mask, other object": (
         lambda files: (
             files.pop("mask.png"),
@@ -368,6 +376,57 @@ def test_two_files_of_one_sample_and_name_are_told_apart_or_refused(data, tmp_pa
     bad = (tmp_path / "out" / "imgedit_preparation" / "bad_items.txt").read_text()
     name = f"{sample_name(2)}/result.png"
     assert len(bad.splitlines()) == 1 and f"holds a/{name} and b/{name}, " in bad
+
+
+def test_archives_of_one_top_folder_are_looked_through_together(data, tmp_path):
+    """One pair in each; a picture's mask is that of its own archive; two pictures of a name are refused."""
+    folder = "results_remove_laion_part5"
+    for path in (data / "Singleturn").glob(f"{folder}*"):
+        path.unlink()
+    first, second = (
+        {f"{folder}/{sample_name(n)}/{name}": c for name, c in sample_files(n, painted=True).items()}
+        for n in (1, 2)
+    )
+    foreign = {f"{folder}/{sample_name(1)}/mask.png": other_size(np.ones((64, 64), bool))}
+    write_tar(data / "Singleturn" / "a.tar", second | foreign)
+    write_tar(data / "Singleturn" / "b.tar", first)
+    lines = read_lines(run(data, tmp_path / "out"))
+    assert [line["edit_prompt"] for line in lines] == [f"remove the dog {n}" for n in (1, 2, 3)]
+    marked = load_edit_region(tmp_path / "out" / lines[0]["mask_image"]) > 0.5
+    assert int(marked.sum()) == (BOX[0].stop - BOX[0].start) * (BOX[1].stop - BOX[1].start)
+    clash = {f"{folder}/{sample_name(1)}/result.png": png(picture(9, SIDE))}
+    write_tar(data / "Singleturn" / "c.tar", clash)
+    with pytest.raises(UserError, match="1 of 3 items cannot be used"):
+        run(data, tmp_path / "again")
+    bad = (tmp_path / "again" / "imgedit_preparation" / "bad_items.txt").read_text()
+    assert re.search(r"row 0: .*b.tar: .*/result.png and .*c.tar: .*/result.png differ", bad)
+
+
+def test_a_joined_archive_may_lie_beside_its_parts_and_no_part_twice(tmp_path):
+    write_tar(tmp_path / "x.tar", {"x/s/a": b"one"}, parts=2)
+    write_tar(tmp_path / "x.tar", {"x/s/a": b"one"})
+    assert [store.read("s/a") for store in find_stores([tmp_path])] == [b"one", b"one"]
+    (tmp_path / "x.tar.split.01").write_bytes(b"")
+    with pytest.raises(UserError, match=r"split.0?01 and .*split.0?01 are the same part of x.tar; keep one"):
+        find_stores([tmp_path])
+
+
+def test_a_turned_photograph_fits_its_mask(data, tmp_path):
+    files = sample_files(2, painted=True)
+    for name in ("original.png", "result.png"):
+        exif, stream = Image.Exif(), io.BytesIO()
+        exif[0x0112] = 6
+        image = Image.open(io.BytesIO(files[name])).crop((0, 0, SIDE, SIDE // 2))
+        image.save(stream, "PNG", exif=exif)
+        files[name] = stream.getvalue()
+    files["mask.png"] = other_size(np.ones((PHOTO_SIDE, PHOTO_SIDE // 2), bool) & (np.arange(32) < 9))
+    members = {f"x/{sample_name(2)}/{name}": content for name, content in files.items()}
+    for path in (data / "Singleturn").glob("results_remove*"):
+        path.unlink()
+    write_tar(data / "Singleturn" / "results_remove_laion_part5.tar", members)
+    write_parquet(data / "Parquet" / "remove_laion_part5.parquet", [row(2, "results_remove_laion_part5")])
+    line = read_lines(run(data, tmp_path / "out"))[0]
+    assert load_edit_region(tmp_path / "out" / line["mask_image"], (SIDE // 2, SIDE)).sum() > 0
 
 
 def test_a_file_that_was_appended_again_and_what_macs_add_are_no_second_files(tmp_path):

