@@ -28,8 +28,8 @@ from runtime.flags.ranges import (
 
 # What `--model` decides; the rest a training may change.
 _OF_FILES = ("vq_ckpt", "init_gpt_ckpt", "gpt_model", "cls_token_num")
-# What flags are that neither the command nor `--model` says.
-_OTHERWISE = {"gpt_model": "R-GPT-XL", "image_size": 256, "cls_token_num": 120, "mask_rule": "published"}
+# Of flags that neither the command nor `--model` gives.
+_DEFAULTS = {"gpt_model": "R-GPT-XL", "image_size": 256, "cls_token_num": 120, "mask_rule": "published"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class TrainConfig(DataConfig):
     )
     model: str | None = models.model("; the training goes on from it")
     model_name: str | None = models.model_name("the first that this stage trains")
-    gpt_model: str = models.gpt_model(_OTHERWISE["gpt_model"], sorted(GPT_MODELS), of_model=True)
-    image_size: int = models.image_size(_OTHERWISE["image_size"], of_model=True)
+    gpt_model: str = models.gpt_model(_DEFAULTS["gpt_model"], sorted(GPT_MODELS), of_model=True)
+    image_size: int = models.image_size(_DEFAULTS["image_size"], of_model=True)
     gpt_ckpt: str | None = models.gpt_ckpt(None, "checkpoint of this very run, to go on exactly")
     auto_resume: bool = training.auto_resume()
     init_gpt_ckpt: str | None = training.init_gpt_ckpt(
@@ -80,7 +80,7 @@ class TrainConfig(DataConfig):
     lora_dora: bool = training.lora_dora()
     lora_train_tables: bool = training.lora_train_tables()
     lora_targets: list[str] | None = training.lora_targets(BLOCK_MATRICES)
-    cls_token_num: int = models.cls_token_num(_OTHERWISE["cls_token_num"], "text slots", of_model=True)
+    cls_token_num: int = models.cls_token_num(_DEFAULTS["cls_token_num"], "text slots", of_model=True)
     dropout_p: float = training.dropout_p(0.1, "residual and feed-forward dropout")
     token_dropout_p: float = option(0.1, within=RATE, help="embedding dropout")
     drop_path: float = option(
@@ -199,7 +199,7 @@ class TrainConfig(DataConfig):
         training.require_optimizer(self.optimizer, self.mixed_precision)
 
     def _take_model(self) -> None:
-        """Puts the flags of `--model` in its place, and `_OTHERWISE` where nothing else is said.
+        """Puts the flags of `--model` in its place, and `_DEFAULTS` where nothing else is said.
 
         Raises:
           UserError: a flag that says another thing, or a folder that cannot be used.
@@ -207,7 +207,7 @@ class TrainConfig(DataConfig):
         known = {}
         if self.model is not None:
             known = flags_of_model(self.model, self.model_name, draws=self.stage_draws)
-        for name, value in (_OTHERWISE | known).items():
+        for name, value in (_DEFAULTS | known).items():
             if not hasattr(self, name):
                 continue
             given, default = getattr(self, name), getattr(type(self), name)
