@@ -215,7 +215,7 @@ def test_process_substitution_is_refused_by_name(program, flags):
     command = f"{sys.executable} {program} {flags} <(echo x)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=180, env=environment
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "/dev/fd/" in done.stderr and "is no file but a pipe" in done.stderr
