@@ -26,8 +26,8 @@ WHY = {
     "Of adds that fit their region only the region's extent tells the size.",
     "3": "A model that has learned every order finds a region equally likely in all of them. In the hard "
     "setting cells drawn in a random order must agree on an offset that no caption names; where captions do, "
-    "nothing is left to agree on. An object at another offset than the true one is right all the same, but L2 "
-    "counts it twice, where it is missing and where it stands; what a copied source lacks counts once. "
+    "nothing is left to agree on. An object at another offset than the true one is right all the same, but "
+    "L2 counts it twice, where it is missing and where it stands; what a copied source lacks counts once. "
     "`scripts/order_gap.sh` measures the difference between orders against samples and size.",
     "4": "A search accepts higher rewards only, so that its reward cannot fall; the verifier is an "
     "independent judge where likelihood leads. The paper claims a rise over rounds, no win over best-of-n.",
