@@ -415,6 +415,7 @@ def test_several_ways_and_the_whole_image(page, scene):
     page.click("text=How it is drawn")
     page.fill("#count input[type=number]", "3")
     page.press("#count input[type=number]", "Tab")
+    page.wait_for_timeout(1000)  # no person asks within a frame of giving the number
     page.press("#prompt textarea, #prompt input", "Enter")
     wait_for_words(page, "cells edited")
     samples = pictures(page, "#samples", 3)
