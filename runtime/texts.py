@@ -102,6 +102,11 @@ def text_under(entry: Any, key: str, origin: str) -> str:
     return value
 
 
+def one_a_line(texts: Iterable[str]) -> str:
+    """The content of a file with a line a text, whatever line breaks a text has in it."""
+    return "".join(" ".join(text.splitlines()) + "\n" for text in texts)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):

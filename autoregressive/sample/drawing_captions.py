@@ -22,7 +22,7 @@ from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
 from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger
-from runtime.texts import decode_text
+from runtime.texts import decode_text, one_a_line
 
 log = get_logger(__name__)
 # What a published file that does not say so holds.
@@ -151,7 +151,7 @@ def sample(config: SampleT2IDDP, ranks: Distributed) -> Path:
 
 def write_lists(folder: Path, jobs: list[DrawJob]) -> None:
     """Writes `captions.txt`, one line an image whatever the caption, and `result.jsonl`."""
-    captions = "".join(" ".join(job.text.splitlines()) + "\n" for job in jobs)
+    captions = one_a_line(job.text for job in jobs)
     items = "".join(json.dumps({"text": job.text, "image_path": str(job.path)}) + "\n" for job in jobs)
     for name, text in (("captions.txt", captions), ("result.jsonl", items)):
         write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))

@@ -27,6 +27,7 @@ from runtime.errors import UserError
 from runtime.files import require_regular, write_atomic
 from runtime.logging import get_logger
 from runtime.pictures import save_picture
+from runtime.texts import one_a_line
 
 log = get_logger(__name__)
 
@@ -163,7 +164,7 @@ def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> 
 
 
 def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
-    text = "".join(" ".join(caption.splitlines()) + "\n" for caption in captions)
+    text = one_a_line(captions)
     for number in range(rounds + 1):
         path = folder / str(number) / "captions.txt"
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
