@@ -6,7 +6,7 @@ A cache folder on this machine's own disk, which its processes share, holds
     <set>/000000.arrow              a shard whose SHA-256 is that of the manifest
     <set>/000000.arrow.<bytes>.tmp  one on its way, so long in the end
     <set>/000000.arrow.lock         held by the process that copies it
-    lock                            held while files are opened or deleted
+    lock                            held while files are opened, named or deleted
 
 fsspec fetches. Its own caches ("simplecache", "filecache") have no bound, and a second process may read in
 them what the first has half written.
@@ -58,7 +58,7 @@ class DataCache:
         return cls(Path(folder or DEFAULT_CACHE).expanduser(), int(gigabytes * GB))
 
     def locked(self) -> FileLock:
-        """Held where files are opened or deleted."""
+        """Held where files are opened, named or deleted."""
         return FileLock(self.folder / "lock")
 
     def reserve(self, temporary: Path, size: int) -> bool:
@@ -194,7 +194,8 @@ class RemoteFolder(ShardStore):
                 )
             with writing(path):
                 flush(temporary)
-                os.replace(temporary, path)
+                with self._cache.locked():  # so that `reserve` counts it once, by one name or the other
+                    os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 

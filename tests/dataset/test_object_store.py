@@ -13,6 +13,7 @@ import fsspec
 import pytest
 import torch
 from conftest import read_metrics
+from filelock import Timeout
 from fsspec.implementations.local import LocalFileSystem
 from moto.server import ThreadedMotoServer
 from packed_files import synthetic
@@ -137,6 +138,23 @@ def test_what_was_used_least_lately_goes(packed, tmp_path):
     synthetic(other, 6, 6)
     assert PackedEdits(other.as_uri(), cache=cache)[0, 0].problem is None
     assert len(arrows(tmp_path)) == 2
+
+
+def test_a_shard_gets_its_name_while_nobody_counts(packed, tmp_path, monkeypatch):
+    """Else another process may see the unfinished file, gone, and not the finished one: one too many stays."""
+    cache = cache_of(tmp_path, packed, 2.5)
+    named, replace = [], os.replace
+
+    def watched(source, target):
+        if str(target).endswith(".arrow"):
+            with pytest.raises(Timeout):
+                cache.locked().acquire(timeout=0)
+            named.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    assert PackedEdits(packed.as_uri(), cache=cache)[0, 0].problem is None
+    assert len(named) == 1
 
 
 class _Slow(LocalFileSystem):
