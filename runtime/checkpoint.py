@@ -26,6 +26,7 @@ from runtime.files import file_sha256, require_regular, utf8_name, write_atomic
 from runtime.sharding import folder
 from runtime.sharding.names import MANIFEST, STATE
 from runtime.sharding.tensors import sharded_like
+from runtime.texts import write_text
 
 _Settings = TypeVar("_Settings")
 
@@ -56,11 +57,11 @@ def _write_with_manifest(path: Path, write: Callable[[Path], None]) -> None:
     def write_both(temporary: Path) -> None:
         write(temporary)
         lines.append(f"{file_sha256(temporary)}  {path.name}\n")
-        write_atomic(manifest, lambda beside: beside.write_text(lines[0] + before))
+        write_text(manifest, lines[0] + before)
 
     write_atomic(path, write_both)
     if before:
-        write_atomic(manifest, lambda beside: beside.write_text(lines[0]))
+        write_text(manifest, lines[0])
 
 
 def require_whole(path: str | Path, *, needs_manifest: bool = False, small_files_alone: bool = False) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.flags.ranges import Range
 from runtime.flags.settings_file import Entry, dump_settings, read_entries
 from runtime.manual import EXAMPLES_TITLE, Help, Parser
+from runtime.texts import write_text
 
 REQUIRED = object()
 _MOST_SHOWN = 6  # choices in the place of a flag's value
@@ -286,7 +286,7 @@ def dump_config(config: Any, folder: str | Path) -> None:
         if not {"legacy", "positional"} & field.metadata.keys()
     }
     text = dump_settings(values, comment=command_line())
-    write_atomic(Path(folder) / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(Path(folder) / "config.yaml", text)
 
 
 def command_line() -> str:

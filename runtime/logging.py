@@ -16,7 +16,8 @@ from typing import Any
 from tqdm import tqdm
 
 from runtime.errors import UserError
-from runtime.files import write_atomic, writing
+from runtime.files import writing
+from runtime.texts import write_text
 
 
 class _ThroughTqdm(logging.Handler):
@@ -84,7 +85,7 @@ class MetricsLog:
             text = self._path.read_text(encoding="utf-8", errors="replace")
             lines = [line for line in text.splitlines() if _step_of(line) <= resume_step]
         content = "".join(f"{line}\n" for line in lines)
-        write_atomic(self._path, lambda temporary: temporary.write_text(content))
+        write_text(self._path, content)
 
     def write(self, step: int, **numbers: Any) -> None:
         if self._path is not None:
@@ -116,7 +117,7 @@ class WandbRun:
         mode = None if "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False) else "offline"
         note = Path(folder) / "wandb_id.txt"
         name = note.read_text().strip() if resume_step and note.exists() else secrets.token_hex(4)
-        write_atomic(note, lambda temporary: temporary.write_text(name))
+        write_text(note, name)
         self._wandb = wandb
         self._run = wandb.init(
             project=project, dir=str(folder), config=config, mode=mode, id=name, resume="allow"

@@ -1,4 +1,4 @@
-"""Text and JSON that people write, read whole.
+"""Text and JSON: what people write, read whole; what is written here, whole or not at all.
 
 Files are UTF-8; a byte-order mark before it, which Windows editors and Excel write, is skipped.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import require_regular
+from runtime.files import require_regular, write_atomic
 
 NOT_UTF8 = "backslashreplace"
 """How text is written that UTF-8 cannot hold: names of files are bytes, which Python reads as half pairs."""
@@ -73,6 +73,16 @@ def read_json(file: str | Path, kind: type, fix: str = "") -> Any:
       fix: see `read_text`.
     """
     return parse_json(read_text(file, fix), kind, file)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file, whole or not at all, in UTF-8; what that cannot hold as its escapes, see `NOT_UTF8`."""
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", NOT_UTF8)))
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = 1, **options: Any) -> None:
+    """As `write_text`, of JSON; `options` are those of `json.dumps`."""
+    write_text(path, json.dumps(content, indent=indent, **options) + "\n")
 
 
 def parse_json(text: str | bytes, kind: type, origin: str | Path) -> Any:

@@ -25,8 +25,8 @@ from typing import Any
 from autoregressive.decoding.sampling_settings import Sampling
 from dataset.choices import RULES
 from runtime.errors import UserError, require_known
-from runtime.files import require_regular, write_atomic
-from runtime.texts import read_json
+from runtime.files import require_regular
+from runtime.texts import read_json, write_json
 
 CONFIG_FILE, EXAMPLES = "config.json", "examples"
 FORMAT = 1
@@ -118,8 +118,7 @@ class FolderConfig:
 
     def write(self, folder: Path) -> None:
         """Writes `config.json` whole or not at all."""
-        text = json.dumps(self.to_dict(), indent=1) + "\n"
-        write_atomic(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text))
+        write_json(folder / CONFIG_FILE, self.to_dict())
 
 
 def read_config(folder: Path) -> FolderConfig:

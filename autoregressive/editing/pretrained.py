@@ -27,7 +27,8 @@ from autoregressive.models.weights import model_args
 from language.t5 import T5Encoder
 from runtime.checkpoint import load_checkpoint, save_safetensors
 from runtime.errors import UserError
-from runtime.files import write_atomic, writing
+from runtime.files import writing
+from runtime.texts import write_text
 from tokenizer.tokenizer_image.vq_model import VQModel
 
 TOKENIZER, TRANSFORMER, TEXT_ENCODER = "tokenizer.safetensors", "transformer.safetensors", "text_encoder"
@@ -79,7 +80,7 @@ def save_pretrained(
     FolderConfig(TOKENIZER, models, text_encoder, about).write(folder)
     if not (folder / "README.md").exists():
         card = _card(pipeline, models)
-        write_atomic(folder / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+        write_text(folder / "README.md", card)
 
 
 def _require_same_tokenizer(path: Path, pipeline: Models, models: list[str]) -> None:

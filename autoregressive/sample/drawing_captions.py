@@ -20,9 +20,9 @@ from language.caption_cleaning import require_words
 from runtime.checkpoint import checkpoint_args, load_checkpoint
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.files import require_regular, write_atomic
+from runtime.files import require_regular
 from runtime.logging import get_logger
-from runtime.texts import decode_text, one_a_line
+from runtime.texts import decode_text, one_a_line, write_json, write_text
 
 log = get_logger(__name__)
 # What a published file that does not say so holds.
@@ -117,7 +117,7 @@ def claim(folder: Path, settings: dict[str, Any], num_images: int, ranks: Distri
             log.warning("%s: other %s; images are made anew", folder, ", ".join(different))
             for path in images:
                 path.unlink()
-        write_atomic(note, lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n"))
+        write_json(note, settings)
     ranks.barrier()
 
 
@@ -154,7 +154,7 @@ def write_lists(folder: Path, jobs: list[DrawJob]) -> None:
     captions = one_a_line(job.text for job in jobs)
     items = "".join(json.dumps({"text": job.text, "image_path": str(job.path)}) + "\n" for job in jobs)
     for name, text in (("captions.txt", captions), ("result.jsonl", items)):
-        write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        write_text(folder / name, text)
     log.info("%d images in %s", len(jobs), folder / "images")
 
 

@@ -27,9 +27,10 @@ from language.t5 import encode_texts
 from runtime.devices import timed
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic, writing
+from runtime.files import writing
 from runtime.logging import get_logger
 from runtime.pictures import save_picture
+from runtime.texts import write_json
 
 log = get_logger(__name__)
 Entry = dict[str, Any]
@@ -217,8 +218,7 @@ class EditRun:
             "settings_hash": self.hash,
             "edits": {key: entries[key] for key in sorted(keys)},
         }
-        text = json.dumps(content, indent=1, default=str)
-        write_atomic(self.folders.samples_json, lambda temporary: temporary.write_text(text))
+        write_json(self.folders.samples_json, content, default=str)
         for path in self._journals():
             path.unlink()
         log.info("%d edits in %s", len(keys), self.folders.images)

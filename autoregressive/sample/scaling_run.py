@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +23,10 @@ from language.caption_cleaning import require_words
 from runtime.config import dump_config
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import require_regular, write_atomic
+from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.pictures import save_picture
-from runtime.texts import one_a_line
+from runtime.texts import one_a_line, write_json, write_text
 
 log = get_logger(__name__)
 
@@ -166,13 +165,11 @@ def _save_rounds(result: SearchResult, folder: Path, name: str, rounds: int) -> 
 def _write_captions(folder: Path, captions: Sequence[str], rounds: int) -> None:
     text = one_a_line(captions)
     for number in range(rounds + 1):
-        path = folder / str(number) / "captions.txt"
-        write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(folder / str(number) / "captions.txt", text)
 
 
 def _write(folder: Path, items: dict[str, dict], settings: dict) -> None:
-    content = json.dumps({"settings": settings, "items": items}, indent=1)
-    write_atomic(folder / "trace.json", lambda path: path.write_text(content + "\n", encoding="utf-8"))
+    write_json(folder / "trace.json", {"settings": settings, "items": items})
     first, last = (
         sum(item["rounds"][which]["reward"] for item in items.values()) / len(items) for which in (0, -1)
     )

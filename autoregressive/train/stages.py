@@ -27,8 +27,8 @@ from autoregressive.train.validation import Validation, read_test_sets
 from dataset.records.own_pairs import check_own_pairs, list_line, tell
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import write_text
 
 log = get_logger(__name__)
 
@@ -108,7 +108,7 @@ def list_own_pairs(config: EditingConfig, ranks: Distributed) -> EditingConfig:
             pairs, notes = check_own_pairs(config.data)
             tell(config.data, pairs, notes)
             lines = "".join(json.dumps(list_line(pair), ensure_ascii=False) + "\n" for pair in pairs)
-            write_atomic(path, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+            write_text(path, lines)
         except UserError as error:
             problem = str(error)
     problem = ranks.gather_objects(problem)[0]  # the others wait here

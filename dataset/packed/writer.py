@@ -27,6 +27,7 @@ from dataset.packed.format import (
 from language.text_features import TextFeatures
 from runtime.errors import UserError
 from runtime.files import file_sha256, write_atomic
+from runtime.texts import write_json
 
 
 @dataclass
@@ -104,7 +105,7 @@ class PackedWriter:
             if message is not None
         ]
         note = ShardNote(path.stat().st_size, file_sha256(path), problems)
-        _write_json(self._note_path(number), asdict(note))
+        write_json(self._note_path(number), asdict(note))
         return note
 
     def remove_manifest(self) -> None:
@@ -118,7 +119,7 @@ class PackedWriter:
             for number, note in enumerate(notes)
         ]
         manifest = Manifest(self.folder, self.settings, shards)
-        _write_json(self.folder / MANIFEST, manifest.to_json())
+        write_json(self.folder / MANIFEST, manifest.to_json())
         return manifest
 
     def _note_path(self, number: int) -> Path:
@@ -155,8 +156,3 @@ def _record_batch(columns: ShardColumns, settings: PackedSettings) -> pa.RecordB
 def _storable(text: str | None) -> str | None:
     """Half a surrogate pair, which JSON lists and file names can hold, has no UTF-8."""
     return None if text is None else text.encode(errors="backslashreplace").decode()
-
-
-def _write_json(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))

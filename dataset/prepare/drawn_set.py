@@ -12,8 +12,9 @@ from typing import Any
 
 from dataset.prepare.output import check_disk, disk_bytes, log
 from runtime.errors import UserError
-from runtime.files import without_mac_metadata, write_atomic
+from runtime.files import without_mac_metadata
 from runtime.logging import progress
+from runtime.texts import write_json, write_text
 
 _CHUNK = 250
 _LINE_BYTES = 1000  # about what a pair takes in the lists
@@ -70,7 +71,7 @@ class DrawnSet:
 
     def _write_manifest(self, finished: bool) -> None:
         content = {"settings": self.identity, "finished": finished}
-        _write_text(self.manifest, json.dumps(content, indent=1))
+        write_json(self.manifest, content)
 
     def _is_finished(self) -> bool:
         """Looks at what the output folder holds.
@@ -117,15 +118,11 @@ class DrawnSet:
             try:
                 for job in as_completed(jobs):
                     part, count = jobs[job]
-                    _write_text(part, json.dumps(job.result()))
+                    write_json(part, job.result(), indent=None)
                     bar.update(count)
             finally:
                 pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not write the rest first
         rows = [row for part in parts.values() for row in json.loads(part.read_text())]
         for name, lines in self.merge_rows(rows).items():
-            _write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
+            write_text(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
             log.info("%s: %d lines", folder / name, len(lines))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(text))

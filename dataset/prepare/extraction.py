@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import require_regular, without_mac_metadata, write_atomic
+from runtime.files import require_regular, without_mac_metadata
 from runtime.logging import progress
+from runtime.texts import write_json
 
 SETTINGS_FILE = "extraction.json"
 
@@ -89,8 +90,7 @@ def _claim_folder(folder: Path, settings: dict[str, Any], output_flag: str) -> N
             f"{folder} holds files made with other {', '.join(different)} ({SETTINGS_FILE} there); "
             f"choose another {output_flag} or delete the folder"
         )
-    text = json.dumps(settings, indent=2) + "\n"
-    write_atomic(folder / SETTINGS_FILE, lambda temporary: temporary.write_text(text))
+    write_json(folder / SETTINGS_FILE, settings)
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from dataset.prepare.output import check_disk, log, require_budget, run_parallel
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import progress
+from runtime.texts import write_json
 
 RECORD_BYTES = 1000  # about what one item takes in its record and in the list
 
@@ -160,8 +160,7 @@ def _do_job(records: Path, job: Job, work: Work, tick: Tick) -> UnreadableJob | 
     except UnreadableJob as error:
         path.unlink(missing_ok=True)
         return error
-    content = json.dumps({"fingerprint": job.fingerprint, **asdict(result)})
-    write_atomic(path, lambda temporary: temporary.write_text(content))
+    write_json(path, {"fingerprint": job.fingerprint, **asdict(result)})
     return None
 
 

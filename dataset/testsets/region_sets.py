@@ -7,7 +7,6 @@ items, from whose name one sees which set it is. The "output" of an item is its 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from dataset.testsets.pairs import ALL_TURN, GeneratedEdit, ScoredPair
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.texts import read_json
+from runtime.texts import read_json, write_json
 
 SIDE = 512
 """Of every picture and mask, in pixels."""
@@ -181,8 +180,7 @@ def prepare_region_set(kind: RegionSet, items: Sequence[RegionItem], pictures: P
     }
     files = {"global_descriptions.json": captions, "local_descriptions.json": captions}
     for name, content in (files | {kind.items_file: listing, SESSIONS_FILE: sessions}).items():
-        text = json.dumps(content, indent=1)
-        write_atomic(output / name, lambda temporary, text=text: temporary.write_text(text))
+        write_json(output / name, content)
 
 
 def load_region_set(root: str | Path) -> tuple[RegionSet, list[Session], Listing]:

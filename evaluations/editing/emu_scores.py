@@ -9,13 +9,14 @@ from typing import Any
 from dataset.testsets.emu_pairs import SUBSETS, check_sources, find_emu_pairs, load_emu_list
 from dataset.testsets.listed import Session
 from dataset.testsets.pairs import FINAL_TURN
-from evaluations.editing.engine import Evaluation, Item, evaluate, write_json, write_results
+from evaluations.editing.engine import Evaluation, Item, evaluate, write_results
 from evaluations.editing.flags import EmuEvalConfig
 from evaluations.editing.measure import GENERATED, Run
 from evaluations.editing.registry import EMU_METRICS, load_metric_networks, select_metrics
 from evaluations.editing.tables import format_tables
 from runtime.distributed import Distributed, distributed
 from runtime.files import without_mac_metadata
+from runtime.texts import write_json
 
 # File -> the number that it holds by idx; the published evaluator writes both.
 _BY_IDX = {"clip_t_score_by_idx.json": "clip-out", "clip_dir_score_by_idx.json": "clip-dir"}
@@ -92,7 +93,7 @@ def _write_scores_by_idx(folder: Path, items: list[Item]) -> None:
             if key in item["metrics"]:
                 by_idx.setdefault(item["session"], []).append(item["metrics"][key])
         if by_idx:
-            write_json(folder / file, {idx: _mean(values) for idx, values in by_idx.items()})
+            write_json(folder / file, {idx: _mean(values) for idx, values in by_idx.items()}, allow_nan=False)
         else:
             (folder / file).unlink(missing_ok=True)  # of other images, or of another time
 

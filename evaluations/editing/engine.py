@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from runtime.config import command_line
 from runtime.devices import pick_device
 from runtime.distributed import Distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.texts import NOT_UTF8
+from runtime.texts import write_json, write_text
 
 log = get_logger(__name__)
 
@@ -96,17 +94,10 @@ def evaluate(
 
 def write_results(folder: Path, result: dict[str, Any], items: list[Item], table: str) -> None:
     """Writes items, page, table and, last, the metrics."""
-    write_json(folder / ITEMS_FILE, items)
+    write_json(folder / ITEMS_FILE, items, allow_nan=False)
     write_item_page(folder / PAGE_FILE, items)
-    text = f"{table}\n".encode("utf-8", NOT_UTF8)
-    write_atomic(folder / TABLE_FILE, lambda temporary: temporary.write_bytes(text))
-    write_json(folder / METRICS_FILE, result)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file whole or not at all."""
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(folder / TABLE_FILE, f"{table}\n")
+    write_json(folder / METRICS_FILE, result, allow_nan=False)
 
 
 def _measure_all(

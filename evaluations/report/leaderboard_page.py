@@ -14,9 +14,8 @@ from evaluations.flags import CLIP_MODEL
 from evaluations.report.pages import write_page
 from evaluations.t2i.flags import COCO, VIT_B, WHOLE, WITHOUT
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
-from runtime.texts import read_json
+from runtime.texts import read_json, write_text
 
 log = get_logger(__name__)
 PAPER = "https://arxiv.org/abs/2508.06044"
@@ -217,7 +216,7 @@ def write_leaderboard(results: Sequence[str], page: str | Path, latex: str | Pat
     write_page(page, "leaderboard.html", tables=tables, paper=PAPER, groups=column_groups)
     if latex is not None:
         text = "\n".join(to_latex(table) for table in tables)
-        write_atomic(latex, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(latex, text)
 
 
 def column_groups(table: PaperTable) -> list[tuple[str, int]]:

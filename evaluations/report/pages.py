@@ -7,8 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from runtime.files import write_atomic
-from runtime.texts import NOT_UTF8
+from runtime.texts import write_text
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -26,5 +25,4 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
     Raises:
       UserError: the page cannot be written.
     """
-    html = _TEMPLATES.get_template(template).render(values).encode("utf-8", NOT_UTF8)
-    write_atomic(path, lambda temporary: temporary.write_bytes(html))
+    write_text(path, _TEMPLATES.get_template(template).render(values))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,9 @@ from evaluations.t2i.clip_score import clip_scores, load_clip
 from evaluations.t2i.flags import COCO, T2IEvalConfig
 from evaluations.t2i.pictures import cut_picture, list_generated, read_captions
 from runtime.distributed import Distributed, distributed
-from runtime.files import file_sha256, write_atomic
+from runtime.files import file_sha256
 from runtime.logging import get_logger
+from runtime.texts import write_json, write_text
 
 log = get_logger(__name__)
 
@@ -142,15 +142,11 @@ def _item(path: Path, caption: str, score: float) -> dict[str, Any]:
 
 def _write(config: T2IEvalConfig, result: dict[str, Any], items: list[dict[str, Any]]) -> None:
     folder = Path(config.fake_dir)
-    texts = {
-        "score.txt": format_scores(result) + "\n",
-        "score.json": json.dumps(result, indent=1, allow_nan=False) + "\n",
-    }
+    write_text(folder / "score.txt", format_scores(result) + "\n")
     if items:
-        texts["score_items.json"] = json.dumps(items, indent=1, allow_nan=False) + "\n"
+        write_json(folder / "score_items.json", items, allow_nan=False)
         write_item_page(folder / "score_items.html", items)
     else:  # those of another time do not belong to these scores
         for name in ("score_items.json", "score_items.html"):
             (folder / name).unlink(missing_ok=True)
-    for name, text in texts.items():
-        write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    write_json(folder / "score.json", result, allow_nan=False)

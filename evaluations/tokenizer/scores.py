@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,8 @@ from evaluations.tokenizer.flags import TokenizerEvalConfig
 from evaluations.tokenizer.measure import Judges, ReconstructionScores
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import progress
+from runtime.texts import write_json
 
 _NAMED_AT_MOST = 5
 
@@ -109,6 +108,5 @@ def _item(pair: ImagePair, metrics: dict[str, float]) -> dict[str, Any]:
 def _write(config: TokenizerEvalConfig, result: dict[str, Any], items: list[dict[str, Any]]) -> None:
     folder = Path(config.save_path) if config.save_path else Path(config.generated_path).parent / "scores"
     for name, content in (("evaluation_metrics.json", result), ("evaluation_items.json", items)):
-        text = json.dumps(content, indent=1, allow_nan=False)
-        write_atomic(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        write_json(folder / name, content, allow_nan=False)
     write_item_page(folder / "evaluation_items.html", items)

@@ -14,10 +14,10 @@ from torch import nn
 from runtime.checkpoint import checkpoint_args, load_checkpoint, manifest_path, require_whole
 from runtime.distributed import Distributed, restart_count
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
 from runtime.optim import Optimizers
 from runtime.sharding.folder import Like, is_folder
+from runtime.texts import write_text
 from runtime.training.checkpoints import list_checkpoints, newest_whole_checkpoint
 from runtime.training.state import RunState
 
@@ -74,7 +74,7 @@ class _Launch:
     def note(self) -> None:
         """Says that the run in this folder is this launch's."""
         if self.name:
-            write_atomic(self.file, lambda temporary: temporary.write_text(self.name))
+            write_text(self.file, self.name)
 
     def started_run(self) -> bool:
         return self.file.exists() and self.file.read_text() == self.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 import torch
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import write_json, write_text
 from scripts.benchmarking.cases import PUBLISHED, TINY
 from scripts.benchmarking.config import Benchmark
 from scripts.benchmarking.generation import edit_rows, generation_rows
@@ -96,8 +95,7 @@ def write_results(bench: Bench, config: Benchmark) -> None:
         "rows": [row.to_json() for row in bench.rows],
         "curves": bench.curves,
     }
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomic(folder / "results.json", lambda path: path.write_text(text))
-    write_atomic(folder / "table.md", lambda path: path.write_text(markdown(bench.rows)))
+    write_json(folder / "results.json", content)
+    write_text(folder / "table.md", markdown(bench.rows))
     pictures = draw_pictures(bench.rows, bench.curves, folder)
     print(f"\nwritten: {', '.join(map(str, [folder / 'results.json', folder / 'table.md', *pictures]))}")

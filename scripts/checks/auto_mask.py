@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from dataset.records.masks import MAGICBRUSH_SPARE, load_magicbrush_mask, requir
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
+from runtime.texts import write_json
 from scripts.checks.auto_mask_config import CalibrateAutoMask
 
 log = get_logger(__name__)
@@ -91,6 +90,5 @@ def calibrate(config: CalibrateAutoMask) -> None:
         "validation_set": config.magicbrush_path,
         "table": table,
     }
-    text = json.dumps(content, indent=1)
-    write_atomic(Path(config.output), lambda temporary: temporary.write_text(text))
+    write_json(Path(config.output), content)
     log.info("%s written", config.output)

@@ -24,9 +24,8 @@ from dataset.shapes.captions import parse_caption
 from dataset.shapes.verifier import SceneVerdict, verify_scene
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.pictures import save_picture
-from runtime.texts import read_json
+from runtime.texts import read_json, write_json
 from scripts.checks.drawings_config import ScoreDrawings
 
 _IN_PICTURE, _ROW = 32, 8
@@ -114,6 +113,5 @@ def score(paths: Sequence[Path], judge: Judge, output: Path) -> None:
     scores = judge(images)
     first = torch.from_numpy(np.stack(images[:_IN_PICTURE])).permute(0, 3, 1, 2)
     save_picture(to_pil_image(make_grid(first, nrow=_ROW)), output / "drawings.png")
-    text = json.dumps(scores, indent=1)
-    write_atomic(output / "drawings.json", lambda path: path.write_text(text + "\n"))
-    print(text)
+    write_json(output / "drawings.json", scores)
+    print(json.dumps(scores, indent=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from dataset.shapes.edits import EditExample
 from dataset.testsets.magicbrush import Turn, read_descriptions
 from evaluations.editing.verification import HEADLINE, verify_example
 from runtime.errors import UserError
-from runtime.files import path_sha256, write_atomic
+from runtime.files import path_sha256
 from runtime.logging import progress
-from runtime.texts import markdown_table, read_json
+from runtime.texts import markdown_table, read_json, write_json, write_text
 from scripts.checks.passes_config import MeasurePasses
 from scripts.shapes.held_out import read_held_out
 
@@ -162,11 +161,10 @@ def measure_passes(config: MeasurePasses) -> None:
                 fast = run_edits(pipeline, edits, case, dataclasses.replace(plain, **how), config.batch_size)
                 row = compare(f"{case.name}; {name}", slow, fast)
                 rows[row["case"]] = done[row["case"]] = row
-                content = json.dumps({"settings": settings, "rows": list(done.values())}, indent=1) + "\n"
-                write_atomic(store, lambda path, content=content: path.write_text(content))
+                write_json(store, {"settings": settings, "rows": list(done.values())})
                 bar.update()
     tables = "\n".join([markdown(list(rows.values())), *overviews(wanted, rows, config)])
-    write_atomic(output / "passes.md", lambda path: path.write_text(tables))
+    write_text(output / "passes.md", tables)
     print(tables)
 
 
@@ -216,7 +214,7 @@ def write_trace(
                 progress=lambda drawing, settled=settled: settled.append(drawing.step),
             )
             trace.setdefault(window, []).extend(np.diff(settled).tolist())
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(trace) + "\n"))
+    write_json(path, trace, indent=None)
 
 
 def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from evaluations.report.report import (
     build_report,
 )
 from runtime.config import dump_config
-from runtime.files import write_atomic
+from runtime.texts import write_json
 from scripts.emoji.config import TrainEmoji
 from scripts.shapes.quickstart import edit_items
 from scripts.shapes.recipe import (
@@ -215,7 +215,6 @@ def run(config: TrainEmoji) -> None:
         subtitle=f"{summary['minutes']:.0f} minutes, commit {summary['commit']}",
     )
     edit_grid(edit_items(root, "masked")[:_SHOWN], root / "edits.png")
-    content = json.dumps(summary, indent=2)
-    write_atomic(root / "summary.json", lambda temporary: temporary.write_text(content + "\n"))
-    print(content)
+    write_json(root / "summary.json", summary)
+    print(json.dumps(summary, indent=1))
     print(f"\nOpen {root / 'report.html'}")

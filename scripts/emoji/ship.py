@@ -15,8 +15,7 @@ from dataset.emoji.catalogue import PAIR_KINDS
 from dataset.emoji.edits import STICKER_KINDS
 from evaluations.report.edit_grid import EditItem, edit_grid
 from evaluations.report.report import TableSection
-from runtime.files import write_atomic
-from runtime.texts import markdown_table
+from runtime.texts import markdown_table, write_text
 from scripts.emoji.config import ShipEmoji
 from scripts.emoji.run import read_rates, tables
 from scripts.shapes.finished_run import FinishedRun, note_of
@@ -56,7 +55,7 @@ def ship(config: ShipEmoji) -> None:
         edit_grid(edit_items(run.root, "masked", kinds)[:_SHOWN], output / f"{name}.png")
     write_tries(edit_items(run.root, "auto_mask", PAIR_KINDS), output / EXAMPLES)
     text = card(run, lines, note_of(output))
-    write_atomic(output / "README.md", lambda path: path.write_text(text))
+    write_text(output / "README.md", text)
 
 
 def write_tries(items: Sequence[EditItem], folder: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import write_json
 from scripts.orders.added import SAME, added_rows
 from scripts.orders.config import BATCH, DATA, OrderGap
 from scripts.orders.cost import report_cost
@@ -85,7 +85,6 @@ def score(config: OrderGap, runner: StepRunner, data: str, model: str, samples: 
 
 def write(root: Path, rows: list[dict[str, Any]]) -> None:
     """order_gap.json, .csv and .png."""
-    text = json.dumps(rows, indent=1)
-    write_atomic(root / "order_gap.json", lambda path: path.write_text(text + "\n"))
+    write_json(root / "order_gap.json", rows)
     write_table(rows, root / "order_gap.csv")
     draw_gap(rows, root / "order_gap.png")

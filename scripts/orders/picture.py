@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from evaluations.editing.verification import HEADLINE
 from runtime.files import write_atomic
+from runtime.texts import write_text
 from scripts.orders.config import DATA
 
 COLUMNS = (
@@ -40,7 +41,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, lambda temporary: temporary.write_text(stream.getvalue()))
+    write_text(path, stream.getvalue())
 
 
 def draw_gap(rows: Sequence[Row], path: Path) -> None:

@@ -5,7 +5,6 @@ Letters: B batch, N cells.
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,9 @@ from dataset.testsets.magicbrush import Turn, read_descriptions
 from evaluations.editing.verification import verifier_table, verify_example
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import path_sha256, write_atomic
+from runtime.files import path_sha256
 from runtime.logging import get_logger, progress
+from runtime.texts import write_json
 from scripts.orders.config import ScoreOrders
 from scripts.shapes.held_out import read_held_out
 
@@ -164,8 +164,7 @@ def score_orders(config: ScoreOrders) -> None:
         "temperature": config.temperature,
         "seed": config.seed,
     }
-    text = json.dumps({"settings": settings, "orders": scores}, indent=1)
-    write_atomic(Path(config.output), lambda path: path.write_text(text + "\n"))
+    write_json(Path(config.output), {"settings": settings, "orders": scores})
     for order, found in scores.items():
         log.info(
             "%-10s done, all else unchanged %.3f; one offset fits all %s; NLL %.2f nats a region",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ from dataset.records.images import load_image
 from dataset.records.masks import load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
-from runtime.files import write_atomic
+from runtime.texts import write_json
 from scripts.paper.cost_config import EditCost
 
 
@@ -54,8 +53,7 @@ def measure_cost(config: EditCost) -> None:
             "num_edits": len(seconds),
             "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         }
-    content = json.dumps(result, indent=1) + "\n"
-    write_atomic(Path(config.output_dir) / "cost.json", lambda path: path.write_text(content))
+    write_json(Path(config.output_dir) / "cost.json", result)
 
 
 def _most_memory(device: torch.device) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 
 from autoregressive.editing.model_folders import first_line
 from runtime.errors import UserError
-from runtime.files import file_sha256, write_atomic
+from runtime.files import file_sha256
 from runtime.logging import get_logger
+from runtime.texts import write_json
 from scripts.paper.config import ReproducePaper
 from scripts.paper.sources import HubSource
 
@@ -78,8 +79,7 @@ class Downloads:
         self._notes[source.name] = {
             "repository": source.repository, "revision": info.sha, "folder": str(folder), "files": files
         }  # fmt: skip
-        content = json.dumps(self._notes, indent=1)
-        write_atomic(self._file, lambda path: path.write_text(content))
+        write_json(self._file, self._notes)
         return _path(source, folder, names)
 
     def _revision(self, source: HubSource) -> str | None:

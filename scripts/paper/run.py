@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from evaluations.report.leaderboard_page import PaperTable, other_data, read_paper, values_of
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
-from runtime.texts import read_json
+from runtime.texts import read_json, write_json, write_text
 from scripts.paper.config import ReproducePaper
 from scripts.paper.downloads import Downloads
 from scripts.paper.forecast import show
@@ -37,10 +34,8 @@ def run(config: ReproducePaper) -> None:
         text += f"\n{method}: not judged, measured on {other}; the paper's figures are of its whole test set"
     content = {"table": table.number, "conclusion": conclusion(figures), "figures": as_records(figures)}
     content["measured_on_others"] = others
-    files = {"txt": text + "\n", "json": json.dumps(content, indent=1) + "\n"}
-    for suffix, written in files.items():
-        path = config.root / f"table{table.number}.{suffix}"
-        write_atomic(path, lambda temporary, written=written: temporary.write_text(written, encoding="utf-8"))
+    write_text(config.root / f"table{table.number}.txt", text + "\n")
+    write_json(config.root / f"table{table.number}.json", content)
     print(text)
 
 

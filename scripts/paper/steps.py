@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
+from runtime.texts import write_text
 from runtime.training.checkpoints import newest_whole_checkpoint
 from scripts.paper.config import ReproducePaper
 from scripts.paper.rows import EDITORS, ROUNDS, Row
@@ -185,7 +185,7 @@ class RowMaker:
     def _scale(self, row: Row, runner: StepRunner, start: int, captions: list[str]) -> None:
         part, listing = runner.root / "parts" / f"{start:06d}", runner.root / "lists" / f"{start:06d}.jsonl"
         text = "".join(f"{json.dumps({'prompt': caption})}\n" for caption in captions)
-        write_atomic(listing, lambda path: path.write_text(text))
+        write_text(listing, text)
         scale = ["autoregressive/sample/sample_test_time_scaling.py", *self._models(row)]
         scale += ["--list", str(listing), "--output-dir", str(part), "--seed", str(start), "--save-rounds"]
         scale += ["--reward", self.config.reward, "--rounds", str(ROUNDS)]
@@ -212,5 +212,5 @@ def _join(root: Path, number: int, count: int) -> Path:
                 os.link(picture, target)
             except OSError:
                 shutil.copyfile(picture, target)
-    write_atomic(folder / "captions.txt", lambda path: path.write_text(captions, encoding="utf-8"))
+    write_text(folder / "captions.txt", captions)
     return folder

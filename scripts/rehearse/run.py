@@ -12,8 +12,8 @@ from typing import Any
 
 from autoregressive.models.config import GPT_MODELS
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import write_json
 from scripts.rehearse.assets import empty_model, make_assets
 from scripts.rehearse.checks import (
     Checks,
@@ -80,8 +80,7 @@ def rehearse(config: Rehearsal) -> list[dict[str, Any]]:
         log.info("%s: done before, %s is still there", record["stage"], HANDED_ON[record["stage"]])
     for stage in config.stages[len(records) :]:
         records.append(run_stage(config, stage))
-        content = json.dumps({"settings": config.settings(), "commands": records}, indent=1)
-        write_atomic(config.root / "rehearsal.json", lambda path, text=content: path.write_text(text))
+        write_json(config.root / "rehearsal.json", {"settings": config.settings(), "commands": records})
         if not passed(records[-1]):
             break
     return records

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger
+from runtime.texts import write_json
 from scripts.reproduce.added import about_all, check_together, read_added
 from scripts.reproduce.claims import judge
 from scripts.reproduce.config import ReproduceResults
@@ -44,8 +43,7 @@ def run(config: ReproduceResults) -> None:
     facts = about_all([*(part["about"] for part in added), about(config, prepared)])
     claims = judge(results)
     content = {"about": facts, **results.to_dict(), "claims": [claim.to_dict() for claim in claims]}
-    text = json.dumps(content, indent=1)
-    write_atomic(root / "results.json", lambda temporary: temporary.write_text(text + "\n"))
+    write_json(root / "results.json", content)
     figures = draw_figures(results, root, config.seeds[0], config.rows)
     write_report(root / "RESULTS.md", results, claims, facts, figures, config.seeds[0])
     for claim in claims:

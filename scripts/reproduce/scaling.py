@@ -24,9 +24,10 @@ from dataset.records.masks import load_magicbrush_mask
 from dataset.testsets.magicbrush import Turn, iterate_turns, read_descriptions, read_sessions
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import without_mac_metadata, write_atomic
+from runtime.files import without_mac_metadata
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture
+from runtime.texts import write_json
 from scripts.reproduce.scaling_config import ReproduceScaling
 from scripts.shapes.scores import ZERO_SHOT_WIDENING
 
@@ -138,8 +139,7 @@ def run(config: ReproduceScaling) -> None:
                 log.info("%s: done already", path)
                 continue
             content = {"settings": settings, **measure(pipeline, config, task, reward)}
-            text = json.dumps(content, indent=1)
-            write_atomic(path, lambda temporary, text=text: temporary.write_text(text + "\n"))
+            write_json(path, content)
             last = {m: f"{content[m]['accuracy'][-1]:.3f}" for m in METHODS}
             log.info("%s: right at first %.3f, at last %s", path, content["search"]["accuracy"][0], last)
 

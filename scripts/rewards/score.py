@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from dataset.testsets.magicbrush import Turn
 from evaluations.editing.verification import HEADLINE, verifier_table, verify_example
 from runtime.distributed import distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
-from runtime.texts import read_json
+from runtime.texts import read_json, write_json
 from scripts.rewards.config import ScoreEdits
 from scripts.shapes.held_out import read_held_out
 
@@ -92,7 +90,6 @@ def score_edits(config: ScoreEdits) -> None:
                 name = f"{region}, {order}"
                 if name not in scores:
                     scores[name] = measure(pipeline, cases, region, order, config)
-                    text = json.dumps({"settings": settings, "scores": scores})
-                    write_atomic(output, lambda path, text=text: path.write_text(text + "\n"))
+                    write_json(output, {"settings": settings, "scores": scores})
                 rate, error = scores[name][HEADLINE], scores[name]["standard_error"]
                 log.info("%-16s done, all else unchanged %.3f ± %.3f", name, rate, error)

@@ -25,7 +25,7 @@ from evaluations.report.report import (
     TextSection,
     build_report,
 )
-from runtime.files import write_atomic
+from runtime.texts import write_json
 from scripts.shapes.config import Quickstart
 from scripts.shapes.recipe import make_data, train_stage1, train_stage2, train_tokenizer
 from scripts.shapes.scores import MASKED_TEMPERATURE, edit_and_score
@@ -226,7 +226,6 @@ def run(config: Quickstart) -> None:
     )
     edit_grid(edit_items(root, "masked")[:12], root / "edits.png")
     summary["minutes"] += (time.monotonic() - start) / 60
-    content = json.dumps(summary, indent=2)
-    write_atomic(root / "summary.json", lambda temporary: temporary.write_text(content + "\n"))
-    print(content)
+    write_json(root / "summary.json", summary)
+    print(json.dumps(summary, indent=1))
     print(f"\nOpen {root / 'report.html'}")

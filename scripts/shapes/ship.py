@@ -13,7 +13,7 @@ from autoregressive.decoding.sampling_settings import Sampling
 from autoregressive.editing.model_folders import Defaults
 from autoregressive.editing.pretrained import TEXT_ENCODER, front_matter
 from evaluations.editing.verification import HEADLINE, TITLES
-from runtime.files import write_atomic
+from runtime.texts import write_text
 from scripts.shapes.config import ShipShapes, TrainShapes
 from scripts.shapes.finished_run import FinishedRun, note_of
 from scripts.shapes.recipe import HARD_SETTING
@@ -51,7 +51,7 @@ def ship(config: ShipShapes) -> None:
     run, output = FinishedRun(Path(config.results_dir), "scripts/train_shapes.py"), Path(config.output_dir)
     lines = run.copy_models(output, MODELS)
     run.write_config(output, DEFAULTS, KNOWS)
-    write_atomic(output / "README.md", lambda path: path.write_text(card(run, lines, note_of(output))))
+    write_text(output / "README.md", card(run, lines, note_of(output)))
 
 
 def card(run: FinishedRun, models: list[str], note: list[str]) -> str:

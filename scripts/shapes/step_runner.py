@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.files import path_sha256, write_atomic
+from runtime.files import path_sha256
 from runtime.logging import get_logger
+from runtime.texts import write_json
 
 log = get_logger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,8 +107,7 @@ class StepRunner:
 
     def _mark(self, marker: Path, seconds: float, commits: list[str], done: bool) -> None:
         state = {"inputs": self._inputs, "done": done, "seconds": seconds, "commits": commits}
-        content = json.dumps(state)
-        write_atomic(marker, lambda temporary: temporary.write_text(content))
+        write_json(marker, state)
 
 
 def current_commit() -> str:

@@ -141,7 +141,7 @@ def test_what_was_used_least_lately_goes(packed, tmp_path):
 
 
 def test_a_shard_gets_its_name_while_nobody_counts(packed, tmp_path, monkeypatch):
-    """Else another process may see the unfinished file, gone, and not the finished one: one too many stays."""
+    """Else another process may see the unfinished file go and not the finished one: too many stay."""
     cache = cache_of(tmp_path, packed, 2.5)
     named, replace = [], os.replace
 

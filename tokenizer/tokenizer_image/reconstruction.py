@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from dataset.image_folder import ImageDataset, list_images
 from evaluations.tokenizer.measure import Judges, ReconstructionScores
 from runtime.distributed import Distributed, distributed
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.logging import get_logger, progress
 from runtime.pictures import save_picture, to_pixels
+from runtime.texts import write_json
 from tokenizer.tokenizer_image.codebook import CodeCounts
 from tokenizer.tokenizer_image.pictures import save_pairs
 from tokenizer.tokenizer_image.reconstruction_config import ReconstructionConfig
@@ -41,8 +40,7 @@ def run(config: ReconstructionConfig) -> None:
         folder = Path(config.output_dir)
         sides = (torch.cat(side)[:NUM_PAIRS] for side in zip(*shown, strict=True))
         save_pairs(folder / "reconstruction.png", *sides)
-        text = json.dumps(report, indent=2) + "\n"
-        write_atomic(folder / "reconstruction.json", lambda temporary: temporary.write_text(text))
+        write_json(folder / "reconstruction.json", report)
         numbers = ("psnr", "ssim", "lpips", "codebook_usage", "fid")
         log.info("%s", {name: report[name] for name in numbers if report[name] is not None})
 
