@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def read_text(file: str | Path, fix: str = "") -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror}{fix and f'; {fix}'}") from None
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def read_lines(file: str | Path, fix: str = "") -> list[str]:
+    r"""The lines of a text file without their ends, see `read_text`.
+
+    "\n", "\r\n" and "\r" end a line. Captions from the web hold other characters at which
+    `str.splitlines` splits, such as U+2028.
+    """
+    lines = re.split(r"\r\n?|\n", read_text(file, fix))
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_json(file: str | Path, kind: type, fix: str = "") -> Any:

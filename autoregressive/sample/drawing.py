@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from runtime.errors import UserError
 from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.pictures import save_picture
-from runtime.texts import read_text
+from runtime.texts import read_lines
 
 log = get_logger(__name__)
 # For a first look at a model, as LlamaGen's program has some of its own.
@@ -93,8 +92,7 @@ def read_prompts(config: SampleT2I) -> list[str]:
         require_regular(path, "a list of prompts")
         if not path.is_file():
             raise UserError(f"--prompt-file {path} does not exist")
-        # Only newlines end a line: captions from the web hold other characters that splitlines() splits at.
-        lines = enumerate(re.split(r"\r\n?|\n", read_text(path)), start=1)
+        lines = enumerate(read_lines(path), start=1)
         prompts |= {f"{path} line {number}": line for number, line in lines if line.strip()}
         if not prompts:
             raise UserError(f"--prompt-file {path}: holds no text")

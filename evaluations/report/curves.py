@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from runtime.errors import UserError
-from runtime.texts import read_text
+from runtime.texts import read_lines
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -32,7 +32,7 @@ def read_metrics(path: str | Path, keys: Sequence[str]) -> Series:
       UserError: if the file cannot be read, a line is not a JSON object with a step, or no key occurs.
     """
     path = Path(path)
-    lines = read_text(path).splitlines()
+    lines = read_lines(path)
     values: dict[str, dict[int, float]] = {key: {} for key in keys}
     for number, line in enumerate(lines, start=1):
         try:

@@ -14,7 +14,7 @@ from evaluations.t2i.flags import WHOLE
 from runtime.errors import UserError
 from runtime.files import without_mac_metadata
 from runtime.logging import get_logger
-from runtime.texts import read_text
+from runtime.texts import read_lines
 
 log = get_logger(__name__)
 
@@ -40,12 +40,10 @@ def read_captions(fake_dir: str | Path, images: Sequence[Path]) -> list[str]:
       UserError: the file is missing, or its lines have not one image each; names images missing and extra.
     """
     path = Path(fake_dir) / "captions.txt"
-    text = read_text(
+    captions = read_lines(
         path,
         "it holds a caption a line, the first for 000000.png. --clip_model4eval WO does without captions",
     )
-    # A line ends at a newline only: captions from the web hold other characters that splitlines() splits at.
-    captions = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     by_number = {int(image.stem): image.name for image in images if image.stem.isdecimal()}
     missing = {f"{number:06d}.png" for number in range(len(captions)) if number not in by_number}
     extra = {image.name for image in images} - {by_number.get(number) for number in range(len(captions))}

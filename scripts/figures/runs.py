@@ -18,7 +18,7 @@ from evaluations.report.curves import Series, read_metrics, smooth
 from runtime.errors import UserError
 from runtime.files import write_atomic
 from runtime.logging import get_logger
-from runtime.texts import read_text
+from runtime.texts import read_lines
 from scripts.figures.config import PlotRun
 
 log = get_logger(__name__)
@@ -83,7 +83,7 @@ def _short(folders: list[str]) -> list[str]:
 def _keys_of(file: Path) -> list[str]:
     """All names of numbers in the file, the usual ones first."""
     found: dict[str, None] = {}
-    for line in read_text(file).splitlines():
+    for line in read_lines(file):
         try:
             values = json.loads(line)
             found |= {k: None for k, v in values.items() if isinstance(v, (int, float)) and k not in LEFT_OUT}

@@ -17,7 +17,7 @@ from dataset.records.images import load_image
 from dataset.shapes.edits import SETTINGS, random_scene
 from dataset.shapes.scenes import OFFSET, Background, Scene, SceneObject, render
 from runtime.errors import UserError
-from runtime.texts import read_text
+from runtime.texts import read_lines
 
 DRAWINGS = "drawings.txt"
 _SUFFIXES = (".png", ".jpg", ".webp")
@@ -149,4 +149,4 @@ def _picture_of(instructions: Path) -> Callable[[int], Image.Image]:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(file) if line.strip()]

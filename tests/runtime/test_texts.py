@@ -7,7 +7,7 @@ import os
 import pytest
 
 from runtime.errors import UserError
-from runtime.texts import read_json, read_text, write_json, write_text
+from runtime.texts import read_json, read_lines, read_text, write_json, write_text
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -17,6 +17,18 @@ def test_what_is_written_is_read(tmp_path):
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json", dict) == content
     assert read_text(tmp_path / "a.json").endswith("]\n}\n")
+
+
+def test_newlines_alone_end_a_line(tmp_path):
+    file = tmp_path / "captions.txt"
+    for data, lines in (
+        ("", []),
+        ("\n", [""]),
+        ("a\u2028b\x0bc\r\nd\re\n\n", ["a\u2028b\x0bc", "d", "e", ""]),
+        ("a", ["a"]),
+    ):
+        file.write_bytes(data.encode())
+        assert read_lines(file) == lines
 
 
 def test_a_name_that_is_not_utf8_does_not_end_the_work(tmp_path):
