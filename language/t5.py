@@ -15,14 +15,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
-from transformers.utils.logging import disable_progress_bar
 
 from language.caption_cleaning import clean_caption
 from language.published import DEFAULT_T5, MAX_TOKENS, PUBLISHED_FOLDER
@@ -32,6 +30,9 @@ from runtime.errors import UserError
 from runtime.files import require_regular
 from runtime.logging import get_logger
 from runtime.tensor_fields import TensorFields
+
+if TYPE_CHECKING:  # seconds, which programs that read features ready-made do without
+    from transformers import BatchEncoding, PreTrainedTokenizerBase, T5EncoderModel
 
 TRUNCATION_LOG = "t5.truncation"
 """Logger of the notices of cut captions, for programs to silence: one a batch would drown a progress bar."""
@@ -369,6 +370,9 @@ def _load(path: str, precision: torch.dtype) -> tuple[PreTrainedTokenizerBase, T
     """Tokenizer and model of `path`, from files on this machine only; no code of theirs is run."""
     _require_files(path)
     _refuse_code(path)
+    from transformers import AutoTokenizer, T5EncoderModel
+    from transformers.utils.logging import disable_progress_bar
+
     # Left out, transformers would ask on the terminal whether to run what a model's folder brings.
     options = {"local_files_only": True, "trust_remote_code": False}
     disable_progress_bar()  # of a moment, and between the lines of a program's own

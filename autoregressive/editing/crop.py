@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from autoregressive.decoding.engine import Drawn
@@ -325,6 +324,8 @@ def _around(first: int, end: int, side: int, length: int) -> tuple[int, int]:
 
 def _parts(region: Tensor) -> list[Window]:
     """Boxes of the pieces that a gap of a place or more divides; one box for very many."""
+    from scipy import ndimage  # half a second, for photographs alone
+
     step = -(-max(region.shape) // _RASTER)
     places = F.max_pool2d(region[None].float(), step, ceil_mode=True)[0] > 0
     pieces = ndimage.find_objects(ndimage.label(places.numpy(), np.ones((3, 3)))[0])

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from autoregressive.sequence.layout import SequenceLayout
+
+if TYPE_CHECKING:  # FlexAttention brings sympy with it, most of a second, for packed rows alone
+    from torch.nn.attention.flex_attention import BlockMask
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(query (B, H, L, head_dim), key and value (B, H, M, head_dim), dropout rate) → (B, H, L, head_dim)."""
@@ -164,6 +166,7 @@ def _products(query: Tensor, key: Tensor) -> Tensor:
 
 def sample_blocks(sample_ids: Tensor) -> BlockMask:
     """The blocks of packed rows, (B, L) sample numbers, in which a slot may look back at its own sample."""
+    from torch.nn.attention.flex_attention import create_block_mask
 
     def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q >= k) & (sample_ids[b, q] == sample_ids[b, k])
@@ -175,11 +178,13 @@ def sample_blocks(sample_ids: Tensor) -> BlockMask:
 
 def block_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, blocks: BlockMask) -> Tensor:
     """Attention inside the blocks (FlexAttention: Dong et al. 2024)."""
+    from torch.nn.attention.flex_attention import flex_attention
+
     assert dropout == 0, "FlexAttention has no attention dropout; no model here uses any"
-    kernel = _compiled_flex_attention() if query.device.type == "cuda" else flex_attention
+    kernel = _compiled(flex_attention) if query.device.type == "cuda" else flex_attention
     return kernel(query, key, value, block_mask=blocks)
 
 
 @cache
-def _compiled_flex_attention() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(attention, dynamic=True)
