@@ -7,9 +7,8 @@ Every edit is made with a pass a cell and with windows, for the same seeds: the 
 differ (none should, but for ties at the level of rounding), how many codes a pass settles, and the time of
 both. `--parallels 2 4 8` adds what cells drawn without knowing each other cost: "done" is the share of edits
 that the verifier finds done with all else unchanged. Writes `passes.json`, row by row, and `passes.md`;
-started again with the same settings it goes on behind the last row. The command of BENCHMARKS.md, whose
-tables are older than the order `spread`, makes 10 cases and 61 runs of 200 edits, half an hour to an hour on
-a core of its own:
+started again with the same settings it goes on behind the last row. The command of BENCHMARKS.md makes 10
+cases and 61 runs of 200 edits, 10 minutes to an hour on a core of its own:
 
     python scripts/checks/measure_passes.py --data-path data/shapes/test --output-dir scores/passes \\
         --num-edits 200 --windows 8 --parallels 2 4 8
