@@ -71,7 +71,7 @@ class DrawnSet:
 
     def _write_manifest(self, finished: bool) -> None:
         content = {"settings": self.identity, "finished": finished}
-        write_json(self.manifest, content)
+        write_text(self.manifest, json.dumps(content, indent=1))
 
     def _is_finished(self) -> bool:
         """Looks at what the output folder holds.

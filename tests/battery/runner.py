@@ -24,9 +24,9 @@ import torch
 
 from runtime.config import option, parse
 from runtime.errors import UserError
-from runtime.files import write_atomic
 from runtime.flags.ranges import COUNT_OR_NONE, THREADS, Range
 from runtime.logging import progress
+from runtime.texts import write_json
 from tests.battery import (
     bad_samples,
     calls,
@@ -153,8 +153,7 @@ def run_battery(config: Battery) -> list[dict]:
         for future in as_completed(waiting):
             outcome = future.result()
             done[outcome["test"], outcome["index"]] = outcome
-            text = json.dumps({"code": code, "outcomes": [done[key] for key in sorted(done)]}, indent=1)
-            write_atomic(file, lambda path, text=text: path.write_text(text))
+            write_json(file, {"code": code, "outcomes": [done[key] for key in sorted(done)]})
             bar.update()
             if outcome["error"] is not None:
                 bar.write(f"FAILED test {outcome['test']}, {outcome['case']}:\n{outcome['error']}")

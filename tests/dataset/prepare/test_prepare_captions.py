@@ -217,7 +217,7 @@ def test_a_part_is_not_done_again(images, monkeypatch):
     monkeypatch.setattr("dataset.prepare.caption_items.CHUNK", 1)
     (images / "list.csv").write_text("image,caption\n" + "".join(f"images/{i}.png,{i}\n" for i in range(3)))
     with monkeypatch.context() as patch:
-        kill_after(patch, "dataset.prepare.jobs", 2)
+        kill_after(patch, "runtime.texts", 2)
         with pytest.raises(Killed):
             run(images / "list.csv")
     seen = []
