@@ -65,7 +65,7 @@ REGION, ZERO_SHOT = "Editing in a region (table 1)", "Zero-shot editing (table 5
 ABLATIONS, FOUND = "Ablations (table 3)", "Masks found by the model"
 MASK_ERROR = "Masks too small or too large: edits that are done"
 SCALING = "Test-time scaling (table 7)"
-_JUDGED = "A tick: the edit is done and nothing else has changed"
+_JUDGED = "A tick: the edit is done and all else is as it was, objects at any offset of their places"
 _STRIP = (
     "The first task of seed {seed} whose image a search improved: {task}, led by {reward}. Each accepted "
     "round with its reward and the tokens spent so far; outlined: the cells that were drawn again"
