@@ -6,9 +6,10 @@
 Every edit is made with a pass a cell and with windows, for the same seeds: the table shows how many codes
 differ (none should, but for ties at the level of rounding), how many codes a pass settles, and the time of
 both. `--parallels 2 4 8` adds what cells drawn without knowing each other cost: "done" is the share of edits
-that the verifier finds done with all else unchanged. Writes `passes.json`, row by row, and `passes.md`;
-started again with the same settings it goes on behind the last row. The command of BENCHMARKS.md makes 10
-cases and 61 runs of 200 edits, 10 minutes to an hour on a core of its own:
+that the verifier finds done with all else unchanged, and L1 the distance to the true results. Writes
+`passes.json`, row by row, `passes.md`, and for cells in parallel `passes.png`; started again with the same
+settings it goes on behind the last row. The command of BENCHMARKS.md makes 10 cases and 61 runs of 200
+edits, 10 minutes to an hour on a core of its own:
 
     python scripts/checks/measure_passes.py --data-path data/shapes/test --output-dir scores/passes \\
         --num-edits 200 --windows 8 --parallels 2 4 8

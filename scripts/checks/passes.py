@@ -24,11 +24,12 @@ from runtime.files import path_sha256
 from runtime.logging import progress
 from runtime.texts import markdown_table, read_json, write_json, write_text
 from scripts.checks.passes_config import MeasurePasses
+from scripts.checks.passes_picture import Point, draw_parallel
 from scripts.shapes.held_out import read_held_out
 
 COLUMNS = (
     *("case", "edits", "codes", "different", "a pass, mean", "a pass, all", "done", "done at window 1"),
-    *("seconds", "at window 1"),
+    *("L1", "L1 at window 1", "seconds", "at window 1"),
 )
 
 
@@ -80,12 +81,14 @@ def read_edits(root: Path, num_edits: int) -> Edits:
 
 @dataclass(frozen=True)
 class Run:
-    """E edits: their (E, N) codes, passes and drawn cells, the share done, the seconds of decoding."""
+    """E edits: their (E, N) codes, passes and drawn cells, the share done, L1 as MagicBrush's (values in
+    [0, 1]), the seconds of decoding."""
 
     codes: Tensor
     num_passes: Tensor
     num_cells: Tensor
     done: float
+    l1: float
     seconds: float
 
 
@@ -105,12 +108,18 @@ def run_edits(pipeline: EditingPipeline, edits: Edits, case: Case, how: Sampling
             order=case.order,
         )
         seconds += results[-1].timings["generate"]
-    verdicts = [verify_example(np.asarray(r.image), e) for r, e in zip(results, edits.examples, strict=True)]
+    images = [np.asarray(result.image) for result in results]
+    verdicts = [verify_example(image, e) for image, e in zip(images, edits.examples, strict=True)]
+    targets = [np.asarray(load_image(turn.output_path)) for turn in turns]
+    apart = [
+        np.abs(image.astype(int) - target).mean() / 255 for image, target in zip(images, targets, strict=True)
+    ]
     return Run(
         torch.stack([result.codes for result in results]),
         torch.tensor([result.num_passes for result in results]),
         torch.stack([result.edit_mask for result in results]).sum(1),
         sum(verdict[HEADLINE] for verdict in verdicts) / len(verdicts),
+        float(np.mean(apart)),
         seconds,
     )
 
@@ -165,6 +174,8 @@ def measure_passes(config: MeasurePasses) -> None:
                 bar.update()
     tables = "\n".join([markdown(list(rows.values())), *overviews(wanted, rows, config)])
     write_text(output / "passes.md", tables)
+    if config.parallels:
+        draw_parallel(parallel_curves(wanted, rows, config), output / "passes.png")
     print(tables)
 
 
@@ -229,6 +240,8 @@ def compare(name: str, slow: Run, fast: Run) -> dict[str, Any]:
         (cells.sum() / passes.sum()).item(),
         fast.done,
         slow.done,
+        fast.l1,
+        slow.l1,
         fast.seconds,
         slow.seconds,
     )
@@ -244,7 +257,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def overviews(
     wanted: Sequence[Case], rows: dict[str, dict[str, Any]], config: MeasurePasses
 ) -> Iterator[str]:
-    """A table for each window, of codes a pass by first guesses, and one of what cells in parallel cost."""
+    """A table for each window, of codes a pass by first guesses, and one of what cells in parallel cost: the
+    share done, L1, codes a pass as mean over edits."""
     names = list(dict.fromkeys(name for case in wanted for name in case.guesses))
     for window in config.windows:
         lines = []
@@ -255,9 +269,21 @@ def overviews(
             lines.append([case.name, *shown, f"{done:.3f}"])
         yield markdown_table([f"window of {window}, codes a pass, mean / all", *names, "done"], lines)
     if config.parallels:
-        lines = []
-        for case in wanted:
-            found = [rows[f"{case.name}; {number} in parallel"] for number in config.parallels]
-            shares = [found[0]["done at window 1"], *(row["done"] for row in found)]
-            lines.append([case.name, *(f"{share:.3f}" for share in shares)])
-        yield markdown_table(["cells in parallel, done", "1", *map(str, config.parallels)], lines)
+        lines = [
+            [name, *(f"{done:.3f} / {l1:.4f} / {a_pass:.2f}" for a_pass, done, l1 in points)]
+            for name, points in parallel_curves(wanted, rows, config).items()
+        ]
+        heading = "cells in parallel: done / L1 / codes a pass"
+        yield markdown_table([heading, "1", *map(str, config.parallels)], lines)
+
+
+def parallel_curves(
+    wanted: Sequence[Case], rows: dict[str, dict[str, Any]], config: MeasurePasses
+) -> dict[str, list[Point]]:
+    """What each case loses, from a cell a pass to the most in parallel."""
+    curves = {}
+    for case in wanted:
+        found = [rows[f"{case.name}; {number} in parallel"] for number in config.parallels]
+        one = (1.0, found[0]["done at window 1"], found[0]["L1 at window 1"])
+        curves[case.name] = [one, *((row["a pass, mean"], row["done"], row["L1"]) for row in found)]
+    return curves

@@ -16,7 +16,7 @@ class MeasurePasses:
     """Codes a pass on a shapes test set, and whether windows give the codes of one cell a pass."""
 
     data_path: str = option(REQUIRED, help="test folder of prepare_shapes.py")
-    output_dir: str = shared.output_dir(REQUIRED, "gets passes.json and passes.md")
+    output_dir: str = shared.output_dir(REQUIRED, "gets passes.json, passes.md and passes.png")
     models: str = option("pretrained_models/shapes", help="folder with an editing and a t2i model")
     cases: list[str] = option(CASES, help="what to measure", choices=CASES)
     windows: list[int] = option((8,), within=COUNT, help="cells that a pass may settle")

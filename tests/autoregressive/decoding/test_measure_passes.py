@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from autoregressive.decoding.sampling_settings import Sampling
 from runtime.errors import UserError
@@ -40,7 +41,10 @@ def measured(tmp_path, monkeypatch):
             calls.append(how)
             num_passes = torch.tensor([4, 2]) if how.window == 8 else torch.tensor([8, 8])
             codes = torch.zeros(2, 16, dtype=torch.long)
-            return passes.Run(codes, num_passes, torch.tensor([8, 8]), 0.5 if how.parallel > 1 else 1.0, 1.0)
+            good = how.parallel == 1
+            return passes.Run(
+                codes, num_passes, torch.tensor([8, 8]), 1.0 if good else 0.5, 0.01 if good else 0.02, 1.0
+            )
 
         monkeypatch.setattr(passes, "run_edits", run_edits)
         config = config_module.MeasurePasses(
@@ -70,7 +74,9 @@ def test_a_stopped_measurement_goes_on_behind_its_last_row(measured, tmp_path):
             "3.00 / 2.67" if name in case.guesses else "" for name in ("independent", "source", "last")
         )
         assert f"{line} | 1.000 |" in table
-        assert f"| {case.name} | 1.000 | 0.500 | 0.500 | 0.500 |" in table
+        parallel = " | ".join(["0.500 / 0.0200 / 1.00"] * 3)
+        assert f"| {case.name} | 1.000 / 0.0100 / 1.00 | {parallel} |" in table
+    assert Image.open(tmp_path / "out" / "passes.png").size[0] > 800
     assert "zero-shot, spread order" in table and "editor, spread order" in table
 
 
