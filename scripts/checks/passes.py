@@ -19,6 +19,7 @@ from dataset.records.masks import load_magicbrush_mask
 from dataset.shapes.edits import EditExample
 from dataset.testsets.magicbrush import Turn, read_descriptions
 from evaluations.editing.verification import HEADLINE, verify_example
+from evaluations.metrics.formulas import l1, to_tensor
 from runtime.errors import UserError
 from runtime.files import path_sha256
 from runtime.logging import progress
@@ -81,8 +82,8 @@ def read_edits(root: Path, num_edits: int) -> Edits:
 
 @dataclass(frozen=True)
 class Run:
-    """E edits: their (E, N) codes, passes and drawn cells, the share done, L1 as MagicBrush's (values in
-    [0, 1]), the seconds of decoding."""
+    """E edits: their (E, N) codes, passes and drawn cells, the share done, mean L1 to the true results, the
+    seconds of decoding."""
 
     codes: Tensor
     num_passes: Tensor
@@ -111,15 +112,13 @@ def run_edits(pipeline: EditingPipeline, edits: Edits, case: Case, how: Sampling
     images = [np.asarray(result.image) for result in results]
     verdicts = [verify_example(image, e) for image, e in zip(images, edits.examples, strict=True)]
     targets = [np.asarray(load_image(turn.output_path)) for turn in turns]
-    apart = [
-        np.abs(image.astype(int) - target).mean() / 255 for image, target in zip(images, targets, strict=True)
-    ]
+    apart = [l1(to_tensor(a), to_tensor(b)) for a, b in zip(images, targets, strict=True)]
     return Run(
         torch.stack([result.codes for result in results]),
         torch.tensor([result.num_passes for result in results]),
         torch.stack([result.edit_mask for result in results]).sum(1),
         sum(verdict[HEADLINE] for verdict in verdicts) / len(verdicts),
-        float(np.mean(apart)),
+        sum(apart) / len(apart),
         seconds,
     )
 
@@ -182,6 +181,7 @@ def measure_passes(config: MeasurePasses) -> None:
 def settings_of(config: MeasurePasses) -> dict[str, Any]:
     """What a row depends on besides its case and way."""
     return {
+        "columns": list(COLUMNS),
         "data": path_sha256(config.data_path),
         "models": path_sha256(config.models),
         "num_edits": config.num_edits,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.editing.verification import HEADLINE, TITLES
+from runtime.texts import write_text
 from scripts.reproduce.claims import MARGIN, Claim
 from scripts.reproduce.numbers import ADD_FITTING, KINDS, MULTI, RATES, SINGLE, Results, Statistic
 from scripts.reproduce.rows import (
@@ -121,7 +122,7 @@ def write_report(
     if results.scaling:
         parts.append(_scaling(results, about["num_scaled"]))
     parts = [with_figures(part, shown, shown_seed) for part in parts]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def with_figures(part: str, shown: dict[str, str], seed: int) -> str:

@@ -229,7 +229,7 @@ def test_manifests_are_refused_by_the_name_of_the_value(tmp_path, change, named)
     start = time.perf_counter()
     with pytest.raises(UserError, match=f"manifest.json is damaged .*{named}"):
         PackedEdits(tmp_path)
-    assert time.perf_counter() - start < 10  # a huge number would take minutes
+    assert time.perf_counter() - start < 1
 
 
 def test_damaged_manifests_are_named(tmp_path):

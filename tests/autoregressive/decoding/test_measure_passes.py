@@ -87,3 +87,13 @@ def test_rows_of_other_models_or_settings_are_not_mixed(measured, tmp_path):
     (tmp_path / "models" / "file").write_text("trained again")
     with pytest.raises(UserError, match="another models: choose another --output-dir"):
         measured(cases=["regeneration"])
+
+
+def test_rows_of_an_earlier_version_are_not_mixed_in(measured, tmp_path):
+    measured(cases=["regeneration"])
+    store = tmp_path / "out" / "passes.json"
+    content = json.loads(store.read_text())
+    del content["settings"]["columns"]
+    store.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="another columns: choose another --output-dir"):
+        measured(cases=["regeneration"])
