@@ -19,7 +19,7 @@ from autoregressive.models.attention import (
 )
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.gpt import build_gpt
-from autoregressive.models.layers import RMSNorm, _SwiGLU
+from autoregressive.models.layers import RMSNorm, _SwiGLU, rotate
 from autoregressive.models.loss import SupervisedLoss, _ScoringInChunks, layout_loss
 from autoregressive.models.weights import start_from_codebook
 from autoregressive.sequence.builders import editing_layout, t2i_layout
@@ -222,6 +222,26 @@ def test_lean_backward_passes_are_those_of_the_formulas():
     torch.testing.assert_close(norm(single), formula(single))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [8, 64])
+def test_plain_and_compiled_steps_turn_pairs_alike(dtype, head_dim, monkeypatch):
+    """Each writes the product of complex numbers in its own way."""
+    random = torch.Generator().manual_seed(0)
+    queries = torch.randn(2, 5, 3, 4, head_dim, generator=random).to(dtype)[:, :, :2].requires_grad_()
+    angles = torch.randn(2, 5, 2, 1, head_dim // 2, generator=random)
+    rotary = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    grad = torch.randn(queries.shape, generator=random).to(dtype)
+    turned = rotate(queries, rotary)
+    (to_queries,) = torch.autograd.grad(turned, queries, grad)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    formula = rotate(queries, rotary)
+    torch.testing.assert_close(turned, formula)
+    torch.testing.assert_close(to_queries, torch.autograd.grad(formula, queries, grad)[0])
+    even, odd = queries.detach().float()[..., 0::2], queries.detach().float()[..., 1::2]
+    torch.testing.assert_close(turned[..., 0::2], (even * angles.cos() - odd * angles.sin()).to(dtype))
+    torch.testing.assert_close(turned[..., 1::2], (odd * angles.cos() + even * angles.sin()).to(dtype))
 
 
 def test_raster_models_and_any_order_models_differ_in_data_only():
