@@ -13,7 +13,7 @@ from scripts.orders.added import SAME, added_rows
 from scripts.orders.config import BATCH, DATA, OrderGap
 from scripts.orders.cost import report_cost
 from scripts.orders.picture import draw_gap, write_table
-from scripts.shapes.recipe import ShapesRecipe, make_data, train_stage1
+from scripts.shapes.recipe import ShapesRecipe, make_data, pack_images, train_stage1
 from scripts.shapes.scores import ZERO_SHOT_WIDENING
 from scripts.shapes.step_runner import StepRunner
 
@@ -29,16 +29,18 @@ def run(config: OrderGap) -> None:
         report_cost(config)
         return
     root, rows = Path(config.results_dir).resolve(), added_rows(config)
-    runners = {}
+    runners, packed = {}, {}
     for name in config.data:
         runners[name] = StepRunner(root / name)
-        make_data(recipe(config, name), runners[name])
+        made = recipe(config, name)
+        make_data(made, runners[name])
         runners[name] = runners[name].branch(config.vq_ckpt)
+        packed[name] = pack_images(made, runners[name], str(Path(config.vq_ckpt).resolve()))
     # Short trainings first, so that a run that was stopped has whole curves of fewer points.
     for samples in config.points:
         for name in config.data:
             for model in config.gpt_models:
-                rows += score(config, runners[name].branch(), name, model, samples)
+                rows += score(config, runners[name].branch(), packed[name], name, model, samples)
                 write(root, rows)
     print(f"Read {root / 'order_gap.csv'}, look at {root / 'order_gap.png'}")
 
@@ -60,12 +62,14 @@ def recipe(config: OrderGap, data: str, model: str = "R-GPT-mini", samples: int 
     )
 
 
-def score(config: OrderGap, runner: StepRunner, data: str, model: str, samples: int) -> list[dict[str, Any]]:
-    """Trains a model and measures it: a row an order."""
+def score(
+    config: OrderGap, runner: StepRunner, packed: Path, data: str, model: str, samples: int
+) -> list[dict[str, Any]]:
+    """Trains a model on the packed images and measures it: a row an order."""
     name = f"{model}_{samples}"
     made = recipe(config, data, model, samples)
     vq_ckpt = str(Path(config.vq_ckpt).resolve())
-    ckpt = train_stage1(made, runner, vq_ckpt, f"trained/{name}")
+    ckpt = train_stage1(made, runner, vq_ckpt, f"trained/{name}", packed)
     folder = runner.root / "scores" / name
     runner.run(
         f"score_{name}",

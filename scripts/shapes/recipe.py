@@ -181,14 +181,38 @@ def judge_tokenizer(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str) -> N
     )
 
 
-def train_stage1(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: str = "stage1") -> str:
-    """Trains the any-order text-to-image model in the folder `name`; returns its checkpoint."""
+def pack_images(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str, name: str = "packed") -> Path:
+    """Codes and text features of the images of stage 1, for several trainings on them."""
+    packed = runner.root / name
+    runner.run(
+        name,
+        packed,
+        ["autoregressive/train/extract_codes_t2i.py", "--packed-path", str(packed), "--vq-ckpt", vq_ckpt]
+        + ["--t5-path", str(runner.root / "t5"), "--image-size", str(recipe.image_size)]
+        + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")],
+    )
+    return packed
+
+
+def train_stage1(
+    recipe: ShapesRecipe,
+    runner: StepRunner,
+    vq_ckpt: str,
+    name: str = "stage1",
+    packed: Path | None = None,
+) -> str:
+    """Trains the any-order text-to-image model in the folder `name`; returns its checkpoint.
+
+    Args:
+      packed: what `pack_images` has written; None encodes all images once more.
+    """
     steps = recipe.steps["stage1"]
+    images = ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl"), "--cache-codes"]
     runner.run(
         name,
         runner.root / name,
         ["autoregressive/train/train_t2i.py", *_shared(recipe, runner, vq_ckpt)]
-        + ["--data-path", str(runner.root / "data" / "train" / "t2i.jsonl")]
+        + (images if packed is None else ["--packed-data", str(packed)])
         + _beginning(recipe)
         + list(recipe.stage1_flags)
         + ["--region-share", str(recipe.region_share), "--max-steps", str(steps)]
@@ -222,6 +246,7 @@ def train_stage2(
         runner.root / name,
         ["autoregressive/train/train_editing.py", *_shared(recipe, runner, vq_ckpt)]
         + ["--data-path", *(str(runner.root / folder / "train" / "editing.jsonl") for folder in data)]
+        + ["--cache-codes"]
         + (["--mask_in_context"] if marks else [])
         + ["--text-field", "instruction", "--mask-rule", "exact", "--center-crop", *recipe.stage2_flags]
         + ["--full-mask-share", str(recipe.full_mask_share), "--init-gpt-ckpt", stage1]
@@ -248,7 +273,7 @@ def _orders(flag: str, kinds: Sequence[str]) -> list[str]:
 def _shared(recipe: ShapesRecipe, runner: StepRunner, vq_ckpt: str) -> list[str]:
     """Flags of both stages."""
     flags = ["--vq-ckpt", vq_ckpt, "--t5-path", str(runner.root / "t5"), "--gpt-model", recipe.gpt_model]
-    flags += ["--image-size", str(recipe.image_size), "--cache-codes", "--num-workers", "0"]
+    flags += ["--image-size", str(recipe.image_size), "--num-workers", "0"]
     flags += ["--own-cell"] * recipe.own_cell
     flags += ["--optimizer", "muon", "--lr", "2e-3", "--muon-lr", "0.02", "--weight-decay", "0"]
     flags += ["--lr-scheduler", "cosine", "--dropout-p", "0", "--token-dropout-p", "0"]

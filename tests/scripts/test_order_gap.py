@@ -189,7 +189,7 @@ def test_a_tiny_run_writes_numbers_and_figure_and_is_resumed(tmp_path, vq_ckpt):
     assert (
         again.stderr.count("done already")
         == len(list((tmp_path / "named_offsets" / "steps").rglob("*.json")))
-        == 4
+        == 5
     )
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from autoregressive.train.config import EditingConfig, T2IConfig
+from autoregressive.train.packing.config import ExtractCodesConfig
 from dataset.shapes.flags import PrepareShapesConfig
 from runtime.config import parse
 from runtime.errors import UserError
 from scripts.shapes.config import Quickstart, TrainShapes
-from scripts.shapes.recipe import ShapesRecipe, make_data, train_stage1, train_stage2
+from scripts.shapes.recipe import ShapesRecipe, make_data, pack_images, train_stage1, train_stage2
 
 STEPS = {"tokenizer": 2, "stage1": 3, "stage2": 4}
 PLAIN = ShapesRecipe("hard", 10, 4, STEPS)
@@ -57,6 +58,17 @@ def test_a_recipe_without_them_says_what_it_said(tmp_path):
     flags = {word for command in told.values() for word in command}
     assert not flags & {"--own-cell", "--region-orders", "--edit-orders", "--variant", "--warmup-steps"}
     assert parse(T2IConfig, told["stage1"][1:]).region_share == 0.8
+
+
+def test_stage_1_trains_on_images_that_were_packed_for_several_trainings(tmp_path):
+    runner = Recorder(tmp_path)
+    packed = pack_images(ANY_ORDER, runner, "vq.pt")
+    train_stage1(ANY_ORDER, runner, "vq.pt", packed=packed)
+    packing = parse(ExtractCodesConfig, runner.commands["packed"][1:])
+    stage1 = parse(T2IConfig, runner.commands["stage1"][1:])
+    assert stage1.packed_data == [packing.packed_path] == [str(packed)]
+    assert not stage1.has_lists and not stage1.cache_codes
+    assert (packing.vq_ckpt, packing.t5_path, packing.image_size) == ("vq.pt", str(tmp_path / "t5"), 72)
 
 
 def test_stage_1_goes_on_from_earlier_weights_with_their_encoder(tmp_path):
