@@ -161,10 +161,14 @@ class Rollouts:
     def pictures(self, rows: Rows, sources: Sequence[Image.Image | None]) -> list[Image.Image]:
         """B images; of an edit, everything outside the drawn cells is the source's, bit for bit.
 
+        Samples of one prompt are often alike, and decoding is most of a step: what is alike is decoded once.
+
         Args:
           sources: B images to edit, or None.
         """
-        images = self.pipeline.decode(rows.codes)
+        distinct, number = rows.codes.unique(dim=0, return_inverse=True)
+        decoded = self.pipeline.decode(distinct)
+        images = [decoded[i] for i in number]
         for i, (source, mask) in enumerate(zip(sources, rows.edit_mask, strict=True)):
             if source is not None:
                 region = changed_region("cells", mask, None, self.pipeline.grid, source.size)

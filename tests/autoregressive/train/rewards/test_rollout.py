@@ -125,6 +125,20 @@ def test_pixels_outside_the_drawn_cells_are_the_sources(vq_ckpt, gpt_ckpts, t5_d
         assert cells.tolist() == prompt.edit_mask.tolist()
 
 
+def test_samples_that_are_alike_are_decoded_once(kind, vq_ckpt, gpt_ckpts, t5_dir, monkeypatch):
+    rollouts, prompts = make(kind, vq_ckpt, gpt_ckpts, t5_dir), some_prompts(kind)
+    drawn = rollouts.draw(rollouts.encode(prompts), seeds_of(prompts), 1)
+    rows = drawn.take(torch.tensor([2, 0, 0, 1, 0]))
+    sources = [prompts[i].case.source for i in (2, 0, 0, 1, 0)]
+    one_by_one = [rollouts.pictures(rows.take([i]), sources[i : i + 1])[0] for i in range(5)]
+    decoded, decode = [], rollouts.pipeline.decode
+    monkeypatch.setattr(rollouts.pipeline, "decode", lambda codes: decoded.append(len(codes)) or decode(codes))
+    pictures = rollouts.pictures(rows, sources)
+    assert decoded == [3]
+    for picture, wanted in zip(pictures, one_by_one, strict=True):
+        assert np.array_equal(np.asarray(picture), np.asarray(wanted))
+
+
 def test_regions_that_the_model_finds(vq_ckpt, gpt_ckpts, t5_dir):
     rollouts = make("editing", vq_ckpt, gpt_ckpts, t5_dir)
     prompts = some_prompts("editing", finds_region=True)
