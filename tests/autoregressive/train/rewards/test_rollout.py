@@ -132,7 +132,12 @@ def test_samples_that_are_alike_are_decoded_once(kind, vq_ckpt, gpt_ckpts, t5_di
     sources = [prompts[i].case.source for i in (2, 0, 0, 1, 0)]
     one_by_one = [rollouts.pictures(rows.take([i]), sources[i : i + 1])[0] for i in range(5)]
     decoded, decode = [], rollouts.pipeline.decode
-    monkeypatch.setattr(rollouts.pipeline, "decode", lambda codes: decoded.append(len(codes)) or decode(codes))
+
+    def counted(codes: torch.Tensor) -> list:
+        decoded.append(len(codes))
+        return decode(codes)
+
+    monkeypatch.setattr(rollouts.pipeline, "decode", counted)
     pictures = rollouts.pictures(rows, sources)
     assert decoded == [3]
     for picture, wanted in zip(pictures, one_by_one, strict=True):
