@@ -24,8 +24,8 @@ run=("$python"); [ "${NUM_RANKS:-1}" = 1 ] || run+=(-m torch.distributed.run --s
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 models=(--vq-ckpt $shipped/tokenizer.safetensors --t5-path "$t5")
 score() { # seed, checkpoint, output, further flags
-  "$python" scripts/rewards/score_edits.py "${models[@]}" --gpt-ckpt "$2" --output "$3" --cfg-scale 1 --temperature 0.1 \
-    --mask-rule exact --magicbrush-path "$data/test" --seed "$1" "${scored[@]}" "${@:4}"
+  "$python" scripts/rewards/score_edits.py "${models[@]}" --gpt-ckpt "$2" --output "$3" --cfg-scale 1 --mask-rule exact \
+    --magicbrush-path "$data/test" --seed "$1" "${scored[@]}" --temperature "${temperature:-0.1}" "${@:4}"
 }
 last() { ls "$1/checkpoints/"*.pt | tail -1; }
 for seed in $seeds; do
@@ -34,6 +34,7 @@ for seed in $seeds; do
     --init-gpt-ckpt "$init" --warmup-steps 5 --max-checkpoints 2 --global-seed "$seed" --auto-resume)
   score "$seed" "$init" "$results/start_$seed.json" --batch-size 64
   score "$seed" "$init" "$results/best_of_4_$seed.json" --batch-size 16 --best-of 4
+  temperature=1 score "$seed" "$init" "$results/best_of_4_diverse_$seed.json" --batch-size 16 --best-of 4
   "${run[@]}" autoregressive/train/train_rewards.py "${edits[@]}" --task editing --rewards shapes_edit \
     --regions "${regions[@]}" --orders "${orders[@]}" --lr "${LR:-1.5e-4}" --max-steps "${STEPS:-400}" \
     --global-batch-size "${PROMPTS:-8}" --epochs 100 --preview-every 25 --ckpt-every 25 --results-dir "$results/rewards_$seed"
@@ -45,3 +46,4 @@ for seed in $seeds; do
     --results-dir "$results/supervised_$seed"
   score "$seed" "$(last "$results/supervised_$seed")" "$results/supervised_$seed.json" --batch-size 64
 done
+"$python" scripts/rewards/compare_study.py --results-dir "$results" --seeds $seeds | tee "$results/study.md"

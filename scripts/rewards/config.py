@@ -1,4 +1,4 @@
-"""The flags of score_edits.py, without PyTorch."""
+"""The flags of score_edits.py and compare_study.py, without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoregressive.train.rewards.choices import REGIONS
 from dataset.choices import RULES
 from runtime.config import REQUIRED, option
 from runtime.flags import drawing, shared
-from runtime.flags.ranges import COUNT
+from runtime.flags.ranges import COUNT, SEED
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,11 @@ class ScoreEdits(SampleConfig):
     mask_rule: str = shared.mask_rule(RULES)
     num_edits: int = shared.num_edits(1200, "the first so many edits")
     best_of: int = option(1, within=COUNT, help="samples of each edit, of which the verifier takes the best")
+
+
+@dataclass(frozen=True)
+class CompareStudy:
+    """Prints what rewards have changed over seeds, beside the study's baselines, as tables in Markdown."""
+
+    results_dir: str = shared.results_dir(REQUIRED, "what rewards_study.sh has written")
+    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the study")
