@@ -21,6 +21,7 @@ ROWS = {
 }
 """Files of rewards_study.sh, <name>_<seed>.json, and words for them."""
 _AGAINST = ("start", "supervised")
+_LEAST_MISSING = 0.01
 ALL = "all edits"
 Shares = dict[str, list[float]]
 """Kind of edit -> share that is done, of each seed."""
@@ -72,6 +73,6 @@ def _said(values: Sequence[float]) -> str:
 
 
 def _gained(new: Sequence[float], old: Sequence[float]) -> str:
-    """Of the means: a single seed may have next to nothing to gain."""
+    """Of the means: a single seed may have next to nothing to gain. A dash where all seeds have not."""
     missing = 1 - fmean(old)
-    return f"{(fmean(new) - fmean(old)) / missing:.2f}" if missing else "-"
+    return f"{(fmean(new) - fmean(old)) / missing:.2f}" if missing >= _LEAST_MISSING else "-"
