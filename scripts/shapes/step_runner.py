@@ -55,7 +55,8 @@ class StepRunner:
           num_ranks: processes that share the work, by torchrun; what is done is done for any number of them.
         """
         # Chained: a step also depends on every step before it.
-        self._inputs = hashlib.sha256(json.dumps([self._inputs, command]).encode()).hexdigest()
+        said = [self._from_anywhere(word) for word in command]
+        self._inputs = hashlib.sha256(json.dumps([self._inputs, said]).encode()).hexdigest()
         marker = self.root / "steps" / f"{name}.json"
         state = json.loads(marker.read_text()) if marker.exists() else {}
         same = state.get("inputs") == self._inputs
@@ -104,6 +105,10 @@ class StepRunner:
         """
         inputs = "".join([self._inputs, *map(path_sha256, files)])
         return StepRunner(self.root, self.seconds, self.commits, inputs)
+
+    def _from_anywhere(self, word: str) -> str:
+        """A word of a command without where results and repository lie: moved ones are not made anew."""
+        return word.replace(str(self.root), "<results>").replace(str(ROOT), "<repository>")
 
     def _mark(self, marker: Path, seconds: float, commits: list[str], done: bool) -> None:
         state = {"inputs": self._inputs, "done": done, "seconds": seconds, "commits": commits}
