@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.config import REQUIRED, option
+from runtime.errors import UserError
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE, PIXELS, SEED, SHARE, WORKERS, Range
 
 # How a program runs
@@ -31,6 +32,17 @@ def batch_size(default: int, what: str, *, aliases: Sequence[str] = ()) -> Any:
 def num_workers(default: int | None, what: str, *, within: Range = WORKERS) -> Any:
     """`--num-workers`, processes or threads; `within` says whether 0, for none, is a number of them."""
     return option(default, within=within, help=what)
+
+
+def seeds(default: list[int], what: str) -> Any:
+    """`--seeds` of a program that runs or compares several."""
+    return option(default, within=SEED, help=what)
+
+
+def require_different_seeds(given: list[int]) -> None:
+    """Refuses the same seed twice: intervals would be too narrow."""
+    if not given or len(set(given)) < len(given):
+        raise UserError(f"--seeds {' '.join(map(str, given))}: give different seeds, at least one")
 
 
 def seed(of: str, *, aliases: Sequence[str] = ()) -> Any:

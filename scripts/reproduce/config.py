@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from runtime.config import option
 from runtime.errors import UserError
 from runtime.flags import models, shared, training
-from runtime.flags.ranges import COUNT, SEED
+from runtime.flags.ranges import COUNT
 from scripts.reproduce.rows import GROUPS
 from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
@@ -20,7 +20,7 @@ class ReproduceResults:
     """Trains and scores every row of the results on shapes."""
 
     results_dir: str = shared.results_dir("results/reproduce")
-    seeds: list[int] = option([1, 2, 3, 4, 5], within=SEED, help="of the trainings and draws")
+    seeds: list[int] = shared.seeds([1, 2, 3, 4, 5], "of the trainings and draws")
     add: list[str] = option([], help="results.json of runs of other seeds or rows, shown with these")
     rows: list[str] = option(list(GROUPS), help="what to train, score and report", choices=GROUPS)
     vq_ckpt: str = models.vq_ckpt(_SHIPPED, "; see --train-tokenizer")
@@ -35,8 +35,7 @@ class ReproduceResults:
     quick: bool = shared.quick("see whether everything runs: hardly any steps and edits")
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: give different seeds, at least one")
+        shared.require_different_seeds(self.seeds)
         if not 1 <= self.num_scaled <= self.num_test:
             raise UserError(
                 f"--num-scaled {self.num_scaled}: take 1 to {self.num_test}, the --num-test edits"

@@ -8,9 +8,9 @@ from autoregressive.sample.flags import SampleConfig
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from autoregressive.train.rewards.choices import REGIONS
 from dataset.choices import RULES
-from runtime.config import REQUIRED, option
+from runtime.config import REQUIRED, check_ranges, option
 from runtime.flags import drawing, shared
-from runtime.flags.ranges import COUNT, SEED
+from runtime.flags.ranges import COUNT
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,8 @@ class CompareStudy:
     """Prints what rewards have changed over seeds, beside the study's baselines, as tables in Markdown."""
 
     results_dir: str = shared.results_dir(REQUIRED, "what rewards_study.sh has written")
-    seeds: list[int] = option([0, 1, 2], within=SEED, help="of the study")
+    seeds: list[int] = shared.seeds([0, 1, 2], "of the study")
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self), vars(self))
+        shared.require_different_seeds(self.seeds)
