@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,16 @@ def pick_device(device: str, local_rank: int = 0) -> torch.device:
             "GPU(s); lower --nproc_per_node or pass --device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def num_cpu_ranks(most: int = 4) -> int:
+    """How many ranks share a small training best on this machine: one where there is a GPU, else one a core
+    that this process may use; a power of two, which divides batches, and at most `most`: each holds a model.
+    """
+    if torch.cuda.is_available():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 << min(cores, most).bit_length() - 1
 
 
 def require_device(device: str | torch.device) -> torch.device:

@@ -55,9 +55,9 @@ def no_global_seed() -> Any:
     return legacy("nothing is random here")
 
 
-def num_ranks(more: str = "") -> Any:
+def num_ranks(more: str = "", default: int | None = 1) -> Any:
     """`--num-ranks` of a program that starts trainings."""
-    return option(1, within=COUNT, help=f"processes that share a training{more}")
+    return option(default, within=COUNT, help=f"processes that share a training{more}")
 
 
 def steps_scale(of: str) -> Any:

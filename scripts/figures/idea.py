@@ -22,6 +22,7 @@ from autoregressive.sequence.builders import editing_layout, infill_prompt, t2i_
 from autoregressive.sequence.layout import SequenceLayout, TrainingLayout
 from autoregressive.sequence.orders import drawing_orders, raster_edit_order
 from dataset.shapes.scenes import Background, Scene, SceneObject, box_to_pixels, place_box, render
+from dataset.shapes.verifier import verify_scene
 from runtime.logging import get_logger
 from scripts.figures.config import DrawFigures
 
@@ -35,6 +36,8 @@ SCENE = Scene(
     Background("beige", "speckled", seed=3),
 )
 INSTRUCTION = "turn the large blue star into a circle"
+ORDERS = ("raster", "spiral", "random")
+NUM_DRAWS = 16
 KINDS = {
     "text": "#d4d4d8",
     "source code": "#93c5fd",
@@ -134,25 +137,37 @@ def _boxes(axes: Axes, layout: SequenceLayout, y: float, vocab: int, editing: bo
 
 
 def orders_figure(painter: EditingPipeline) -> Figure:
-    """One caption in three orders, as far as they are after some steps."""
+    """One caption in three orders, as far as they are after some steps: of each the first draw that is right.
+
+    How many draws are right stands beside it; where none is, the first is shown.
+    """
     grid, num_cells = painter.grid, painter.grid**2
-    everything = torch.ones(1, num_cells, dtype=torch.bool)
-    orders = {name: drawing_orders(name, [1], everything)[0] for name in ("raster", "spiral", "random")}
     stages = [round(num_cells * share) for share in (0.2, 0.5, 0.8, 1)]
     one_by_one = dataclasses.replace(painter.defaults.sampling, window=1)
-    figure = Figure(figsize=(2.2 * (len(stages) + 1), 2.4 * len(orders)), layout="constrained")
-    for line, (name, order) in zip(
-        figure.subplots(len(orders), len(stages) + 1), orders.items(), strict=True
-    ):
-        show(line[0], order.argsort().view(grid, grid).numpy(), f"{name}: dark first")
-        partly: list[Image.Image] = []
+    seeds, everything = list(range(NUM_DRAWS)), torch.ones(NUM_DRAWS, num_cells, dtype=torch.bool)
+    figure = Figure(figsize=(2.2 * (len(stages) + 1), 2.4 * len(ORDERS)), layout="constrained")
+    for line, name in zip(figure.subplots(len(ORDERS), len(stages) + 1), ORDERS, strict=True):
+        orders = drawing_orders(name, seeds, everything)
+        partly: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-        def note(drawing: Drawing, partly: list[Image.Image] = partly) -> None:
+        def note(drawing: Drawing, partly: list = partly) -> None:
             if drawing.step in stages:
-                partly.append(grey_cells(painter.decode(drawing.codes)[0], ~drawing.drawn[0], grid))
+                partly.append((drawing.codes.clone(), drawing.drawn.clone()))
 
-        painter.draw([SCENE.caption()], orders=order[None], sampling=one_by_one, progress=note)
-        for axes, picture, count in zip(line[1:], partly, stages, strict=True):
+        pictures = painter.draw(
+            [SCENE.caption()],
+            seeds=seeds,
+            num_samples=NUM_DRAWS,
+            orders=orders,
+            sampling=one_by_one,
+            progress=note,
+        )
+        right = [verify_scene(np.asarray(picture), SCENE).passed for picture in pictures]
+        shown = right.index(True) if any(right) else 0
+        title = f"{name}: dark first\n{sum(right)} of {NUM_DRAWS} draws are right"
+        show(line[0], orders[shown].argsort().view(grid, grid).numpy(), title)
+        for axes, (codes, drawn), count in zip(line[1:], partly, stages, strict=True):
+            picture = grey_cells(painter.decode(codes[shown, None])[0], ~drawn[shown], grid)
             show(axes, picture, f"{count} tokens")
     return figure
 

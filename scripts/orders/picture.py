@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from autoregressive.sequence.order_kinds import ORDER_KINDS
 from evaluations.editing.verification import HEADLINE
@@ -55,8 +56,9 @@ def draw_gap(rows: Sequence[Row], path: Path) -> None:
         _lines(nll, here, rows, "nll", lambda row: 1.96 * (row["nll_standard_error"] or 0.0))
         accuracy.set(title=DATA[name][1], ylim=(-0.02, 1.02))
         nll.set(xlabel="images seen", xscale="log", yscale="log")
-        for write in (nll.yaxis.set_major_formatter, nll.yaxis.set_minor_formatter):
-            write("{x:g}")
+        nll.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        nll.yaxis.set_major_formatter("{x:g}")
+        nll.yaxis.set_minor_formatter(NullFormatter())
         ticks = _distinct(rows, "samples")
         nll.set_xticks(ticks, [f"{count / 1000:g} k" for count in ticks], minor=False)
         nll.set_xticks([], minor=True)

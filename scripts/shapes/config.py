@@ -25,12 +25,19 @@ class Quickstart:
     steps_scale: float = training.steps_scale("the three trainings")
     num_train: int = shared.num_train(8000)
     num_test: int = shared.num_test(500)
+    num_ranks: int | None = training.num_ranks("; none: 1 on a GPU, else 1, 2 or 4, one a core", None)
     seed: int = shared.seed("of data, trainings and draws")
 
-    def recipe(self) -> ShapesRecipe:
-        steps = scaled_steps(QUICK_STEPS, self.steps_scale)
+    def recipe(self, num_ranks: int = 1) -> ShapesRecipe:
+        """`num_ranks`: where the flag gives none."""
         return ShapesRecipe(
-            "easy", self.num_train, self.num_test, steps, seed=self.seed, stage2_flags=QUICK_STAGE2
+            "easy",
+            self.num_train,
+            self.num_test,
+            scaled_steps(QUICK_STEPS, self.steps_scale),
+            seed=self.seed,
+            stage2_flags=QUICK_STAGE2,
+            num_ranks=self.num_ranks or num_ranks,
         )
 
 

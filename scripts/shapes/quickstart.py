@@ -25,6 +25,7 @@ from evaluations.report.report import (
     TextSection,
     build_report,
 )
+from runtime.devices import num_cpu_ranks
 from runtime.texts import write_json
 from scripts.shapes.config import Quickstart
 from scripts.shapes.recipe import make_data, train_stage1, train_stage2, train_tokenizer
@@ -206,7 +207,7 @@ def save_folder(root: Path, vq_ckpt: str, stage1: str, stage2: str, psnr: float)
 def run(config: Quickstart) -> None:
     """Makes everything and prints the summary."""
     root = Path(config.results_dir).resolve()
-    runner, recipe = StepRunner(root), config.recipe()
+    runner, recipe = StepRunner(root), config.recipe(num_cpu_ranks())
     make_data(recipe, runner)
     vq_ckpt = train_tokenizer(recipe, runner)
     stage1 = train_stage1(recipe, runner, vq_ckpt)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from runtime.devices import num_cpu_ranks
 from runtime.distributed import _warn_of_unknown_hosts, end_with_parent
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -90,6 +91,7 @@ child.wait()
 """
 RANK = """
 import os, time
+from runtime.devices import num_cpu_ranks
 from runtime.distributed import distributed
 with distributed("cpu"):
     print(os.getpid(), flush=True)
@@ -137,3 +139,12 @@ def test_a_process_whose_parent_has_died_before_it_could_ask_ends(method, ends, 
         else:
             end_with_parent()
     assert asked.words == [(1, signal.SIGKILL)] * 3
+
+
+@pytest.mark.parametrize("cores, ranks", [(1, 1), (2, 2), (3, 2), (4, 4), (64, 4)])
+def test_small_trainings_take_a_rank_a_core_in_a_number_that_divides_batches(monkeypatch, cores, ranks):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert num_cpu_ranks() == ranks
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert num_cpu_ranks() == 1

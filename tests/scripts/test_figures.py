@@ -19,22 +19,38 @@ def test_sequences_are_drawn():
     FigureCanvasAgg(sequence_figure()).draw()
 
 
-def test_three_orders_are_drawn(monkeypatch):
+def test_three_orders_show_their_first_draw_that_is_right(monkeypatch):
     from scripts.figures import idea
 
-    drawn = []
-    white = Image.new("RGB", (24, 24), "white")
+    monkeypatch.setattr(
+        idea, "verify_scene", lambda picture, scene: SimpleNamespace(passed=picture.mean() < 99)
+    )
+    white, black = (Image.new("RGB", (24, 24), color) for color in ("white", "black"))
+    drawn, shown = [], []
 
-    def draw(prompts, orders, sampling, progress):
-        assert sampling.window == 1
-        drawn.append(orders[0].tolist())
+    def draw(prompts, *, seeds, num_samples, orders, sampling, progress):
+        assert sampling.window == 1 and len(seeds) == num_samples == len(orders)
+        drawn.append(orders.tolist())
+        codes, done = (
+            torch.arange(num_samples)[:, None].expand(-1, 9),
+            torch.ones(num_samples, 9, dtype=torch.bool),
+        )
         for step in range(1, 10):
-            progress(SimpleNamespace(step=step, codes=None, drawn=torch.ones(1, 9, dtype=torch.bool)))
+            progress(SimpleNamespace(step=step, codes=codes, drawn=done))
+        right = {1: 3, 2: None, 3: 5}[len(drawn)]
+        return [black if number in (right, 9) and right else white for number in range(num_samples)]
 
-    defaults = Defaults()
-    painter = SimpleNamespace(grid=3, decode=lambda codes: [white], draw=draw, defaults=defaults)
-    FigureCanvasAgg(idea.orders_figure(painter)).draw()
-    raster, spiral, random = drawn
+    def decode(codes):
+        shown.append(int(codes[0, 0]))
+        return [white]
+
+    painter = SimpleNamespace(grid=3, decode=decode, draw=draw, defaults=Defaults())
+    figure = idea.orders_figure(painter)
+    FigureCanvasAgg(figure).draw()
+    assert shown == [3] * 4 + [0] * 4 + [5] * 4
+    titles = [axes.get_title().split("\n")[-1] for axes in figure.axes[::5]]
+    assert titles == [f"{count} of {idea.NUM_DRAWS} draws are right" for count in (2, 0, 2)]
+    raster, spiral, random = (orders[0] for orders in drawn)
     assert raster == list(range(9)) and spiral[0] == 4 and sorted(spiral) == raster
     assert sorted(random) == raster and random not in (raster, spiral)
 

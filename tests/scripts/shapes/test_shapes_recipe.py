@@ -117,3 +117,8 @@ def test_the_quickstart_supervises_marks_and_draws_as_the_shipped_models_do(tmp_
     assert stage2.supervise_marks and stage2.mask_dilation == 4
     temperature = MODES["masked"][MODES["masked"].index("--temperature") + 1]
     assert float(temperature) == DEFAULTS["editing"].sampling.temperature == 0.1
+
+
+def test_the_quickstart_takes_the_ranks_that_it_is_given():
+    assert Quickstart().recipe(2).num_ranks == 2
+    assert Quickstart(num_ranks=1).recipe(2).num_ranks == 1
