@@ -12,7 +12,7 @@ from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE
 from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
-QUICK_STEPS = {"tokenizer": 500, "stage1": 320, "stage2": 600}
+QUICK_STEPS = {"tokenizer": 420, "stage1": 300, "stage2": 400}
 QUICK_STAGE2 = ("--mask-dilation", "4", "--supervise-marks")
 PARTS = ("data", "tokenizer", "stage1", "stage2", "scores")
 
@@ -23,7 +23,7 @@ class Quickstart:
 
     results_dir: str = shared.results_dir("results/quickstart")
     steps_scale: float = training.steps_scale("the three trainings")
-    num_train: int = shared.num_train(8000)
+    num_train: int = shared.num_train(7000)
     num_test: int = shared.num_test(500)
     num_ranks: int | None = training.num_ranks("; none: 1 on a GPU, else 1, 2 or 4, one a core", None)
     seed: int = shared.seed("of data, trainings and draws")
