@@ -91,7 +91,6 @@ child.wait()
 """
 RANK = """
 import os, time
-from runtime.devices import num_cpu_ranks
 from runtime.distributed import distributed
 with distributed("cpu"):
     print(os.getpid(), flush=True)
