@@ -1,4 +1,4 @@
-"""A dataset held in memory as codes and text features: images are read and encoded once, before training.
+"""A dataset held in memory as codes and text features: what a training sees is read and encoded once, before.
 
 The random choices made per sample after that (mask dilation and jitter, order, caption drop) are as without
 the cache, because they hang on the sample's seed alone.
@@ -6,10 +6,10 @@ the cache, because they hang on the sample's seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -40,15 +40,17 @@ class CachedT2I(Dataset[T2ISample]):
         encode_images: EncodeImages,
         encode_texts: EncodeTexts,
         ranks: Distributed = ONE_RANK,
+        first: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
           encode_images: (B, 3, S, S) images → (B, N) codes.
           encode_texts: strings or features → features.
           ranks: share the encoding; each holds everything.
+          first: the samples to encode beforehand, None = all; others are when they are asked for.
         """
 
-        def encode(indices: range) -> list[T2ISample]:
+        def encode(indices: Sequence[int]) -> list[T2ISample]:
             samples = [dataset[index, 0] for index in indices]
             codes = encode_images(torch.stack([s.image for s in samples]))
             texts = encode_texts([s.text for s in samples])
@@ -57,7 +59,7 @@ class CachedT2I(Dataset[T2ISample]):
                 for s, c, t in zip(samples, codes, texts, strict=True)
             ]
 
-        self._samples = _encode_all(encode, len(dataset), ranks)
+        self._samples = _Encoded(encode, len(dataset), ranks, first)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -77,6 +79,7 @@ class CachedEdits(Dataset[EditSample]):
         encode_images: EncodeImages,
         encode_texts: EncodeTexts,
         ranks: Distributed = ONE_RANK,
+        first: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -84,6 +87,7 @@ class CachedEdits(Dataset[EditSample]):
           encode_images: (B, 3, S, S) images → (B, N) codes.
           encode_texts: strings or features → features.
           ranks: share the encoding; each holds everything.
+          first: as of `CachedT2I`.
         """
         if dataset.random_flip or not dataset.center_crop:
             raise UserError(
@@ -91,7 +95,7 @@ class CachedEdits(Dataset[EditSample]):
             )
         self._dataset = dataset
 
-        def encode(indices: range) -> list[tuple[EditSample, np.ndarray | None]]:
+        def encode(indices: Sequence[int]) -> list[tuple[EditSample, np.ndarray | None]]:
             samples, regions = zip(*map(dataset.load_unpooled, indices), strict=True)
             source = encode_images(torch.stack([s.source for s in samples])).to(torch.int32)
             edited = encode_images(torch.stack([s.edited for s in samples])).to(torch.int32)
@@ -103,7 +107,7 @@ class CachedEdits(Dataset[EditSample]):
             bits = [None if r is None else np.packbits(marked(r).numpy()) for r in regions]
             return list(zip(samples, bits, strict=True))
 
-        self._samples = _encode_all(encode, len(dataset), ranks)
+        self._samples = _Encoded(encode, len(dataset), ranks, first)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -119,13 +123,38 @@ class CachedEdits(Dataset[EditSample]):
         return sample if sample.problem is not None else self._dataset.pool(sample, region)
 
 
-def _encode_all(encode: Callable[[range], list[Item]], count: int, ranks: Distributed) -> list[Item]:
-    """`encode` of all indices in order, `BATCH` of them at a time on every rank, behind a progress bar."""
+class _Encoded(Generic[Item]):
+    """What `encode` makes of each index: of the first ones at once, of another when it is asked for."""
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[int]], list[Item]],
+        count: int,
+        ranks: Distributed,
+        first: Sequence[int] | None,
+    ) -> None:
+        self._encode, self._count = encode, count
+        first = range(count) if first is None else first
+        self._items = dict(zip(first, _encode_all(encode, first, ranks), strict=True))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Item:
+        if index not in self._items:
+            (self._items[index],) = self._encode([index])
+        return self._items[index]
+
+
+def _encode_all(
+    encode: Callable[[Sequence[int]], list[Item]], indices: Sequence[int], ranks: Distributed
+) -> list[Item]:
+    """`encode` of the indices in order, `BATCH` of them at a time on every rank, behind a progress bar."""
     items: list[Item] = []
-    with progress(total=count, desc="encoding", unit="sample", disable=not ranks.is_main) as bar:
-        while len(items) < count:
+    with progress(total=len(indices), desc="encoding", unit="sample", disable=not ranks.is_main) as bar:
+        while len(items) < len(indices):
             start = len(items) + ranks.rank * BATCH
-            mine = range(start, min(start + BATCH, count))
+            mine = indices[start : start + BATCH]
             parts = ranks.gather_objects(encode(mine) if mine else [])
             items += chain.from_iterable(parts)
             bar.update(sum(map(len, parts)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         for epoch in count(self.epoch):
             if self.num_epochs is not None and epoch >= self.num_epochs:
                 return
-            shuffle = self._shuffled(epoch)
+            shuffle = shuffled(self.num_samples, self.seed, epoch)
             size = self.global_batch_size
             for start in range(consumed, self.num_samples - size + 1, size):
                 yield from self._micro_batches(epoch, shuffle[start : start + size])
@@ -102,7 +102,8 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def indices_at(self, epoch: int, consumed: int) -> np.ndarray:
         """The samples of the global batch, of all ranks, that comes at that place."""
-        return self._shuffled(epoch)[consumed : consumed + self.global_batch_size]
+        order = shuffled(self.num_samples, self.seed, epoch)
+        return order[consumed : consumed + self.global_batch_size]
 
     def ends_epoch(self) -> bool:
         """Whether the global batch that comes next is the last of its epoch."""
@@ -136,13 +137,26 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
                 )
         self.seed, self.epoch, self.consumed = state["seed"], state["epoch"], state["consumed"]
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([_SHUFFLE, self.seed, epoch]).permutation(self.num_samples)
-
     def _micro_batches(self, epoch: int, global_batch: np.ndarray) -> Iterator[list[tuple[int, int]]]:
         mine = np.split(global_batch, self.world_size)[self.rank]
         for indices in np.split(mine, self.micro_batches):
             yield [(int(index), sample_seed(self.seed, epoch, int(index))) for index in indices]
+
+
+def shuffled(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """(num_samples,) int64: the order of the samples in an epoch."""
+    return np.random.default_rng([_SHUFFLE, seed, epoch]).permutation(num_samples)
+
+
+def first_samples(num_samples: int, seed: int, count: int | None) -> Sequence[int]:
+    """The samples that come first in a training, in the order of their numbers.
+
+    Args:
+      count: how many; None or more than there are = all.
+    """
+    if count is None or count >= num_samples:
+        return range(num_samples)
+    return sorted(shuffled(num_samples, seed, 0)[:count].tolist())
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

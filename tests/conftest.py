@@ -29,6 +29,8 @@ from runtime.distributed import Distributed
 
 __all__ = ["IMAGE_SIZE", "TINY_VQ"]
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM_SECONDS = 1500
+"""What a program may take on a slow machine: less than a test, so that its words are shown."""
 
 
 def pytest_addoption(parser):
@@ -96,13 +98,18 @@ def run_program(*words: object, ranks: int = 1, check: bool = True) -> subproces
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    done = subprocess.run(
-        [*launcher, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    try:
+        done = subprocess.run(
+            [*launcher, *map(str, words)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=PROGRAM_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:  # bytes, whatever `text` says
+        told = "\n".join((part or b"").decode(errors="replace") for part in (error.stdout, error.stderr))
+        raise AssertionError(f"still running after {PROGRAM_SECONDS} s: {words}\n{told}") from None
     if check and done.returncode:
         raise AssertionError(f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

@@ -21,6 +21,7 @@ from autoregressive.train.packing.config import PackingConfig
 from autoregressive.train.rewards.config import RewardsConfig
 from dataset.build import build_dataset
 from dataset.cached import CachedEdits, CachedT2I
+from dataset.data_order import first_samples
 from dataset.packed.codes import CodesDataset
 from dataset.packed.dataset import open_packed
 from dataset.packed.format import require_same
@@ -243,7 +244,7 @@ def read_dataset(config: TrainConfig | PackingConfig, encoders: Encoders, **opti
 def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **options) -> Dataset:
     """The dataset that the flags name; with `--cache-codes` encoded by all ranks and held in memory.
 
-    A dry run encodes the first batch only.
+    A training of less than an epoch encodes the samples that it will see, a dry run the first batch only.
     """
     dataset = read_dataset(config, encoders, **options)
     if isinstance(dataset, CodesDataset):
@@ -251,4 +252,10 @@ def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **
     if not config.cache_codes or config.dry_run:
         return dataset
     cached = CachedEdits if isinstance(dataset, EditingDataset) else CachedT2I
-    return cached(dataset, encoders.codes, encoders.features, ranks)
+    num_seen = config.max_steps * config.global_batch_size if config.max_steps else None
+    first = first_samples(len(dataset), config.global_seed, num_seen)
+    if ranks.is_main and len(first) < len(dataset):
+        log.info(
+            "%d of %d samples are encoded: those of %d steps", len(first), len(dataset), config.max_steps
+        )
+    return cached(dataset, encoders.codes, encoders.features, ranks, first)

@@ -222,7 +222,13 @@ def _parts_at_offsets(pixels: np.ndarray, background: str, thing: SceneObject) -
 
 
 def _find(pixels: np.ndarray, background: str) -> FoundObject | None:
-    """Looks at one place's (24, 24, 3) pixels."""
+    """Looks at one place's (24, 24, 3) float32 pixels."""
+    return _find_once(pixels.tobytes(), background)
+
+
+@lru_cache(maxsize=512)  # an edit leaves most places bit for bit as they were: sources and results share them
+def _find_once(content: bytes, background: str) -> FoundObject | None:
+    pixels = np.frombuffer(content, np.float32).reshape(_CELL, _CELL, 3)
     distance = np.linalg.norm(pixels - np.array(BACKGROUNDS[background], np.float32), axis=-1)
     foreground = distance > _FOREGROUND_DISTANCE
     area = int(foreground.sum())

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from evaluations.flags import CLIP_MODEL, DINO_FILE, WeightFlags
 from evaluations.metrics.dino import load_dino
@@ -208,8 +206,10 @@ def _clip_config(open_clip: Any, name: str) -> dict[str, Any]:
 
 
 def _transform(resize: int, crop: int, mean: Sequence[float], std: Sequence[float]) -> Callable:
+    from torchvision import transforms  # seconds, which metrics of pixels alone need not wait for
+
     return transforms.Compose([
-        transforms.Resize(resize, interpolation=InterpolationMode.BICUBIC),
+        transforms.Resize(resize, interpolation=transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(crop),
         transforms.ToTensor(),
         transforms.Normalize(mean, std),

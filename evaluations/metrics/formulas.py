@@ -74,11 +74,11 @@ def ssim_map(generated: Tensor, target: Tensor) -> Tensor:
     offsets = torch.arange(_SSIM_WINDOW, dtype=torch.float64) - _SSIM_WINDOW // 2
     window = torch.exp(-offsets.square() / (2 * _SSIM_SIGMA**2))
     window /= window.sum()
-    x, y = (image.double()[:, None] for image in (generated, target))
-    mean_x, mean_y = _blur(x, window), _blur(y, window)
-    var_x = _blur(x * x, window) - mean_x.square()
-    var_y = _blur(y * y, window) - mean_y.square()
-    covariance = _blur(x * y, window) - mean_x * mean_y
+    x, y = generated.double(), target.double()
+    moments = torch.cat([x, y, x * x, y * y, x * y])[:, None]  # at once: five small blurs cost more
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(moments, window).chunk(5)
+    var_x, var_y = mean_xx - mean_x.square(), mean_yy - mean_y.square()
+    covariance = mean_xy - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + _SSIM_C1) * (2 * covariance + _SSIM_C2)
     similarity /= (mean_x.square() + mean_y.square() + _SSIM_C1) * (var_x + var_y + _SSIM_C2)
     return similarity[:, 0]

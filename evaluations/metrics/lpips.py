@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import squeezenet1_1
 
 from evaluations.metrics.weights import PRETRAINED, find_weights, read_state_dict
 from runtime.errors import UserError
@@ -66,6 +65,8 @@ class SqueezeLPIPS(LPIPS):
     """The distance of `LPIPS` with the stages of another network."""
 
     def __init__(self, features: dict[str, Tensor], linear: dict[str, Tensor]) -> None:
+        from torchvision.models import squeezenet1_1  # takes seconds, which other metrics need not wait for
+
         nn.Module.__init__(self)
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
