@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,23 +94,38 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+def run_within(seconds: float, words: Sequence[str], **options: Any) -> subprocess.CompletedProcess:
+    """`subprocess.run` of text; after `seconds` the program ends with all that it started, and has failed."""
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    ) as program:
+        try:
+            told = program.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(program.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            told = program.communicate()
+            raise AssertionError(f"still running after {seconds} s: {words}\n{told[0]}\n{told[1]}") from None
+    return subprocess.CompletedProcess(words, program.returncode, *told)
+
+
 def run_program(*words: object, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
     """Runs a program of the project from its root, under torchrun for several ranks."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    try:
-        done = subprocess.run(
-            [*launcher, *map(str, words)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=PROGRAM_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:  # bytes, whatever `text` says
-        told = "\n".join((part or b"").decode(errors="replace") for part in (error.stdout, error.stderr))
-        raise AssertionError(f"still running after {PROGRAM_SECONDS} s: {words}\n{told}") from None
+    done = run_within(
+        PROGRAM_SECONDS,
+        [*launcher, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     if check and done.returncode:
         raise AssertionError(f"exit status {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_within
 
 from autoregressive.models.config import GPT_MODELS
 from autoregressive.models.flops import PEAKS, training_flops
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("pretrained_models/**/*.md")])
 RUN = sorted(ROOT.glob("docs/*.md"))
-NOT_RUN = "<!-- full size -->"
+NOT_RUN = "<!-- full size -->"  # before a block whose commands take longer
+PAGE_SECONDS = 900
 BLOCK = re.compile(r"(?P<before>[^\n]*)\n```(?P<kind>bash|python)\n(?P<code>.*?)\n```", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
@@ -91,9 +91,7 @@ def test_commands_run(kind, code, tmp_path):
     path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(ROOT)}
     words = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[kind]
-    done = subprocess.run(
-        [*words, "\n".join(code)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = run_within(PAGE_SECONDS, [*words, "\n".join(code)], cwd=tmp_path, env=environment)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
@@ -111,3 +109,8 @@ def test_what_own_data_computes():
         assert float(seconds) == pytest.approx(exact, rel=0.02) and float(minutes) == round(
             exact * 10_000 / 60
         )
+
+
+def test_a_command_that_hangs_ends_with_all_that_it_started():
+    with pytest.raises(AssertionError, match="still running after 0.5 s: .*\nbefore"):
+        run_within(0.5, ["bash", "-c", "echo before; sleep 60 & sleep 60; echo after"])
