@@ -55,6 +55,8 @@ class EmojiConfig:
       max_stickers: how many stickers scenes hold at most; an edit may leave one fewer, or none.
       num_sticker_names: how many names stickers of training have, in all tones: names of one word first.
         None = all. A small model learns few by heart, at any place and in every size.
+      sticker_kinds: of `STICKER_KINDS`, how stickers are edited in training; one that is named twice comes
+        twice as often. Test sets have all kinds alike.
     """
 
     image_size: int = 72
@@ -62,6 +64,7 @@ class EmojiConfig:
     backgrounds: tuple[str, ...] = BACKGROUND_KINDS
     max_stickers: int = 3
     num_sticker_names: int | None = None
+    sticker_kinds: tuple[str, ...] = STICKER_KINDS
 
     def __post_init__(self) -> None:
         if not 27 <= self.image_size <= 4096:
@@ -70,6 +73,8 @@ class EmojiConfig:
             raise UserError(f"emoji natural_share={self.natural_share}: choose 0 to 1")
         if not 2 <= self.max_stickers <= 4:
             raise UserError(f"emoji max_stickers={self.max_stickers}: choose 2 to 4, which find room")
+        if not self.sticker_kinds or not set(self.sticker_kinds) <= set(STICKER_KINDS):
+            raise UserError(f"emoji sticker_kinds={self.sticker_kinds}: choose of {', '.join(STICKER_KINDS)}")
         if self.num_sticker_names is not None and self.num_sticker_names < MIN_NAMES:
             raise UserError(
                 f"emoji num_sticker_names={self.num_sticker_names}: choose {MIN_NAMES} or more, none for all"
@@ -254,8 +259,9 @@ class EmojiEdits:
     def _edit(
         self, rng: np.random.Generator, scene: EmojiScene, held_out: bool, names: list[int] | None
     ) -> EmojiExample | None:
+        of_side = STICKER_KINDS if held_out else self.config.sticker_kinds
         for _ in range(_ATTEMPTS):
-            kind = _pick(rng, ("add", "replace") if names else STICKER_KINDS)
+            kind = _pick(rng, ("add", "replace") if names else of_side)
             change = self._change(rng, scene, kind, names)
             if change is None or (names is None and change[0].held_out() != held_out):
                 continue

@@ -37,11 +37,7 @@ class PrepareShapesConfig:
         help="of the hard setting: offsets named by captions and adds; no offsets; 6 to 8 objects; adds that "
         "name no size, in boxes of which only the extent tells it",
     )
-    edits: list[str] | None = option(
-        None,
-        choices=EDIT_KINDS,
-        help="kinds of edit instead of the setting's; one named twice comes twice as often",
-    )
+    edits: list[str] | None = shared.edit_kinds(EDIT_KINDS, "the setting's")
     write_parquet: bool = option(False, help="also write train/editing.parquet")
     num_workers: int = shared.num_workers(2, "processes", within=THREADS)
 

@@ -241,6 +241,12 @@ def num_sticker_names(default: int | None) -> Any:
     return option(default, within=COUNT, help=words)
 
 
+def edit_kinds(choices: Sequence[str], instead_of: str) -> Any:
+    """`--edits` of a program that makes a set of edits."""
+    words = f"kinds of edit instead of {instead_of}; one named twice comes twice as often"
+    return option(None, choices=choices, help=words)
+
+
 def num_emu() -> Any:
     """`--num-emu`."""
     return option(100, within=COUNT_OR_NONE, help="held-out edits also written in the Emu Edit format")

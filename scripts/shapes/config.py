@@ -12,7 +12,7 @@ from runtime.flags import models, shared, training
 from runtime.flags.ranges import COUNT, COUNT_OR_NONE
 from scripts.shapes.recipe import ShapesRecipe, scaled_steps
 
-QUICK_STEPS = {"tokenizer": 500, "stage1": 300, "stage2": 400}
+QUICK_STEPS = {"tokenizer": 500, "stage1": 300, "stage2": 550}
 QUICK_STAGE2 = ("--mask-dilation", "4", "--supervise-marks")
 PARTS = ("data", "tokenizer", "stage1", "stage2", "scores")
 
@@ -36,6 +36,7 @@ class Quickstart:
             self.num_test,
             scaled_steps(QUICK_STEPS, self.steps_scale),
             seed=self.seed,
+            full_mask_share=0.1,
             stage2_flags=QUICK_STAGE2,
             num_ranks=self.num_ranks or num_ranks,
         )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dataset.emoji.catalogue import Catalogue, build_catalogue
-from dataset.emoji.edits import EDIT_KINDS, EmojiConfig, EmojiEdits, EmojiExample
+from dataset.emoji.edits import EDIT_KINDS, STICKER_KINDS, EmojiConfig, EmojiEdits, EmojiExample
 from dataset.emoji.flags import PrepareEmojiConfig
 from dataset.emoji.names import clean_name, gender_of, neutral_name, with_article
 from dataset.emoji.package import read_package
@@ -174,6 +174,20 @@ def test_stickers_of_few_names(catalogue, edits):
     assert {bases[name] for name in drawn} - names, "portraits are of all names"
     with pytest.raises(UserError, match="num_sticker_names=7: choose 8 or more"):
         EmojiConfig(num_sticker_names=7)
+
+
+def test_kinds_of_training_are_chosen_and_test_sets_have_all(catalogue, edits):
+    chosen = EmojiEdits(catalogue, EmojiConfig(sticker_kinds=("add", "move", "move")))
+
+    def kinds(held_out: bool) -> Counter:
+        return Counter(chosen.stickers([5, n], held_out=held_out)[0].edit.kind for n in range(90))
+
+    trained = kinds(held_out=False)
+    assert trained.keys() == {"add", "move"} and trained["move"] > trained["add"] > 9
+    assert kinds(held_out=True).keys() == set(STICKER_KINDS)
+    with pytest.raises(UserError, match="sticker_kinds=.*'tone'.*: choose of add, remove"):
+        EmojiConfig(sticker_kinds=("add", "tone"))
+    assert edits.stickers(7) == EmojiEdits(catalogue, EmojiConfig()).stickers(7)
 
 
 def test_the_verifier_passes_true_results_and_fails_the_source(examples, catalogue):

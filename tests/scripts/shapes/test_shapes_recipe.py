@@ -112,7 +112,7 @@ def test_the_quickstart_supervises_marks_and_draws_as_the_shipped_models_do(tmp_
     from scripts.shapes.ship import DEFAULTS
 
     recipe = Quickstart().recipe()
-    assert recipe.steps == {"tokenizer": 500, "stage1": 300, "stage2": 400}
+    assert recipe.steps == {"tokenizer": 500, "stage1": 300, "stage2": 550}
     stage2 = parse(EditingConfig, commands(recipe, tmp_path)["stage2"][1:])
     assert stage2.supervise_marks and stage2.mask_dilation == 4
     temperature = MODES["masked"][MODES["masked"].index("--temperature") + 1]
