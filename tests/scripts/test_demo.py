@@ -280,13 +280,20 @@ def test_what_follows_painting_does_not_freeze(page, scene, tmp_path, then):
     wait_for_words(page, "cells edited")
 
 
+def ask_for_samples(page, count: int) -> None:
+    """At a person's pace: a number given just after its part of the page opened is lost."""
+    page.click("text=How it is drawn")
+    page.wait_for_timeout(1000)
+    page.fill("#count input[type=number]", str(count))
+    page.press("#count input[type=number]", "Tab")
+    page.wait_for_timeout(1000)
+
+
 def begin_long_edit(page):
     """Eight samples of the whole picture, the first cells of which are there."""
     where(page, WHOLE)
     say(page, "make the large red circle purple")
-    page.click("text=How it is drawn")
-    page.fill("#count input[type=number]", "8")
-    page.press("#count input[type=number]", "Tab")
+    ask_for_samples(page, 8)
     page.click("#edit")
     wait_for_words(page, "of 81 cells")
 
@@ -412,10 +419,7 @@ def test_several_ways_and_the_whole_image(page, scene):
     upload(page, scene)
     wait_for_words(page, "72 × 72 pixels")
     say(page, "remove the large blue star")
-    page.click("text=How it is drawn")
-    page.fill("#count input[type=number]", "3")
-    page.press("#count input[type=number]", "Tab")
-    page.wait_for_timeout(1000)  # no person asks within a frame of giving the number
+    ask_for_samples(page, 3)
     page.press("#prompt textarea, #prompt input", "Enter")
     wait_for_words(page, "cells edited")
     samples = pictures(page, "#samples", 3)
