@@ -13,7 +13,7 @@ from autoregressive.models.config import BLOCK_MATRICES, GPT_MODELS
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.layers import recompute_every
 from autoregressive.models.weights import initialise_from, start_from_codebook
-from autoregressive.train.config import TrainConfig
+from autoregressive.train.config import TrainConfig, step_limit
 from autoregressive.train.flags.data import PUBLISHED_TEXT_WIDTH, DataConfig
 from autoregressive.train.inputs import Encoders
 from autoregressive.train.loop import Preview
@@ -252,10 +252,9 @@ def load_dataset(config: TrainConfig, encoders: Encoders, ranks: Distributed, **
     if not config.cache_codes or config.dry_run:
         return dataset
     cached = CachedEdits if isinstance(dataset, EditingDataset) else CachedT2I
-    num_seen = config.max_steps * config.global_batch_size if config.max_steps else None
+    steps = step_limit(config.max_steps)
+    num_seen = None if steps is None else steps * config.global_batch_size
     first = first_samples(len(dataset), config.global_seed, num_seen)
     if ranks.is_main and len(first) < len(dataset):
-        log.info(
-            "%d of %d samples are encoded: those of %d steps", len(first), len(dataset), config.max_steps
-        )
+        log.info("%d of %d samples are encoded: those of %d steps", len(first), len(dataset), steps)
     return cached(dataset, encoders.codes, encoders.features, ranks, first)

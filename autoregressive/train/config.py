@@ -32,6 +32,11 @@ _OF_FILES = ("vq_ckpt", "init_gpt_ckpt", "gpt_model", "cls_token_num")
 _DEFAULTS = {"gpt_model": "R-GPT-XL", "image_size": 256, "cls_token_num": 120, "mask_rule": "published"}
 
 
+def step_limit(max_steps: int | None) -> int | None:
+    """After how many steps `--max-steps` stops a training; None = never, its epochs end it."""
+    return max_steps if max_steps is not None and max_steps > 0 else None
+
+
 @dataclass(frozen=True)
 class TrainConfig(DataConfig):
     """Flags that the two stages share."""
@@ -89,7 +94,7 @@ class TrainConfig(DataConfig):
     class_dropout_p: float = option(0.1, within=SHARE, help="share of captions dropped for guidance")
 
     cache_codes: bool = option(
-        False, help="encode every image and text once, before training, and keep the result in memory"
+        False, help="encode what the training will see once, before it, and keep the result in memory"
     )
 
     epochs: int = training.epochs(1, "passes over the data")

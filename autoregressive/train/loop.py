@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.models.gpt import Transformer
 from autoregressive.models.loss import SupervisedLoss
-from autoregressive.train.config import TrainConfig
+from autoregressive.train.config import TrainConfig, step_limit
 from autoregressive.train.inputs import Inputs, NumberedBatches, Prepared, PreparedBatches
 from autoregressive.train.meter import Meter
 from autoregressive.train.rewards.config import RewardsConfig
@@ -221,7 +221,8 @@ def make_sampler(
 def count_steps(config: TrainConfig | RewardsConfig, sampler: ResumableBatchSampler) -> int:
     """Optimizer steps of the whole run."""
     all_steps = config.epochs * sampler.batches_per_epoch
-    return min(all_steps, config.max_steps) if (config.max_steps or 0) > 0 else all_steps
+    limit = step_limit(config.max_steps)
+    return all_steps if limit is None else min(all_steps, limit)
 
 
 def batch_loader(

@@ -259,9 +259,10 @@ class EmojiEdits:
     def _edit(
         self, rng: np.random.Generator, scene: EmojiScene, held_out: bool, names: list[int] | None
     ) -> EmojiExample | None:
-        of_side = STICKER_KINDS if held_out else self.config.sticker_kinds
+        kinds = STICKER_KINDS if held_out else self.config.sticker_kinds
+        kinds = ("add", "replace") if names else kinds
         for _ in range(_ATTEMPTS):
-            kind = _pick(rng, ("add", "replace") if names else of_side)
+            kind = _pick(rng, kinds)
             change = self._change(rng, scene, kind, names)
             if change is None or (names is None and change[0].held_out() != held_out):
                 continue

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import run_threads
 
+from autoregressive.train.config import step_limit
 from dataset.batches import T2ISample
 from dataset.cached import CachedT2I
 from dataset.data_order import ResumableBatchSampler, first_samples
@@ -63,6 +64,11 @@ def test_what_a_short_training_sees_is_encoded_beforehand_and_the_rest_when_it_i
     other = min(set(range(21)) - set(seen))
     assert cached[other, 9].image.tolist() == [other] * 4 and cached[other, 0].origin == f"line {other}"
     assert encoded == [12, 1]  # once
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, None), (-1, None), (7, 7)])
+def test_never_is_no_number_of_steps(given, limit):
+    assert step_limit(given) == limit
 
 
 @pytest.mark.parametrize("count", [None, 21, 22])

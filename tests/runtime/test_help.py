@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_within
 
 HEAVY = (
     "torch", "torchvision", "transformers", "pyarrow", "matplotlib", "open_clip", "timm", "gradio",
@@ -57,7 +56,7 @@ def run_all(*words: str) -> dict[str, list]:
     """How each program ends with these words: status, output, slow libraries."""
     command = [sys.executable, "-c", RUNNER, *map(json.dumps, (HEAVY, words, *PROGRAMS))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    ended = run_within(120, command, cwd=ROOT, env=environment)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 

@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_within
 
 from autoregressive.editing.auto_mask_settings import AutoMaskSettings
 from autoregressive.editing.model_folders import read_config
@@ -214,8 +213,6 @@ def test_what_became_a_pipe_after_it_was_opened(tmp_path, unblocked):
 def test_process_substitution_is_refused_by_name(program, flags):
     command = f"{sys.executable} {program} {flags} <(echo x)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=180, env=environment
-    )
+    done = run_within(180, ["bash", "-c", command], cwd=ROOT, env=environment)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "/dev/fd/" in done.stderr and "is no file but a pipe" in done.stderr

@@ -15,7 +15,7 @@ from scripts.shapes.quickstart import edit_items
 from scripts.web_demo.advice import vocabulary
 from scripts.web_demo.examples import EASY, examples_for
 
-FLAGS = ["--num-ranks", "1", "--steps-scale", "0.02", "--num-train", "300", "--num-test", "24"]
+FLAGS = ["--steps-scale", "0.02", "--num-train", "300", "--num-test", "24"]
 
 
 @pytest.fixture(scope="module")
